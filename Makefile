@@ -1,0 +1,51 @@
+# Every target sets up what it needs: a virtual environment in .venv, with the versions pinned in constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help conformance test check fixtures format benchmarks clean
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
+
+conformance: $(VENV)/.installed ## Judge impl_torch and impl_jax, JIT-compiled, in every dtype
+	$(BIN)/conformance run
+
+test: check ## Run all tests; includes check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.installed-test ## Lint, types, and the import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q tests/runner/test_imports.py
+
+fixtures: $(VENV)/.installed ## Regenerate the golden fixtures, then check them
+	$(BIN)/conformance fixtures generate
+	$(BIN)/conformance fixtures check
+
+format: $(VENV)/.installed-test ## Format the code and sort its imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: $(VENV)/.installed-test ## Measure the kit and the layers against their peers
+	$(BIN)/python -m benchmarks all
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+
+$(VENV)/.pip: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.pip pyproject.toml
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --group test
+	@touch $@

@@ -1,0 +1,21 @@
+"""What both norms ask of their arguments: rows along the last axis, float64, parameters of one row's shape."""
+
+import numpy as np
+from jaxtyping import Float64
+
+
+def sum_rows(a: Float64[np.ndarray, "*batch d"]) -> Float64[np.ndarray, " d"]:
+    """Sum over every axis but the last; a single row is its own sum, and no rows sum to zeros."""
+    return a.reshape(-1, a.shape[-1]).sum(axis=0)
+
+
+def check_rows(op: str, x: np.ndarray, *, dy: np.ndarray | None = None, **parameters: np.ndarray | None) -> None:
+    """Raise `ValueError`, naming the op and the argument, unless x has features, dy is like x and parameters are [d]."""
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{op}: x has shape {x.shape}; its last axis must hold at least one feature")
+    for name, array, shape in [("dy", dy, x.shape), *((n, p, x.shape[-1:]) for n, p in parameters.items())]:
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{op}: {name} has shape {array.shape}; with x of shape {x.shape} it must be {shape}")
+    for name, array in [("x", x), ("dy", dy), *parameters.items()]:
+        if array is not None and array.dtype != np.float64:
+            raise ValueError(f"{op}: {name} is {array.dtype}; the golden computes in float64 only")
