@@ -1,0 +1,104 @@
+"""Case -> Golden: the exact values, and for every element of every output the interval an honest port may return."""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+import reference
+from conformance import placements
+from conformance.cases import Case
+from conformance.inputs import inputs
+from conformance.placements import Interval, Placement
+from conformance.rounding import round_to, store
+from conformance.tolerances import NormValues, norm_budget
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One output: its exact value, its dtype, and the placements of roundings that its dialect admits."""
+
+    value: Array
+    dtype: str
+    placements: tuple[Placement, ...]
+    _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
+
+    def interval(self, scale: float = 1.0) -> Interval:
+        """Lower and upper for noise `scale` times the budget: float64 arrays of numbers of the output's dtype.
+
+        They are the hull over all placements, rounded. A NaN in both says that the output must be NaN there.
+        """
+        if scale not in self._intervals:
+            with np.errstate(all="ignore"):
+                ends = [placement(scale) for placement in self.placements]
+                lower = round_to(np.minimum.reduce([low for low, _ in ends]), self.dtype)
+                upper = round_to(np.maximum.reduce([high for _, high in ends]), self.dtype)
+            self._intervals[scale] = lower, upper
+        return self._intervals[scale]
+
+    @property
+    def lower(self) -> Array:
+        """The smallest admissible value of every element, in the output's dtype."""
+        return store(self.interval()[0], self.dtype)
+
+    @property
+    def upper(self) -> Array:
+        """The largest admissible value of every element, in the output's dtype."""
+        return store(self.interval()[1], self.dtype)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A case with its numbers: inputs in their storage dtypes, intermediates in float64, and what is expected."""
+
+    case: Case
+    seed: int
+    inputs: dict[str, Array]
+    intermediates: dict[str, Array]
+    outputs: dict[str, Expected]
+
+
+@cache
+def golden(case: Case, seed: int = 0) -> Golden:
+    """Compute a case's golden; kept, since every port and mode is judged by the same one."""
+    given = inputs(case, seed)
+    exact = {name: array.astype(np.float64) for name, array in given.items()}
+    x, dy = exact["x"], exact["dy"]
+    weight, bias = exact.get("weight", np.ones(x.shape[-1])), exact.get("bias", np.zeros(x.shape[-1]))
+
+    with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
+        norm, intermediates = (
+            _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
+        )
+        budget = norm_budget(norm, case.dtype)
+    match case.dialect.order:
+        case "cast_then_scale":
+            admitted = placements.cast_then_scale(norm, budget, case.dtype, case.outputs["y"])
+        case "scale_then_cast":
+            admitted = placements.scale_then_cast(norm, budget, case.dtype)
+        case "either_order":
+            admitted = placements.unrounded(norm, budget)
+    outputs = {name: Expected(getattr(norm, name), dtype, tuple(admitted[name])) for name, dtype in case.outputs.items()}
+    return Golden(case, seed, given, intermediates, outputs)
+
+
+def _rms_norm(case: Case, x: Array, dy: Array, weight: Array) -> tuple[NormValues, dict[str, Array]]:
+    offset = case.dialect.weight_offset
+    y, rstd, x_hat = reference.rms_norm(x, weight, eps=case.eps, weight_offset=offset)
+    dx, dweight = reference.rms_norm_vjp(dy, x, weight, eps=case.eps, weight_offset=offset)
+    assert dweight is not None  # the weight was given
+    none = np.zeros_like(weight)
+    norm = NormValues(x, dy, weight + offset, none, x_hat, rstd, y, dx, dweight, none, centred=False)
+    return norm, {"rstd": rstd, "x_hat": x_hat}
+
+
+def _layer_norm(case: Case, x: Array, dy: Array, weight: Array, bias: Array) -> tuple[NormValues, dict[str, Array]]:
+    offset = case.dialect.weight_offset
+    y, mean, rstd, x_hat = reference.layer_norm(x, weight, bias, eps=case.eps, weight_offset=offset)
+    dx, dweight, dbias = reference.layer_norm_vjp(dy, x, weight, bias, eps=case.eps, weight_offset=offset)
+    assert dweight is not None  # both were given
+    assert dbias is not None
+    norm = NormValues(x, dy, weight + offset, bias, x_hat, rstd, y, dx, dweight, dbias, centred=True)
+    return norm, {"mean": mean, "rstd": rstd, "x_hat": x_hat}

@@ -1,0 +1,107 @@
+"""The input classes: tensors built from raw bits with exact arithmetic, bit-identical on any machine.
+
+A library's normal sampler may change its last bit with the library, the CPU or the compiler. Here every draw is
+integers from Philox (a counter-based generator whose stream NumPy guarantees), summed exactly and scaled by one IEEE
+multiplication, then rounded once to the storage dtype.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from conformance.rounding import store
+
+if TYPE_CHECKING:
+    from conformance.cases import Case
+
+Array = np.ndarray
+Rows = Literal["dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row"]
+Weight = Literal["absent", "signed", "tiny", "far_from_one"]
+Cotangent = Literal["random", "aligned"]
+
+# The standard deviation of a sum of four uniform 16-bit integers.
+FOUR_UNIFORMS_STD = 37837.227
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How x is drawn: bell-shaped values, `offset + scale · N(0, 1)`, and what is done to its rows.
+
+    The rows: `dense` leaves them; `zero_rows` clears every other one; `constant_rows` repeats their first value;
+    `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    rows: Rows = "dense"
+
+
+def inputs(case: "Case", seed: int) -> dict[str, Array]:
+    """The tensors of a case in their storage dtypes: x, dy, and weight and bias where the case has them."""
+    n = case.shape[-1]
+    parameter_dtype = case.dialect.parameter_dtype(case.dtype)
+
+    x = store(_x(case, seed), case.dtype)
+    tensors = {"x": x}
+    if case.weight != "absent":
+        tensors["weight"] = store(_weight(case, _raw(case, seed, "weight", n)), parameter_dtype)
+    if case.bias:
+        tensors["bias"] = store(_bell(_raw(case, seed, "bias", n)), parameter_dtype)
+    if case.dy == "aligned":
+        dy = x.astype(np.float64) * tensors["weight"].astype(np.float64)
+    else:
+        dy = _bell(_raw(case, seed, "dy", x.size)).reshape(case.shape) * case.dy_scale
+    if case.layout == "expanded":
+        dy = np.broadcast_to(dy[:1], dy.shape)
+    tensors["dy"] = store(dy, case.dialect.output_dtype(case.dtype))
+    return tensors
+
+
+def _raw(case: "Case", seed: int, tensor: str, count: int) -> Array:
+    """`count` random 64-bit words that depend on the case, the tensor and the seed, and on nothing else."""
+    key = hashlib.sha256(f"{case.id} {tensor} {seed}".encode()).digest()[:16]
+    return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count)
+
+
+def _bell(words: Array) -> Array:
+    """Words to values of mean 0 and standard deviation 1, none beyond 3.47: the sum of a word's four 16-bit parts."""
+    parts = [(words >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
+    return (np.sum(parts, axis=0).astype(np.int64) - 2 * 0xFFFF) / FOUR_UNIFORMS_STD
+
+
+def _x(case: "Case", seed: int) -> Array:
+    count = int(np.prod(case.shape))
+    x = case.x.offset + case.x.scale * _bell(_raw(case, seed, "x", count)).reshape(case.shape)
+    if case.layout == "expanded":
+        x = np.broadcast_to(x[:1], x.shape)
+    rows = x.reshape(-1, case.shape[-1])
+    match case.x.rows:
+        case "dense":
+            pass
+        case "zero_rows":
+            rows[::2] = 0.0
+        case "constant_rows":
+            rows[:] = rows[:, :1]
+        case "spike":
+            spike = np.arange(len(rows)) * 7 % rows.shape[1]
+            kept = rows[np.arange(len(rows)), spike]
+            rows[:] = 0.0
+            rows[np.arange(len(rows)), spike] = kept
+        case "nan_row":
+            rows[0, 1] = np.nan
+        case "inf_row":
+            rows[0, 1] = np.inf
+    return rows.reshape(case.shape)
+
+
+def _weight(case: "Case", words: Array) -> Array:
+    if case.weight == "tiny":  # zeros and values near zero: dividing y by them recovers nothing
+        return np.where(np.arange(len(words)) % 2, 1e-9, 0.0)
+    if case.weight == "far_from_one":  # values whose sum with one is not a bfloat16
+        return np.resize([0.0, 15.8125, -0.998], len(words))
+    # Magnitudes in [17/16, 31/16), both signs: never one and never a power of two, which would hide the cast order.
+    sign = np.where(words & np.uint64(1), 1.0, -1.0)
+    magnitude = 17 / 16 + (words >> np.uint64(12)).astype(np.float64) * 2.0**-52 * (14 / 16)
+    return sign * magnitude - case.dialect.weight_offset

@@ -1,0 +1,120 @@
+"""Where a norm's dialect rounds, and so which interval every element of its outputs may lie in.
+
+In float32 and float64 nothing is rounded on the way: one placement remains, value ∓ t. In half precision a dialect
+fixes the roundings of y; the gradients are those that autograd of the dialect can produce:
+
+- dx: nothing rounded before the end; or, where the weight multiplies last, g = dy·w rounded first, as the
+  multiplication's own backward does; each also with the direct path r·g and the path through the statistics rounded
+  before they are added, as happens where the source casts x to float32 twice.
+- dweight: x_hat as it is; or, where the weight multiplies last, x_hat as rounded in the forward pass; or the products
+  with it rounded as well, before the sum.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from conformance.rounding import round_to
+from conformance.tolerances import NormBudget, NormValues
+
+Array = np.ndarray
+Interval = tuple[Array, Array]
+Placement = Callable[[float], Interval]
+"""Maps a scale s to the ends of an interval, before the last rounding: the noise s·t around the exact value, pushed
+through the roundings that stand inside the formula. Rounding is monotone: the ends stay ends."""
+
+
+Placements = dict[str, list[Placement]]
+
+
+def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
+    """float32 and float64: the exact value, and t on both sides."""
+    return {name: [_around(getattr(norm, name), getattr(budget, name))] for name in ("y", "dx", "dweight", "dbias")}
+
+
+def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
+    """One rounding, at the end; dx also by two paths. `dtype` is x's."""
+    placements = unrounded(norm, budget)
+    g = norm.dy * norm.w
+    placements["dx"].append(lambda s: _dx_by_two_paths(norm, budget, (g, g), dtype, s))
+    return placements
+
+
+def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dtype: str) -> Placements:
+    """x_hat is rounded to x's `dtype`, then multiplied; the product has the `output_dtype`."""
+    placements = scale_then_cast(norm, budget, dtype)
+    g = _rounded(_product((norm.dy, norm.dy), norm.w), dtype)
+    x_hat = _around(norm.x_hat, budget.x_hat)
+
+    def cast(s: float) -> Interval:
+        return _rounded(x_hat(s), dtype)
+
+    placements["y"] = [
+        lambda s: _sum(_product(cast(s), norm.w), norm.bias),
+        lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
+    ]
+    placements["dx"] += [
+        lambda s: _dx_in_one(norm, budget, g, s),
+        lambda s: _dx_by_two_paths(norm, budget, g, dtype, s),
+    ]
+    placements["dweight"] += [
+        lambda s: _sum_rows(_ordered(*(norm.dy * end for end in cast(s))), s * budget.dweight),
+        lambda s: _sum_rows(_rounded(_ordered(*(norm.dy * end for end in cast(s))), output_dtype), s * budget.dweight),
+    ]
+    return placements
+
+
+def _dx_in_one(norm: NormValues, budget: NormBudget, g: Interval, s: float) -> Interval:
+    """dx from a rounded g, in float32 to the end."""
+    direct, rest, flip = _dx_paths(norm, g)
+    return direct + rest - flip - s * budget.dx, direct + rest + flip + s * budget.dx
+
+
+def _dx_by_two_paths(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, s: float) -> Interval:
+    """dx as the sum of two rounded paths; each carries rstd's whole error, which no longer shrinks with dx itself."""
+    direct, rest, flip = _dx_paths(norm, g)
+    t_direct = s * np.abs(direct) * budget.rstd
+    t_rest = s * (budget.dx + np.abs(rest) * budget.rstd)
+    low = round_to(direct - flip - t_direct, dtype) + round_to(rest - flip - t_rest, dtype)
+    high = round_to(direct + flip + t_direct, dtype) + round_to(rest + flip + t_rest, dtype)
+    return low, high
+
+
+def _dx_paths(norm: NormValues, g: Interval) -> tuple[Array, Array, Array]:
+    """r·g, the rest of dx, and what it moves either if a g between two numbers is rounded the other way."""
+    low, high = g
+    c1 = np.mean(low, axis=-1, keepdims=True) if norm.centred else 0.0
+    c2 = np.mean(low * norm.x_hat, axis=-1, keepdims=True)
+    doubt = high - low
+    flip = norm.rstd * (doubt + np.mean(doubt, axis=-1, keepdims=True) * (1 + np.abs(norm.x_hat)))
+    return norm.rstd * low, -norm.rstd * (c1 + norm.x_hat * c2), flip
+
+
+def _around(value: Array, half_width: Array) -> Placement:
+    return lambda s: (value - s * half_width, value + s * half_width)
+
+
+def _ordered(a: Array, b: Array) -> Interval:
+    return np.minimum(a, b), np.maximum(a, b)
+
+
+def _rounded(ends: Interval, dtype: str) -> Interval:
+    return round_to(ends[0], dtype), round_to(ends[1], dtype)
+
+
+def _product(ends: Interval, w: Array) -> Interval:
+    """The ends times w: exact, or with w and the product rounded to float32 (no difference between half-precision numbers)."""
+    in_float32 = [round_to(end * round_to(w, "float32"), "float32") for end in ends]
+    candidates = [end * w for end in ends] + in_float32
+    return np.minimum.reduce(candidates), np.maximum.reduce(candidates)
+
+
+def _sum(ends: Interval, bias: Array) -> Interval:
+    """The ends plus the bias: exact, or rounded to float32."""
+    low, high = (end + bias for end in ends)
+    return np.minimum(low, round_to(low, "float32")), np.maximum(high, round_to(high, "float32"))
+
+
+def _sum_rows(terms: Interval, half_width: Array) -> Interval:
+    low, high = (end.reshape(-1, end.shape[-1]).sum(axis=0) for end in terms)
+    return low - half_width, high + half_width

@@ -1,0 +1,109 @@
+r"""How far an honest implementation may be from the golden, element by element, before any rounding to a storage dtype.
+
+The setting. Inputs are exact in their storage dtype. An honest implementation computes statistics and sums in float32
+(float64 for float64 inputs), in any order, fused or not. With v that compute dtype's unit roundoff, a sum of k terms
+accumulates rounding errors that behave like a random walk, about v·√k in units of the sum of magnitudes, on top of a
+few elementary operations (Higham & Mary 2019, "A New Approach to Probabilistic Rounding Error Analysis"):
+
+$$ \gamma(k) = v\,(8 + \sqrt k) $$
+
+The worst case of recursive summation is v·k, which no implementation comes near and which would hide mistakes.
+
+Every bound below is first order in v and holds element by element, with n features, R rows, r = rstd,
+w the effective weight (offset included), g = dy·w, c1 = mean g (LayerNorm; else 0), c2 = mean(g·x_hat).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conformance.rounding import unit_roundoff
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class NormValues:
+    """A norm's float64 numbers; `w` is the effective weight, offset included; `centred` tells LayerNorm from RMSNorm."""
+
+    x: Array
+    dy: Array
+    w: Array
+    bias: Array
+    x_hat: Array
+    rstd: Array
+    y: Array
+    dx: Array
+    dweight: Array
+    dbias: Array
+    centred: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NormBudget:
+    """Half-widths of the intervals around the float64 values; `rstd` is the relative error of a product with rstd."""
+
+    rstd: Array
+    x_hat: Array
+    y: Array
+    dx: Array
+    dweight: Array
+    dbias: Array
+
+
+def compute_dtype(storage_dtype: str) -> str:
+    """The dtype of statistics and sums: float32, or float64 for float64."""
+    return "float64" if storage_dtype == "float64" else "float32"
+
+
+def norm_budget(norm: NormValues, storage_dtype: str) -> NormBudget:
+    r"""The budget of RMSNorm or LayerNorm, computed in the compute dtype of `storage_dtype`.
+
+    x_hat. LayerNorm's computed mean is off by γ(n)·mean|x|, in x_hat by δμ = γ(n)·mean|x|·r: the conditioning |μ|/σ
+    that a scalar tolerance cannot know. (The mean of a single feature is exact.) The mean square is off by a relative
+    γ(n), and LayerNorm's by δμ² more, since Σ(x−μ−e)² = Σ(x−μ)² + n·e²; half of it reaches rstd, with two or three
+    roundings of its own, which ρ = γ(n) + δμ²/2 covers. Two more roundings form the product:
+    δ = δμ + |x_hat|·(ρ + 2v).
+
+    y. δ scaled by the weight, the product's and the effective weight's rounding, and the final operations.
+
+    dx = r·(g − c1 − x_hat·c2). g is off by up to 3v (weight, product, subtraction); x_hat by δ, directly and within
+    c2; the means by γ(n) times the mean of magnitudes; the whole by rstd's ρ and two roundings.
+
+    dweight, dbias. A sum over the rows, γ(R)·Σ|terms|, and for dweight δ in every term.
+
+    In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
+    """
+    v = unit_roundoff(compute_dtype(storage_dtype))
+    n, rows = norm.x.shape[-1], norm.x.size // norm.x.shape[-1]
+
+    def gamma(k: int) -> float:
+        return v * (8 + np.sqrt(k))
+
+    def mean(a: Array) -> Array:
+        return np.mean(a, axis=-1, keepdims=True)
+
+    def total(a: Array) -> Array:
+        return a.reshape(-1, n).sum(axis=0)
+
+    g = norm.dy * norm.w
+    x_hat, w_x_hat = np.abs(norm.x_hat), np.abs(norm.w * norm.x_hat)
+    c2 = mean(g * norm.x_hat)
+
+    delta_mean = gamma(n) * mean(np.abs(norm.x)) * norm.rstd if norm.centred and n > 1 else np.zeros_like(norm.rstd)
+    rho = gamma(n) + delta_mean**2 / 2
+    delta = delta_mean + x_hat * (rho + 2 * v)
+
+    last = 2 * v * (np.abs(norm.y) + np.abs(norm.bias)) if norm.centred else v * np.abs(norm.y)
+    t_y = np.abs(norm.w) * delta + 2 * v * w_x_hat + last
+
+    through_x_hat = mean(np.abs(g) * delta)
+    t_g = 3 * v * np.abs(g) + (gamma(n) * mean(np.abs(g)) if norm.centred else 0.0)
+    t_projection = (np.abs(c2) + through_x_hat) * delta + x_hat * (gamma(n) * mean(np.abs(g * norm.x_hat)) + through_x_hat)
+    t_dx = norm.rstd * (t_g + t_projection) + np.abs(norm.dx) * (rho + 2 * v)
+
+    t_dweight = gamma(rows) * total(np.abs(norm.dy * norm.x_hat)) + total(np.abs(norm.dy) * delta)
+    t_dbias = gamma(rows) * total(np.abs(norm.dy))
+
+    golden_share = 2.0 if storage_dtype == "float64" else 1.0
+    return NormBudget(*(golden_share * t for t in (rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias)))
