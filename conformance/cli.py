@@ -1,0 +1,172 @@
+"""The command line: `conformance run`, `list`, `explain`, `fixtures`, `serve`."""
+
+import importlib.util
+import shlex
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from conformance.cases import CASES, Case, Op, select
+from conformance.compare import Verdict
+from conformance.dialects import DIALECTS
+from conformance.rounding import DType
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Judge implementations of RMSNorm and LayerNorm against an exact golden.",
+)
+fixtures_app = typer.Typer(no_args_is_help=True, help="The committed golden data: generate it, or check it.")
+app.add_typer(fixtures_app, name="fixtures")
+
+DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
+FIXTURES = Path(__file__).parent / "fixtures"
+
+Mode = Literal["jit", "eager"]
+Listing = Literal["cases", "dialects", "ports"]
+OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
+DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
+FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
+CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.command()
+def run(
+    ports: Annotated[
+        list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
+    ] = None,
+    exec_: Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    case: CaseOption = "*",
+    seed: Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")] = 0,
+    device: Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")] = "cpu",
+    mode: Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")] = "jit",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")] = 120.0,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")] = None,
+) -> None:
+    """Run the conformance suite: impl_torch and impl_jax, or the ports named.
+
+    Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
+    """
+    from conformance.process import serve_command
+    from conformance.report.console import show
+    from conformance.report.machine import as_json
+    from conformance.report.report import Report
+    from conformance.runner import run_ports
+    from conformance.tensors import write_atomically
+
+    cases = _selected(case, op, dtype)
+    commands = {command: shlex.split(command) for command in exec_ or ()}
+    for spec in ports or (() if commands else DEFAULT_PORTS):
+        commands[spec] = serve_command(spec)
+    if json and not json.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {json.parent}", param_hint="--json")
+
+    began = time.monotonic()
+    with _progress(commands, len(cases)) as on_verdict:
+        runs = run_ports(commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, on_verdict=on_verdict)
+    report = Report(runs, seed, device, mode, time.monotonic() - began)
+    if json:
+        write_atomically(json, as_json(report).encode())
+    show(report, Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+    raise typer.Exit(report.exit_status)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listing, typer.Argument(help="cases, dialects or ports.")] = "cases",
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    case: CaseOption = "*",
+) -> None:
+    """List the cases (an id and what it exposes), the dialects, or the ports at hand."""
+    match what:
+        case "cases":
+            cases = _selected(case, op, dtype)
+            width = max(len(each.id) for each in cases)
+            print("\n".join(f"{each.id:{width}}  {each.exposes}" for each in cases))
+        case "dialects":
+            for dialect in DIALECTS:
+                print(f"{dialect.name:32}  {dialect.sentence}")
+        case "ports":
+            for port in DEFAULT_PORTS:
+                missing = [name for name in DEFAULT_PORTS[port] if importlib.util.find_spec(name) is None]
+                print(f"{port:12}  {'needs ' + ', '.join(missing) if missing else 'ready'}")
+
+
+@app.command()
+def explain(id_: Annotated[str, typer.Argument(metavar="ID", help="A case's id, or a glob that matches one.")]) -> None:
+    """Say what a case is about: its fault, dialect, inputs, outputs, and how far each output may be off."""
+    from conformance.report.explanation import explanation
+
+    case, *others = _selected(id_, None, None)
+    if others:
+        raise typer.BadParameter(f"{1 + len(others)} cases match {id_!r}; name one, such as {case.id}", param_hint="ID")
+    print(explanation(case))
+
+
+@app.command()
+def serve(spec: Annotated[str, typer.Argument(metavar="PORT", help="module:Class, or a package with a port.py.")]) -> None:
+    """Serve a Python port on stdin and stdout; `run` starts this by itself."""
+    from conformance.port import serve
+
+    sys.path.insert(0, str(Path.cwd()))
+    serve(spec)
+
+
+@fixtures_app.command()
+def generate(folder: FolderOption = FIXTURES) -> None:
+    """Write every fixture and the manifest anew, whole or not at all."""
+    from conformance.fixtures import generate
+
+    began = time.monotonic()
+    count, size = generate(folder)
+    print(f"{count} cases, {size / 1e6:.1f} MB, in {time.monotonic() - began:.1f} s: {folder}")
+
+
+@fixtures_app.command()
+def check(folder: FolderOption = FIXTURES) -> None:
+    """Verify every digest, regenerate, and say exactly what differs. Exit status: 0 all is as it should be, 1 it is not."""
+    from conformance.fixtures import check
+
+    differences = check(folder)
+    for difference in differences:
+        print(difference)
+    print(f"{folder}: {f'{len(differences)} differences' if differences else 'all as it should be'}")
+    raise typer.Exit(bool(differences))
+
+
+def _selected(pattern: str, op: Op | None, dtype: DType | None) -> tuple[Case, ...]:
+    """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
+    cases = select(pattern, op=op, dtype=dtype)
+    if not cases:
+        close = get_close_matches(pattern, [case.id for case in CASES], n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
+        limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
+        raise typer.BadParameter(f"no case matches {pattern!r}{limits}{hint}", param_hint="--case")
+    return cases
+
+
+@contextmanager
+def _progress(ports: Iterable[str], count: int) -> Generator[Callable[[Verdict], None]]:
+    """A bar for every port, on stderr while it is a terminal; yields what to call with every verdict."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = {port: progress.add_task(port, total=count) for port in ports}
+        yield lambda verdict: progress.advance(tasks[verdict.port])

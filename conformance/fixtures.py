@@ -1,0 +1,215 @@
+"""The committed golden data: safetensors files, and a manifest that a program in any language can read.
+
+`conformance/fixtures/README.md` is the format on one page, `manifest.schema.json` the manifest's schema.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import conformance
+from conformance.cases import CASES, Case
+from conformance.golden import golden
+from conformance.rounding import store
+from conformance.tensors import TensorFileError, read_tensors, write_tensors
+
+Array = np.ndarray
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FORMAT = 1
+MANIFEST = "manifest.json"
+PAGES = ("README.md", "manifest.schema.json")  # what lies in the folder and is not generated
+
+# Another CPU may sum in another order: golden values are compared in float64 ulps of a tensor's largest value.
+GOLDEN_ULPS = 64
+
+
+class FixtureError(ValueError):
+    """A fixtures folder that cannot be read or must not be replaced; the message names the file and the fix."""
+
+
+def fixture(case: Case) -> dict[str, Array]:
+    """All tensors of one case, by their names in its file.
+
+    Inputs in their storage dtypes; `golden.*`, mean, rstd and x_hat in float64; `lower.*` and `upper.*` in the
+    output's dtype.
+    """
+    expected = golden(case)
+    tensors = dict(expected.inputs)
+    tensors |= {name: store(value, "float64") for name, value in expected.intermediates.items()}
+    for name, output in expected.outputs.items():
+        tensors |= {
+            f"golden.{name}": store(output.value, "float64"),
+            f"lower.{name}": output.lower,
+            f"upper.{name}": output.upper,
+        }
+    return tensors
+
+
+def generate(folder: Path = FIXTURES) -> tuple[int, int]:
+    """Write all fixtures and the manifest, replacing the folder as a whole; returns the number of cases and of bytes.
+
+    Raises `FixtureError` rather than replace a folder that holds something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists() and folder != FIXTURES:
+        raise FixtureError(f"{folder}: not a fixtures folder (it has no {MANIFEST}); name an empty one, or one to be made")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        fresh, replaced = Path(scratch) / "fresh", Path(scratch) / "replaced"
+        entries = []
+        for case in CASES:
+            if case.has_fixture:
+                write_tensors(fresh / _file(case), fixture(case))
+                entries.append(_entry(case, fresh))
+        for page in PAGES:
+            shutil.copyfile(FIXTURES / page, fresh / page)
+        (fresh / MANIFEST).write_text(json.dumps(_manifest(entries), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(fresh, folder)
+    return len(entries), sum(entry["bytes"] for entry in entries)
+
+
+def read_manifest(folder: Path = FIXTURES) -> dict[str, Any]:
+    """The manifest. Raises `FixtureError` where it is missing, no JSON, or of a format this version does not know."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FixtureError(f"{path}: no such file; `conformance fixtures generate` writes it") from None
+    except ValueError as error:
+        raise FixtureError(f"{path}: not JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise FixtureError(f"{path}: field 'format' is {found!r}; this version reads {FORMAT}")
+    if not isinstance(manifest.get("cases"), list) or manifest.get("count") != len(manifest["cases"]):
+        raise FixtureError(f"{path}: field 'count' is {manifest.get('count')!r}, which is not the number of its cases")
+    return manifest
+
+
+def read_fixture(folder: Path, entry: dict[str, Any]) -> dict[str, Array]:
+    """The tensors of one entry of the manifest. Raises `FixtureError` unless the file is whole and unedited."""
+    path = folder / entry["file"]
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise FixtureError(f"{path}: missing") from None
+    if len(content) != entry["bytes"]:
+        raise FixtureError(f"{path}: {len(content)} bytes, {entry['bytes']} in the manifest")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise FixtureError(f"{path}: edited: its sha256 is not the one in the manifest")
+    try:
+        return read_tensors(path)
+    except TensorFileError as error:
+        raise FixtureError(str(error)) from None
+
+
+def check(folder: Path = FIXTURES) -> list[str]:
+    """What is wrong with a fixtures folder, a line each; empty if it is whole and regenerates."""
+    try:
+        manifest = read_manifest(folder)
+    except FixtureError as error:
+        return [str(error)]
+    cases = {case.id: case for case in CASES if case.has_fixture}
+    entries = {entry["id"]: entry for entry in manifest["cases"]}
+    files = {entry["file"] for entry in entries.values()}
+
+    differences = [f"{folder / MANIFEST}: case {id_} is missing" for id_ in cases.keys() - entries.keys()]
+    differences += [f"{folder / MANIFEST}: case {id_} is unknown" for id_ in entries.keys() - cases.keys()]
+    strays = (path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
+    differences += [f"{folder / stray}: not in the manifest" for stray in strays if stray not in files]
+    for id_ in cases.keys() & entries.keys():
+        differences += [
+            f"{folder / MANIFEST}: case {id_}: field {field!r} is {entries[id_].get(field)!r}; regenerated: {value!r}"
+            for field, value in _description(cases[id_]).items()
+            if entries[id_].get(field) != value
+        ]
+        try:
+            stored = read_fixture(folder, entries[id_])
+        except FixtureError as error:
+            differences.append(str(error))
+        else:
+            differences += [f"{folder / entries[id_]['file']}: {text}" for text in _differences(stored, fixture(cases[id_]))]
+    return sorted(differences)
+
+
+def _differences(stored: dict[str, Array], fresh: dict[str, Array]) -> list[str]:
+    """How stored tensors differ from regenerated ones, in words."""
+    found = [f"tensor {name} is missing" for name in fresh.keys() - stored.keys()]
+    found += [f"tensor {name} is unknown" for name in stored.keys() - fresh.keys()]
+    for name in fresh.keys() & stored.keys():
+        old, new = stored[name], fresh[name]
+        if old.dtype != new.dtype or old.shape != new.shape:
+            found.append(f"tensor {name} is {old.dtype}{list(old.shape)}; regenerated: {new.dtype}{list(new.shape)}")
+            continue
+        off = ~_same(name, old, new)
+        if off.any():
+            at = tuple(int(i) for i in np.argwhere(off)[0])
+            found.append(
+                f"tensor {name} differs in {np.count_nonzero(off)} of {off.size} elements, "
+                f"first at {list(at)}: {old[at]} stored, {new[at]} regenerated"
+            )
+    return found
+
+
+def _same(name: str, old: Array, new: Array) -> Array:
+    """Which elements agree: inputs in every bit, golden values within ulps, the ends of an interval within one step."""
+    if name in ("x", "dy", "weight", "bias"):
+        return (old == new) | (np.isnan(old) & np.isnan(new))
+    a, b = old.astype(np.float64), new.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        if name.startswith(("lower.", "upper.")):
+            step = np.abs(np.nextafter(new, np.copysign(np.inf, new).astype(new.dtype)).astype(np.float64) - b)
+        else:
+            step = GOLDEN_ULPS * 2.0**-53 * np.max(np.abs(b), where=np.isfinite(b), initial=0.0)
+        return (a == b) | (np.abs(a - b) <= step) | (np.isnan(a) & np.isnan(b))
+
+
+def _file(case: Case) -> str:
+    return f"{case.id}.safetensors"
+
+
+def _description(case: Case) -> dict[str, Any]:
+    """What the manifest says of a case besides its file."""
+    return {
+        "op": case.op,
+        "dialect": asdict(case.dialect),
+        "dtype": case.dtype,
+        "shape": list(case.shape),
+        "eps": case.eps,
+        "layout": case.layout,
+        "outputs": case.outputs,
+        "exposes": case.exposes,
+    }
+
+
+def _entry(case: Case, folder: Path) -> dict[str, Any]:
+    content = (folder / _file(case)).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return {"id": case.id, "file": _file(case), "sha256": digest, "bytes": len(content), **_description(case)}
+
+
+def _manifest(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "$schema": "manifest.schema.json",
+        "format": FORMAT,
+        "seed": 0,
+        "provenance": {
+            "conformance": conformance.__version__,
+            "numpy": np.__version__,
+            "ml_dtypes": ml_dtypes.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "count": len(entries),
+        "cases": entries,
+    }

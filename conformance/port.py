@@ -1,0 +1,157 @@
+"""What the author of a Python port writes, and how it is served.
+
+A port is a class with a method for every op it has, conversions to and from its framework's tensors, and one hook for
+gradients. `python -m conformance serve module:Class` turns it into a process that speaks the protocol.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from conformance.protocol import PROTOCOL, Call, Hello, decode, encode, read_call
+from conformance.rounding import DTYPES
+from conformance.tensors import read_tensors, write_tensors
+
+OPS = {"rms_norm": ("x", "weight"), "layer_norm": ("x", "weight", "bias")}
+"""The tensors that each op is called with, in order."""
+
+
+class Skip(Exception):
+    """Raised by a port for a case it does not claim to support; the reason is reported."""
+
+
+class Port:
+    """The base of a port.
+
+    An op is supported if the subclass has a method of its name:
+
+        rms_norm(x, weight, *, eps, weight_offset, order=…) -> y
+        layer_norm(x, weight, bias, *, eps, weight_offset, order=…) -> y
+
+    x, weight and bias are what `to_tensor` made; weight and bias may be None. `order` is passed in half precision only,
+    where it makes a difference: give it a default. `self.device` and `self.jit` say where and how to run.
+    """
+
+    name = "port"
+    dtypes: tuple[str, ...] = DTYPES
+    orders: tuple[str, ...] = ("cast_then_scale", "scale_then_cast")
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        self.device = device
+        self.jit = jit
+
+    def versions(self) -> dict[str, str]:
+        """The versions a report should name, such as `{"torch": torch.__version__}`."""
+        return {}
+
+    def to_tensor(self, array: np.ndarray) -> Any:
+        """A NumPy array (bfloat16 as ml_dtypes) to a tensor of the same dtype on `self.device`."""
+        raise NotImplementedError(f"{type(self).__name__} must define to_tensor")
+
+    def to_numpy(self, tensor: Any) -> np.ndarray:
+        """A tensor to a NumPy array of the same dtype and shape."""
+        raise NotImplementedError(f"{type(self).__name__} must define to_numpy")
+
+    def lay_out(self, tensor: Any, layout: str) -> Any:
+        """The same values with other strides: permuted, sliced, strided or expanded."""
+        raise Skip(f"no {layout} tensors: {self.name} leaves the layout to its compiler")
+
+    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
+        """y = function(*inputs, **constants), and the gradients of ⟨y, dy⟩ for every input (None for a None).
+
+        Leave it out, and only y is judged.
+        """
+        raise Skip(f"no gradients: {type(self).__name__} does not define vjp")
+
+    def hello(self) -> Hello:
+        """What this port says of itself."""
+        return Hello(
+            name=self.name,
+            ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
+            dtypes=self.dtypes,
+            orders=self.orders,
+            gradients=type(self).vjp is not Port.vjp,
+            device=self.device,
+            versions=self.versions(),
+        )
+
+    def run(self, call: Call, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer one case: convert, lay out, call, convert back."""
+        names = OPS[call.op]
+        given = {name: self.to_tensor(array) for name, array in tensors.items()}
+        if call.layout != "contiguous":
+            given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
+        inputs = tuple(given.get(name) for name in names)
+        constants: dict[str, Any] = {"eps": call.eps, "weight_offset": float(call.weight_offset)}
+        if call.order != "either_order":
+            constants["order"] = call.order
+
+        function = getattr(self, call.op)
+        if call.asked == ("y",):
+            outputs = {"y": function(*inputs, **constants)}
+        else:
+            y, gradients = self.vjp(function, inputs, given["dy"], constants)
+            outputs = {"y": y} | {f"d{name}": gradient for name, gradient in zip(names, gradients, strict=True)}
+        return {name: self.to_numpy(outputs[name]) for name in call.asked}
+
+
+def cache_folder(name: str) -> Path:
+    """Where a port may keep what it compiled, between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "norm-conformance" / name
+
+
+def load(spec: str) -> type[Port]:
+    """The port class that `module:Class` names; a bare `module` means `module.port:Port`.
+
+    Raises `ImportError` or `TypeError`, with the part of the spec that is wrong.
+    """
+    module_name, _, class_name = spec.partition(":")
+    if not class_name:
+        module_name, class_name = f"{module_name}.port", "Port"
+    module = importlib.import_module(module_name)
+    if not hasattr(module, class_name):
+        raise ImportError(f"module {module_name} has no class {class_name!r}")
+    port = getattr(module, class_name)
+    if not (isinstance(port, type) and issubclass(port, Port)):
+        raise TypeError(f"{module_name}:{class_name} is not a subclass of conformance.port.Port")
+    return port
+
+
+def serve(spec: str) -> None:
+    """Speak the protocol on stdin and stdout until `bye` or the end of input; a failing case is answered as an error."""
+    requests, answers = sys.stdin, _private_stdout()
+    port: Port | None = None
+    for line in requests:
+        message = decode(line)
+        if message["type"] == "bye":
+            os._exit(0)  # at once: a framework may take seconds to tidy up
+        try:
+            if message["type"] == "hello":
+                port = load(spec)(message["device"], jit=message["mode"] == "jit")
+                answer = encode("hello", protocol=PROTOCOL, **asdict(port.hello()))
+            else:
+                assert port is not None, "the first message is hello"
+                call = read_call(message)
+                write_tensors(Path(call.outputs), port.run(call, read_tensors(Path(call.inputs))))
+                answer = encode("done", id=call.id)
+        except Skip as reason:
+            answer = encode("skip", id=message.get("id"), reason=str(reason))
+        except Exception as error:
+            summary = f"{type(error).__name__}: {error}"
+            answer = encode("error", id=message.get("id"), message=summary, detail=traceback.format_exc())
+        answers.write(answer)
+        answers.flush()
+
+
+def _private_stdout() -> TextIO:
+    """Keep stdout for the protocol: whatever the port or its framework prints goes to stderr instead."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return answers

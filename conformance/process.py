@@ -1,0 +1,110 @@
+"""A port as a child process: start, ask, time out, restart. Whatever it does costs its own cases and nothing else."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from typing import Any
+
+from conformance.protocol import PROTOCOL, Hello, ProtocolError, decode, encode, read_hello
+
+STDERR_TAIL = 2_000  # characters of a dead port's stderr that are worth showing
+
+
+class PortFailure(Exception):
+    """The process did not answer as it should: it died, hung, or wrote rubbish. The text says which."""
+
+
+class PortProcess:
+    """One running child. It is started by the constructor and answers `ask` until it fails or is closed.
+
+    Raises `PortFailure` where it cannot be started or does not answer hello within `timeout` seconds.
+    """
+
+    def __init__(self, command: list[str], *, device: str, mode: str, timeout: float) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process; close() closes it
+        try:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                start_new_session=True,  # so that its own children end with it
+            )
+        except OSError as error:
+            raise PortFailure(f"could not be started: {command[0]}: {error.strerror}") from None
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        greeting = encode("hello", protocol=PROTOCOL, device=device, mode=mode)
+        try:
+            self.hello: Hello = read_hello(self._exchange(greeting, timeout))
+        except ProtocolError as error:
+            self.close()
+            raise PortFailure(str(error)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, id_: int, request: str, timeout: float) -> dict[str, Any]:
+        """Send a request and return the answer with its id. Raises `PortFailure`; the process is of no use after that."""
+        try:
+            answer = self._exchange(request, timeout)
+        except ProtocolError as error:
+            raise PortFailure(f"wrote to stdout what is {error}; print to stderr instead") from None
+        if answer.get("id") != id_:
+            raise PortFailure(f"answered request {id_} with id {answer.get('id')!r}")
+        return answer
+
+    def close(self) -> None:
+        """Say bye, then end the process and its children, whether it listens or not."""
+        assert self._child.stdin is not None
+        with suppress(OSError, subprocess.TimeoutExpired):
+            self._child.stdin.write(encode("bye").encode())
+            self._child.stdin.close()
+            self._child.wait(timeout=2.0)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        self._stderr.close()
+
+    def _exchange(self, request: str, timeout: float) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(request.encode())
+            self._child.stdin.flush()
+        except OSError:
+            raise PortFailure(self._obituary()) from None
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise PortFailure(f"did not answer within {timeout:g} s") from None
+        if not line:
+            raise PortFailure(self._obituary())
+        return decode(line.decode(errors="replace"))
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            self._lines.put(line)
+        self._lines.put(b"")
+
+    def _obituary(self) -> str:
+        """How the process ended, with the last words on its stderr."""
+        try:
+            status = self._child.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            return "closed its stdout"
+        how = f"exited with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - STDERR_TAIL))
+        last_words = self._stderr.read().decode(errors="replace").strip()
+        return f"{how}: {last_words}" if last_words else how
+
+
+def serve_command(spec: str) -> list[str]:
+    """The command that serves a Python port."""
+    return [sys.executable, "-m", "conformance", "serve", spec]

@@ -1,0 +1,1 @@
+"""Verdicts to something a person or a program reads: data first (`report`), rendering last (`console`, `machine`)."""

@@ -1,0 +1,91 @@
+"""The report on a terminal: the matrix, then every cause once."""
+
+from collections import Counter
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from conformance.compare import Element
+from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Cell, Report
+from conformance.rounding import DTYPES
+
+CAUSES_SHOWN = 8
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report."""
+    for run in report.runs:
+        if run.failure:
+            console.print(Text.assemble((run.spec, "bold"), " could not be run: ", (run.failure, "red")))
+    if report.matrix:
+        console.print(_matrix(report))
+    for (port, reason), count in report.skips.items():
+        console.print(Text(f"{port}: {count} skipped: {reason}", style="dim"))
+    causes = report.causes
+    for cause in causes[:CAUSES_SHOWN]:
+        console.print()
+        console.print(_cause(cause, report))
+    if len(causes) > CAUSES_SHOWN:
+        console.print(f"\n… and {len(causes) - CAUSES_SHOWN} more causes; --json FILE writes them all.")
+    console.print()
+    console.print(_conclusion(report))
+
+
+def _matrix(report: Report) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("port")
+    table.add_column("op")
+    for dtype in DTYPES:
+        table.add_column(dtype, justify="left")
+    matrix = report.matrix
+    for port, op in dict.fromkeys((port, op) for port, op, _ in matrix):
+        table.add_row(port, op, *(_cell(matrix.get((port, op, dtype))) for dtype in DTYPES))
+    caption = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
+    return Group(table, Text(caption, style="dim"))
+
+
+def _cell(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text("-", style="dim")
+    judged = sum(cell.statuses.values()) - cell.statuses["skip"]
+    if not judged:
+        return Text("skipped", style="dim")
+    text = Text(f"{cell.statuses['pass']}/{judged} {_ratio(cell.ratio)}", style="green" if cell.conforms else "red")
+    return text
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
+
+
+def _cause(cause: Cause, report: Report) -> RenderableType:
+    smallest, output = cause.smallest, cause.worst_output
+    count = len(cause.verdicts)
+    lines = [Text.assemble((f"{cause.port} ", "bold"), (cause.what, "red"), f"  ({count} case{'s' * (count != 1)})")]
+    details = [f"smallest    {smallest.case.id}  {list(smallest.case.shape)}"]
+    if output and output.worst:
+        where = ", ".join(map(str, output.worst.index))
+        details.append(f"worst       {output.output}[{where}]  {_element(output.worst)}")
+        details.append(f"            {output.outside} of {output.size} outside, error {_ratio(output.ratio)} tolerances")
+    details.append(f"reproduce   {report.command(smallest)}")
+    return Group(*lines, Padding("\n".join(details), (0, 0, 0, 2)))
+
+
+def _element(element: Element) -> str:
+    single = element.lower == element.upper
+    expected = f"{element.lower:.9g}" if single else f"{element.lower:.9g} to {element.upper:.9g}"
+    return f"expected {expected}, got {element.actual:.9g}"
+
+
+def _conclusion(report: Report) -> Text:
+    counts = Counter(verdict.status for verdict in report.verdicts)
+    words = {"pass": "passed", "fail": "failed", "error": "errors", "skip": "skipped"}
+    counted = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if counts[status])
+    style, verdict = {
+        CONFORMS: ("bold green", "conforms"),
+        FAILS: ("bold red", "does not conform"),
+        NOT_RUN: ("bold red", "not judged"),
+    }[report.exit_status]
+    return Text.assemble((verdict, style), f": {counted or 'no case was run'} in {report.seconds:.1f} s")

@@ -1,0 +1,65 @@
+"""The report as JSON, for programs."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import conformance
+from conformance.report.report import Report
+
+FORMAT = 1
+
+
+def as_json(report: Report) -> str:
+    """Everything a report holds, as one JSON object; numbers that JSON lacks become the strings "nan", "inf", "-inf"."""
+    document = {
+        "format": FORMAT,
+        "conformance": conformance.__version__,
+        "exit_status": report.exit_status,
+        "seed": report.seed,
+        "device": report.device,
+        "mode": report.mode,
+        "seconds": round(report.seconds, 3),
+        "ports": [
+            {"port": run.spec, "failure": run.failure, "hello": asdict(run.hello) if run.hello else None} for run in report.runs
+        ],
+        "matrix": [
+            {"port": port, "op": op, "dtype": dtype, **cell.statuses, "ratio": cell.ratio}
+            for (port, op, dtype), cell in report.matrix.items()
+        ],
+        "causes": [
+            {
+                "port": cause.port,
+                "what": cause.what,
+                "cases": [verdict.case.id for verdict in cause.verdicts],
+                "smallest": cause.smallest.case.id,
+                "command": report.command(cause.smallest),
+            }
+            for cause in report.causes
+        ],
+        "verdicts": [
+            {
+                "port": verdict.port,
+                "case": verdict.case.id,
+                "status": verdict.status,
+                "message": verdict.message,
+                "outputs": [asdict(output) for output in verdict.outputs],
+            }
+            for verdict in report.verdicts
+        ],
+    }
+    return json.dumps(_finite(document), indent=1) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same value with every number that JSON lacks as a string."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,140 @@
+"""The journey: case -> inputs -> golden -> port(inputs) -> outputs -> compare -> verdict."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from conformance.cases import Case
+from conformance.compare import Verdict, compare
+from conformance.golden import golden
+from conformance.process import PortFailure, PortProcess
+from conformance.protocol import Call, Hello, encode
+from conformance.tensors import TensorFileError, read_tensors, write_tensors
+
+STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
+
+
+@dataclass(frozen=True, slots=True)
+class PortRun:
+    """What became of one port: what it said of itself, and a verdict for every case.
+
+    `failure` is set, and `hello` is not, where the port could not be run at all.
+    """
+
+    spec: str
+    hello: Hello | None
+    verdicts: tuple[Verdict, ...]
+    failure: str = ""
+
+
+def run_ports(
+    commands: dict[str, list[str]],
+    cases: Iterable[Case],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    mode: str = "jit",
+    timeout: float = 120.0,
+    on_verdict: Callable[[Verdict], None] = lambda verdict: None,
+) -> tuple[PortRun, ...]:
+    """Run every port (its spec and the command that starts it) over all cases, the ports side by side.
+
+    `timeout` is in seconds, for one answer. `on_verdict` is called from the ports' threads as verdicts come in.
+    """
+    cases = tuple(cases)
+    start = partial(PortProcess, device=device, mode=mode, timeout=timeout)
+    with ThreadPoolExecutor(max_workers=max(1, len(commands))) as pool:
+        runs = [
+            pool.submit(run_port, spec, partial(start, command), cases, seed, timeout, on_verdict)
+            for spec, command in commands.items()
+        ]
+        return tuple(run.result() for run in runs)
+
+
+def run_port(
+    spec: str,
+    start: Callable[[], PortProcess],
+    cases: tuple[Case, ...],
+    seed: int,
+    timeout: float,
+    on_verdict: Callable[[Verdict], None],
+) -> PortRun:
+    """Ask one port every case it claims to support; restart it where it fails."""
+    try:
+        process = start()
+    except PortFailure as failure:
+        return PortRun(spec, None, (), str(failure))
+    hello = process.hello
+    verdicts, failures_in_a_row = [], 0
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        for id_, case in enumerate(cases):
+            reason = unsupported(case, hello)
+            if reason:
+                verdict = Verdict(spec, case, "skip", message=reason)
+            elif failures_in_a_row == STARTS_IN_A_ROW:
+                verdict = Verdict(spec, case, "error", message=f"not asked: the port failed {STARTS_IN_A_ROW} times in a row")
+            else:
+                try:
+                    process = process or start()
+                    verdict = ask(process, spec, id_, case, seed, Path(folder), timeout)
+                    failures_in_a_row = 0
+                except PortFailure as failure:
+                    verdict = Verdict(spec, case, "error", message=f"the port {failure}")
+                    failures_in_a_row += 1
+                    if process:
+                        process.close()
+                    process = None
+            verdicts.append(verdict)
+            on_verdict(verdict)
+    if process:
+        process.close()
+    return PortRun(spec, hello, tuple(verdicts))
+
+
+def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder: Path, timeout: float) -> Verdict:
+    """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
+    expected = golden(case, seed)
+    asked = tuple(case.outputs) if process.hello.gradients else ("y",)
+    inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
+    write_tensors(inputs, expected.inputs)
+    outputs.unlink(missing_ok=True)
+    call = Call(
+        id=id_,
+        case=case.id,
+        op=case.op,
+        dtype=case.dtype,
+        order=case.dialect.order,
+        weight_offset=case.dialect.weight_offset,
+        eps=case.eps,
+        layout=case.layout,
+        asked=asked,
+        inputs=str(inputs),
+        outputs=str(outputs),
+    )
+    answer = process.ask(id_, encode("case", **asdict(call)), timeout)
+    match answer["type"]:
+        case "done":
+            try:
+                return compare(spec, expected, read_tensors(outputs), asked)
+            except TensorFileError as error:
+                return Verdict(spec, case, "error", message=f"the port said done, but {error}")
+        case "skip":
+            return Verdict(spec, case, "skip", message=str(answer.get("reason", "no reason given")))
+        case "error":
+            return Verdict(spec, case, "error", message=str(answer.get("message", "no message given")))
+        case other:
+            raise PortFailure(f"answered a case with {other!r}")
+
+
+def unsupported(case: Case, hello: Hello) -> str:
+    """Why a port need not answer a case, by its own word; empty if it must."""
+    if case.op not in hello.ops:
+        return f"no op {case.op}"
+    if case.dtype not in hello.dtypes:
+        return f"no dtype {case.dtype}"
+    if case.dialect.order not in ("either_order", *hello.orders):
+        return f"no order {case.dialect.order}"
+    return ""

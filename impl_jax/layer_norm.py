@@ -1,0 +1,95 @@
+"""LayerNorm (Ba, Kiros & Hinton 2016, arXiv:1607.06450) for JAX."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from impl_jax.rows import compute_dtype, output_dtype, round_to, sum_rows
+
+
+def layer_norm(
+    x: Float[Array, "*batch d"],
+    weight: Float[Array, " d"] | None = None,
+    bias: Float[Array, " d"] | None = None,
+    *,
+    eps: float = 1e-5,
+    order: str = "scale_then_cast",
+    weight_offset: float = 0.0,
+) -> Float[Array, "*batch d"]:
+    r"""Centre every row, divide it by its standard deviation, then scale and shift.
+
+    $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
+
+    Statistics and sums are in float32 (float64 for float64), forward and backward; the variance is the mean square of the
+    centred row. `order` is as in `rms_norm`; the bias is added before the last rounding. Raises `ValueError` for another
+    order.
+    """
+    return _layer_norm(order, x, weight, bias, eps, weight_offset)
+
+
+class LayerNorm(nnx.Module):
+    """`layer_norm` over the last axis, of `num_features`, with learned `weight` and (unless `use_bias=False`) `bias`."""
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        use_bias: bool = True,
+        param_dtype: DTypeLike = jnp.float32,
+        order: str = "scale_then_cast",
+        weight_offset: float = 0.0,
+        rngs: nnx.Rngs | None = None,  # accepted like every flax module's, though nothing here is drawn
+    ) -> None:
+        self.eps = eps
+        self.order = order
+        self.weight_offset = weight_offset
+        self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if use_bias else None
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        bias = None if self.bias is None else self.bias[...]
+        return layer_norm(x, self.weight[...], bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _layer_norm(order: str, x: Array, weight: Array | None, bias: Array | None, eps: float, weight_offset: float) -> Array:
+    y, _ = _layer_norm_forward(order, x, weight, bias, eps, weight_offset)
+    return y
+
+
+def _layer_norm_forward(order: str, x: Array, weight: Array | None, bias: Array | None, eps: float, weight_offset: float):
+    compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight, bias)
+    mean = jnp.mean(x.astype(compute), axis=-1, keepdims=True)  # *batch 1
+    centred = x.astype(compute) - mean  # *batch d
+    var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)  # *batch 1
+    rstd = lax.rsqrt(var + eps)  # *batch 1
+    x_hat = centred * rstd  # *batch d
+    y = round_to(x_hat, x.dtype).astype(compute) if order == "cast_then_scale" else x_hat
+    if weight is not None:
+        y = y * (weight.astype(compute) + weight_offset)  # *batch d
+    if bias is not None:
+        y = y + bias.astype(compute)  # *batch d
+    return y.astype(y_dtype), (x, weight, bias, weight_offset, mean, rstd)
+
+
+def _layer_norm_backward(order: str, saved: tuple, dy: Array):
+    x, weight, bias, weight_offset, mean, rstd = saved
+    compute = compute_dtype(x)
+    dy = dy.astype(compute)
+    x_hat = (x.astype(compute) - mean) * rstd  # *batch d
+    g = dy if weight is None else dy * (weight.astype(compute) + weight_offset)  # *batch d
+    shift = jnp.mean(g, axis=-1, keepdims=True)  # *batch 1
+    projection = jnp.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
+    dx = rstd * (g - shift - x_hat * projection)  # *batch d
+    dweight = None if weight is None else sum_rows(dy * x_hat).astype(weight.dtype)  # d
+    dbias = None if bias is None else sum_rows(dy).astype(bias.dtype)  # d
+    return dx.astype(x.dtype), dweight, dbias, None, None
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

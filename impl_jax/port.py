@@ -1,0 +1,49 @@
+"""The bridge to the kit: JAX arrays, jax.vjp, jax.jit."""
+
+import os
+from functools import partial
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from jax import Array
+
+import conformance.port
+import impl_jax
+
+
+class Port(conformance.port.Port):
+    """impl_jax under jax.jit, or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
+
+    name = "impl_jax"
+    rms_norm = staticmethod(impl_jax.rms_norm)
+    layer_norm = staticmethod(impl_jax.layer_norm)
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=jit)
+        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_disable_jit", not jit)
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", str(conformance.port.cache_folder("jax")))
+        # Programs this small are below the thresholds at which JAX keeps what it compiled.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+    def versions(self) -> dict[str, str]:
+        return {"jax": jax.__version__, "flax": flax.__version__}
+
+    def to_tensor(self, array: np.ndarray) -> Array:
+        return jax.device_put(array, jax.devices(self.device)[0])
+
+    def to_numpy(self, tensor: Array) -> np.ndarray:
+        return np.asarray(tensor)
+
+    def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple]:
+        return _vjp(function, inputs, dy, **constants)
+
+
+@partial(jax.jit, static_argnames=("function", "order"))
+def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple]:
+    y, pullback = jax.vjp(partial(function, **constants), *inputs)
+    return y, pullback(dy)

@@ -1,0 +1,86 @@
+"""RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) for JAX."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from impl_jax.rows import compute_dtype, output_dtype, round_to, sum_rows
+
+
+def rms_norm(
+    x: Float[Array, "*batch d"],
+    weight: Float[Array, " d"] | None = None,
+    *,
+    eps: float = 1e-5,
+    order: str = "cast_then_scale",
+    weight_offset: float = 0.0,
+) -> Float[Array, "*batch d"]:
+    r"""Divide every row by its root mean square, then scale.
+
+    $$ y_i = (w_i + o)\, \hat x_i, \qquad \hat x_i = x_i / \sqrt{\tfrac1d \textstyle\sum_j x_j^2 + \varepsilon} $$
+
+    Statistics and sums are in float32 (float64 for float64), forward and backward. `order="cast_then_scale"` rounds
+    x_hat to x's dtype before the weight multiplies it, and a float32 weight promotes y; `"scale_then_cast"` rounds once,
+    and y has x's dtype. Raises `ValueError` for another order.
+    """
+    return _rms_norm(order, x, weight, eps, weight_offset)
+
+
+class RMSNorm(nnx.Module):
+    """`rms_norm` over the last axis, of `num_features`, with a learned `weight`."""
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        param_dtype: DTypeLike = jnp.float32,
+        order: str = "cast_then_scale",
+        weight_offset: float = 0.0,
+        rngs: nnx.Rngs | None = None,  # accepted like every flax module's, though nothing here is drawn
+    ) -> None:
+        self.eps = eps
+        self.order = order
+        self.weight_offset = weight_offset
+        self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
+
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        return rms_norm(x, self.weight[...], eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+
+
+# Autodiff of cast_then_scale would sum dweight in x's dtype, hence a backward pass of our own.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rms_norm(order: str, x: Array, weight: Array | None, eps: float, weight_offset: float) -> Array:
+    y, _ = _rms_norm_forward(order, x, weight, eps, weight_offset)
+    return y
+
+
+def _rms_norm_forward(order: str, x: Array, weight: Array | None, eps: float, weight_offset: float):
+    compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight)
+    mean_square = jnp.mean(jnp.square(x.astype(compute)), axis=-1, keepdims=True)  # *batch 1
+    rstd = lax.rsqrt(mean_square + eps)  # *batch 1
+    x_hat = x.astype(compute) * rstd  # *batch d
+    y = round_to(x_hat, x.dtype).astype(compute) if order == "cast_then_scale" else x_hat
+    if weight is not None:
+        y = y * (weight.astype(compute) + weight_offset)  # *batch d
+    return y.astype(y_dtype), (x, weight, weight_offset, rstd)
+
+
+def _rms_norm_backward(order: str, saved: tuple, dy: Array):
+    x, weight, weight_offset, rstd = saved
+    compute = compute_dtype(x)
+    dy = dy.astype(compute)
+    x_hat = x.astype(compute) * rstd  # *batch d
+    g = dy if weight is None else dy * (weight.astype(compute) + weight_offset)  # *batch d
+    projection = jnp.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
+    dx = rstd * (g - x_hat * projection)  # *batch d
+    dweight = None if weight is None else sum_rows(dy * x_hat).astype(weight.dtype)  # d
+    return dx.astype(x.dtype), dweight, None, None
+
+
+_rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)

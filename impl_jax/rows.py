@@ -1,0 +1,38 @@
+"""What both norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def compute_dtype(x: Array) -> jnp.dtype:
+    """The dtype of statistics and sums: float32, or float64 for float64."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def output_dtype(order: str, x: Array, *parameters: Array | None) -> jnp.dtype:
+    """y's dtype: x's, or the promoted one where the weight multiplies last. Raises `ValueError` for an unknown order."""
+    if order not in ("cast_then_scale", "scale_then_cast"):
+        raise ValueError(f"order is {order!r}; it must be 'cast_then_scale' or 'scale_then_cast'")
+    present = [parameter.dtype for parameter in parameters if parameter is not None]
+    return jnp.result_type(x.dtype, *present) if order == "cast_then_scale" else x.dtype
+
+
+def round_to(x: Array, dtype: jnp.dtype) -> Array:
+    """Cast x to dtype and round it there, even where the compiler would rather keep float32.
+
+    XLA may drop a pair of casts (`xla_allow_excess_precision` is on by default): `cast_then_scale` then silently
+    becomes `scale_then_cast`. It never drops `reduce_precision`, which however flushes float16's subnormals to zero.
+    """
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return x.astype(dtype)
+    info = jnp.finfo(dtype)
+    rounded = lax.reduce_precision(x, info.nexp, info.nmant)
+    if dtype == jnp.float16:
+        subnormal = lax.round(x * 2.0**24, lax.RoundingMethod.TO_NEAREST_EVEN) * 2.0**-24
+        rounded = jnp.where(jnp.abs(x) < info.tiny, subnormal, rounded)
+    return rounded.astype(dtype)
+
+
+def sum_rows(a: Array) -> Array:
+    """Sum [*batch, d] over every axis but the last."""
+    return jnp.sum(a, axis=tuple(range(a.ndim - 1)))

@@ -1,0 +1,130 @@
+"""LayerNorm (Ba, Kiros & Hinton 2016, arXiv:1607.06450) for PyTorch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from impl_torch.rows import compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    order: str = "scale_then_cast",
+    weight_offset: float = 0.0,
+) -> Tensor:
+    r"""Centre every row, divide it by its standard deviation, then scale and shift.
+
+    $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
+
+    x is [*batch, d], weight and bias [d] or None. Statistics and sums are in float32 (float64 for float64), forward and
+    backward; the variance is the mean square of the centred row. `order` is as in `rms_norm`; the bias is added before
+    the last rounding. Raises `ValueError` for another order.
+    """
+    y, _, _ = _LayerNorm.apply(x, weight, bias, eps, weight_offset, order)
+    return y
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` over the trailing axes `normalized_shape`, with `weight` and `bias`; a drop-in for `torch.nn.LayerNorm`."""
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        order: str = "scale_then_cast",
+        weight_offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.order = order
+        self.weight_offset = weight_offset
+        for name, present in {"weight": elementwise_affine, "bias": elementwise_affine and bias}.items():
+            parameter = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype)) if present else None
+            self.register_parameter(name, parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the effective weight to ones and the bias to zeros."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 1.0 - self.weight_offset)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise."""
+        rows = flatten_trailing(x, self.normalized_shape)
+        weight, bias = (None if p is None else p.reshape(-1) for p in (self.weight, self.bias))
+        y = layer_norm(rows, weight, bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+        return y.reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, order={self.order!r}"
+
+
+class _LayerNorm(torch.autograd.Function):
+    """Saves x, weight, mean and rstd and recomputes x_hat; mean and rstd have gradients, so that second derivatives hold."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, weight_offset: float, order: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight, bias)
+        mean = x.to(compute).mean(dim=-1, keepdim=True)  # *batch 1
+        centred = x.to(compute) - mean  # *batch d
+        var = centred.square().mean(dim=-1, keepdim=True)  # *batch 1
+        rstd = torch.rsqrt(var + eps)  # *batch 1
+        x_hat = centred * rstd  # *batch d
+        y = round_to(x_hat, x.dtype).to(compute) if order == "cast_then_scale" else x_hat
+        if weight is not None:
+            y = y * (weight.to(compute) + weight_offset)  # *batch d
+        if bias is not None:
+            y = y + bias.to(compute)  # *batch d
+        return y.to(y_dtype), mean, rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, bias, _, ctx.weight_offset, _ = inputs
+        _, mean, rstd = output
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - a cotangent for every output
+        ctx: Any, dy: Tensor | None, dmean: Tensor | None, drstd: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        compute = compute_dtype(x)
+        x_hat = (x.to(compute) - mean) * rstd  # *batch d
+        dx, dweight, dbias = torch.zeros_like(x_hat), None, None
+        if dy is not None:
+            dy = dy.to(compute)
+            g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
+            shift = g.mean(dim=-1, keepdim=True)  # *batch 1
+            projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
+            dx = rstd * (g - shift - x_hat * projection)  # *batch d
+            dweight = None if weight is None else sum_rows(dy * x_hat).to(weight.dtype)  # d
+            dbias = None if ctx.bias_dtype is None else sum_rows(dy).to(ctx.bias_dtype)  # d
+        if dmean is not None:  # this and the next only where the backward pass is itself differentiated
+            dx = dx + dmean / x.shape[-1]
+        if drstd is not None:
+            dx = dx - drstd * rstd.square() * x_hat / x.shape[-1]
+        return dx.to(x.dtype), dweight, dbias, None, None, None

@@ -1,0 +1,64 @@
+"""The bridge to the kit: PyTorch tensors, autograd, torch.compile."""
+
+from functools import partial
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+import conformance.port
+import impl_torch
+
+
+class Port(conformance.port.Port):
+    """impl_torch in eager mode, or compiled with `fullgraph=True`; dynamic shapes, so that cases share kernels."""
+
+    name = "impl_torch"
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=jit)
+        torch.set_num_threads(1)
+        # One function is asked in every dtype, rank and dialect, and what was compiled for it is kept between runs.
+        torch._dynamo.config.recompile_limit = 10_000  # pyright: ignore
+        functorch = torch._functorch.config  # pyright: ignore
+        if hasattr(functorch, "autograd_cache_allow_custom_autograd_functions"):
+            functorch.autograd_cache_allow_custom_autograd_functions = True
+        compiled = partial(torch.compile, fullgraph=True, dynamic=True) if jit else lambda op: op
+        self.rms_norm = compiled(impl_torch.rms_norm)
+        self.layer_norm = compiled(impl_torch.layer_norm)
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__}
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        if array.dtype == ml_dtypes.bfloat16:  # torch reads NumPy's dtypes only
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self.device)
+        return torch.from_numpy(array).to(self.device)
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        tensor = tensor.detach().cpu()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+
+    def lay_out(self, tensor: Tensor, layout: str) -> Tensor:
+        match layout:
+            case "permuted":
+                return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+            case "sliced":
+                return torch.nn.functional.pad(tensor, (3, 4))[..., 3:-4]
+            case "strided":
+                return tensor.repeat_interleave(2, dim=-1)[..., ::2]
+            case "expanded":
+                return tensor[:1].expand(tensor.shape)
+            case _:
+                return super().lay_out(tensor, layout)
+
+    def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
+        leaves = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
+        y = function(*leaves, **constants)
+        present = [leaf for leaf in leaves if leaf is not None]
+        gradients = iter(torch.autograd.grad(y, present, dy))
+        return y, tuple(None if leaf is None else next(gradients) for leaf in leaves)

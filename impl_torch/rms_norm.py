@@ -1,0 +1,116 @@
+"""RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) for PyTorch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from impl_torch.rows import compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    order: str = "cast_then_scale",
+    weight_offset: float = 0.0,
+) -> Tensor:
+    r"""Divide every row by its root mean square, then scale.
+
+    $$ y_i = (w_i + o)\, \hat x_i, \qquad \hat x_i = x_i / \sqrt{\tfrac1d \textstyle\sum_j x_j^2 + \varepsilon} $$
+
+    x is [*batch, d], weight [d] or None. Statistics and sums are in float32 (float64 for float64), forward and backward.
+    `order="cast_then_scale"` rounds x_hat to x's dtype before the weight multiplies it, and a float32 weight promotes y;
+    `"scale_then_cast"` rounds once, and y has x's dtype. Raises `ValueError` for another order.
+    """
+    y, _ = _RMSNorm.apply(x, weight, eps, weight_offset, order)
+    return y
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` over the trailing axes `normalized_shape`, with a learned `weight`; a drop-in for `torch.nn.RMSNorm`.
+
+    `eps` is a number here; torch's default is the machine epsilon of x's dtype, another function for every dtype.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        order: str = "cast_then_scale",
+        weight_offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self.order = order
+        self.weight_offset = weight_offset
+        weight = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype)) if elementwise_affine else None
+        self.register_parameter("weight", weight)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the effective weight to ones."""
+        if self.weight is not None:
+            nn.init.constant_(self.weight, 1.0 - self.weight_offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise."""
+        rows = flatten_trailing(x, self.normalized_shape)
+        weight = None if self.weight is None else self.weight.reshape(-1)
+        y = rms_norm(rows, weight, eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+        return y.reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, order={self.order!r}"
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Saves x, weight and rstd and recomputes x_hat; rstd is an output with a gradient, so that second derivatives hold."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor | None, eps: float, weight_offset: float, order: str) -> tuple[Tensor, Tensor]:
+        compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight)
+        mean_square = x.to(compute).square().mean(dim=-1, keepdim=True)  # *batch 1
+        rstd = torch.rsqrt(mean_square + eps)  # *batch 1
+        x_hat = x.to(compute) * rstd  # *batch d
+        y = round_to(x_hat, x.dtype).to(compute) if order == "cast_then_scale" else x_hat
+        if weight is not None:
+            y = y * (weight.to(compute) + weight_offset)  # *batch d
+        return y.to(y_dtype), rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, _, ctx.weight_offset, _ = inputs
+        _, rstd = output
+        ctx.save_for_backward(x, weight, rstd)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - a cotangent for every output
+        ctx: Any, dy: Tensor | None, drstd: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, rstd = ctx.saved_tensors
+        compute = compute_dtype(x)
+        x_hat = x.to(compute) * rstd  # *batch d
+        dx, dweight = torch.zeros_like(x_hat), None
+        if dy is not None:
+            dy = dy.to(compute)
+            g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
+            projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
+            dx = rstd * (g - x_hat * projection)  # *batch d
+            dweight = None if weight is None else sum_rows(dy * x_hat).to(weight.dtype)  # d
+        if drstd is not None:  # only where the backward pass is itself differentiated
+            dx = dx - drstd * rstd.square() * x_hat / x.shape[-1]
+        return dx.to(x.dtype), dweight, None, None, None

@@ -1,0 +1,48 @@
+"""What both norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of statistics and sums: float32, or float64 for float64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def output_dtype(order: str, x: Tensor, *parameters: Tensor | None) -> torch.dtype:
+    """y's dtype: x's, or the promoted one where the weight multiplies last. Raises `ValueError` for an unknown order."""
+    if order not in ("cast_then_scale", "scale_then_cast"):
+        raise ValueError(f"order is {order!r}; it must be 'cast_then_scale' or 'scale_then_cast'")
+    dtype = x.dtype
+    for parameter in parameters:
+        if order == "cast_then_scale" and parameter is not None:
+            dtype = torch.promote_types(dtype, parameter.dtype)
+    return dtype
+
+
+def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast x to dtype and round it there, even where the compiler would rather keep float32.
+
+    Inductor fuses a cast to half precision into the float32 expression around it and drops the rounding, unless its
+    option `emulate_precision_casts` is set: `cast_then_scale` silently becomes `scale_then_cast`. It cannot look
+    through integer arithmetic on the bits.
+    """
+    rounded = x.to(dtype)
+    return (rounded.view(torch.int16) + 0).view(dtype) if dtype in HALF else rounded
+
+
+def sum_rows(a: Tensor) -> Tensor:
+    """Sum [*batch, d] over every axis but the last."""
+    return a.reshape(-1, a.shape[-1]).sum(dim=0)
+
+
+def flatten_trailing(x: Tensor, normalized_shape: Sequence[int]) -> Tensor:
+    """[*batch, *normalized_shape] to [*batch, d]. Raises `ValueError` if x does not end in the shape."""
+    batch = x.ndim - len(normalized_shape)
+    if tuple(x.shape[batch:]) != tuple(normalized_shape):
+        raise ValueError(f"x has shape {list(x.shape)}; it must end in the normalized shape {list(normalized_shape)}")
+    return x if len(normalized_shape) == 1 else x.flatten(start_dim=batch)
