@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from conformance.cases import CASES, Case, Op, select
 from conformance.compare import Verdict
 from conformance.dialects import DIALECTS
+from conformance.mistakes import MISTAKES
 from conformance.rounding import DType
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and t
 FIXTURES = Path(__file__).parent / "fixtures"
 
 Mode = Literal["jit", "eager"]
-Listing = Literal["cases", "dialects", "ports"]
+Listing = Literal["cases", "dialects", "mistakes", "ports"]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
@@ -83,18 +84,18 @@ def run(
     report = Report(runs, seed, device, mode, time.monotonic() - began)
     if json:
         write_atomically(json, as_json(report).encode())
-    show(report, Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+    show(report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
     raise typer.Exit(report.exit_status)
 
 
 @app.command("list")
 def list_(
-    what: Annotated[Listing, typer.Argument(help="cases, dialects or ports.")] = "cases",
+    what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes or ports.")] = "cases",
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
 ) -> None:
-    """List the cases (an id and what it exposes), the dialects, or the ports at hand."""
+    """List the cases (an id and what it exposes), the dialects, the mistakes the kit knows, or the ports at hand."""
     match what:
         case "cases":
             cases = _selected(case, op, dtype)
@@ -103,6 +104,9 @@ def list_(
         case "dialects":
             for dialect in DIALECTS:
                 print(f"{dialect.name:32}  {dialect.sentence}")
+        case "mistakes":
+            for mistake in MISTAKES:
+                print(f"{mistake.id:32}  {mistake.sentence}")
         case "ports":
             for port in DEFAULT_PORTS:
                 missing = [name for name in DEFAULT_PORTS[port] if importlib.util.find_spec(name) is None]
@@ -110,14 +114,23 @@ def list_(
 
 
 @app.command()
-def explain(id_: Annotated[str, typer.Argument(metavar="ID", help="A case's id, or a glob that matches one.")]) -> None:
-    """Say what a case is about: its fault, dialect, inputs, outputs, and how far each output may be off."""
-    from conformance.report.explanation import explanation
+def explain(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A case (or a glob that matches one), dialect or mistake.")],
+) -> None:
+    """Say what a case, a dialect or a mistake is about."""
+    from conformance.report.explanation import explain_case, explain_mistake
 
-    case, *others = _selected(id_, None, None)
-    if others:
-        raise typer.BadParameter(f"{1 + len(others)} cases match {id_!r}; name one, such as {case.id}", param_hint="ID")
-    print(explanation(case))
+    mistakes = {mistake.id: mistake for mistake in MISTAKES}
+    dialects = {dialect.name: dialect for dialect in DIALECTS}
+    if id_ in mistakes:
+        print(explain_mistake(mistakes[id_]))
+    elif id_ in dialects:
+        print(f"{id_}\n  {dialects[id_].sentence}\n  cases     conformance list --case '*/{id_}/*'")
+    else:
+        case, *others = _selected(id_, None, None, "ID")
+        if others:
+            raise typer.BadParameter(f"{1 + len(others)} cases match {id_!r}; name one, such as {case.id}", param_hint="ID")
+        print(explain_case(case))
 
 
 @app.command()
@@ -151,14 +164,14 @@ def check(folder: FolderOption = FIXTURES) -> None:
     raise typer.Exit(bool(differences))
 
 
-def _selected(pattern: str, op: Op | None, dtype: DType | None) -> tuple[Case, ...]:
+def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case") -> tuple[Case, ...]:
     """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
     cases = select(pattern, op=op, dtype=dtype)
     if not cases:
         close = get_close_matches(pattern, [case.id for case in CASES], n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
+        help_ = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
         limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
-        raise typer.BadParameter(f"no case matches {pattern!r}{limits}{hint}", param_hint="--case")
+        raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)
     return cases
 
 

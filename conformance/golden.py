@@ -8,6 +8,7 @@ import numpy as np
 import reference
 from conformance import placements
 from conformance.cases import Case
+from conformance.dialects import Dialect
 from conformance.inputs import inputs
 from conformance.placements import Interval, Placement
 from conformance.rounding import round_to, store
@@ -39,6 +40,11 @@ class Expected:
         return self._intervals[scale]
 
     @property
+    def nearest(self) -> Array:
+        """What an implementation without any noise returns, in the output's dtype."""
+        return store(np.broadcast_to(self.interval(0.0)[0], np.shape(self.value)), self.dtype)
+
+    @property
     def lower(self) -> Array:
         """The smallest admissible value of every element, in the output's dtype."""
         return store(self.interval()[0], self.dtype)
@@ -64,24 +70,33 @@ class Golden:
 def golden(case: Case, seed: int = 0) -> Golden:
     """Compute a case's golden; kept, since every port and mode is judged by the same one."""
     given = inputs(case, seed)
-    exact = {name: array.astype(np.float64) for name, array in given.items()}
-    x, dy = exact["x"], exact["dy"]
-    weight, bias = exact.get("weight", np.ones(x.shape[-1])), exact.get("bias", np.zeros(x.shape[-1]))
-
+    x, dy, weight, bias = exact_inputs(given)
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
         norm, intermediates = (
             _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
         )
+    return Golden(case, seed, given, intermediates, expected_outputs(case, norm, case.dialect))
+
+
+def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
+    """x, dy, weight and bias in float64; an absent weight is ones, an absent bias zeros."""
+    exact = {name: array.astype(np.float64) for name, array in given.items()}
+    n = exact["x"].shape[-1]
+    return exact["x"], exact["dy"], exact.get("weight", np.ones(n)), exact.get("bias", np.zeros(n))
+
+
+def expected_outputs(case: Case, norm: NormValues, dialect: Dialect) -> dict[str, Expected]:
+    """What a case expects of a port whose exact values are `norm` and whose dialect is `dialect`."""
+    with np.errstate(all="ignore"):
         budget = norm_budget(norm, case.dtype)
-    match case.dialect.order:
+    match dialect.order:
         case "cast_then_scale":
             admitted = placements.cast_then_scale(norm, budget, case.dtype, case.outputs["y"])
         case "scale_then_cast":
             admitted = placements.scale_then_cast(norm, budget, case.dtype)
         case "either_order":
             admitted = placements.unrounded(norm, budget)
-    outputs = {name: Expected(getattr(norm, name), dtype, tuple(admitted[name])) for name, dtype in case.outputs.items()}
-    return Golden(case, seed, given, intermediates, outputs)
+    return {name: Expected(getattr(norm, name), dtype, tuple(admitted[name])) for name, dtype in case.outputs.items()}
 
 
 def _rms_norm(case: Case, x: Array, dy: Array, weight: Array) -> tuple[NormValues, dict[str, Array]]:

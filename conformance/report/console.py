@@ -3,7 +3,6 @@
 from collections import Counter
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -35,10 +34,10 @@ def show(report: Report, console: Console) -> None:
 
 def _matrix(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("port")
-    table.add_column("op")
+    table.add_column("port", no_wrap=True, overflow="fold")
+    table.add_column("op", no_wrap=True)
     for dtype in DTYPES:
-        table.add_column(dtype, justify="left")
+        table.add_column(dtype, no_wrap=True)
     matrix = report.matrix
     for port, op in dict.fromkeys((port, op) for port, op, _ in matrix):
         table.add_row(port, op, *(_cell(matrix.get((port, op, dtype))) for dtype in DTYPES))
@@ -61,16 +60,19 @@ def _ratio(ratio: float) -> str:
 
 
 def _cause(cause: Cause, report: Report) -> RenderableType:
-    smallest, output = cause.smallest, cause.worst_output
+    example, output = cause.example, cause.example_output
     count = len(cause.verdicts)
-    lines = [Text.assemble((f"{cause.port} ", "bold"), (cause.what, "red"), f"  ({count} case{'s' * (count != 1)})")]
-    details = [f"smallest    {smallest.case.id}  {list(smallest.case.shape)}"]
+    title = Text.assemble((cause.port, "bold"), ": ", (cause.what, "red"), f"  ({count} case{'s' * (count != 1)})")
+    details = [f"diagnosis   {cause.evidence}"] if cause.evidence else []
+    details.append(f"example     {example.case.id}  {list(example.case.shape)}")
     if output and output.worst:
         where = ", ".join(map(str, output.worst.index))
         details.append(f"worst       {output.output}[{where}]  {_element(output.worst)}")
-        details.append(f"            {output.outside} of {output.size} outside, error {_ratio(output.ratio)} tolerances")
-    details.append(f"reproduce   {report.command(smallest)}")
-    return Group(*lines, Padding("\n".join(details), (0, 0, 0, 2)))
+        details.append(
+            f"            {output.outside} of {output.size} elements outside, by up to {_ratio(output.ratio)} tolerances"
+        )
+    details.append(f"reproduce   {report.command(example)}")
+    return Group(title, *(Text(f"  {detail}") for detail in details))
 
 
 def _element(element: Element) -> str:

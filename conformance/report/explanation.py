@@ -1,12 +1,15 @@
-"""A case in words and figures."""
+"""A case or a mistake in words and figures."""
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.cases import CASES, Case
+from conformance.compare import compare_output
 from conformance.golden import golden
+from conformance.mistakes import Mistake
+from conformance.rounding import DTYPES
 
 
-def explanation(case: Case) -> str:
+def explain_case(case: Case) -> str:
     """What a case exposes, how it is drawn, and how far each of its outputs may be off, in units of its largest value."""
     expected = golden(case)
     x = case.x
@@ -34,3 +37,23 @@ def explanation(case: Case) -> str:
         )
     lines.append(f"  run       conformance run --case '{case.id}'")
     return "\n".join(lines)
+
+
+def explain_mistake(mistake: Mistake) -> str:
+    """What a mistake alters, and in which dtypes and small cases it can be seen, and how plainly."""
+    lines = [mistake.id, f"  {mistake.sentence}", f"  ops       {', '.join(mistake.ops)}"]
+    for dtype in DTYPES:
+        cases = [case for case in CASES if case.op in mistake.ops and case.dtype == dtype and case.has_fixture]
+        ratios = {case: ratio for case in cases if (ratio := _mistaken_ratio(mistake, case)) > 1}
+        if ratios:
+            clearest = max(ratios, key=lambda case: ratios[case])
+            lines.append(f"  {dtype:8}  rejected by {len(ratios)} of {len(cases)} cases, most plainly by {clearest.id}")
+        else:
+            lines.append(f"  {dtype:8}  makes no difference that an honest implementation could not make")
+    return "\n".join(lines)
+
+
+def _mistaken_ratio(mistake: Mistake, case: Case) -> float:
+    """The error ratio of the mistake's own values, correctly rounded."""
+    expected, mistaken = golden(case).outputs, mistake.outputs(case)
+    return max(compare_output(name, expected[name], mistaken[name].nearest).ratio for name in case.outputs)

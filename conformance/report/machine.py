@@ -32,9 +32,10 @@ def as_json(report: Report) -> str:
             {
                 "port": cause.port,
                 "what": cause.what,
+                "evidence": cause.evidence,
                 "cases": [verdict.case.id for verdict in cause.verdicts],
-                "smallest": cause.smallest.case.id,
-                "command": report.command(cause.smallest),
+                "example": cause.example.case.id,
+                "command": report.command(cause.example),
             }
             for cause in report.causes
         ],
@@ -44,7 +45,16 @@ def as_json(report: Report) -> str:
                 "case": verdict.case.id,
                 "status": verdict.status,
                 "message": verdict.message,
-                "outputs": [asdict(output) for output in verdict.outputs],
+                "outputs": [
+                    {
+                        "output": output.output,
+                        "ratio": output.ratio,
+                        "outside": output.outside,
+                        "size": output.size,
+                        "worst": asdict(output.worst) if output.worst else None,
+                    }
+                    for output in verdict.outputs
+                ],
             }
             for verdict in report.verdicts
         ],

@@ -1,11 +1,13 @@
 """The report as data: the matrix, the causes, and whether it all conforms."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
-from math import prod
+from functools import cached_property
 
 from conformance.cases import OPS
 from conformance.compare import OutputVerdict, Verdict
+from conformance.diagnose import Diagnosis, diagnose
 from conformance.rounding import DTYPES
 from conformance.runner import PortRun
 
@@ -30,25 +32,26 @@ class Cell:
 class Cause:
     """What one port did wrong, once, for all the cases that show it.
 
-    `what` is in words; `smallest` is the one to reproduce first.
+    `what` is in words; `evidence` says how well a known mistake agrees, and is empty where none does.
     """
 
     port: str
     what: str
     verdicts: tuple[Verdict, ...]
+    evidence: str = ""
 
     @property
-    def smallest(self) -> Verdict:
-        """The verdict on the case with the fewest elements."""
-        return min(self.verdicts, key=lambda verdict: prod(verdict.case.shape))
+    def example(self) -> Verdict:
+        """The small case in which a value is furthest off, for a person to look at."""
+        return min(self.verdicts, key=lambda verdict: (not verdict.case.has_fixture, -_visibility(verdict)))
 
     @property
-    def worst_output(self) -> OutputVerdict | None:
-        """The output of the smallest case that is furthest off; None where there was nothing to judge."""
-        return max((out for out in self.smallest.outputs if out.outside), key=lambda out: out.ratio, default=None)
+    def example_output(self) -> OutputVerdict | None:
+        """The output of the example that is furthest off; None where there was nothing to judge."""
+        return max((output for output in self.example.outputs if output.outside), key=_deviation, default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """All of a run: the ports in the order asked, the settings that repeat it, and every verdict."""
 
@@ -75,15 +78,23 @@ class Report:
             key: Cell(Counter(v.status for v in group), max(v.ratio for v in group)) for key, group in groups.items() if group
         }
 
-    @property
+    @cached_property
     def causes(self) -> tuple[Cause, ...]:
-        """Failures gathered by what they expose, errors by what went wrong; those that show in most cases first."""
-        groups: dict[tuple[str, str], list[Verdict]] = {}
-        for verdict in self.verdicts:
-            if verdict.status in ("fail", "error"):
-                groups.setdefault((verdict.port, _what(verdict)), []).append(verdict)
-        causes = [Cause(port, what, tuple(group)) for (port, what), group in groups.items()]
-        return tuple(sorted(causes, key=lambda cause: -len(cause.verdicts)))
+        """What went wrong: known mistakes first; then failures that none explains, by what they expose; then errors."""
+        mistakes: dict[tuple[str, str], list[Diagnosis]] = {}
+        rest: dict[tuple[str, str], list[Verdict]] = {}
+        for run in self.runs:
+            explained: list[Verdict] = []
+            for op in OPS:
+                for diagnosis in diagnose(tuple(v for v in run.verdicts if v.case.op == op), self.seed):
+                    mistakes.setdefault((run.spec, diagnosis.mistake.id), []).append(diagnosis)
+                    explained += diagnosis.explained
+            for verdict in run.verdicts:
+                if verdict.status in ("fail", "error") and verdict not in explained:
+                    rest.setdefault((run.spec, _what(verdict)), []).append(verdict)
+        known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
+        unknown = [Cause(port, what, tuple(group)) for (port, what), group in rest.items()]
+        return (*sorted(known, key=_size), *sorted(unknown, key=_size))
 
     @property
     def skips(self) -> Counter[tuple[str, str]]:
@@ -107,7 +118,31 @@ class Report:
         return " ".join(["conformance run", port, *options])
 
 
+def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
+    mistake = diagnoses[0].mistake
+    agreeing, judged = sum(d.agreeing for d in diagnoses), sum(d.judged for d in diagnoses)
+    verdicts = tuple(verdict for diagnosis in diagnoses for verdict in diagnosis.explained)
+    evidence = f"agrees with the mistake {mistake.id} in {agreeing} of {judged} cases"
+    return Cause(port, mistake.sentence, verdicts, evidence)
+
+
+def _visibility(verdict: Verdict) -> float:
+    return max((_deviation(output) for output in verdict.outputs if output.outside), default=0.0)
+
+
+def _deviation(output: OutputVerdict) -> float:
+    """How far the worst element is off, relative to what was expected and at most 1; little where one is not finite."""
+    if output.worst is None:
+        return 0.0
+    off = abs(output.worst.actual - output.worst.expected) / max(abs(output.worst.expected), 1e-300)
+    return min(off, 1.0) if math.isfinite(off) else 0.01
+
+
+def _size(cause: Cause) -> int:
+    return -len(cause.verdicts)
+
+
 def _what(verdict: Verdict) -> str:
     if verdict.status == "error":
         return verdict.message
-    return f"{verdict.case.name}: {verdict.case.exposes}"
+    return f"{verdict.case.name}, which exposes {verdict.case.exposes}"

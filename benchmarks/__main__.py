@@ -1,0 +1,42 @@
+"""`python -m benchmarks kit|layers|all`: measure, print a table, and write the figures to results/."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from conformance.tensors import write_atomically
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def main(
+    what: Annotated[Literal["kit", "layers", "all"], typer.Argument()] = "all",
+    device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
+) -> None:
+    """Measure the kit's own times and memory, and the layers against torch.nn, flax and JAX's own."""
+    if what in ("kit", "all"):
+        from benchmarks.kit import measure_kit
+
+        _report("kit", measure_kit())
+    if what in ("layers", "all"):
+        from benchmarks.layers import measure_layers
+
+        _report(f"layers-{device}", measure_layers(device))
+
+
+def _report(name: str, rows: list[dict[str, str | float]]) -> None:
+    table = Table(*rows[0], title=name)
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()))
+    Console().print(table)
+    document = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
+    write_atomically(RESULTS / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    typer.run(main)
