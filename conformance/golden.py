@@ -12,7 +12,8 @@ from conformance.dialects import Dialect
 from conformance.inputs import inputs
 from conformance.placements import Interval, Placement
 from conformance.rounding import round_to, store
-from conformance.tolerances import NormValues, norm_budget
+from conformance.tolerances import norm_budget
+from conformance.values import NormValues, true_pullback
 
 Array = np.ndarray
 
@@ -105,7 +106,9 @@ def _rms_norm(case: Case, x: Array, dy: Array, weight: Array) -> tuple[NormValue
     dx, dweight = reference.rms_norm_vjp(dy, x, weight, eps=case.eps, weight_offset=offset)
     assert dweight is not None  # the weight was given
     none = np.zeros_like(weight)
-    norm = NormValues(x, dy, weight + offset, none, x_hat, rstd, y, dx, dweight, none, centred=False)
+    w = weight + offset
+    pullback = true_pullback(w, x_hat, rstd, centred=False)
+    norm = NormValues(x, dy, w, none, x_hat, rstd, y, dx, dweight, none, centred=False, pullback=pullback)
     return norm, {"rstd": rstd, "x_hat": x_hat}
 
 
@@ -115,5 +118,7 @@ def _layer_norm(case: Case, x: Array, dy: Array, weight: Array, bias: Array) -> 
     dx, dweight, dbias = reference.layer_norm_vjp(dy, x, weight, bias, eps=case.eps, weight_offset=offset)
     assert dweight is not None  # both were given
     assert dbias is not None
-    norm = NormValues(x, dy, weight + offset, bias, x_hat, rstd, y, dx, dweight, dbias, centred=True)
+    w = weight + offset
+    pullback = true_pullback(w, x_hat, rstd, centred=True)
+    norm = NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, centred=True, pullback=pullback)
     return norm, {"mean": mean, "rstd": rstd, "x_hat": x_hat}

@@ -18,21 +18,11 @@ from conformance.cases import OPS, Case, Op
 from conformance.dialects import Dialect
 from conformance.golden import Expected, exact_inputs, expected_outputs, golden
 from conformance.rounding import NUMPY_DTYPES, round_to
-from conformance.tolerances import NormValues
+from conformance.values import NormValues, Pullback, mean, sum_rows
 
 Array = np.ndarray
 Backward = Literal["autograd", "formula"]
 BACKWARDS: tuple[Backward, ...] = get_args(Backward)
-
-
-def mean(a: Array) -> Array:
-    """The mean over the features, axis kept."""
-    return np.mean(a, axis=-1, keepdims=True)
-
-
-def sum_rows(a: Array) -> Array:
-    """The sum over every axis but the last."""
-    return a.reshape(-1, a.shape[-1]).sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,8 @@ class Norm:
     """A norm laid open for alteration: the true one, until a field is replaced.
 
     `centre_statistics` and `centre_values`: whether the row's mean is taken off before it is squared, and off what is scaled.
-    `rstd` is a function of the mean square and eps; `projection` and `shift` scale the two terms that dx subtracts.
+    `rstd` is a function of the mean square and eps, `scale_dx` one of rstd; `projection` and `shift` scale the two terms that
+    dx subtracts.
     """
 
     case: Case
@@ -58,13 +49,14 @@ class Norm:
     mean_square: Callable[[Array], Array] = lambda centred: mean(np.square(centred))
     rstd: Callable[[Array, float], Array] = lambda mean_square, eps: (mean_square + eps) ** -0.5
     effective_weight: Callable[[Array, float], Array] = lambda weight, offset: weight + offset
-    y: Callable[[Array, Array, Array], Array] = lambda w, x_hat, bias: w * x_hat + bias
-    g: Callable[[Array, Array], Array] = lambda dy, w: dy * w
+    effective_bias: Callable[[Array, Array], Array] = lambda bias, w: bias
+    backward_weight: Callable[[Array], Array] = lambda w: w
     projection: float = 1.0
     shift: float = 1.0
-    dx: Callable[[Array, Array], Array] = lambda dx, rstd: dx
-    dweight: Callable[[Array, Array, Array], Array] = lambda dy, x_hat, x: sum_rows(dy * x_hat)
-    dbias: Callable[[Array, Array], Array] = lambda dy, w: sum_rows(dy)
+    scale_dx: Callable[[Array], Array | float] = lambda rstd: 1.0
+    multiplicand: Callable[[Array, Array], Array] = lambda x_hat, x: x_hat
+    sum_weight_rows: Callable[[Array], Array] = sum_rows
+    sum_bias_rows: Callable[[Array], Array] = sum_rows
 
     def values(self, backward: Backward) -> NormValues:
         """Evaluate it forward, then backward as autograd of that forward, or by the true formula on its rstd and x_hat."""
@@ -73,31 +65,37 @@ class Norm:
         shifted = self.x - row_mean if self.centre_values else self.x
         mean_square = self.mean_square(centred)
         rstd = np.real(self.rstd(mean_square + 0j, self.eps))
-
-        w = self.effective_weight(self.weight, self.offset)
         x_hat = shifted * rstd
-        g = self.g(self.dy, w)
-        if backward == "autograd":
-            step = 1e-20 * mean_square + 1e-290  # of the complex step that differentiates rstd
-            slope = np.imag(self.rstd(mean_square + 1j * step, self.eps)) / step
-            divisor = self.mean_square(np.ones_like(centred))  # 1, unless the mistake is in the divisor
-            dx = rstd * g + self.projection * 2 * divisor * slope * centred * mean(g * shifted)
-        else:
-            dx = rstd * (g - self.projection * x_hat * mean(g * x_hat))
-        if self.centre_values:
-            dx = dx - self.shift * mean(rstd * g)
+        w = self.effective_weight(self.weight, self.offset)
+        bias = self.effective_bias(self.bias, w)
+
+        step = 1e-20 * mean_square + 1e-290  # of the complex step that differentiates rstd
+        slope = np.imag(self.rstd(mean_square + 1j * step, self.eps)) / step
+        divisor = self.mean_square(np.ones_like(centred))  # 1, unless the mistake is in the divisor
+
+        def dx_paths(g: Array) -> tuple[Array, Array]:
+            if backward == "autograd":
+                through_rstd = -2 * divisor * slope * centred * mean(g * shifted)
+            else:
+                through_rstd = rstd * x_hat * mean(g * x_hat)
+            through_mean = self.shift * mean(rstd * g) if self.centre_values else 0.0
+            scale = self.scale_dx(rstd)
+            return scale * rstd * g, -scale * (self.projection * through_rstd + through_mean)
+
+        pullback = Pullback(self.backward_weight(w), dx_paths, self.multiplicand(x_hat, self.x), self.sum_weight_rows)
         return NormValues(
             x=self.x,
             dy=self.dy,
             w=w,
-            bias=self.bias,
+            bias=bias,
             x_hat=x_hat,
             rstd=rstd,
-            y=self.y(w, x_hat, self.bias),
-            dx=self.dx(dx, rstd),
-            dweight=self.dweight(self.dy, x_hat, self.x),
-            dbias=self.dbias(self.dy, w),
+            y=w * x_hat + bias,
+            dx=np.add(*dx_paths(self.dy * pullback.w)),
+            dweight=self.sum_weight_rows(self.dy * pullback.multiplicand),
+            dbias=self.sum_bias_rows(self.dy),
             centred=self.centre_values,
+            pullback=pullback,
         )
 
 
@@ -286,11 +284,11 @@ MISTAKES = (
         "one plus weight, or a float32 weight, is rounded to x's dtype before it multiplies",
         lambda norm: replace(norm, effective_weight=lambda w, o: _rounded_in_storage(norm, w + o)),
     ),
-    Mistake("bias_missing", "the bias is left out", lambda norm: replace(norm, y=lambda w, x_hat, _: w * x_hat), LAYER),
+    Mistake("bias_missing", "the bias is left out", lambda norm: replace(norm, effective_bias=lambda bias, w: 0 * bias), LAYER),
     Mistake(
         "bias_scaled",
         "the bias is added before the weight multiplies",
-        lambda norm: replace(norm, y=lambda w, x_hat, bias: w * (x_hat + bias)),
+        lambda norm: replace(norm, effective_bias=lambda bias, w: w * bias),
         LAYER,
     ),
     # gradients
@@ -303,45 +301,50 @@ MISTAKES = (
         "dx treats the statistics as constants: it is only rstd·g",
         lambda norm: replace(norm, projection=0.0, shift=0.0),
     ),
-    Mistake("dx_without_weight", "dx leaves the weight out", lambda norm: replace(norm, g=lambda dy, w: dy)),
-    Mistake("dx_without_rstd", "dx is not multiplied by rstd", lambda norm: replace(norm, dx=lambda dx, rstd: dx / rstd)),
-    Mistake("dx_twice", "dx is accumulated twice", lambda norm: replace(norm, dx=lambda dx, rstd: 2 * dx)),
+    Mistake("dx_without_weight", "dx leaves the weight out", lambda norm: replace(norm, backward_weight=np.ones_like)),
+    Mistake("dx_without_rstd", "dx is not multiplied by rstd", lambda norm: replace(norm, scale_dx=lambda rstd: 1 / rstd)),
+    Mistake("dx_twice", "dx is accumulated twice", lambda norm: replace(norm, scale_dx=lambda rstd: 2.0)),
     Mistake(
         "dweight_of_x",
         "dweight sums dy·x, not dy·x_hat",
-        lambda norm: replace(norm, dweight=lambda dy, x_hat, x: sum_rows(dy * x)),
+        lambda norm: replace(norm, multiplicand=lambda x_hat, x: x),
     ),
     Mistake(
         "dweight_zero",
         "dweight is not computed",
-        lambda norm: replace(norm, dweight=lambda dy, x_hat, x: np.zeros(x.shape[-1])),
+        lambda norm: replace(norm, sum_weight_rows=lambda terms: 0 * sum_rows(terms)),
     ),
     Mistake(
         "dweight_mean",
         "dweight is a mean over the rows, not a sum",
-        lambda norm: replace(norm, dweight=lambda dy, x_hat, x: _mean_rows(dy * x_hat)),
+        lambda norm: replace(norm, sum_weight_rows=_mean_rows),
     ),
     Mistake(
         "dweight_without_last_row",
         "dweight leaves out the last row",
-        lambda norm: replace(norm, dweight=lambda dy, x_hat, x: _without_last_row(dy * x_hat)),
+        lambda norm: replace(norm, sum_weight_rows=_without_last_row),
     ),
     Mistake(
         "dweight_of_first_batch",
         "dweight is summed over the rows of the first batch entry only",
-        lambda norm: replace(norm, dweight=lambda dy, x_hat, x: _first_batch(dy * x_hat)),
+        lambda norm: replace(norm, sum_weight_rows=_first_batch),
     ),
     Mistake(
         "dbias_mean",
         "dbias is a mean over the rows, not a sum",
-        lambda norm: replace(norm, dbias=lambda dy, w: _mean_rows(dy)),
+        lambda norm: replace(norm, sum_bias_rows=_mean_rows),
         LAYER,
     ),
-    Mistake("dbias_weighted", "dbias sums g, not dy", lambda norm: replace(norm, dbias=lambda dy, w: sum_rows(dy * w)), LAYER),
+    Mistake(
+        "dbias_weighted",
+        "dbias sums g, not dy",
+        lambda norm: replace(norm, sum_bias_rows=lambda dy: sum_rows(dy * (norm.weight + norm.offset))),
+        LAYER,
+    ),
     Mistake(
         "dbias_without_last_row",
         "dbias leaves out the last row",
-        lambda norm: replace(norm, dbias=lambda dy, w: _without_last_row(dy)),
+        lambda norm: replace(norm, sum_bias_rows=_without_last_row),
         LAYER,
     ),
 )

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 
 from conformance.rounding import round_to
-from conformance.tolerances import NormBudget, NormValues
+from conformance.tolerances import NormBudget
+from conformance.values import NormValues, mean
 
 Array = np.ndarray
 Interval = tuple[Array, Array]
@@ -35,7 +36,7 @@ def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
     """One rounding, at the end; dx also by two paths. `dtype` is x's."""
     placements = unrounded(norm, budget)
-    g = norm.dy * norm.w
+    g = norm.dy * norm.pullback.w
     placements["dx"].append(lambda s: _dx_by_two_paths(norm, budget, (g, g), dtype, s))
     return placements
 
@@ -43,11 +44,15 @@ def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placeme
 def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dtype: str) -> Placements:
     """x_hat is rounded to x's `dtype`, then multiplied; the product has the `output_dtype`."""
     placements = scale_then_cast(norm, budget, dtype)
-    g = _rounded(_product((norm.dy, norm.dy), norm.w), dtype)
+    g = _rounded(_product((norm.dy, norm.dy), norm.pullback.w), dtype)
     x_hat = _around(norm.x_hat, budget.x_hat)
+    multiplicand = _around(norm.pullback.multiplicand, budget.x_hat)
 
     def cast(s: float) -> Interval:
         return _rounded(x_hat(s), dtype)
+
+    def terms(s: float) -> Interval:
+        return _ordered(*(norm.dy * end for end in _rounded(multiplicand(s), dtype)))
 
     placements["y"] = [
         lambda s: _sum(_product(cast(s), norm.w), norm.bias),
@@ -58,8 +63,8 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
         lambda s: _dx_by_two_paths(norm, budget, g, dtype, s),
     ]
     placements["dweight"] += [
-        lambda s: _sum_rows(_ordered(*(norm.dy * end for end in cast(s))), s * budget.dweight),
-        lambda s: _sum_rows(_rounded(_ordered(*(norm.dy * end for end in cast(s))), output_dtype), s * budget.dweight),
+        lambda s: _sum_rows(norm, terms(s), s * budget.dweight),
+        lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), s * budget.dweight),
     ]
     return placements
 
@@ -81,13 +86,11 @@ def _dx_by_two_paths(norm: NormValues, budget: NormBudget, g: Interval, dtype: s
 
 
 def _dx_paths(norm: NormValues, g: Interval) -> tuple[Array, Array, Array]:
-    """r·g, the rest of dx, and what it moves either if a g between two numbers is rounded the other way."""
+    """The two paths of dx, and what it moves either if a g between two numbers is rounded the other way."""
     low, high = g
-    c1 = np.mean(low, axis=-1, keepdims=True) if norm.centred else 0.0
-    c2 = np.mean(low * norm.x_hat, axis=-1, keepdims=True)
     doubt = high - low
-    flip = norm.rstd * (doubt + np.mean(doubt, axis=-1, keepdims=True) * (1 + np.abs(norm.x_hat)))
-    return norm.rstd * low, -norm.rstd * (c1 + norm.x_hat * c2), flip
+    flip = norm.rstd * (doubt + mean(doubt) * (1 + np.abs(norm.x_hat)))
+    return *norm.pullback.dx_paths(low), flip
 
 
 def _around(value: Array, half_width: Array) -> Placement:
@@ -115,6 +118,6 @@ def _sum(ends: Interval, bias: Array) -> Interval:
     return np.minimum(low, round_to(low, "float32")), np.maximum(high, round_to(high, "float32"))
 
 
-def _sum_rows(terms: Interval, half_width: Array) -> Interval:
-    low, high = (end.reshape(-1, end.shape[-1]).sum(axis=0) for end in terms)
+def _sum_rows(norm: NormValues, terms: Interval, half_width: Array) -> Interval:
+    low, high = (norm.pullback.sum_rows(end) for end in terms)
     return low - half_width, high + half_width

@@ -18,25 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformance.rounding import unit_roundoff
+from conformance.values import NormValues, mean, sum_rows
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class NormValues:
-    """A norm's float64 numbers; `w` is the effective weight, offset included; `centred` tells LayerNorm from RMSNorm."""
-
-    x: Array
-    dy: Array
-    w: Array
-    bias: Array
-    x_hat: Array
-    rstd: Array
-    y: Array
-    dx: Array
-    dweight: Array
-    dbias: Array
-    centred: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +64,6 @@ def norm_budget(norm: NormValues, storage_dtype: str) -> NormBudget:
     def gamma(k: int) -> float:
         return v * (8 + np.sqrt(k))
 
-    def mean(a: Array) -> Array:
-        return np.mean(a, axis=-1, keepdims=True)
-
-    def total(a: Array) -> Array:
-        return a.reshape(-1, n).sum(axis=0)
-
     g = norm.dy * norm.w
     x_hat, w_x_hat = np.abs(norm.x_hat), np.abs(norm.w * norm.x_hat)
     c2 = mean(g * norm.x_hat)
@@ -102,8 +80,8 @@ def norm_budget(norm: NormValues, storage_dtype: str) -> NormBudget:
     t_projection = (np.abs(c2) + through_x_hat) * delta + x_hat * (gamma(n) * mean(np.abs(g * norm.x_hat)) + through_x_hat)
     t_dx = norm.rstd * (t_g + t_projection) + np.abs(norm.dx) * (rho + 2 * v)
 
-    t_dweight = gamma(rows) * total(np.abs(norm.dy * norm.x_hat)) + total(np.abs(norm.dy) * delta)
-    t_dbias = gamma(rows) * total(np.abs(norm.dy))
+    t_dweight = gamma(rows) * sum_rows(np.abs(norm.dy * norm.x_hat)) + sum_rows(np.abs(norm.dy) * delta)
+    t_dbias = gamma(rows) * sum_rows(np.abs(norm.dy))
 
     golden_share = 2.0 if storage_dtype == "float64" else 1.0
     return NormBudget(*(golden_share * t for t in (rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias)))

@@ -1,0 +1,60 @@
+"""A norm's float64 numbers, as budgets and placements need them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def mean(a: Array) -> Array:
+    """The mean over the features; the axis is kept."""
+    return np.mean(a, axis=-1, keepdims=True)
+
+
+def sum_rows(a: Array) -> Array:
+    """The sum over every axis but the last."""
+    return a.reshape(-1, a.shape[-1]).sum(axis=0)
+
+
+@dataclass(frozen=True)
+class Pullback:
+    """The backward pass as the linear maps it consists of, so that their arguments can be rounded.
+
+    g = dy·`w`; dx is the sum of the two `dx_paths` of g, the direct one and the one through the statistics;
+    dweight is `sum_rows` of dy·`multiplicand`.
+    """
+
+    w: Array
+    dx_paths: Callable[[Array], tuple[Array, Array]]
+    multiplicand: Array
+    sum_rows: Callable[[Array], Array] = sum_rows
+
+
+@dataclass(frozen=True)
+class NormValues:
+    """Everything of one norm; `w` is the effective weight, offset included; `centred` tells LayerNorm from RMSNorm."""
+
+    x: Array
+    dy: Array
+    w: Array
+    bias: Array
+    x_hat: Array
+    rstd: Array
+    y: Array
+    dx: Array
+    dweight: Array
+    dbias: Array
+    centred: bool
+    pullback: Pullback
+
+
+def true_pullback(w: Array, x_hat: Array, rstd: Array, *, centred: bool) -> Pullback:
+    """dx = r·g − r·(c1 + x_hat·c2), dweight = Σ dy·x_hat."""
+
+    def dx_paths(g: Array) -> tuple[Array, Array]:
+        c1 = mean(g) if centred else 0.0
+        return rstd * g, -rstd * (c1 + x_hat * mean(g * x_hat))
+
+    return Pullback(w, dx_paths, x_hat)
