@@ -139,7 +139,8 @@ def _divisor(divisor: Callable[[int], float]) -> Callable[[Norm], Norm]:
 def _rounded_in_storage(norm: Norm, a: Array) -> Array:
     """Rounded to x's dtype, as a factor: the slope that a complex step sees is kept, as autograd keeps it."""
     real = np.real(a)
-    return np.where(real == 0, a, a * (round_to(real, norm.case.dtype) / np.where(real == 0, 1, real)))
+    usual = np.isfinite(real) & (real != 0)
+    return np.where(usual, a * (round_to(real, norm.case.dtype) / np.where(usual, real, 1)), a)
 
 
 def _padded_width(n: int) -> float:

@@ -35,12 +35,14 @@ class Port:
         layer_norm(x, weight, bias, *, eps, weight_offset, order=…) -> y
 
     x, weight and bias are what `to_tensor` made; weight and bias may be None. `order` is passed in half precision only,
-    where it makes a difference: give it a default. `self.device` and `self.jit` say where and how to run.
+    where it makes a difference: give it a default. `weight_offset` is passed unless `weight_offsets` is (0,).
+    `self.device` and `self.jit` say where and how to run.
     """
 
     name = "port"
     dtypes: tuple[str, ...] = DTYPES
     orders: tuple[str, ...] = ("cast_then_scale", "scale_then_cast")
+    weight_offsets: tuple[int, ...] = (0, 1)
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         self.device = device
@@ -76,6 +78,7 @@ class Port:
             ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
             dtypes=self.dtypes,
             orders=self.orders,
+            weight_offsets=self.weight_offsets,
             gradients=type(self).vjp is not Port.vjp,
             device=self.device,
             versions=self.versions(),
@@ -88,7 +91,9 @@ class Port:
         if call.layout != "contiguous":
             given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
         inputs = tuple(given.get(name) for name in names)
-        constants: dict[str, Any] = {"eps": call.eps, "weight_offset": float(call.weight_offset)}
+        constants: dict[str, Any] = {"eps": call.eps}
+        if self.weight_offsets != (0,):
+            constants["weight_offset"] = float(call.weight_offset)
         if call.order != "either_order":
             constants["order"] = call.order
 

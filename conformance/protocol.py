@@ -27,6 +27,7 @@ class Hello:
     ops: tuple[str, ...]
     dtypes: tuple[str, ...]
     orders: tuple[str, ...]
+    weight_offsets: tuple[int, ...]
     gradients: bool
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -82,6 +83,9 @@ def read_hello(message: dict[str, Any]) -> Hello:
         value = message.get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ProtocolError(f"hello: field {name!r} is {value!r}; it must be a list of strings")
+    weight_offsets = message.get("weight_offsets", [0])
+    if not isinstance(weight_offsets, list) or not set(weight_offsets) <= {0, 1}:
+        raise ProtocolError(f"hello: field 'weight_offsets' is {weight_offsets!r}; it must be a list of 0 and 1")
     if not isinstance(message.get("gradients"), bool):
         raise ProtocolError(f"hello: field 'gradients' is {message.get('gradients')!r}; it must be true or false")
     return Hello(
@@ -89,6 +93,7 @@ def read_hello(message: dict[str, Any]) -> Hello:
         ops=tuple(message["ops"]),
         dtypes=tuple(message["dtypes"]),
         orders=tuple(message["orders"]),
+        weight_offsets=tuple(weight_offsets),
         gradients=message["gradients"],
         device=str(message.get("device", "")),
         versions={str(key): str(value) for key, value in dict(message.get("versions", {})).items()},

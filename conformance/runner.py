@@ -137,4 +137,6 @@ def unsupported(case: Case, hello: Hello) -> str:
         return f"no dtype {case.dtype}"
     if case.dialect.order not in ("either_order", *hello.orders):
         return f"no order {case.dialect.order}"
+    if case.weight != "absent" and case.dialect.weight_offset not in hello.weight_offsets:
+        return f"no weight offset {case.dialect.weight_offset}"
     return ""

@@ -1,6 +1,6 @@
 """The bridge to the kit: PyTorch tensors, autograd, torch.compile."""
 
-from functools import partial
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -13,9 +13,14 @@ import impl_torch
 
 
 class Port(conformance.port.Port):
-    """impl_torch in eager mode, or compiled with `fullgraph=True`; dynamic shapes, so that cases share kernels."""
+    """impl_torch in eager mode, or compiled with `fullgraph=True`; dynamic shapes, so that cases share kernels.
+
+    A subclass with functions of its own is a port of those.
+    """
 
     name = "impl_torch"
+    rms_norm = staticmethod(impl_torch.rms_norm)
+    layer_norm = staticmethod(impl_torch.layer_norm)
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -25,9 +30,6 @@ class Port(conformance.port.Port):
         functorch = torch._functorch.config  # pyright: ignore
         if hasattr(functorch, "autograd_cache_allow_custom_autograd_functions"):
             functorch.autograd_cache_allow_custom_autograd_functions = True
-        compiled = partial(torch.compile, fullgraph=True, dynamic=True) if jit else lambda op: op
-        self.rms_norm = compiled(impl_torch.rms_norm)
-        self.layer_norm = compiled(impl_torch.layer_norm)
 
     def versions(self) -> dict[str, str]:
         return {"torch": torch.__version__}
@@ -58,7 +60,12 @@ class Port(conformance.port.Port):
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
         leaves = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
-        y = function(*leaves, **constants)
+        y = (_compiled(function) if self.jit else function)(*leaves, **constants)
         present = [leaf for leaf in leaves if leaf is not None]
         gradients = iter(torch.autograd.grad(y, present, dy))
         return y, tuple(None if leaf is None else next(gradients) for leaf in leaves)
+
+
+@cache
+def _compiled(function: Any) -> Any:
+    return torch.compile(function, fullgraph=True, dynamic=True)

@@ -1,0 +1,1 @@
+"""Ports to try the kit on, right and wrong."""
