@@ -62,7 +62,7 @@ class Port:
 
     def lay_out(self, tensor: Any, layout: str) -> Any:
         """The same values with other strides: permuted, sliced, strided or expanded."""
-        raise Skip(f"no {layout} tensors: {self.name} leaves the layout to its compiler")
+        raise Skip("no strides to lay tensors out with")
 
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         """y = function(*inputs, **constants), and the gradients of ⟨y, dy⟩ for every input (None for a None).

@@ -20,8 +20,9 @@ def show(report: Report, console: Console) -> None:
             console.print(Text.assemble((run.spec, "bold"), " could not be run: ", (run.failure, "red")))
     if report.matrix:
         console.print(_matrix(report))
-    for (port, reason), count in report.skips.items():
-        console.print(Text(f"{port}: {count} skipped: {reason}", style="dim"))
+    for port, reasons in report.skips.items():
+        counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+        console.print(Text(f"{port} skipped {reasons.total()}: {counted}", style="dim"))
     causes = report.causes
     for cause in causes[:CAUSES_SHOWN]:
         console.print()
@@ -62,7 +63,8 @@ def _ratio(ratio: float) -> str:
 def _cause(cause: Cause, report: Report) -> RenderableType:
     example, output = cause.example, cause.example_output
     count = len(cause.verdicts)
-    title = Text.assemble((cause.port, "bold"), ": ", (cause.what, "red"), f"  ({count} case{'s' * (count != 1)})")
+    dtypes = ", ".join(dict.fromkeys(verdict.case.dtype for verdict in cause.verdicts))
+    title = Text.assemble((cause.port, "bold"), ": ", (cause.what, "red"), f"  ({count} case{'s' * (count != 1)}: {dtypes})")
     details = [f"diagnosis   {cause.evidence}"] if cause.evidence else []
     details.append(f"example     {example.case.id}  {list(example.case.shape)}")
     if output and output.worst:

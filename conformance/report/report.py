@@ -80,9 +80,9 @@ class Report:
 
     @cached_property
     def causes(self) -> tuple[Cause, ...]:
-        """What went wrong: known mistakes first; then failures that none explains, by what they expose; then errors."""
+        """What went wrong: known mistakes first, then what none explains."""
         mistakes: dict[tuple[str, str], list[Diagnosis]] = {}
-        rest: dict[tuple[str, str], list[Verdict]] = {}
+        rest: dict[tuple[str, tuple[str, ...]], list[Verdict]] = {}
         for run in self.runs:
             explained: list[Verdict] = []
             for op in OPS:
@@ -91,15 +91,16 @@ class Report:
                     explained += diagnosis.explained
             for verdict in run.verdicts:
                 if verdict.status in ("fail", "error") and verdict not in explained:
-                    rest.setdefault((run.spec, _what(verdict)), []).append(verdict)
+                    rest.setdefault((run.spec, _kind(verdict)), []).append(verdict)
         known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
-        unknown = [Cause(port, what, tuple(group)) for (port, what), group in rest.items()]
+        unknown = [_unexplained(port, group) for (port, _), group in rest.items()]
         return (*sorted(known, key=_size), *sorted(unknown, key=_size))
 
     @property
-    def skips(self) -> Counter[tuple[str, str]]:
-        """(port, reason) to the number of cases skipped for it."""
-        return Counter((v.port, v.message) for v in self.verdicts if v.status == "skip")
+    def skips(self) -> dict[str, Counter[str]]:
+        """Port to the reasons it gave for skipping, with the number of cases."""
+        skips = {run.spec: Counter(v.message for v in run.verdicts if v.status == "skip") for run in self.runs}
+        return {port: reasons for port, reasons in skips.items() if reasons}
 
     @property
     def exit_status(self) -> int:
@@ -126,6 +127,25 @@ def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
     return Cause(port, mistake.sentence, verdicts, evidence)
 
 
+def _unexplained(port: str, group: list[Verdict]) -> Cause:
+    """Failures of one op in the same outputs, with what they expose where that is one thing; or errors of one message."""
+    first = group[0]
+    if first.status == "error":
+        return Cause(port, first.message, tuple(group))
+    what = f"{first.case.op}: {', '.join(_failing_outputs(first))} outside the intervals; no known mistake explains it"
+    if len({verdict.case.name for verdict in group}) == 1:
+        what += f" ({first.case.name} exposes {first.case.exposes})"
+    return Cause(port, what, tuple(group))
+
+
+def _kind(verdict: Verdict) -> tuple[str, ...]:
+    return (verdict.message,) if verdict.status == "error" else (verdict.case.op, *_failing_outputs(verdict))
+
+
+def _failing_outputs(verdict: Verdict) -> list[str]:
+    return [output.output for output in verdict.outputs if output.outside]
+
+
 def _visibility(verdict: Verdict) -> float:
     return max((_deviation(output) for output in verdict.outputs if output.outside), default=0.0)
 
@@ -140,9 +160,3 @@ def _deviation(output: OutputVerdict) -> float:
 
 def _size(cause: Cause) -> int:
     return -len(cause.verdicts)
-
-
-def _what(verdict: Verdict) -> str:
-    if verdict.status == "error":
-        return verdict.message
-    return f"{verdict.case.name}, which exposes {verdict.case.exposes}"
