@@ -39,7 +39,8 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
             return tuple(diagnoses)
         best = max(candidates, key=lambda diagnosis: (len(diagnosis.explained), diagnosis.agreeing))
         diagnoses.append(_explain(best.mistake, failing, judged, seed))
-        failing = [verdict for verdict in failing if verdict not in diagnoses[-1].explained]
+        explained = {verdict.case.id for verdict in diagnoses[-1].explained}
+        failing = [verdict for verdict in failing if verdict.case.id not in explained]
 
 
 def _small(verdicts: list[Verdict]) -> list[Verdict]:
@@ -56,8 +57,9 @@ def _candidates(failing: list[Verdict], seed: int) -> list[Mistake]:
 
 
 def _explain(mistake: Mistake, failing: list[Verdict], judged: list[Verdict], seed: int) -> Diagnosis:
-    agreeing = [verdict for verdict in judged if _made(mistake, verdict, seed)]
-    return Diagnosis(mistake, tuple(verdict for verdict in failing if verdict in agreeing), len(agreeing), len(judged))
+    agreeing = {verdict.case.id for verdict in judged if _made(mistake, verdict, seed)}
+    explained = tuple(verdict for verdict in failing if verdict.case.id in agreeing)
+    return Diagnosis(mistake, explained, len(agreeing), len(judged))
 
 
 def _made(mistake: Mistake, verdict: Verdict, seed: int) -> bool:

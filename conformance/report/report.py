@@ -84,13 +84,13 @@ class Report:
         mistakes: dict[tuple[str, str], list[Diagnosis]] = {}
         rest: dict[tuple[str, tuple[str, ...]], list[Verdict]] = {}
         for run in self.runs:
-            explained: list[Verdict] = []
+            explained: set[str] = set()
             for op in OPS:
                 for diagnosis in diagnose(tuple(v for v in run.verdicts if v.case.op == op), self.seed):
                     mistakes.setdefault((run.spec, diagnosis.mistake.id), []).append(diagnosis)
-                    explained += diagnosis.explained
+                    explained |= {verdict.case.id for verdict in diagnosis.explained}
             for verdict in run.verdicts:
-                if verdict.status in ("fail", "error") and verdict not in explained:
+                if verdict.status in ("fail", "error") and verdict.case.id not in explained:
                     rest.setdefault((run.spec, _kind(verdict)), []).append(verdict)
         known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
         unknown = [_unexplained(port, group) for (port, _), group in rest.items()]
