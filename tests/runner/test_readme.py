@@ -1,0 +1,68 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+
+
+def run(*arguments, cwd=ROOT):
+    process = [sys.executable, "-m", "conformance", *arguments]
+    return subprocess.run(process, cwd=cwd, env=None, capture_output=True, text=True, check=False, timeout=300)
+
+
+def without_measurements(text):
+    """The text without the figures that a CPU or a clock decides: error ratios, seconds."""
+    text = re.sub(r"\bin \d+\.\d s", "in … s", text)
+    text = re.sub(r"by up to \S+ tolerances", "by up to … tolerances", text)
+    return re.sub(r"(\d+/\d+) \S+", r"\1 …", text).split()
+
+
+def test_the_report_on_the_first_screen():
+    [shown] = re.findall(r"\$ conformance (run examples\.llama:Port)\n((?:    .*\n|\n)+)", README)
+    result = run(*shown[0].split())
+    assert result.returncode == 1
+    assert without_measurements(result.stdout) == without_measurements(shown[1])
+
+
+def test_the_example_conforms_in_eager_mode():
+    assert run("run", "examples.llama:Port", "--mode", "eager").returncode == 0
+
+
+def test_the_port_that_a_newcomer_copies(tmp_path):
+    [port] = re.findall(r"```python\n(import numpy.*?)```", README, re.DOTALL)
+    (tmp_path / "my_port.py").write_text(port)
+    [(passed,)] = [(int(n),) for n in re.findall(r"\((\d+) cases passed, the rest skipped", README)]
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from conformance.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT), "run", "my_port:Port"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"conforms: {passed} passed" in result.stdout
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", re.findall(r"^    conformance ((?:list|explain) \S+)", README, re.MULTILINE))
+def test_the_other_commands(arguments):
+    result = run(*arguments.split())
+    assert result.returncode == 0
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_targets_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
