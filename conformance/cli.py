@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -31,6 +32,7 @@ app.add_typer(fixtures_app, name="fixtures")
 
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
 FIXTURES = Path(__file__).parent / "fixtures"
+INTERRUPTED = 128 + signal.SIGINT  # the shell's own convention
 
 Mode = Literal["jit", "eager"]
 Listing = Literal["cases", "dialects", "mistakes", "ports"]
@@ -72,16 +74,22 @@ def run(
     from conformance.tensors import write_atomically
 
     cases = _selected(case, op, dtype)
-    commands = {command: shlex.split(command) for command in exec_ or ()}
-    for spec in ports or (() if commands else DEFAULT_PORTS):
-        commands[spec] = serve_command(spec)
-    if json and not json.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {json.parent}", param_hint="--json")
+    programs = {command: _split(command) for command in exec_ or ()}
+    commands = programs | {spec: serve_command(spec) for spec in ports or (() if programs else DEFAULT_PORTS)}
+    if json and (json.is_dir() or not json.parent.is_dir()):
+        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
+        raise typer.BadParameter(problem, param_hint="--json")
 
     began = time.monotonic()
-    with _progress(commands, len(cases)) as on_verdict:
-        runs = run_ports(commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, on_verdict=on_verdict)
-    report = Report(runs, seed, device, mode, time.monotonic() - began)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with _progress(commands, len(cases)) as on_verdict:
+            runs = run_ports(commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, on_verdict=on_verdict)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was judged", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    arguments = {command: f"--exec {shlex.quote(command)}" for command in programs}
+    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments)
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
@@ -164,6 +172,16 @@ def check(folder: FolderOption = FIXTURES) -> None:
     raise typer.Exit(bool(differences))
 
 
+def _split(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise typer.BadParameter(f"{command!r}: {error}", param_hint="--exec") from None
+    if not words:
+        raise typer.BadParameter("the command is empty", param_hint="--exec")
+    return words
+
+
 def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case") -> tuple[Case, ...]:
     """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
     cases = select(pattern, op=op, dtype=dtype)
@@ -179,7 +197,7 @@ def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--c
 def _progress(ports: Iterable[str], count: int) -> Generator[Callable[[Verdict], None]]:
     """A bar for every port, on stderr while it is a terminal; yields what to call with every verdict."""
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {port: progress.add_task(port, total=count) for port in ports}
         yield lambda verdict: progress.advance(tasks[verdict.port])

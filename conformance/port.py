@@ -103,6 +103,9 @@ class Port:
         else:
             y, gradients = self.vjp(function, inputs, given["dy"], constants)
             outputs = {"y": y} | {f"d{name}": gradient for name, gradient in zip(names, gradients, strict=True)}
+        missing = [name for name in call.asked if outputs.get(name) is None]
+        if missing:
+            raise ValueError(f"{call.op} gave no output {missing[0]!r}")
         return {name: self.to_numpy(outputs[name]) for name in call.asked}
 
 
@@ -143,7 +146,11 @@ def serve(spec: str) -> None:
             else:
                 assert port is not None, "the first message is hello"
                 call = read_call(message)
-                write_tensors(Path(call.outputs), port.run(call, read_tensors(Path(call.inputs))))
+                outputs = port.run(call, read_tensors(Path(call.inputs)))
+                for name, output in outputs.items():
+                    if not isinstance(output, np.ndarray):
+                        raise TypeError(f"output {name!r} is a {type(output).__name__}; it must be a NumPy array")
+                write_tensors(Path(call.outputs), outputs)
                 answer = encode("done", id=call.id)
         except Skip as reason:
             answer = encode("skip", id=message.get("id"), reason=str(reason))

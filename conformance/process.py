@@ -7,16 +7,46 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
 from conformance.protocol import PROTOCOL, Hello, ProtocolError, decode, encode, read_hello
 
 STDERR_TAIL = 2_000  # characters of a dead port's stderr that are worth showing
+HEARTBEAT = 0.2  # seconds between two looks at whether a silent port is still alive
 
 
 class PortFailure(Exception):
     """The process did not answer as it should: it died, hung, or wrote rubbish. The text says which."""
+
+
+class Family:
+    """The children of one run: an interrupt ends them all, and no more are started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._over = False
+
+    def adopt(self, child: subprocess.Popen[bytes]) -> None:
+        """Take a child in, or end it at once where the run is over."""
+        with self._lock:
+            self._children.add(child)
+            if self._over:
+                kill(child)
+
+    def release(self, child: subprocess.Popen[bytes]) -> None:
+        """Let go of a child that has ended."""
+        with self._lock:
+            self._children.discard(child)
+
+    def end(self) -> None:
+        """End every child, with whatever it has started."""
+        with self._lock:
+            self._over = True
+            for child in self._children:
+                kill(child)
 
 
 class PortProcess:
@@ -25,7 +55,8 @@ class PortProcess:
     Raises `PortFailure` where it cannot be started or does not answer hello within `timeout` seconds.
     """
 
-    def __init__(self, command: list[str], *, device: str, mode: str, timeout: float) -> None:
+    def __init__(self, command: list[str], *, device: str, mode: str, timeout: float, family: Family | None = None) -> None:
+        self._family = family or Family()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process; close() closes it
         try:
             self._child = subprocess.Popen(
@@ -36,9 +67,12 @@ class PortProcess:
                 start_new_session=True,  # so that its own children end with it
             )
         except OSError as error:
+            self._stderr.close()
             raise PortFailure(f"could not be started: {command[0]}: {error.strerror}") from None
+        self._family.adopt(self._child)
         self._lines: queue.Queue[bytes] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         greeting = encode("hello", protocol=PROTOCOL, device=device, mode=mode)
         try:
             self.hello: Hello = read_hello(self._exchange(greeting, timeout))
@@ -66,9 +100,12 @@ class PortProcess:
             self._child.stdin.write(encode("bye").encode())
             self._child.stdin.close()
             self._child.wait(timeout=2.0)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        kill(self._child)
         self._child.wait()
+        self._family.release(self._child)
+        with suppress(OSError):
+            self._child.stdin.close()
+        self._reader.join(timeout=2.0)
         self._stderr.close()
 
     def _exchange(self, request: str, timeout: float) -> dict[str, Any]:
@@ -78,18 +115,30 @@ class PortProcess:
             self._child.stdin.flush()
         except OSError:
             raise PortFailure(self._obituary()) from None
-        try:
-            line = self._lines.get(timeout=timeout)
-        except queue.Empty:
-            raise PortFailure(f"did not answer within {timeout:g} s") from None
+        line = self._next_line(time.monotonic() + timeout)
+        if line is None:
+            raise PortFailure(f"did not answer within {timeout:g} s")
         if not line:
             raise PortFailure(self._obituary())
         return decode(line.decode(errors="replace"))
 
+    def _next_line(self, deadline: float) -> bytes | None:
+        """The next line of stdout; empty at its end or once the process is gone; None after the deadline."""
+        while True:
+            gone = self._child.poll() is not None  # a child of its own may hold stdout open
+            try:
+                return self._lines.get(timeout=max(0.0, min(HEARTBEAT, deadline - time.monotonic())))
+            except queue.Empty:
+                if gone:
+                    return b""
+                if time.monotonic() >= deadline:
+                    return None
+
     def _read(self) -> None:
         assert self._child.stdout is not None
-        for line in self._child.stdout:
-            self._lines.put(line)
+        with self._child.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put(b"")
 
     def _obituary(self) -> str:
@@ -98,13 +147,26 @@ class PortProcess:
             status = self._child.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
             return "closed its stdout"
-        how = f"exited with status {status}" if status >= 0 else f"was killed by {signal.Signals(-status).name}"
+        how = f"exited with status {status}" if status >= 0 else f"was killed by {_signal_name(-status)}"
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - STDERR_TAIL))
         last_words = self._stderr.read().decode(errors="replace").strip()
         return f"{how}: {last_words}" if last_words else how
 
 
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """End a child and whatever it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
 def serve_command(spec: str) -> list[str]:
     """The command that serves a Python port."""
     return [sys.executable, "-m", "conformance", "serve", spec]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -64,7 +64,7 @@ def decode(line: str) -> dict[str, Any]:
     """A line to a message. Raises `ProtocolError` unless it is a JSON object with a `type`."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ProtocolError(f"not a protocol message: {line.rstrip()[:200]!r}")
@@ -84,10 +84,13 @@ def read_hello(message: dict[str, Any]) -> Hello:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ProtocolError(f"hello: field {name!r} is {value!r}; it must be a list of strings")
     weight_offsets = message.get("weight_offsets", [0])
-    if not isinstance(weight_offsets, list) or not set(weight_offsets) <= {0, 1}:
+    if not isinstance(weight_offsets, list) or any(offset not in (0, 1) for offset in weight_offsets):
         raise ProtocolError(f"hello: field 'weight_offsets' is {weight_offsets!r}; it must be a list of 0 and 1")
     if not isinstance(message.get("gradients"), bool):
         raise ProtocolError(f"hello: field 'gradients' is {message.get('gradients')!r}; it must be true or false")
+    versions = message.get("versions", {})
+    if not isinstance(versions, dict):
+        raise ProtocolError(f"hello: field 'versions' is {versions!r}; it must be an object of names and versions")
     return Hello(
         name=str(message.get("name", "port")),
         ops=tuple(message["ops"]),
@@ -96,7 +99,7 @@ def read_hello(message: dict[str, Any]) -> Hello:
         weight_offsets=tuple(weight_offsets),
         gradients=message["gradients"],
         device=str(message.get("device", "")),
-        versions={str(key): str(value) for key, value in dict(message.get("versions", {})).items()},
+        versions={str(key): str(value) for key, value in versions.items()},
     )
 
 

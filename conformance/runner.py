@@ -10,7 +10,7 @@ from pathlib import Path
 from conformance.cases import Case
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
-from conformance.process import PortFailure, PortProcess
+from conformance.process import Family, PortFailure, PortProcess
 from conformance.protocol import Call, Hello, encode
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
@@ -45,13 +45,18 @@ def run_ports(
     `timeout` is in seconds, for one answer. `on_verdict` is called from the ports' threads as verdicts come in.
     """
     cases = tuple(cases)
-    start = partial(PortProcess, device=device, mode=mode, timeout=timeout)
+    family = Family()
+    start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=family)
     with ThreadPoolExecutor(max_workers=max(1, len(commands))) as pool:
         runs = [
             pool.submit(run_port, spec, partial(start, command), cases, seed, timeout, on_verdict)
             for spec, command in commands.items()
         ]
-        return tuple(run.result() for run in runs)
+        try:
+            return tuple(run.result() for run in runs)
+        except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
+            family.end()
+            raise
 
 
 def run_port(

@@ -26,7 +26,8 @@ def show(report: Report, console: Console) -> None:
     causes = report.causes
     for cause in causes[:CAUSES_SHOWN]:
         console.print()
-        console.print(_cause(cause, report))
+        for line in _cause(cause, report):
+            console.print(line, soft_wrap=True)  # a command broken into lines cannot be copied
     if len(causes) > CAUSES_SHOWN:
         console.print(f"\n… and {len(causes) - CAUSES_SHOWN} more causes; --json FILE writes them all.")
     console.print()
@@ -41,7 +42,7 @@ def _matrix(report: Report) -> RenderableType:
         table.add_column(dtype, no_wrap=True)
     matrix = report.matrix
     for port, op in dict.fromkeys((port, op) for port, op, _ in matrix):
-        table.add_row(port, op, *(_cell(matrix.get((port, op, dtype))) for dtype in DTYPES))
+        table.add_row(Text(port), op, *(_cell(matrix.get((port, op, dtype))) for dtype in DTYPES))
     caption = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
     return Group(table, Text(caption, style="dim"))
 
@@ -60,7 +61,7 @@ def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
-def _cause(cause: Cause, report: Report) -> RenderableType:
+def _cause(cause: Cause, report: Report) -> list[Text]:
     example, output = cause.example, cause.example_output
     count = len(cause.verdicts)
     dtypes = ", ".join(dict.fromkeys(verdict.case.dtype for verdict in cause.verdicts))
@@ -74,7 +75,7 @@ def _cause(cause: Cause, report: Report) -> RenderableType:
             f"            {output.outside} of {output.size} elements outside, by up to {_ratio(output.ratio)} tolerances"
         )
     details.append(f"reproduce   {report.command(example)}")
-    return Group(title, *(Text(f"  {detail}") for detail in details))
+    return [title, *(Text(f"  {detail}") for detail in details)]
 
 
 def _element(element: Element) -> str:

@@ -1,8 +1,9 @@
 """The report as data: the matrix, the causes, and whether it all conforms."""
 
 import math
+import shlex
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from conformance.cases import OPS
@@ -53,13 +54,17 @@ class Cause:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a run: the ports in the order asked, the settings that repeat it, and every verdict."""
+    """All of a run: the ports in the order asked, the settings that repeat it, and every verdict.
+
+    `arguments` maps a port to what names it on the command line, where that is not its own name.
+    """
 
     runs: tuple[PortRun, ...]
     seed: int
     device: str
     mode: str
     seconds: float
+    arguments: dict[str, str] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -111,10 +116,10 @@ class Report:
 
     def command(self, verdict: Verdict) -> str:
         """The command that repeats one verdict."""
-        port = f'--exec "{verdict.port}"' if " " in verdict.port else verdict.port
+        port = self.arguments.get(verdict.port, shlex.quote(verdict.port))
         options = [f"--case '{verdict.case.id}'"]
         options += [f"--seed {self.seed}"] if self.seed else []
-        options += [f"--device {self.device}"] if self.device != "cpu" else []
+        options += [f"--device {shlex.quote(self.device)}"] if self.device != "cpu" else []
         options += [f"--mode {self.mode}"] if self.mode != "jit" else []
         return " ".join(["conformance run", port, *options])
 

@@ -1,0 +1,298 @@
+"""The command line: exit statuses, messages, the JSON file, and a report whose commands repeat what it says."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from conformance.cases import CASES, OPS
+from conformance.cli import app
+from conformance.rounding import DTYPES
+
+CONFORMS, FAILS, WRONG_USAGE, NOT_RUN = 0, 1, 2, 3
+ROOT = Path(__file__).parents[2]
+VICTIM = "rms_norm/either_order/float32/zero_rows"
+HONEST, WRONG, NO_LAYER_NORM = (f"tests.runner.bad_ports:{name}" for name in ("Honest", "EpsOutsideRoot", "NoLayerNorm"))
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def conformance(*arguments: object) -> tuple[int, str]:
+    """Run a command in this process: its exit status, and what it prints with frames and line breaks gone."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
+    return result.exit_code, " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]", " ", result.output).split())
+
+
+def in_words(value: object) -> str:
+    """A parameter's part of a test's id: the arguments, by their last parts."""
+    return " ".join(re.split("[/:]", word)[-1] for word in value) if isinstance(value, list | tuple) else ""
+
+
+def in_a_shell(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does."""
+    command = [sys.executable, "-m", "conformance", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def rubbish(*way: str) -> str:
+    return shlex.join([sys.executable, str(Path(__file__).with_name("rubbish.py")), *way])
+
+
+def causes(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The paragraphs of a printed report that say what is wrong, without the names of temporary folders."""
+    paragraphs = re.sub(r"\S*(/outputs\.safetensors)| +$", r"\1", result.stdout, flags=re.MULTILINE).split("\n\n")
+    return [paragraph for paragraph in paragraphs if "reproduce" in paragraph]
+
+
+def read_report(path: Path) -> dict:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ((HONEST,), CONFORMS, "conforms: 1 passed"),
+        ((WRONG,), FAILS, "does not conform: 1 failed"),
+        ((HONEST, WRONG), FAILS, "does not conform: 1 passed, 1 failed"),
+        (("--exec", rubbish("no_file")), FAILS, "does not conform: 1 error"),
+        (("no_such_module",), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError: No module named"),
+        (("--exec", "./no_such_program"), NOT_RUN, "./no_such_program could not be run: "),
+        ((HONEST, "no_such_module"), NOT_RUN, "1 passed"),
+        (("--op", "layer_norm"), WRONG_USAGE, "no case matches"),
+    ],
+    ids=in_words,
+)
+def test_the_exit_status_says_how_it_went(arguments, status, words):
+    result = in_a_shell("run", *arguments, "--case", VICTIM)
+    assert result.returncode == status
+    assert words in " ".join((result.stdout + result.stderr).split())
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--op", "rope"), "'rope' is not one of 'rms_norm', 'layer_norm'"),
+        (("run", "--dtype", "float8"), "'float8' is not one of 'float64', 'float32', 'bfloat16', 'float16'"),
+        (("run", "--mode", "warp"), "'warp' is not one of 'jit', 'eager'"),
+        (("run", "--seed", "-1"), "--seed"),
+        (("run", "--timeout", "0"), "--timeout"),
+        (("run", "--sed", "7"), "No such option: --sed"),
+        (("run", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
+        (("run", "--case", f"{VICTIM}s"), f"did you mean {VICTIM}?"),
+        (("run", "--case", "*/rank_4", "--op", "rms_norm", "--dtype", "float16"), "with --op rms_norm with --dtype float16"),
+        (("list", "--case", "nothing"), "no case matches 'nothing'"),
+        (("list", "mistaken"), "'mistaken' is not one of"),
+        (("explain",), "Missing argument 'ID'"),
+        (("explain", "nothing"), "no case matches 'nothing'"),
+        (("explain", "rms_norm/*/zero_rows"), "6 cases match 'rms_norm/*/zero_rows'; name one, such as rms_norm/"),
+        (("runn",), "No such command 'runn'"),
+        ((), "Usage:"),
+    ],
+    ids=in_words,
+)
+def test_wrong_usage_says_what_is_wrong(arguments, words):
+    status, output = conformance(*arguments)
+    assert status == WRONG_USAGE
+    assert words in output
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_any_work(tmp_path):
+    started, nowhere = tmp_path / "started", tmp_path / "nowhere"
+    status, output = conformance("run", "--exec", f"touch {started}", "--case", VICTIM, "--json", nowhere / "report.json")
+    assert status == WRONG_USAGE
+    assert f"there is no folder {nowhere}" in output
+    assert not started.exists()
+
+
+def test_eps_outside_the_root_is_named_in_every_dtype(tmp_path):
+    status, output = conformance("run", WRONG, "--case", "*/r*_eps", "--json", tmp_path / "report.json")
+    assert status == FAILS
+    assert "eps is added to the root, not under it" in output
+    (cause,) = read_report(tmp_path / "report.json")["causes"]
+    assert cause["what"] == "eps is added to the root, not under it"
+    assert cause["evidence"] == "agrees with the mistake eps_outside_root in 44 of 44 cases"
+    near_eps = [case for case in CASES if case.name == "rows_near_eps"]
+    assert {case.id for case in near_eps} < set(cause["cases"])
+    assert {(case.op, case.dtype) for case in near_eps} == {(op, dtype) for op in OPS for dtype in DTYPES}
+
+
+@pytest.mark.parametrize(
+    ("ports", "status", "counts"),
+    [
+        ([HONEST], CONFORMS, {"pass": 4}),
+        ([WRONG], FAILS, {"fail": 4}),
+        ([HONEST, NO_LAYER_NORM], CONFORMS, {"pass": 6, "skip": 2}),
+        ([HONEST, "no_such_module"], NOT_RUN, {"pass": 4}),
+        (["no_such_module"], NOT_RUN, {}),
+    ],
+    ids=in_words,
+)
+def test_json_counts_every_case(tmp_path, ports, status, counts):
+    path = tmp_path / "report.json"
+    arguments = ["--case", "*/either_order/*/spike", "--seed", 3, "--mode", "eager", "--device", "mars", "--json", path]
+    assert conformance("run", *ports, *arguments)[0] == status
+    report = read_report(path)
+    assert (report["exit_status"], report["seed"], report["mode"], report["device"]) == (status, 3, "eager", "mars")
+    assert [port["port"] for port in report["ports"]] == ports
+    failures = {"no_such_module": "ModuleNotFoundError: No module named 'no_such_module'"}
+    assert [port["failure"] for port in report["ports"]] == [failures.get(port, "") for port in ports]
+    assert {name: sum(cell.get(name, 0) for cell in report["matrix"]) for name in counts} == counts
+    assert {name: [verdict["status"] for verdict in report["verdicts"]].count(name) for name in counts} == counts
+    assert len(report["verdicts"]) == sum(counts.values())
+
+
+def test_an_op_that_a_port_lacks_is_not_judged():
+    status, output = conformance("run", NO_LAYER_NORM, "--op", "layer_norm", "--dtype", "float16")
+    assert status == NOT_RUN
+    assert "not judged: 52 skipped" in output
+    assert "no op layer_norm" in output
+
+
+def test_a_program_is_run_with_its_arguments(tmp_path):
+    """Beside a port in Python, which costs it nothing; split as a shell would, and not run by one."""
+    spaced = tmp_path / "a b"
+    status, output = conformance("run", HONEST, "--exec", rubbish("tidies_up", str(spaced)), "--case", VICTIM)
+    assert status == FAILS
+    assert "does not conform: 1 passed, 1 error" in output
+    assert spaced.read_text() == "tidy"
+
+
+def test_a_port_is_not_waited_for_longer_than_asked():
+    status, output = conformance("run", "--exec", rubbish("hangs"), "--case", VICTIM, "--timeout", "1.5")
+    assert status == FAILS
+    assert "the port did not answer within 1.5 s" in output
+
+
+def test_a_seed_gives_other_inputs(tmp_path):
+    def expected(seed: int) -> float:
+        conformance("run", WRONG, "--case", "rms_norm/*/float32/rows_near_eps", "--seed", seed, "--json", tmp_path / "r.json")
+        return read_report(tmp_path / "r.json")["verdicts"][0]["outputs"][0]["worst"]["expected"]
+
+    first, again, other = map(expected, (7, 7, 8))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("port", "options"),
+    [
+        ([WRONG], ["--seed", "7", "--mode", "eager", "--device", "mars"]),
+        (["--exec", rubbish("no_file")], []),
+        (["--exec", rubbish("no_file", "_" * 99)], []),
+        (["--exec", rubbish("no_file", '"$HOME"')], []),
+        (["--exec", "./no_file"], []),
+    ],
+    ids=["module", "program", "long", "quotes", "bare"],
+)
+def test_the_command_that_a_report_prints_shows_the_same_failure(port, options, tmp_path):
+    (tmp_path / "no_file").write_text(f"#!/bin/sh\nexec {rubbish('no_file')}\n")
+    (tmp_path / "no_file").chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    first = in_a_shell("run", *port, "--case", "rms_norm/*/float32/zero_rows", *options, cwd=tmp_path, env=environment)
+    (cause,) = causes(first)
+    command = re.search("reproduce +(.*)", cause)[1].replace("conformance", f"{sys.executable} -m conformance", 1)
+    again = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
+    assert causes(again) == [cause]
+
+
+def test_list_names_every_case():
+    status, _ = conformance("list")
+    lines = in_a_shell("list").stdout.splitlines()
+    assert status == CONFORMS
+    assert [line.split(maxsplit=1) for line in lines] == [[case.id, case.exposes] for case in CASES]
+    assert conformance("list", "--op", "rms_norm", "--case", "*/float32/width_1")[1].split()[0] == (
+        "rms_norm/either_order/float32/width_1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("ports", "impl_torch"), ("ports", "impl_jax"), ("dialects", "cast_then_scale_float32_weight x_hat")]
+)
+def test_list_names_ports_and_dialects(what, words):
+    status, output = conformance("list", what)
+    assert status == CONFORMS
+    assert words in output
+
+
+def test_explain_says_what_a_case_is_about():
+    status, output = conformance("explain", "layer_norm/scale_then_cast/float16/eps_1e-12")
+    assert status == CONFORMS
+    for words in ("eps underflows in float16", "x float16[2, 3, 33]", "multiplied by the weight, then cast once", "dbias"):
+        assert words in output
+
+
+@pytest.mark.parametrize("command", ["run", "list", "explain", "serve", "fixtures"])
+def test_help_explains_every_command(command):
+    status, output = conformance(command, "--help")
+    assert status == CONFORMS
+    assert f"{command} [OPTIONS]" in output
+    assert command in conformance("--help")[1]
+
+
+def test_a_port_is_found_where_the_command_is_run(tmp_path):
+    """As for a user who has installed the kit and stands in another project; Python itself need not look there."""
+    (tmp_path / "my_norms").mkdir()
+    (tmp_path / "my_norms" / "port.py").write_text(
+        textwrap.dedent("""
+            from tests.runner.bad_ports import Honest
+
+            class Port(Honest):
+                name = "mine"
+        """)
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    result = in_a_shell("run", "my_norms", "--case", VICTIM, "--json", "r.json", cwd=tmp_path, env=environment)
+    assert result.returncode == CONFORMS, result.stdout
+    assert read_report(tmp_path / "r.json")["ports"][0]["hello"]["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--exec", ""], WRONG_USAGE),
+        (["--exec", "node 'port.js"], WRONG_USAGE),
+        ([HONEST, "--json", "."], WRONG_USAGE),
+        (["--exec", rubbish("null_versions")], NOT_RUN),
+        (["--exec", rubbish("nests")], FAILS),
+        (["--exec", rubbish("no_file", "[/b]")], FAILS),
+    ],
+    ids=["no program", "open quotation", "folder for a file", "versions", "deep nesting", "brackets"],
+)
+def test_no_stack_trace_is_shown(arguments, status):
+    result = in_a_shell("run", *arguments, "--case", VICTIM)
+    assert "Traceback" not in result.stderr
+    assert result.returncode == status
+
+
+@pytest.mark.parametrize("port", [["--exec", rubbish("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
+def test_every_pipe_is_closed(port, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "always::ResourceWarning")
+    assert in_a_shell("run", *port, "--case", VICTIM).stderr == ""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+def test_an_interrupted_run_takes_its_ports_along(sign, wait_for_processes):
+    command = [sys.executable, "-m", "conformance", "run", "--exec", rubbish("hangs"), "--case", VICTIM]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        assert wait_for_processes(3)  # itself, the port and the port's own child
+        run.send_signal(sign)
+        try:
+            assert wait_for_processes(0, seconds=3.0)
+        finally:
+            run.kill()

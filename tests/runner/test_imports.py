@@ -1,0 +1,89 @@
+"""Who may import whom: the reference nothing of ours, the kit no framework, an implementation its framework only."""
+
+import ast
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import conformance
+
+ROOT = Path(__file__).parents[2]
+KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
+BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
+
+MAY_IMPORT = {
+    "reference": {"jaxtyping", "numpy"},
+    "conformance": {"jaxtyping", "reference"} | KIT,
+    "impl_torch": {"jaxtyping", "torch"},
+    "impl_jax": {"flax", "jax", "jaxtyping"},
+}
+
+
+def modules(package: str) -> dict[str, ast.Module]:
+    """The modules of a package by name, parsed."""
+    sources = {path: path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")}
+    return {".".join(name.parts).removesuffix(".__init__"): ast.parse(path.read_text()) for path, name in sources.items()}
+
+
+ALL = {name: tree for package in MAY_IMPORT for name, tree in modules(package).items()}
+
+
+def imported(tree: ast.AST, *, at_import: bool = False) -> Iterator[str]:
+    """The full names of the modules that a module imports: anywhere in it, or only while it is itself imported."""
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.Import(names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module, names):
+                assert module is not None, "imports are absolute"
+                assert node.level == 0, "imports are absolute"
+                yield from (name if (name := f"{module}.{alias.name}") in ALL else module for alias in names)
+            case ast.If(ast.Name("TYPE_CHECKING")) | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda() if at_import:
+                continue
+            case _:
+                yield from imported(node, at_import=at_import)
+
+
+def is_within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_module_imports_what_it_may(name):
+    package = name.partition(".")[0]
+    allowed = {package} | MAY_IMPORT[package] | sys.stdlib_module_names
+    if package.startswith("impl_") and name.endswith(".port"):
+        allowed |= BRIDGE
+    assert [other for other in imported(ALL[name]) if not is_within(other, allowed)] == []
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = {name: {other for other in imported(tree, at_import=True) if other in ALL} for name, tree in ALL.items()}
+    assert "conformance.cases" in graph["conformance.golden"]
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def test_the_kit_loads_no_framework():
+    names = [module.name for module in pkgutil.walk_packages(conformance.__path__, "conformance.")]
+    assert {"conformance.cli", "conformance.runner", "conformance.report.console"} <= set(names)
+    code = f"import sys, {', '.join(names)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    loaded = set(result.stdout.split())
+    assert KIT | {"conformance", "reference"} <= loaded
+    assert loaded & {"flax", "impl_jax", "impl_torch", "jax", "torch"} == set()
+
+
+def test_what_is_imported_is_declared():
+    """And nothing else is: a dependency that no module imports is one too many."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"\w+", requirement)[0] for requirement in project["dependencies"]}
+    trees = modules("conformance") | modules("reference")
+    others = {other.partition(".")[0] for tree in trees.values() for other in imported(tree)}
+    assert others - sys.stdlib_module_names - MAY_IMPORT.keys() == declared

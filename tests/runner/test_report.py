@@ -1,0 +1,213 @@
+"""Verdicts to a report: counts, causes, the JSON, and what a person sees."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from io import StringIO
+from itertools import chain
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from conformance.cases import OPS, select
+from conformance.compare import OutputVerdict, Verdict, compare
+from conformance.golden import golden
+from conformance.mistakes import MISTAKES, Mistake
+from conformance.protocol import Hello
+from conformance.report.console import CAUSES_SHOWN, show
+from conformance.report.machine import as_json
+from conformance.report.report import Report
+from conformance.rounding import DTYPES, store
+from conformance.runner import PortRun
+
+Array = np.ndarray
+HELLO = Hello("a port", ops=("rms_norm",), dtypes=("float32",), orders=(), weight_offsets=(0,), gradients=True)
+SMALL, LARGE = "rms_norm/either_order/float32/random", "rms_norm/either_order/float32/rows_8192"
+
+
+def right(y: Array) -> Array:
+    return y
+
+
+def sevens(y: Array) -> Array:
+    return np.full_like(y, 7)
+
+
+def one_nan(y: Array) -> Array:
+    y[1, 0, 5] = np.nan
+    return y
+
+
+def judged(id_: str, y: Callable[[Array], Array] = right, *, made: Mistake | None = None) -> Verdict:
+    """The verdict on a port that returns what is expected, or what a mistake makes of it, but for y."""
+    (case,) = select(id_)
+    expected = golden(case)
+    exact = made.outputs(case) if made else expected.outputs
+    outputs = {name: store(output.value, output.dtype) for name, output in exact.items()}
+    return compare("port", expected, outputs | {"y": y(outputs["y"])}, tuple(case.outputs))
+
+
+def unjudged(id_: str, status: str, message: str = "") -> Verdict:
+    (case,) = select(id_)
+    return Verdict("port", case, status, message=message)
+
+
+def report(*verdicts: Verdict, **settings) -> Report:
+    run = PortRun("port", HELLO, verdicts)
+    return Report((run,), **({"seed": 0, "device": "cpu", "mode": "jit", "seconds": 1.25} | settings))
+
+
+def shown(a_report: Report, width: int = 200, **options) -> list[str]:
+    """The lines that a person sees."""
+    console = Console(file=StringIO(), width=width, **options)
+    show(a_report, console)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_the_matrix_counts_what_was_asked():
+    verdicts = [
+        judged("layer_norm/either_order/float32/random"),
+        judged("rms_norm/either_order/float32/random"),
+        judged("rms_norm/either_order/float32/spike", sevens),
+        unjudged("rms_norm/either_order/float32/std_0.05", "error"),
+        unjudged("rms_norm/scale_then_cast/float16/random", "skip"),
+    ]
+    matrix = report(*verdicts).matrix
+    assert {(op, dtype): cell.statuses for (_, op, dtype), cell in matrix.items()} == {
+        ("rms_norm", "float32"): Counter({"pass": 1, "fail": 1, "error": 1}),
+        ("rms_norm", "float16"): Counter({"skip": 1}),
+        ("layer_norm", "float32"): Counter({"pass": 1}),
+    }
+    assert [op for _, op, _ in matrix] == ["rms_norm", "rms_norm", "layer_norm"]
+    assert [cell.ratio for cell in matrix.values()] == [verdicts[2].ratio, 0.0, verdicts[0].ratio]
+    assert [cell.conforms for cell in matrix.values()] == [False, True, True]
+
+
+def test_every_failure_has_one_cause():
+    """Here two: an error, named by its message, and numbers that no known mistake explains."""
+    failures = [judged(f"rms_norm/either_order/{name}", sevens) for name in ("float32/random", "float64/random")]
+    errors = [unjudged(id_, "error", "out of memory") for id_ in (LARGE, SMALL, LARGE)]
+    others = [judged("layer_norm/either_order/float32/random"), unjudged(SMALL, "skip", "on Sundays")]
+    causes = report(*failures, *others, *errors).causes
+    assert sorted(map(id, chain(*(cause.verdicts for cause in causes)))) == sorted(map(id, failures + errors))
+    error, failure = causes
+    assert (error.what, error.example.case.id, error.example_output) == ("out of memory", SMALL, None)
+    assert failure.verdicts == tuple(failures)
+    assert (failure.evidence, failure.example_output.output) == ("", "y")
+    assert "random" in failure.what
+
+
+def test_a_known_mistake_is_one_cause_for_all_its_cases():
+    mistake = next(mistake for mistake in MISTAKES if mistake.id == "weight_missing")
+    ids = [f"{op}/either_order/float32/{name}" for op in OPS for name in ("random", "spike", "no_weight")]
+    verdicts = [judged(id_, made=mistake) for id_ in ids]
+    assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
+    cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes
+    assert cause.what == mistake.sentence
+    assert cause.evidence == "agrees with the mistake weight_missing in 6 of 7 cases"
+    assert [verdict.case.name for verdict in cause.verdicts] == ["random", "spike"] * 2
+    assert (other.verdicts[0].case.name, other.evidence) == ("std_0.05", "")
+
+
+@pytest.mark.parametrize(
+    ("runs", "status"),
+    [
+        ([["pass", "pass"]], 0),
+        ([["pass", "skip"]], 0),
+        ([["pass"], ["pass"]], 0),
+        ([["pass", "fail"]], 1),
+        ([["pass", "error"]], 1),
+        ([["skip", "error"]], 1),
+        ([["pass"], ["fail"]], 1),
+        ([[]], 3),
+        ([["skip", "skip"]], 3),
+        ([["pass"], []], 3),
+        ([["fail"], []], 3),
+        ([["pass"], ["skip"]], 3),
+    ],
+    ids=str,
+)
+def test_nothing_passes_by_not_running(runs, status):
+    port_runs = tuple(PortRun("port", HELLO, tuple(unjudged(SMALL, each) for each in run)) for run in runs)
+    assert Report(port_runs, 0, "cpu", "jit", 1.0).exit_status == status
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(0.0, "0.00"), (0.126, "0.13"), (9.99, "9.99"), (37.0, "4e1"), (3.2e8, "3e8"), (1.3e14, "1e14"), (math.inf, "inf")],
+)
+def test_an_error_is_shown_in_units_of_its_tolerance(ratio, words):
+    (case,) = select(SMALL)
+    verdict = Verdict("port", case, "pass", (OutputVerdict("y", ratio, 0, 1, None, np.zeros(1)),))
+    row = next(line for line in shown(report(verdict)) if line.startswith("port  ") and "rms_norm" in line)
+    assert row.split() == ["port", "rms_norm", "-", "1/1", words, "-", "-"]
+
+
+def test_json_says_it_all_without_a_nan():
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    verdicts = [judged(SMALL, one_nan), judged(SMALL), unjudged(SMALL, "skip", "on Sundays"), unjudged(LARGE, "error", "no")]
+    document = json.loads(as_json(report(*verdicts, seed=3, device="mars")), parse_constant=refuse)
+    assert [verdict["status"] for verdict in document["verdicts"]] == ["fail", "pass", "skip", "error"]
+    assert [verdict["message"] for verdict in document["verdicts"]] == ["", "", "on Sundays", "no"]
+    y = document["verdicts"][0]["outputs"][0]
+    assert (y["output"], y["ratio"], y["outside"], y["size"]) == ("y", "inf", 1, 198)
+    assert (y["worst"]["index"], y["worst"]["actual"]) == ([1, 0, 5], "nan")
+    assert document["matrix"] == [
+        {"port": "port", "op": "rms_norm", "dtype": "float32", "fail": 1, "pass": 1, "skip": 1, "error": 1, "ratio": "inf"}
+    ]
+    assert [cause["cases"] for cause in document["causes"]] == [[SMALL], [LARGE]]
+    assert document["causes"][0]["command"] == f"conformance run port --case '{SMALL}' --seed 3 --device mars"
+    assert document["exit_status"] == 1
+    assert document["ports"][0]["hello"]["dtypes"] == ["float32"]
+
+
+def test_what_a_person_sees():
+    failure = judged(SMALL, one_nan)
+    lower, upper = (end[1, 0, 5] for end in golden(failure.case).outputs["y"].interval())
+    skip = unjudged("rms_norm/scale_then_cast/float16/random", "skip", "no dtype float16")
+    lines = shown(report(failure, judged("rms_norm/either_order/float32/spike"), skip, skip, seed=7, mode="eager"))
+    assert [line.split() for line in lines[:2]] == [
+        ["port", "op", *DTYPES],
+        ["port", "rms_norm", "-", "1/2", "inf", "-", "skipped"],
+    ]
+    for words in [
+        "no dtype float16",
+        failure.case.exposes,
+        f"{SMALL}  [2, 3, 33]",
+        f"y[1, 0, 5]  expected {lower:.9g} to {upper:.9g}, got nan",
+        "1 of 198 ",
+        f"conformance run port --case '{SMALL}' --seed 7 --mode eager",
+    ]:
+        assert sum(words in line for line in lines) == 1, words
+    assert lines[-1] == "does not conform: 1 passed, 1 failed, 2 skipped in 1.2 s"
+
+
+def test_a_port_that_could_not_be_run_is_named():
+    runs = (PortRun("no_module", None, (), "No module named 'no_module'"),)
+    lines = shown(Report(runs, 0, "cpu", "jit", 0.5))
+    assert lines == ["no_module could not be run: No module named 'no_module'", "", "not judged: no case was run in 0.5 s"]
+
+
+def test_the_first_causes_are_shown_and_the_rest_counted():
+    verdicts = [unjudged(SMALL, "error", f"error {number}") for number in range(CAUSES_SHOWN + 2)]
+    lines = shown(report(*verdicts))
+    assert [f"error {number}" in " ".join(lines) for number in range(CAUSES_SHOWN + 2)] == [True] * CAUSES_SHOWN + [False] * 2
+    assert "… and 2 more causes; --json FILE writes them all." in lines
+
+
+def test_a_narrow_terminal_shows_the_same_words():
+    """Brackets in them too: they are no markup."""
+    failed = report(judged(SMALL, one_nan), unjudged(SMALL, "error", "[red]no[/] memory at [0, 1]"))
+    wide, narrow = ("".join("".join(shown(failed, width)).split()) for width in (200, 79))
+    assert wide == narrow
+    assert "[red]no[/]memoryat[0,1]" in wide
+
+
+def test_a_command_can_be_copied_from_a_narrow_terminal():
+    failed = report(judged(SMALL, one_nan))
+    (cause,) = failed.causes
+    assert failed.command(cause.example) in "\n".join(shown(failed, 60, force_terminal=True, color_system=None))

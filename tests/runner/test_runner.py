@@ -1,0 +1,214 @@
+"""A journey through `run_ports`: whatever a port does costs its own cases, and nothing else."""
+
+import math
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conformance.cases import CASES, Case, select
+from conformance.compare import Verdict
+from conformance.process import PortFailure, PortProcess, serve_command
+from conformance.protocol import Hello
+from conformance.runner import STARTS_IN_A_ROW, PortRun, run_port, run_ports, unsupported
+
+VICTIM, FOLLOWER = select("rms_norm/either_order/float32/zero_rows") + select("rms_norm/either_order/float32/random")
+HELLO = Hello(
+    "port",
+    ops=("rms_norm",),
+    dtypes=("float32", "bfloat16"),
+    orders=("scale_then_cast",),
+    weight_offsets=(0,),
+    gradients=True,
+)
+
+
+def bad_port(name: str) -> dict[str, list[str]]:
+    return {name: serve_command(f"tests.runner.bad_ports:{name}")}
+
+
+def rubbish(*way: str) -> dict[str, list[str]]:
+    return {way[0]: [sys.executable, str(Path(__file__).with_name("rubbish.py")), *way]}
+
+
+def run(command: dict[str, list[str]], *cases: Case, **options) -> PortRun:
+    (result,) = run_ports(command, cases, **options)
+    return result
+
+
+def statuses(port_run: PortRun) -> list[str]:
+    return [verdict.status for verdict in port_run.verdicts]
+
+
+def test_an_honest_port_passes_every_case():
+    result = run(bad_port("Honest"), *CASES)
+    assert [verdict for verdict in result.verdicts if verdict.status != "pass"] == []
+    assert [verdict.case for verdict in result.verdicts] == list(CASES)
+
+
+def test_what_a_port_prints_is_not_its_answer():
+    assert statuses(run(bad_port("Talks"), VICTIM, FOLLOWER)) == ["pass", "pass"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Dies", "the port exited with status 7: the last words"),
+        ("Leaves", "the port exited with status 0"),
+        ("IsKilled", "the port was killed by SIGKILL"),
+        ("Raises", "RuntimeError: not today"),
+        ("WrongShape", "y has shape [2, 3, 32]; expected [2, 3, 33]"),
+        ("WrongDtype", "dx is float16; expected float32"),
+        ("Integers", "tensor 'y' is I64; known are F64, F32, BF16, F16"),
+        ("MissesOutput", "output 'dweight' is missing: the port returned dx, y"),
+        ("ReturnsNothing", "output 'y'"),
+    ],
+)
+def test_a_bad_port_costs_its_own_case(name, message):
+    error, after = run(bad_port(name), VICTIM, FOLLOWER).verdicts
+    assert (error.status, after.status) == ("error", "pass")
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("prints", "the port wrote to stdout what is not a protocol message: 'loss 0.31'; print to stderr instead"),
+        ("lists", "the port wrote to stdout what is not a protocol message: '[1, 2, 3]'; print to stderr instead"),
+        ("wrong_id", "the port answered request 0 with id -1"),
+        ("wrong_type", "the port answered a case with 'perhaps'"),
+        ("no_file", "outputs.safetensors: no such file"),
+        ("breaks_file", "outputs.safetensors: not a readable safetensors file: "),
+    ],
+)
+def test_rubbish_costs_its_own_case(way, message):
+    error, after = run(rubbish(way), VICTIM, FOLLOWER).verdicts
+    assert (error.status, after.message) == ("error", "only the victim matters here")
+    assert message in error.message
+
+
+def test_a_nan_fails_its_case():
+    fail, after = run(bad_port("NotANumber"), VICTIM, FOLLOWER).verdicts
+    assert (fail.status, after.status) == ("fail", "pass")
+    y = fail.outputs[0]
+    assert (y.output, y.ratio, y.outside, y.size) == ("y", math.inf, 1, math.prod(VICTIM.shape))
+    assert y.worst.index == (1, 2, 3)
+    assert math.isnan(y.worst.actual)
+
+
+def test_a_hung_port_is_given_its_time_and_started_again(wait_for_processes):
+    start = partial(PortProcess, *bad_port("Hangs").values(), device="cpu", mode="jit", timeout=60.0)
+    began = time.monotonic()
+    result = run_port("Hangs", start, (VICTIM, FOLLOWER), 0, 1.5, lambda verdict: None)
+    assert 1.5 <= time.monotonic() - began < 20
+    assert statuses(result) == ["error", "pass"]
+    assert result.verdicts[0].message == "the port did not answer within 1.5 s"
+    assert wait_for_processes(0)
+
+
+def test_a_port_that_always_fails_is_given_up():
+    starts = []
+
+    def start() -> PortProcess:
+        starts.append(None)
+        return PortProcess(*bad_port("AlwaysDies").values(), device="cpu", mode="jit", timeout=60.0)
+
+    result = run_port("AlwaysDies", start, (VICTIM, FOLLOWER) * 3, 0, 60.0, lambda verdict: None)
+    assert len(starts) == STARTS_IN_A_ROW == 3
+    assert [verdict.message for verdict in result.verdicts] == ["the port exited with status 9"] * 3 + [
+        "not asked: the port failed 3 times in a row"
+    ] * 3
+
+
+def test_a_port_that_cannot_be_started_again_is_given_up():
+    processes = iter([PortProcess(*rubbish("prints").values(), device="cpu", mode="jit", timeout=60.0)])
+
+    def start() -> PortProcess:
+        for process in processes:
+            return process
+        raise PortFailure("could not be started: no more memory")
+
+    result = run_port("prints", start, (VICTIM, FOLLOWER, FOLLOWER, FOLLOWER), 0, 60.0, lambda verdict: None)
+    assert statuses(result) == ["error"] * 4
+    assert ["no more memory" in verdict.message for verdict in result.verdicts] == [False, True, True, False]
+    assert "not asked" in result.verdicts[3].message
+
+
+def test_a_port_that_fails_now_and_then_is_not_given_up():
+    assert statuses(run(rubbish("prints"), *(VICTIM, VICTIM, FOLLOWER) * 2)) == ["error", "error", "skip"] * 2
+
+
+def test_a_port_that_cannot_be_run_has_no_verdicts():
+    result = run(bad_port("DiesAtBirth"), VICTIM)
+    assert (result.hello, result.verdicts, result.failure) == (None, (), "exited with status 5: stillborn")
+
+
+def test_ports_run_side_by_side(tmp_path):
+    """Each of two waits for the other, which one after the other could not."""
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    commands = {"one": rubbish("meets", here, there)["meets"], "other": rubbish("meets", there, here)["meets"]}
+    one, other = run_ports(commands, [VICTIM], timeout=30.0)
+    assert (one.spec, one.verdicts[0].message) == ("one", "we met")
+    assert (other.spec, other.verdicts[0].message) == ("other", "we met")
+
+
+def test_ports_do_not_mix():
+    cases = select("*_norm/*/rows_near_eps")
+    seen: list[Verdict] = []
+    commands = bad_port("Honest") | bad_port("DiesAtBirth") | bad_port("EpsOutsideRoot") | bad_port("Dies")
+    honest, stillborn, wrong, dying = run_ports(commands, cases, on_verdict=seen.append)
+    assert set(statuses(honest)) == set(statuses(dying)) == {"pass"}
+    assert statuses(stillborn) == []
+    assert "fail" in statuses(wrong)
+    assert sorted(seen, key=repr) == sorted(honest.verdicts + wrong.verdicts + dying.verdicts, key=repr)
+
+
+@pytest.mark.parametrize(
+    ("id_", "reason"),
+    [
+        ("rms_norm/either_order/float32/random", ""),
+        ("rms_norm/scale_then_cast/bfloat16/random", ""),
+        ("layer_norm/either_order/float32/random", "no op layer_norm"),
+        ("rms_norm/scale_then_cast/float16/random", "no dtype float16"),
+        ("rms_norm/cast_then_scale/bfloat16/random", "no order cast_then_scale"),
+        ("rms_norm/either_order_offset_1/float32/random", "no weight offset 1"),
+    ],
+)
+def test_what_a_port_does_not_claim_is_not_asked(id_, reason):
+    (case,) = select(id_)
+    assert unsupported(case, HELLO) == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "hello"),
+    [
+        ("Honest", {"ops": ("rms_norm", "layer_norm"), "orders": ("cast_then_scale", "scale_then_cast"), "gradients": True}),
+        ("NoLayerNorm", {"ops": ("rms_norm",)}),
+        ("NoGradients", {"gradients": False}),
+        ("OneOrder", {"orders": ("scale_then_cast",)}),
+        ("NoOffset", {"weight_offsets": (0,)}),
+    ],
+)
+def test_a_port_says_what_it_has(name, hello):
+    result = run(bad_port(name), FOLLOWER)
+    assert {field: getattr(result.hello, field) for field in hello} == hello
+    assert statuses(result) == ["pass"]
+
+
+def test_without_gradients_y_alone_is_judged():
+    for name, judged in {"NoGradients": ["y"], "Honest": ["y", "dx", "dweight"]}.items():
+        (verdict,) = run(bad_port(name), FOLLOWER).verdicts
+        assert [output.output for output in verdict.outputs] == judged
+
+
+def test_a_port_may_skip_a_case():
+    skip, after = run(bad_port("SkipsOne"), VICTIM, FOLLOWER).verdicts
+    assert (skip.status, skip.message, after.status) == ("skip", "no zeros on Sundays", "pass")
+
+
+def test_an_earlier_answer_is_not_taken_for_a_later_one():
+    first, second = run(rubbish("answers_once"), VICTIM, VICTIM).verdicts
+    assert first.message == "output 'y' is missing: the port returned dy, weight, x"
+    assert second.message.endswith("outputs.safetensors: no such file")
