@@ -9,8 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from conformance.process import PortFailure, PortProcess
-
 ROOT = Path(__file__).parents[2]
 PROC = Path("/proc/self/environ")
 
@@ -62,23 +60,3 @@ def nothing_is_left_behind(mark: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     while PROC.exists() and (left := count_marked(mark)):  # a process killed just now may take a moment
         assert time.monotonic() < until, f"{left} processes are still running"
         time.sleep(0.01)
-
-
-@pytest.fixture(autouse=True)
-def pipes_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Close what `PortProcess` leaves to the garbage collector. KNOWN BUG: drop this with its fix (see test_cli)."""
-    init, read = PortProcess.__init__, PortProcess._read
-
-    def closing_init(self, *args, **options):
-        try:
-            init(self, *args, **options)
-        except PortFailure:
-            self._stderr.close()
-            raise
-
-    def closing_read(self):
-        with self._child.stdout:
-            read(self)
-
-    monkeypatch.setattr(PortProcess, "__init__", closing_init)
-    monkeypatch.setattr(PortProcess, "_read", closing_read)

@@ -1,0 +1,57 @@
+"""impl_torch and impl_jax before the kit's own judge, through the runner and its processes: `-s` shows the ratios."""
+
+from pathlib import Path
+
+import pytest
+
+from conformance.cases import CASES, Case
+from conformance.process import serve_command
+from conformance.runner import run_ports
+
+PORTS = ["impl_torch", "impl_jax"]
+LAYOUTS = {case.id for case in CASES if case.layout != "contiguous"}
+
+# torch.compile takes seconds for every op, dtype, dialect and layout: it is asked what shows the most in each, and the
+# layouts in one op, since neither op looks at strides.
+COMPILED = tuple(
+    case
+    for case in CASES
+    if (case.name in ("random", "rows_near_eps", "aligned_dy") and case.dialect.weight_dtype == "storage")
+    or (case.id in LAYOUTS and (case.op, case.dtype) == ("rms_norm", "float32"))
+)
+
+
+def judge(port: str, cases: tuple[Case, ...], mode: str, seed: int) -> None:
+    """Run a port; nothing may fail, nothing be skipped but layouts in JAX, and nothing use up its tolerance."""
+    [run] = run_ports({port: serve_command(port)}, cases, mode=mode, seed=seed, timeout=300)
+    assert not run.failure
+    assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
+    skipped = {verdict.case.id for verdict in run.verdicts if verdict.status == "skip"}
+    assert skipped == (LAYOUTS & {case.id for case in cases} if port == "impl_jax" else set())
+
+    outputs = [(output.ratio, output.output, verdict.case.id) for verdict in run.verdicts for output in verdict.outputs]
+    largest = sorted(outputs, reverse=True)[:3]
+    print(f"{port}, {mode}, seed {seed}:", *(f"{ratio:.3f} {id_} {output}" for ratio, output, id_ in largest), sep="\n  ")
+    assert largest[0][0] <= 0.9
+
+
+@pytest.fixture(autouse=True)
+def _where_the_ports_are_found(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+def test_there_are_twelve_cases_of_layouts():
+    """All that impl_jax may skip."""
+    assert len(LAYOUTS) == 12
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_every_case_passes_in_eager_mode(port):
+    judge(port, CASES, "eager", seed=0)
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_every_kind_of_case_passes_compiled(port):
+    kinds = {(case.op, case.dialect.order, case.dtype) for case in CASES}
+    assert {(case.op, case.dialect.order, case.dtype) for case in COMPILED} == kinds
+    judge(port, COMPILED, "jit", seed=1)

@@ -1,0 +1,144 @@
+"""The table of cases: how many, which, and that none is lost unnoticed."""
+
+import hashlib
+import re
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from conformance.cases import CASES, OPS, select
+from conformance.rounding import DTYPES, HALF
+
+COUNTS = {
+    ("rms_norm", "float64"): 24,
+    ("rms_norm", "float32"): 43,
+    ("rms_norm", "bfloat16"): 74,
+    ("rms_norm", "float16"): 52,
+    ("layer_norm", "float64"): 24,
+    ("layer_norm", "float32"): 45,
+    ("layer_norm", "bfloat16"): 74,
+    ("layer_norm", "float16"): 52,
+}
+
+of_every_op_and_dtype = pytest.mark.parametrize(("op", "dtype"), list(product(OPS, DTYPES)))
+ids = [case.id for case in CASES]
+
+
+def test_the_number_of_cases_is_pinned():
+    """Adding cases is fine: count them here. Nothing passes by not being there."""
+    assert Counter((case.op, case.dtype) for case in CASES) == COUNTS
+    assert len(CASES) == 388
+
+
+def test_ids_are_stable():
+    """Ids name files and seed the inputs: to rename one is to break what others have stored."""
+    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "65eb37ccacf36ef007fc8d5a93a92d6d"
+
+
+def test_ids_are_unique_paths():
+    assert len(set(ids)) == len(ids)
+    for case in CASES:
+        assert re.fullmatch(r"[a-z_]+/[a-z_0-9]+/[a-z0-9]+/[a-z_0-9.-]+", case.id)
+        assert case.id == f"{case.op}/{case.dialect.name}/{case.dtype}/{case.name}"
+
+
+def test_ids_do_not_collide_where_case_is_ignored_and_none_is_a_folder_of_another():
+    assert len({id_.lower() for id_ in ids}) == len(ids)
+    assert not {id_.rpartition("/")[0] for id_ in ids} & set(ids)
+
+
+@of_every_op_and_dtype
+def test_both_orders_are_asked_for_in_half_precision_and_neither_elsewhere(op, dtype):
+    orders = {case.dialect.order for case in select(op=op, dtype=dtype)}
+    assert orders == ({"cast_then_scale", "scale_then_cast"} if dtype in HALF else {"either_order"})
+
+
+@of_every_op_and_dtype
+def test_both_orders_get_the_same_probes(op, dtype):
+    """Else a port of one dialect is asked less than a port of the other."""
+    probes = {}
+    for case in select(op=op, dtype=dtype):
+        name = case.dialect.name.replace("cast_then_scale", "").replace("scale_then_cast", "")
+        probes.setdefault(name, Counter())[case.name] += 1
+    assert all(set(count.values()) == {2 if dtype in HALF else 1} for count in probes.values())
+
+
+@of_every_op_and_dtype
+def test_the_values_that_matter_are_asked_for_in_every_dtype(op, dtype):
+    cases = select(op=op, dtype=dtype)
+    assert {"random", "rows_near_eps", "zero_rows", "constant_rows", "mean_30", "nan_row", "inf_row"} <= {c.name for c in cases}
+    assert {case.eps for case in cases} == {float(np.float32(eps)) for eps in (1e-5, 1e-6, 1e-8, 1e-12)}
+    assert {case.dialect.weight_offset for case in cases} == {0, 1}
+    assert {case.dialect.weight_dtype for case in cases} == ({"storage", "float32"} if dtype in HALF else {"storage"})
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_shapes_and_layouts(op):
+    cases = select(op=op, dtype="float32")
+    rows = {int(np.prod(case.shape[:-1])) for case in cases}
+    assert {case.shape[-1] for case in cases} >= {1, 2, 3, 7, 127, 129, 768, 4096}
+    assert rows >= {0, 1, 257, 8192}  # none, one, a prime, many
+    assert {len(case.shape) for case in cases} == {1, 2, 3, 4}
+    assert {case.layout for case in cases} == {"contiguous", "permuted", "sliced", "strided", "expanded"}
+
+
+def test_no_two_axes_are_equal():
+    """An op that reduces the wrong axis must not get away with it (the narrowest rows, which others make up for, aside)."""
+    assert all(len(set(case.shape)) == len(case.shape) for case in CASES if case.name not in ("width_2", "width_3"))
+
+
+def test_parameters_are_given_and_left_out():
+    given = {op: {(case.weight != "absent", case.bias) for case in select(op=op)} for op in OPS}
+    assert given == {"rms_norm": {(True, False), (False, False)}, "layer_norm": set(product((True, False), repeat=2))}
+
+
+def test_eps_is_a_number_of_float32():
+    assert all(case.eps == float(np.float32(case.eps)) for case in CASES)
+
+
+def test_every_case_says_what_it_exposes():
+    assert all(re.fullmatch(r"[a-z].{10,}[^.]", case.exposes) for case in CASES)
+
+
+@pytest.mark.parametrize(
+    ("id_", "outputs"),
+    [
+        ("rms_norm/cast_then_scale/bfloat16/random", "y bfloat16 dx bfloat16 dweight bfloat16"),
+        ("rms_norm/scale_then_cast_float32_weight/bfloat16/random", "y bfloat16 dx bfloat16 dweight float32"),
+        ("rms_norm/cast_then_scale_float32_weight/bfloat16/random", "y float32 dx bfloat16 dweight float32"),
+        ("rms_norm/either_order/float32/no_weight", "y float32 dx float32"),
+        ("layer_norm/either_order/float32/weight_only", "y float32 dx float32 dweight float32"),
+        ("layer_norm/either_order/float32/bias_only", "y float32 dx float32 dbias float32"),
+        ("layer_norm/either_order/float64/random", "y float64 dx float64 dweight float64 dbias float64"),
+    ],
+)
+def test_outputs_follow_from_the_dialect_and_the_parameters(id_, outputs):
+    (case,) = select(id_)
+    assert " ".join(f"{name} {dtype}" for name, dtype in case.outputs.items()) == outputs
+    assert [case.output_shape(name) for name in case.outputs] == [case.shape] * 2 + [(33,)] * (len(case.outputs) - 2)
+
+
+def test_only_small_cases_have_a_fixture():
+    assert {case.name for case in CASES if not case.has_fixture} == {"width_768", "width_4096", "rows_257", "rows_8192"}
+
+
+def test_select_takes_globs_that_cross_slashes():
+    assert select() == CASES
+    assert select("rms_norm/*") == tuple(case for case in CASES if case.op == "rms_norm")
+    assert {case.name for case in select("layer_norm/*/zero_rows*")} == {"zero_rows", "zero_rows_eps_1e-12"}
+    assert [case.id for case in select("*/float32/width_12[79]", op="rms_norm")] == [
+        "rms_norm/either_order/float32/width_127",
+        "rms_norm/either_order/float32/width_129",
+    ]
+    assert select("random") == select("RMS_NORM/*") == ()
+
+
+@of_every_op_and_dtype
+def test_select_filters_by_op_and_dtype(op, dtype):
+    chosen = select("*", op=op, dtype=dtype)
+    assert chosen == tuple(case for case in CASES if (case.op, case.dtype) == (op, dtype))
+    assert chosen
+    assert select(cases=chosen[:2]) == chosen[:2]
+    assert select(op=op, dtype=dtype, cases=chosen[:2]) == chosen[:2]

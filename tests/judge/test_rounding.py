@@ -1,0 +1,122 @@
+"""`round_to` and `store` against the definition of rounding, in exact rational arithmetic."""
+
+import math
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformance.rounding import DTYPES, HALF, NUMPY_DTYPES, round_to, store, unit_roundoff
+
+# IEEE 754: bits of precision, and the exponents of the smallest and the largest normal number.
+FORMATS = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}
+
+of_every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+of_narrow_dtypes = pytest.mark.parametrize("dtype", FORMATS)
+reproducible = settings(derandomize=True, database=None, deadline=None, max_examples=400)
+
+
+def nearest(x: float, dtype: str) -> float:
+    """The number of `dtype` nearest to x, ties to even, which is how Python rounds a fraction to an integer."""
+    if x == 0 or math.isinf(x):
+        return x
+    precision, least, greatest = FORMATS[dtype]
+    exact = Fraction(x)
+    exponent = abs(exact.numerator).bit_length() - exact.denominator.bit_length()  # 2**exponent <= |x| < 2**(exponent + 1)
+    ulp = Fraction(2) ** (max(exponent, least) - precision + 1)
+    rounded = round(exact / ulp) * ulp
+    return math.copysign(math.inf if abs(rounded) >= Fraction(2) ** (greatest + 1) else abs(float(rounded)), x)
+
+
+def anything() -> st.SearchStrategy[float]:
+    """Any number, but those that round up past the end of float64 itself, where NumPy warns."""
+    return st.floats(-1e308, 1e308) | st.sampled_from([math.inf, -math.inf])
+
+
+@st.composite
+def close_calls(draw: st.DrawFn, dtype: str) -> float:
+    """Numbers of `dtype` and the ties between them, hit or missed by a hair: normal, subnormal and overflowing ones."""
+    precision, least, greatest = FORMATS[dtype]
+    halves = draw(st.integers(-(2 ** (precision + 1)), 2 ** (precision + 1)))
+    hair = draw(st.sampled_from([0.0, 2.0**-10, -(2.0**-10), 2.0**-26, -(2.0**-26)]))
+    return math.ldexp(halves + hair, draw(st.integers(least - precision, greatest - precision + 1)))
+
+
+@of_narrow_dtypes
+@reproducible
+@given(data=st.data())
+def test_the_nearest_number_ties_to_even(dtype, data):
+    x = data.draw(anything() | close_calls(dtype))
+    rounded, stored = round_to(np.array([x]), dtype), store(np.array([x]), dtype)
+    assert (rounded.dtype, stored.dtype) == (np.float64, NUMPY_DTYPES[dtype])
+    assert rounded.tobytes() == np.array([nearest(x, dtype)]).tobytes()  # bytes tell -0 from 0
+    assert stored.astype(np.float64).tobytes() == rounded.tobytes()
+
+
+@reproducible
+@given(x=st.floats(allow_nan=False))
+def test_float64_is_left_alone(x):
+    assert round_to(np.array([x]), "float64").tobytes() == store(np.array([x]), "float64").tobytes() == np.array([x]).tobytes()
+
+
+@of_narrow_dtypes
+def test_the_ends_of_the_range(dtype):
+    precision, least, greatest = FORMATS[dtype]
+    largest, tiniest = math.ldexp(2 - 2.0 ** (1 - precision), greatest), math.ldexp(1, least - precision + 1)
+    to_infinity = largest + math.ldexp(1, greatest - precision)  # halfway to the number that would come next
+    x = [largest, np.nextafter(to_infinity, 0), to_infinity, -to_infinity]
+    x += [tiniest, np.nextafter(tiniest / 2, 1), tiniest / 2, -tiniest / 2]
+    expected = [largest, largest, np.inf, -np.inf, tiniest, tiniest, 0.0, -0.0]
+    assert round_to(np.array(x), dtype).tobytes() == np.array(expected).tobytes()
+
+
+@of_every_dtype
+def test_infinities_zeros_and_nan_stay_what_they_are(dtype):
+    x = np.array([np.inf, -np.inf, 0.0, -0.0])
+    assert round_to(x, dtype).tobytes() == store(x, dtype).astype(np.float64).tobytes() == x.tobytes()
+    assert np.isnan(round_to(np.array([np.nan]), dtype)).all()
+
+
+@of_every_dtype
+def test_store_gives_every_nan_the_same_bits(dtype):
+    words = [0x7FF8_0000_0000_0000, 0xFFF8_0000_0000_0000, 0x7FF8_0000_0000_0001, 0xFFFF_FFFF_FFFF_FFFF]
+    nans = np.array(words, np.uint64).view(np.float64)
+    stored = store(nans, dtype)
+    assert np.isnan(stored.astype(np.float64)).all()
+    assert len({nan.tobytes() for nan in stored}) == 1
+
+
+@reproducible
+@given(values=st.lists(anything() | close_calls("float32"), min_size=1))
+def test_numpy_rounds_float64_to_float32_alike(values):
+    with np.errstate(over="ignore", under="ignore"):
+        cast = np.array(values).astype(np.float32)
+    assert store(np.array(values), "float32").tobytes() == cast.tobytes()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_one_rounding_where_a_stop_at_float32_makes_two(dtype):
+    """A hair above a tie is rounded up. Float32 cannot hold the hair; the tie goes to even, down."""
+    half_ulp = 2.0 ** -FORMATS[dtype][0]
+    x = np.array([1 + half_ulp + 2.0**-40])
+    assert store(x, dtype).astype(np.float64) == [1 + 2 * half_ulp]
+    assert x.astype(np.float32).astype(NUMPY_DTYPES[dtype]).astype(np.float64) == [1]
+
+
+def test_ml_dtypes_stops_at_float32():
+    """Why `round_to` exists: when this fails, ml_dtypes has learnt to round float64 to bfloat16 once."""
+    assert np.array([1 + 2.0**-8 + 2.0**-40]).astype(ml_dtypes.bfloat16).astype(np.float64) == [1]
+
+
+@of_narrow_dtypes
+def test_the_unit_roundoff_is_the_largest_relative_error(dtype):
+    u = unit_roundoff(dtype)
+    assert u == 2.0 ** -FORMATS[dtype][0]
+    assert round_to(np.array([1 + u, 1 + 3 * u]), dtype).tolist() == [1, 1 + 4 * u]
+
+
+def test_the_unit_roundoff_of_float64():
+    assert unit_roundoff("float64") == 2.0**-53
