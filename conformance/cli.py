@@ -43,7 +43,8 @@ CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only ca
 
 
 def main() -> None:
-    """The console script."""
+    """The console script; asked to end, it ends as it would at Ctrl-C, and takes the ports along."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
 
 
@@ -81,7 +82,6 @@ def run(
         raise typer.BadParameter(problem, param_hint="--json")
 
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with _progress(commands, len(cases)) as on_verdict:
             runs = run_ports(commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, on_verdict=on_verdict)

@@ -45,13 +45,17 @@ class OutputVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one case: pass; fail; skip (the port says it lacks this); error (there was nothing to judge)."""
+    """What became of one case: pass; fail; skip (the port says it lacks this); error (there was nothing to judge).
+
+    `message` says why it was skipped or what went wrong, `detail` where (the port's own stack trace).
+    """
 
     port: str
     case: Case
     status: Status
     outputs: tuple[OutputVerdict, ...] = ()
     message: str = ""
+    detail: str = ""
 
     @property
     def ratio(self) -> float:

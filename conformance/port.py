@@ -120,6 +120,8 @@ def load(spec: str) -> type[Port]:
     Raises `ImportError` or `TypeError`, with the part of the spec that is wrong.
     """
     module_name, _, class_name = spec.partition(":")
+    if not module_name:
+        raise ImportError(f"{spec!r} names no module: a port is module:Class, or a package with a port.py")
     if not class_name:
         module_name, class_name = f"{module_name}.port", "Port"
     module = importlib.import_module(module_name)
@@ -146,7 +148,7 @@ def serve(spec: str) -> None:
             else:
                 assert port is not None, "the first message is hello"
                 call = read_call(message)
-                outputs = port.run(call, read_tensors(Path(call.inputs)))
+                outputs: dict[str, Any] = dict(port.run(call, read_tensors(Path(call.inputs))))
                 for name, output in outputs.items():
                     if not isinstance(output, np.ndarray):
                         raise TypeError(f"output {name!r} is a {type(output).__name__}; it must be a NumPy array")

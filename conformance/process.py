@@ -13,6 +13,7 @@ from typing import Any
 
 from conformance.protocol import PROTOCOL, Hello, ProtocolError, decode, encode, read_hello
 
+LINE_LIMIT = 1 << 20  # bytes of one message; a port that writes more without a line break writes rubbish
 STDERR_TAIL = 2_000  # characters of a dead port's stderr that are worth showing
 HEARTBEAT = 0.2  # seconds between two looks at whether a silent port is still alive
 
@@ -70,17 +71,17 @@ class PortProcess:
             self._stderr.close()
             raise PortFailure(f"could not be started: {command[0]}: {error.strerror}") from None
         self._family.adopt(self._child)
-        self._lines: queue.Queue[bytes] = queue.Queue()
+        self._lines: queue.Queue[bytes] = queue.Queue(maxsize=4)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         greeting = encode("hello", protocol=PROTOCOL, device=device, mode=mode)
         try:
             self.hello: Hello = read_hello(self._exchange(greeting, timeout))
         except ProtocolError as error:
-            self.close()
+            self.close(politely=False)
             raise PortFailure(str(error)) from None
         except BaseException:
-            self.close()
+            self.close(politely=False)
             raise
 
     def ask(self, id_: int, request: str, timeout: float) -> dict[str, Any]:
@@ -93,19 +94,24 @@ class PortProcess:
             raise PortFailure(f"answered request {id_} with id {answer.get('id')!r}")
         return answer
 
-    def close(self) -> None:
-        """Say bye, then end the process and its children, whether it listens or not."""
+    def close(self, *, politely: bool = True) -> None:
+        """End the process and its children; say bye first, unless it is known not to listen."""
         assert self._child.stdin is not None
-        with suppress(OSError, subprocess.TimeoutExpired):
-            self._child.stdin.write(encode("bye").encode())
-            self._child.stdin.close()
-            self._child.wait(timeout=2.0)
+        if politely:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                self._child.stdin.write(encode("bye").encode())
+                self._child.stdin.close()
+                self._child.wait(timeout=2.0)
         kill(self._child)
-        self._child.wait()
+        with suppress(subprocess.TimeoutExpired):  # what may not be killed is not waited for
+            self._child.wait(timeout=2.0)
         self._family.release(self._child)
         with suppress(OSError):
             self._child.stdin.close()
-        self._reader.join(timeout=2.0)
+        deadline = time.monotonic() + 2.0
+        while self._reader.is_alive() and time.monotonic() < deadline:
+            with suppress(queue.Empty):  # make room: the reader may have more to say
+                self._lines.get(timeout=0.01)
         self._stderr.close()
 
     def _exchange(self, request: str, timeout: float) -> dict[str, Any]:
@@ -117,7 +123,7 @@ class PortProcess:
             raise PortFailure(self._obituary()) from None
         line = self._next_line(time.monotonic() + timeout)
         if line is None:
-            raise PortFailure(f"did not answer within {timeout:g} s")
+            raise PortFailure(f"did not answer within {timeout:g} s{self._last_words()}")
         if not line:
             raise PortFailure(self._obituary())
         return decode(line.decode(errors="replace"))
@@ -137,7 +143,7 @@ class PortProcess:
     def _read(self) -> None:
         assert self._child.stdout is not None
         with self._child.stdout as lines:
-            for line in lines:
+            while line := lines.readline(LINE_LIMIT):
                 self._lines.put(line)
         self._lines.put(b"")
 
@@ -146,12 +152,16 @@ class PortProcess:
         try:
             status = self._child.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
-            return "closed its stdout"
+            return f"closed its stdout{self._last_words()}"
         how = f"exited with status {status}" if status >= 0 else f"was killed by {_signal_name(-status)}"
+        return how + self._last_words()
+
+    def _last_words(self) -> str:
+        """The end of what the port wrote to stderr, after a colon; empty if it wrote nothing."""
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - STDERR_TAIL))
         last_words = self._stderr.read().decode(errors="replace").strip()
-        return f"{how}: {last_words}" if last_words else how
+        return f": {last_words}" if last_words else ""
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:

@@ -15,6 +15,7 @@ from conformance.protocol import Call, Hello, encode
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
+NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def run_port(
             if reason:
                 verdict = Verdict(spec, case, "skip", message=reason)
             elif failures_in_a_row == STARTS_IN_A_ROW:
-                verdict = Verdict(spec, case, "error", message=f"not asked: the port failed {STARTS_IN_A_ROW} times in a row")
+                verdict = Verdict(spec, case, "error", message=NOT_ASKED)
             else:
                 try:
                     process = process or start()
@@ -90,7 +91,7 @@ def run_port(
                     verdict = Verdict(spec, case, "error", message=f"the port {failure}")
                     failures_in_a_row += 1
                     if process:
-                        process.close()
+                        process.close(politely=False)
                     process = None
             verdicts.append(verdict)
             on_verdict(verdict)
@@ -129,7 +130,8 @@ def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder
         case "skip":
             return Verdict(spec, case, "skip", message=str(answer.get("reason", "no reason given")))
         case "error":
-            return Verdict(spec, case, "error", message=str(answer.get("message", "no message given")))
+            message, detail = answer.get("message", "no message given"), answer.get("detail", "")
+            return Verdict(spec, case, "error", message=str(message), detail=str(detail))
         case other:
             raise PortFailure(f"answered a case with {other!r}")
 

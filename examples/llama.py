@@ -1,7 +1,6 @@
 """RMSNorm as every Llama has it: right in eager mode, another function under torch.compile.
 
-    conformance run examples.llama:Port --mode eager    conforms
-    conformance run examples.llama:Port                 does not, and the report says why
+`conformance run examples.llama:Port --mode eager` conforms; without `--mode eager` it does not, and the report says why.
 """
 
 import torch

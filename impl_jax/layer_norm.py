@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from impl_jax.rows import compute_dtype, output_dtype, round_to, sum_rows
+from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, sum_rows
 
 
 def layer_norm(
@@ -26,9 +26,11 @@ def layer_norm(
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     Statistics and sums are in float32 (float64 for float64), forward and backward; the variance is the mean square of the
-    centred row. `order` is as in `rms_norm`; the bias is added before the last rounding. Raises `ValueError` for another
-    order.
+    centred row. `order` is as in `rms_norm`; the bias is added before the last rounding. `eps` and `weight_offset` are
+    constants to every gradient. Raises as `rms_norm` does.
     """
+    check_order(order)
+    check_rows(x, weight=weight, bias=bias)
     return _layer_norm(order, x, weight, bias, eps, weight_offset)
 
 
@@ -46,6 +48,7 @@ class LayerNorm(nnx.Module):
         weight_offset: float = 0.0,
         rngs: nnx.Rngs | None = None,  # accepted like every flax module's, though nothing here is drawn
     ) -> None:
+        check_order(order)
         self.eps = eps
         self.order = order
         self.weight_offset = weight_offset
@@ -68,11 +71,11 @@ def _layer_norm_forward(order: str, x: Array, weight: Array | None, bias: Array 
     mean = jnp.mean(x.astype(compute), axis=-1, keepdims=True)  # *batch 1
     centred = x.astype(compute) - mean  # *batch d
     var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)  # *batch 1
-    rstd = lax.rsqrt(var + eps)  # *batch 1
+    rstd = lax.rsqrt(var + jnp.asarray(eps, compute))  # *batch 1
     x_hat = centred * rstd  # *batch d
     y = round_to(x_hat, x.dtype).astype(compute) if order == "cast_then_scale" else x_hat
     if weight is not None:
-        y = y * (weight.astype(compute) + weight_offset)  # *batch d
+        y = y * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     if bias is not None:
         y = y + bias.astype(compute)  # *batch d
     return y.astype(y_dtype), (x, weight, bias, weight_offset, mean, rstd)
@@ -83,7 +86,7 @@ def _layer_norm_backward(order: str, saved: tuple, dy: Array):
     compute = compute_dtype(x)
     dy = dy.astype(compute)
     x_hat = (x.astype(compute) - mean) * rstd  # *batch d
-    g = dy if weight is None else dy * (weight.astype(compute) + weight_offset)  # *batch d
+    g = dy if weight is None else dy * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     shift = jnp.mean(g, axis=-1, keepdims=True)  # *batch 1
     projection = jnp.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
     dx = rstd * (g - shift - x_hat * projection)  # *batch d

@@ -24,6 +24,7 @@ class Port(conformance.port.Port):
         super().__init__(device, jit=jit)
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_disable_jit", not jit)
+        self.place = jax.devices(device)[0]  # a device that is not there is said so at once
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(conformance.port.cache_folder("jax")))
         # Programs this small are below the thresholds at which JAX keeps what it compiled.
@@ -34,7 +35,7 @@ class Port(conformance.port.Port):
         return {"jax": jax.__version__, "flax": flax.__version__}
 
     def to_tensor(self, array: np.ndarray) -> Array:
-        return jax.device_put(array, jax.devices(self.device)[0])
+        return jax.device_put(array, self.place)
 
     def to_numpy(self, tensor: Array) -> np.ndarray:
         return np.asarray(tensor)

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from impl_jax.rows import compute_dtype, output_dtype, round_to, sum_rows
+from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, sum_rows
 
 
 def rms_norm(
@@ -26,8 +26,11 @@ def rms_norm(
 
     Statistics and sums are in float32 (float64 for float64), forward and backward. `order="cast_then_scale"` rounds
     x_hat to x's dtype before the weight multiplies it, and a float32 weight promotes y; `"scale_then_cast"` rounds once,
-    and y has x's dtype. Raises `ValueError` for another order.
+    and y has x's dtype. `eps` and `weight_offset` are constants to every gradient.
+    Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
     """
+    check_order(order)
+    check_rows(x, weight=weight)
     return _rms_norm(order, x, weight, eps, weight_offset)
 
 
@@ -44,6 +47,7 @@ class RMSNorm(nnx.Module):
         weight_offset: float = 0.0,
         rngs: nnx.Rngs | None = None,  # accepted like every flax module's, though nothing here is drawn
     ) -> None:
+        check_order(order)
         self.eps = eps
         self.order = order
         self.weight_offset = weight_offset
@@ -63,11 +67,11 @@ def _rms_norm(order: str, x: Array, weight: Array | None, eps: float, weight_off
 def _rms_norm_forward(order: str, x: Array, weight: Array | None, eps: float, weight_offset: float):
     compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight)
     mean_square = jnp.mean(jnp.square(x.astype(compute)), axis=-1, keepdims=True)  # *batch 1
-    rstd = lax.rsqrt(mean_square + eps)  # *batch 1
+    rstd = lax.rsqrt(mean_square + jnp.asarray(eps, compute))  # *batch 1
     x_hat = x.astype(compute) * rstd  # *batch d
     y = round_to(x_hat, x.dtype).astype(compute) if order == "cast_then_scale" else x_hat
     if weight is not None:
-        y = y * (weight.astype(compute) + weight_offset)  # *batch d
+        y = y * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     return y.astype(y_dtype), (x, weight, weight_offset, rstd)
 
 
@@ -76,7 +80,7 @@ def _rms_norm_backward(order: str, saved: tuple, dy: Array):
     compute = compute_dtype(x)
     dy = dy.astype(compute)
     x_hat = x.astype(compute) * rstd  # *batch d
-    g = dy if weight is None else dy * (weight.astype(compute) + weight_offset)  # *batch d
+    g = dy if weight is None else dy * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     projection = jnp.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
     dx = rstd * (g - x_hat * projection)  # *batch d
     dweight = None if weight is None else sum_rows(dy * x_hat).astype(weight.dtype)  # d

@@ -9,10 +9,24 @@ def compute_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def output_dtype(order: str, x: Array, *parameters: Array | None) -> jnp.dtype:
-    """y's dtype: x's, or the promoted one where the weight multiplies last. Raises `ValueError` for an unknown order."""
+def check_order(order: str) -> None:
+    """Raise `ValueError` unless the order is one of the two."""
     if order not in ("cast_then_scale", "scale_then_cast"):
         raise ValueError(f"order is {order!r}; it must be 'cast_then_scale' or 'scale_then_cast'")
+
+
+def check_rows(x: Array, **parameters: Array | None) -> None:
+    """Raise unless x is of floating point (`TypeError`) and every parameter has the shape of one row (`ValueError`)."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x is {x.dtype}; it must be of floating point")
+    for name, parameter in parameters.items():
+        if parameter is not None and parameter.shape != x.shape[-1:]:
+            expected = list(x.shape[-1:])
+            raise ValueError(f"{name} has shape {list(parameter.shape)}; with x of shape {list(x.shape)} it must be {expected}")
+
+
+def output_dtype(order: str, x: Array, *parameters: Array | None) -> jnp.dtype:
+    """y's dtype: x's, or the promoted one where the weight multiplies last."""
     present = [parameter.dtype for parameter in parameters if parameter is not None]
     return jnp.result_type(x.dtype, *present) if order == "cast_then_scale" else x.dtype
 

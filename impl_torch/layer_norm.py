@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impl_torch.rows import compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
+from impl_torch.rows import check_order, check_rows, compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
 
 
 def layer_norm(
@@ -24,8 +24,10 @@ def layer_norm(
 
     x is [*batch, d], weight and bias [d] or None. Statistics and sums are in float32 (float64 for float64), forward and
     backward; the variance is the mean square of the centred row. `order` is as in `rms_norm`; the bias is added before
-    the last rounding. Raises `ValueError` for another order.
+    the last rounding. Raises as `rms_norm` does.
     """
+    check_order(order)
+    check_rows(x, weight=weight, bias=bias)
     y, _, _ = _LayerNorm.apply(x, weight, bias, eps, weight_offset, order)
     return y
 
@@ -49,6 +51,7 @@ class LayerNorm(nn.Module):
         weight_offset: float = 0.0,
     ) -> None:
         super().__init__()
+        check_order(order)
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
@@ -74,7 +77,9 @@ class LayerNorm(nn.Module):
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, order={self.order!r}"
+        offset = f", weight_offset={self.weight_offset}" if self.weight_offset else ""
+        affine = f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}"
+        return f"{self.normalized_shape}, eps={self.eps}, {affine}, order={self.order!r}{offset}"
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -114,17 +119,19 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, mean, rstd = ctx.saved_tensors
         compute = compute_dtype(x)
         x_hat = (x.to(compute) - mean) * rstd  # *batch d
-        dx, dweight, dbias = torch.zeros_like(x_hat), None, None
+        dx, dweight, dbias = None, None, None
         if dy is not None:
             dy = dy.to(compute)
             g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
             shift = g.mean(dim=-1, keepdim=True)  # *batch 1
             projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
             dx = rstd * (g - shift - x_hat * projection)  # *batch d
-            dweight = None if weight is None else sum_rows(dy * x_hat).to(weight.dtype)  # d
-            dbias = None if ctx.bias_dtype is None else sum_rows(dy).to(ctx.bias_dtype)  # d
+            dweight = sum_rows(dy * x_hat).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None  # d
+            dbias = sum_rows(dy).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None  # d
         if dmean is not None:  # this and the next only where the backward pass is itself differentiated
-            dx = dx + dmean / x.shape[-1]
+            through_mean = (dmean / x.shape[-1]).expand(x.shape)
+            dx = through_mean if dx is None else dx + through_mean
         if drstd is not None:
-            dx = dx - drstd * rstd.square() * x_hat / x.shape[-1]
-        return dx.to(x.dtype), dweight, dbias, None, None, None
+            through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
+            dx = through_rstd if dx is None else dx + through_rstd
+        return None if dx is None else dx.to(x.dtype), dweight, dbias, None, None, None

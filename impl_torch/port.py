@@ -24,6 +24,7 @@ class Port(conformance.port.Port):
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
+        torch.empty(0, device=device)  # a device that is not there is said so at once
         torch.set_num_threads(1)
         # One function is asked in every dtype, rank and dialect, and what was compiled for it is kept between runs.
         torch._dynamo.config.recompile_limit = 10_000  # pyright: ignore

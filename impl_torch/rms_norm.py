@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impl_torch.rows import compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
+from impl_torch.rows import check_order, check_rows, compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
 
 
 def rms_norm(
@@ -23,8 +23,11 @@ def rms_norm(
 
     x is [*batch, d], weight [d] or None. Statistics and sums are in float32 (float64 for float64), forward and backward.
     `order="cast_then_scale"` rounds x_hat to x's dtype before the weight multiplies it, and a float32 weight promotes y;
-    `"scale_then_cast"` rounds once, and y has x's dtype. Raises `ValueError` for another order.
+    `"scale_then_cast"` rounds once, and y has x's dtype. Raises `ValueError` for another order or a
+    weight of another shape, `TypeError` for an x that is not of floating point.
     """
+    check_order(order)
+    check_rows(x, weight=weight)
     y, _ = _RMSNorm.apply(x, weight, eps, weight_offset, order)
     return y
 
@@ -49,6 +52,7 @@ class RMSNorm(nn.Module):
         weight_offset: float = 0.0,
     ) -> None:
         super().__init__()
+        check_order(order)
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
@@ -71,7 +75,9 @@ class RMSNorm(nn.Module):
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, order={self.order!r}"
+        offset = f", weight_offset={self.weight_offset}" if self.weight_offset else ""
+        affine = f"elementwise_affine={self.elementwise_affine}"
+        return f"{self.normalized_shape}, eps={self.eps}, {affine}, order={self.order!r}{offset}"
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -104,13 +110,14 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, rstd = ctx.saved_tensors
         compute = compute_dtype(x)
         x_hat = x.to(compute) * rstd  # *batch d
-        dx, dweight = torch.zeros_like(x_hat), None
+        dx, dweight = None, None
         if dy is not None:
             dy = dy.to(compute)
             g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
             projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
             dx = rstd * (g - x_hat * projection)  # *batch d
-            dweight = None if weight is None else sum_rows(dy * x_hat).to(weight.dtype)  # d
+            dweight = sum_rows(dy * x_hat).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None  # d
         if drstd is not None:  # only where the backward pass is itself differentiated
-            dx = dx - drstd * rstd.square() * x_hat / x.shape[-1]
-        return dx.to(x.dtype), dweight, None, None, None
+            through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
+            dx = through_rstd if dx is None else dx + through_rstd
+        return None if dx is None else dx.to(x.dtype), dweight, None, None, None

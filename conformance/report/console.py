@@ -9,6 +9,7 @@ from rich.text import Text
 from conformance.compare import Element
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Cell, Report
 from conformance.rounding import DTYPES
+from conformance.runner import NOT_ASKED
 
 CAUSES_SHOWN = 8
 
@@ -53,6 +54,8 @@ def _cell(cell: Cell | None) -> Text:
     judged = sum(cell.statuses.values()) - cell.statuses["skip"]
     if not judged:
         return Text("skipped", style="dim")
+    if cell.statuses["error"] == judged:
+        return Text(f"0/{judged} error", style="red")
     text = Text(f"{cell.statuses['pass']}/{judged} {_ratio(cell.ratio)}", style="green" if cell.conforms else "red")
     return text
 
@@ -70,27 +73,31 @@ def _cause(cause: Cause, report: Report) -> list[Text]:
     details.append(f"example     {example.case.id}  {list(example.case.shape)}")
     if output and output.worst:
         where = ", ".join(map(str, output.worst.index))
-        details.append(f"worst       {output.output}[{where}]  {_element(output.worst)}")
+        digits = 17 if example.case.outputs[output.output] == "float64" else 9
+        details.append(f"worst       {output.output}[{where}]  {_element(output.worst, digits)}")
         details.append(
             f"            {output.outside} of {output.size} elements outside, by up to {_ratio(output.ratio)} tolerances"
         )
-    details.append(f"reproduce   {report.command(example)}")
+    frames = [line.strip() for line in example.detail.splitlines() if line.startswith("  File ")]
+    details += [f"where       {frames[-1]}"] if frames else []
+    details += [f"reproduce   {report.command(example)}"] if cause.what != NOT_ASKED else []
     return [title, *(Text(f"  {detail}") for detail in details)]
 
 
-def _element(element: Element) -> str:
+def _element(element: Element, digits: int) -> str:
     single = element.lower == element.upper
-    expected = f"{element.lower:.9g}" if single else f"{element.lower:.9g} to {element.upper:.9g}"
-    return f"expected {expected}, got {element.actual:.9g}"
+    expected = f"{element.lower:.{digits}g}" if single else f"{element.lower:.{digits}g} to {element.upper:.{digits}g}"
+    return f"expected {expected}, got {element.actual:.{digits}g}"
 
 
 def _conclusion(report: Report) -> Text:
     counts = Counter(verdict.status for verdict in report.verdicts)
     words = {"pass": "passed", "fail": "failed", "error": "errors", "skip": "skipped"}
+    words["error"] = "error" if counts["error"] == 1 else "errors"
     counted = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if counts[status])
     style, verdict = {
         CONFORMS: ("bold green", "conforms"),
         FAILS: ("bold red", "does not conform"),
-        NOT_RUN: ("bold red", "not judged"),
+        NOT_RUN: ("bold red", "a port was not judged" if report.verdicts else "not judged"),
     }[report.exit_status]
     return Text.assemble((verdict, style), f": {counted or 'no case was run'} in {report.seconds:.1f} s")

@@ -45,6 +45,7 @@ def as_json(report: Report) -> str:
                 "case": verdict.case.id,
                 "status": verdict.status,
                 "message": verdict.message,
+                "detail": verdict.detail,
                 "outputs": [
                     {
                         "output": output.output,

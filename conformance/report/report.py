@@ -10,7 +10,7 @@ from conformance.cases import OPS
 from conformance.compare import OutputVerdict, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.rounding import DTYPES
-from conformance.runner import PortRun
+from conformance.runner import NOT_ASKED, PortRun
 
 CONFORMS, FAILS, NOT_RUN = 0, 1, 3
 """Exit statuses; 2 is wrong usage."""
@@ -99,7 +99,8 @@ class Report:
                     rest.setdefault((run.spec, _kind(verdict)), []).append(verdict)
         known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
         unknown = [_unexplained(port, group) for (port, _), group in rest.items()]
-        return (*sorted(known, key=_size), *sorted(unknown, key=_size))
+        last = [cause for cause in unknown if cause.what == NOT_ASKED]
+        return (*sorted(known, key=_size), *sorted((c for c in unknown if c not in last), key=_size), *last)
 
     @property
     def skips(self) -> dict[str, Counter[str]]:

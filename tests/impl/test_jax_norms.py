@@ -213,3 +213,11 @@ def test_round_to_is_numpys_cast(dtype, compiled):
     nan = np.isnan(x)
     assert np.all(np.isnan(actual[nan]))
     np.testing.assert_array_equal(actual[~nan].view(np.uint16), expected[~nan].view(np.uint16))
+
+
+@pytest.mark.parametrize("function", [rms_norm, layer_norm], ids=lambda function: function.__name__)
+def test_what_would_broadcast_or_truncate_is_refused(function):
+    with pytest.raises(ValueError, match=r"weight has shape \[1\]; with x of shape \[3, 8\] it must be \[8\]"):
+        function(jnp.ones((3, 8)), jnp.ones(1))
+    with pytest.raises(TypeError, match="x is int32"):
+        function(jnp.arange(8, dtype=jnp.int32))

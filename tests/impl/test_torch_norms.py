@@ -331,3 +331,16 @@ def test_exports_with_a_dynamic_batch(cls):
     exported = torch.export.export(module, (torch.randn(3, 4, 6).bfloat16(),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     x = torch.randn(5, 4, 6).bfloat16()
     assert torch.equal(exported.module()(x), module(x))
+
+
+@pytest.mark.parametrize("function", [rms_norm, layer_norm], ids=lambda function: function.__name__)
+def test_what_would_broadcast_or_truncate_is_refused(function):
+    with pytest.raises(ValueError, match=r"weight has shape \[1\]; with x of shape \[3, 8\] it must be \[8\]"):
+        function(torch.ones(3, 8), torch.ones(1))
+    with pytest.raises(TypeError, match="x is torch.int64"):
+        function(torch.arange(8))
+
+
+def test_a_module_refuses_an_unknown_order_when_it_is_made():
+    with pytest.raises(ValueError, match="order is 'sideways'"):
+        RMSNorm(8, order="sideways")
