@@ -166,10 +166,26 @@ def test_an_empty_batch_passes_and_its_gradients_are_zero():
     assert judge(case, y=np.zeros((1, 33), np.float32)).status == "error"
 
 
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_ends_of_the_interval_pass_and_the_next_numbers_do_not(op, dtype):
+    for case in select("*/random", op=op, dtype=dtype):
+        for name, expected in golden(case).outputs.items():
+            for end, beyond in (expected.lower, -np.inf), (expected.upper, np.inf):
+                inside = compare_output(name, expected, end)
+                assert inside.outside == 0
+                assert inside.ratio <= 1
+                outside = compare_output(name, expected, np.nextafter(end, np.full_like(end, beyond)))
+                assert outside.outside == outside.size
+                assert outside.ratio > 1
+
+
 @reproducible
-@given(noise=st.floats(-1e6, 1e6), index=st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 32)))
+@given(
+    noise=st.floats(-1e6, 1e6) | st.floats(0.9, 1.3), index=st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 32))
+)
 def test_the_ratio_is_the_error_in_half_widths(noise, index):
-    """Within the search's last step, a sixteenth, and roundings to float32. It is at most 1 exactly where y passes."""
+    """Within the search's last step and roundings to float32. It is at most 1 exactly where y passes."""
     expected = golden(RANDOM).outputs["y"]
     lower, upper = (end[index] for end in expected.interval())
     half_width = (upper - lower) / 2
