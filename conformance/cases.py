@@ -89,7 +89,8 @@ VALUES = (
     Probe("eps_1e-8", "eps clamped, or lost in half precision", eps=_eps(1e-8), x=Draw(scale=1e-4), dy_scale=2**-10),
     Probe("eps_1e-12", "eps underflows in float16", eps=_eps(1e-12), x=Draw(scale=1e-6), dy_scale=2**-10),
     Probe("std_0.05", "eps taken from the storage dtype's machine epsilon", x=Draw(scale=0.05)),
-    Probe("mean_30", "the row's mean mistreated: a variance in one pass, or centring where none belongs", x=Draw(offset=30.0)),
+    Probe("mean_30", "centring where none belongs, or none where it does", x=Draw(offset=30.0)),
+    Probe("mean_300", "a variance in one pass, at a mean of 300 standard deviations", x=Draw(offset=300.0)),
     Probe("values_near_300", "squares or their sum in float16", x=Draw(scale=300.0)),
     Probe("values_near_6e4", "squares in float16, at the end of its range", x=Draw(scale=1.7e4)),
     Probe("zero_rows", "a zero row: division by zero, eps outside the root", x=Draw(rows="zero_rows")),
@@ -122,8 +123,8 @@ ONE_PARAMETER = (
 # Faults of indexing, which the dtype hardly changes: widths, rows, ranks, layouts.
 SHAPES = (
     Probe("width_1", "a width of one, where LayerNorm has nothing to scale", shape=(2, 3, 1), x=Draw(scale=100.0, offset=1e3)),
-    Probe("width_2", "the smallest width with a variance; divides by n - 1", shape=(2, 3, 2)),
-    Probe("width_3", "padding counted in the statistics", shape=(2, 3, 3)),
+    Probe("width_2", "the smallest width with a variance; divides by n - 1", shape=(4, 5, 2)),
+    Probe("width_3", "padding counted in the statistics", shape=(4, 5, 3)),
     Probe("width_7", "padding counted in the statistics", shape=(2, 3, 7)),
     Probe("width_127", "one feature short of a block", shape=(2, 3, 127)),
     Probe("width_129", "one feature past a block", shape=(2, 3, 129)),
@@ -140,7 +141,7 @@ LAYOUTS = (
     Probe("rank_4", "an op that assumes two or three axes", shape=(2, 3, 4, 33)),
     Probe("sliced", "strides ignored: rows that stand apart", layout="sliced"),
     Probe("strided", "strides ignored: every second feature", layout="strided"),
-    Probe("expanded", "strides ignored: one row in many places", layout="expanded"),
+    Probe("expanded", "strides ignored: the first axis repeats one entry", layout="expanded"),
 )
 
 # What the variants of a dialect (offset, float32 weight) can get wrong.

@@ -99,6 +99,8 @@ def _error_ratio(expected: Expected, actual: Array) -> float:
 
     if admitted(0.0):
         return 0.0
+    if np.any(np.isnan(actual) != np.isnan(expected.value)):
+        return float("inf")
     high = FIRST_SCALE
     while not admitted(high):
         high *= 2

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,12 @@ def generate(folder: Path = FIXTURES) -> tuple[int, int]:
 
     Raises `FixtureError` rather than replace a folder that holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists() and folder != FIXTURES:
-        raise FixtureError(f"{folder}: not a fixtures folder (it has no {MANIFEST}); name an empty one, or one to be made")
+    folder = folder.resolve()
+    if folder != FIXTURES.resolve() and folder.exists() and any(folder.iterdir()):
+        try:
+            read_manifest(folder)
+        except FixtureError as error:
+            raise FixtureError(f"{folder}: not empty, and not a fixtures folder to be replaced: {error}") from None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         fresh, replaced = Path(scratch) / "fresh", Path(scratch) / "replaced"
@@ -75,7 +80,11 @@ def generate(folder: Path = FIXTURES) -> tuple[int, int]:
         (fresh / MANIFEST).write_text(json.dumps(_manifest(entries), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if folder.exists():
             os.replace(folder, replaced)
-        os.replace(fresh, folder)
+        try:
+            os.replace(fresh, folder)
+        except BaseException:
+            os.replace(replaced, folder)
+            raise
     return len(entries), sum(entry["bytes"] for entry in entries)
 
 
@@ -93,6 +102,14 @@ def read_manifest(folder: Path = FIXTURES) -> dict[str, Any]:
         raise FixtureError(f"{path}: field 'format' is {found!r}; this version reads {FORMAT}")
     if not isinstance(manifest.get("cases"), list) or manifest.get("count") != len(manifest["cases"]):
         raise FixtureError(f"{path}: field 'count' is {manifest.get('count')!r}, which is not the number of its cases")
+    for number, entry in enumerate(manifest["cases"]):
+        for field, type_ in {"id": str, "file": str, "sha256": str, "bytes": int}.items():
+            value = entry.get(field) if isinstance(entry, dict) else None
+            if not isinstance(value, type_):
+                raise FixtureError(f"{path}: case number {number}: field {field!r} is {value!r}; it must be {type_.__name__}")
+    twice = [id_ for id_, count in Counter(entry["id"] for entry in manifest["cases"]).items() if count > 1]
+    if twice:
+        raise FixtureError(f"{path}: case {twice[0]} is listed more than once")
     return manifest
 
 
@@ -125,9 +142,25 @@ def check(folder: Path = FIXTURES) -> list[str]:
 
     differences = [f"{folder / MANIFEST}: case {id_} is missing" for id_ in cases.keys() - entries.keys()]
     differences += [f"{folder / MANIFEST}: case {id_} is unknown" for id_ in entries.keys() - cases.keys()]
-    strays = (path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
-    differences += [f"{folder / stray}: not in the manifest" for stray in strays if stray not in files]
+    fields = {"$schema": "manifest.schema.json", "format": FORMAT, "seed": 0, "count": len(manifest["cases"])}
+    differences += [
+        f"{folder / MANIFEST}: field {name!r} is {manifest.get(name)!r}; expected {value!r}"
+        for name, value in fields.items()
+        if manifest.get(name) != value
+    ]
+    unknown = manifest.keys() - fields.keys() - {"provenance", "cases"}
+    differences += [f"{folder / MANIFEST}: field {name!r} is unknown" for name in unknown]
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    differences += [f"{folder / stray}: not in the manifest" for stray in present - files - {MANIFEST, *PAGES}]
+    for page in PAGES:
+        if page not in present:
+            differences.append(f"{folder / page}: missing")
+        elif (folder / page).read_bytes() != (FIXTURES / page).read_bytes():
+            differences.append(f"{folder / page}: not the page of this version")
     for id_ in cases.keys() & entries.keys():
+        if entries[id_]["file"] != _file(cases[id_]):
+            differences.append(f"{folder / MANIFEST}: case {id_}: field 'file' is {entries[id_]['file']!r}")
+            continue
         differences += [
             f"{folder / MANIFEST}: case {id_}: field {field!r} is {entries[id_].get(field)!r}; regenerated: {value!r}"
             for field, value in _description(cases[id_]).items()

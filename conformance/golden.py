@@ -17,6 +17,8 @@ from conformance.values import NormValues, true_pullback
 
 Array = np.ndarray
 
+KEPT_ELEMENTS = 10_000  # larger intervals are computed again when they are needed again, to save memory
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -32,13 +34,15 @@ class Expected:
 
         They are the hull over all placements, rounded. A NaN in both says that the output must be NaN there.
         """
-        if scale not in self._intervals:
-            with np.errstate(all="ignore"):
-                ends = [placement(scale) for placement in self.placements]
-                lower = round_to(np.minimum.reduce([low for low, _ in ends]), self.dtype)
-                upper = round_to(np.maximum.reduce([high for _, high in ends]), self.dtype)
+        if scale in self._intervals:
+            return self._intervals[scale]
+        with np.errstate(all="ignore"):
+            ends = [placement(scale) for placement in self.placements]
+            lower = round_to(np.minimum.reduce([low for low, _ in ends]), self.dtype)
+            upper = round_to(np.maximum.reduce([high for _, high in ends]), self.dtype)
+        if self.value.size <= KEPT_ELEMENTS:
             self._intervals[scale] = lower, upper
-        return self._intervals[scale]
+        return lower, upper
 
     @property
     def nearest(self) -> Array:

@@ -98,9 +98,9 @@ def _x(case: "Case", seed: int) -> Array:
 
 def _weight(case: "Case", words: Array) -> Array:
     if case.weight == "tiny":  # zeros and values near zero: dividing y by them recovers nothing
-        return np.where(np.arange(len(words)) % 2, 1e-9, 0.0)
-    if case.weight == "far_from_one":  # values whose sum with one is not a bfloat16
-        return np.resize([0.0, 15.8125, -0.998], len(words))
+        return np.where(np.arange(len(words)) % 2, 1e-6 if case.dtype == "float16" else 1e-9, 0.0)
+    if case.weight == "far_from_one":  # values whose sum with one is no bfloat16 (15.8125, -0.998), no float16 (3.998)
+        return np.resize([0.0, 15.8125, -0.998, 3.998], len(words))
     # Magnitudes in [17/16, 31/16), both signs: never one and never a power of two, which would hide the cast order.
     sign = np.where(words & np.uint64(1), 1.0, -1.0)
     magnitude = 17 / 16 + (words >> np.uint64(12)).astype(np.float64) * 2.0**-52 * (14 / 16)

@@ -73,14 +73,14 @@ class Norm:
         slope = np.imag(self.rstd(mean_square + 1j * step, self.eps)) / step
         divisor = self.mean_square(np.ones_like(centred))  # 1, unless the mistake is in the divisor
 
-        def dx_paths(g: Array) -> tuple[Array, Array]:
+        def dx_paths(g: Array) -> tuple[Array, Array, Array]:
             if backward == "autograd":
                 through_rstd = -2 * divisor * slope * centred * mean(g * shifted)
             else:
                 through_rstd = rstd * x_hat * mean(g * x_hat)
-            through_mean = self.shift * mean(rstd * g) if self.centre_values else 0.0
+            through_mean = self.shift * mean(rstd * g) if self.centre_values else np.zeros_like(rstd)
             scale = self.scale_dx(rstd)
-            return scale * rstd * g, -scale * (self.projection * through_rstd + through_mean)
+            return scale * rstd * g, -scale * through_mean, -scale * self.projection * through_rstd
 
         pullback = Pullback(self.backward_weight(w), dx_paths, self.multiplicand(x_hat, self.x), self.sum_weight_rows)
         return NormValues(
@@ -91,7 +91,7 @@ class Norm:
             x_hat=x_hat,
             rstd=rstd,
             y=w * x_hat + bias,
-            dx=np.add(*dx_paths(self.dy * pullback.w)),
+            dx=sum(dx_paths(self.dy * pullback.w), np.zeros_like(self.x)),
             dweight=self.sum_weight_rows(self.dy * pullback.multiplicand),
             dbias=self.sum_bias_rows(self.dy),
             centred=self.centre_values,

@@ -4,8 +4,8 @@ In float32 and float64 nothing is rounded on the way: one placement remains, val
 fixes the roundings of y; the gradients are those that autograd of the dialect can produce:
 
 - dx: nothing rounded before the end; or, where the weight multiplies last, g = dy·w rounded first, as the
-  multiplication's own backward does; each also with the direct path r·g and the path through the statistics rounded
-  before they are added, as happens where the source casts x to float32 twice.
+  multiplication's own backward does; each also with its paths (direct, through the mean, through rstd) rounded before they
+  are added, in whichever two or three groups, as happens where the source casts x to float32 more than once.
 - dweight: x_hat as it is; or, where the weight multiplies last, x_hat as rounded in the forward pass; or the products
   with it rounded as well, before the sum.
 """
@@ -26,6 +26,7 @@ through the roundings that stand inside the formula. Rounding is monotone: the e
 
 
 Placements = dict[str, list[Placement]]
+Groups = tuple[tuple[int, ...], ...]
 
 
 def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
@@ -37,7 +38,7 @@ def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placeme
     """One rounding, at the end; dx also by two paths. `dtype` is x's."""
     placements = unrounded(norm, budget)
     g = norm.dy * norm.pullback.w
-    placements["dx"].append(lambda s: _dx_by_two_paths(norm, budget, (g, g), dtype, s))
+    placements["dx"] += [_dx(norm, budget, (g, g), dtype, groups) for groups in _groups(norm)]
     return placements
 
 
@@ -58,10 +59,7 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
         lambda s: _sum(_product(cast(s), norm.w), norm.bias),
         lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
     ]
-    placements["dx"] += [
-        lambda s: _dx_in_one(norm, budget, g, s),
-        lambda s: _dx_by_two_paths(norm, budget, g, dtype, s),
-    ]
+    placements["dx"] += [_dx(norm, budget, g, dtype, groups) for groups in (((0, 1, 2),), *_groups(norm))]
     placements["dweight"] += [
         lambda s: _sum_rows(norm, terms(s), s * budget.dweight),
         lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), s * budget.dweight),
@@ -69,28 +67,33 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
     return placements
 
 
-def _dx_in_one(norm: NormValues, budget: NormBudget, g: Interval, s: float) -> Interval:
-    """dx from a rounded g, in float32 to the end."""
-    direct, rest, flip = _dx_paths(norm, g)
-    return direct + rest - flip - s * budget.dx, direct + rest + flip + s * budget.dx
+def _groups(norm: NormValues) -> tuple[Groups, ...]:
+    """The ways to add the three paths of dx with a rounding in between."""
+    if not norm.centred:
+        return (((0,), (2,)),)
+    return ((0,), (1, 2)), ((0, 1), (2,)), ((0,), (1,), (2,))
 
 
-def _dx_by_two_paths(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, s: float) -> Interval:
-    """dx as the sum of two rounded paths; each carries rstd's whole error, which no longer shrinks with dx itself."""
-    direct, rest, flip = _dx_paths(norm, g)
-    t_direct = s * np.abs(direct) * budget.rstd
-    t_rest = s * (budget.dx + np.abs(rest) * budget.rstd)
-    low = round_to(direct - flip - t_direct, dtype) + round_to(rest - flip - t_rest, dtype)
-    high = round_to(direct + flip + t_direct, dtype) + round_to(rest + flip + t_rest, dtype)
-    return low, high
+def _dx(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, groups: Groups) -> Placement:
+    """dx from g, its paths added in groups; where there are several, each is rounded before they are added.
 
-
-def _dx_paths(norm: NormValues, g: Interval) -> tuple[Array, Array, Array]:
-    """The two paths of dx, and what it moves either if a g between two numbers is rounded the other way."""
+    A g between two numbers may have been rounded the other way, which moves dx by `flip`. A group of its own carries
+    rstd's whole error, which no longer shrinks with dx itself.
+    """
     low, high = g
-    doubt = high - low
+    paths, doubt = norm.pullback.dx_paths(low), high - low
     flip = norm.rstd * (doubt + mean(doubt) * (1 + np.abs(norm.x_hat)))
-    return *norm.pullback.dx_paths(low), flip
+    parts = [sum((paths[i] for i in group), np.zeros_like(norm.x)) for group in groups]
+
+    def placement(s: float) -> Interval:
+        if len(parts) == 1:
+            return parts[0] - flip - s * budget.dx, parts[0] + flip + s * budget.dx
+        widths = [flip + s * np.abs(part) * budget.rstd + (s * budget.dx if i else 0.0) for i, part in enumerate(parts)]
+        ends = [_rounded((part - width, part + width), dtype) for part, width in zip(parts, widths, strict=True)]
+        zeros = np.zeros_like(norm.x)
+        return sum((end[0] for end in ends), zeros), sum((end[1] for end in ends), zeros)
+
+    return placement
 
 
 def _around(value: Array, half_width: Array) -> Placement:

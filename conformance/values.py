@@ -22,12 +22,12 @@ def sum_rows(a: Array) -> Array:
 class Pullback:
     """The backward pass as the linear maps it consists of, so that their arguments can be rounded.
 
-    g = dy·`w`; dx is the sum of the two `dx_paths` of g, the direct one and the one through the statistics;
-    dweight is `sum_rows` of dy·`multiplicand`.
+    g = dy·`w`; dx is the sum of the three `dx_paths` of g: the direct one, the one through the mean (zeros where nothing is
+    centred), and the one through rstd; dweight is `sum_rows` of dy·`multiplicand`.
     """
 
     w: Array
-    dx_paths: Callable[[Array], tuple[Array, Array]]
+    dx_paths: Callable[[Array], tuple[Array, Array, Array]]
     multiplicand: Array
     sum_rows: Callable[[Array], Array] = sum_rows
 
@@ -51,10 +51,10 @@ class NormValues:
 
 
 def true_pullback(w: Array, x_hat: Array, rstd: Array, *, centred: bool) -> Pullback:
-    """dx = r·g − r·(c1 + x_hat·c2), dweight = Σ dy·x_hat."""
+    """dx = r·g − r·c1 − r·x_hat·c2, dweight = Σ dy·x_hat."""
 
-    def dx_paths(g: Array) -> tuple[Array, Array]:
-        c1 = mean(g) if centred else 0.0
-        return rstd * g, -rstd * (c1 + x_hat * mean(g * x_hat))
+    def dx_paths(g: Array) -> tuple[Array, Array, Array]:
+        c1 = mean(g) if centred else np.zeros_like(rstd)
+        return rstd * g, -rstd * c1, -rstd * x_hat * mean(g * x_hat)
 
     return Pullback(w, dx_paths, x_hat)

@@ -189,7 +189,7 @@ def test_check_names_every_damaged_file_once(copy):
     [
         ({"sha256": "0" * 64}, f"{FILE}: edited"),
         ({"bytes": 1}, f"{FILE}: "),
-        ({"file": "elsewhere.safetensors"}, "elsewhere.safetensors: missing"),
+        ({"file": "elsewhere.safetensors"}, f"{MANIFEST}: case {ID}: field 'file' is 'elsewhere.safetensors'"),
         ({"id": "new"}, f"{MANIFEST}: case new is unknown"),
         ({"id": "new"}, f"{MANIFEST}: case {ID} is missing"),
     ],
@@ -223,7 +223,8 @@ def test_check_misses_no_case(tmp_path, fresh):
     """An empty list of cases, rightly counted, is not a whole folder."""
     shutil.copy(fresh / MANIFEST, tmp_path)
     edit(tmp_path, lambda manifest: manifest.update(count=0, cases=[]))
-    assert check(tmp_path) == sorted(f"{tmp_path / MANIFEST}: case {id_} is missing" for id_ in STORED)
+    missing = [message for message in check(tmp_path) if message.startswith(str(tmp_path / MANIFEST))]
+    assert missing == sorted(f"{tmp_path / MANIFEST}: case {id_} is missing" for id_ in STORED)
 
 
 def test_an_edited_golden_is_named_by_tensor_and_element(copy):
@@ -257,9 +258,52 @@ def test_a_damaged_file_is_not_read(copy):
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(FixtureError, match=rf"{tmp_path}: not a fixtures folder"):
+    (tmp_path / MANIFEST).write_text('{"name": "a web app", "icons": []}')
+    before = content(tmp_path)
+    with pytest.raises(FixtureError, match=rf"{tmp_path}: not empty, and not a fixtures folder"):
         generate(tmp_path)
-    assert content(tmp_path) == {"thesis.txt": b"ten years of work"}
+    assert content(tmp_path) == before
+
+
+def test_a_failure_between_the_two_renames_leaves_the_old_folder(copy, monkeypatch):
+    before, replace = content(copy), os.replace
+
+    def fail_once(source, target):
+        if Path(source).name == "fresh":
+            raise OSError("no space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    monkeypatch.setattr(
+        "conformance.fixtures.write_tensors",
+        lambda path, tensors: (path.parent.mkdir(parents=True, exist_ok=True), path.write_bytes(b"x")),
+    )
+    with pytest.raises(OSError, match="no space left"):
+        generate(copy)
+    assert content(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda manifest: manifest["cases"][3].pop("sha256"), "case number 3: field 'sha256' is None"),
+        (lambda manifest: manifest["cases"].__setitem__(0, "a string"), "case number 0: field 'id' is None"),
+        (lambda manifest: manifest["cases"].__setitem__(1, manifest["cases"][0]), "is listed more than once"),
+        (lambda manifest: manifest.update(seed=7), "field 'seed' is 7; expected 0"),
+        (lambda manifest: manifest.update(note="hello"), "field 'note' is unknown"),
+    ],
+)
+def test_a_damaged_manifest_is_a_clear_message(copy, change, words):
+    edit(copy, change)
+    assert any(str(copy / MANIFEST) in message and words in message for message in check(copy))
+
+
+@pytest.mark.parametrize("page", ["README.md", "manifest.schema.json"])
+def test_the_pages_beside_the_fixtures_are_checked_too(copy, page):
+    (copy / page).write_text("edited")
+    assert check(copy) == [f"{copy / page}: not the page of this version"]
+    (copy / page).unlink()
+    assert check(copy) == [f"{copy / page}: missing"]
 
 
 def test_an_empty_folder_is_filled(tmp_path, fresh):
