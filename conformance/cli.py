@@ -1,6 +1,7 @@
 """The command line: `conformance run`, `list`, `explain`, `fixtures`, `serve`."""
 
 import importlib.util
+import os
 import shlex
 import signal
 import sys
@@ -61,6 +62,7 @@ def run(
     device: Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")] = "cpu",
     mode: Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")] = "jit",
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")] = 120.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")] = None,
 ) -> None:
     """Run the conformance suite: impl_torch and impl_jax, or the ports named.
@@ -84,7 +86,9 @@ def run(
     began = time.monotonic()
     try:
         with _progress(commands, len(cases)) as on_verdict:
-            runs = run_ports(commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, on_verdict=on_verdict)
+            runs = run_ports(
+                commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, jobs=jobs, on_verdict=on_verdict
+            )
     except KeyboardInterrupt:
         print("interrupted: nothing was judged", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

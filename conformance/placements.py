@@ -23,8 +23,6 @@ Interval = tuple[Array, Array]
 Placement = Callable[[float], Interval]
 """Maps a scale s to the ends of an interval, before the last rounding: the noise s·t around the exact value, pushed
 through the roundings that stand inside the formula. Rounding is monotone: the ends stay ends."""
-
-
 Placements = dict[str, list[Placement]]
 Groups = tuple[tuple[int, ...], ...]
 
@@ -35,7 +33,7 @@ def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
 
 
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
-    """One rounding, at the end; dx also by two paths. `dtype` is x's."""
+    """One rounding, at the end; dx also in groups of paths. `dtype` is x's."""
     placements = unrounded(norm, budget)
     g = norm.dy * norm.pullback.w
     placements["dx"] += [_dx(norm, budget, (g, g), dtype, groups) for groups in _groups(norm)]
@@ -77,8 +75,8 @@ def _groups(norm: NormValues) -> tuple[Groups, ...]:
 def _dx(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, groups: Groups) -> Placement:
     """dx from g, its paths added in groups; where there are several, each is rounded before they are added.
 
-    A g between two numbers may have been rounded the other way, which moves dx by `flip`. A group of its own carries
-    rstd's whole error, which no longer shrinks with dx itself.
+    A g between two numbers may have been rounded the other way, which moves dx by `flip`. Every group carries the error
+    of dx, and rstd's on its own size, which does not shrink where the groups cancel.
     """
     low, high = g
     paths, doubt = norm.pullback.dx_paths(low), high - low
@@ -88,7 +86,7 @@ def _dx(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, groups: G
     def placement(s: float) -> Interval:
         if len(parts) == 1:
             return parts[0] - flip - s * budget.dx, parts[0] + flip + s * budget.dx
-        widths = [flip + s * np.abs(part) * budget.rstd + (s * budget.dx if i else 0.0) for i, part in enumerate(parts)]
+        widths = [flip + s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
         ends = [_rounded((part - width, part + width), dtype) for part, width in zip(parts, widths, strict=True)]
         zeros = np.zeros_like(norm.x)
         return sum((end[0] for end in ends), zeros), sum((end[1] for end in ends), zeros)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from conformance.cases import Case
@@ -14,6 +15,7 @@ from conformance.process import Family, PortFailure, PortProcess
 from conformance.protocol import Call, Hello, encode
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
+CASES_OF_A_SHARE = 100  # fewer are not worth a process of their own
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
 NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
 
@@ -39,25 +41,42 @@ def run_ports(
     device: str = "cpu",
     mode: str = "jit",
     timeout: float = 120.0,
+    jobs: int = 1,
     on_verdict: Callable[[Verdict], None] = lambda verdict: None,
 ) -> tuple[PortRun, ...]:
     """Run every port (its spec and the command that starts it) over all cases, the ports side by side.
 
-    `timeout` is in seconds, for one answer. `on_verdict` is called from the ports' threads as verdicts come in.
+    `timeout` is in seconds, for one answer. A port with many cases is run as up to `jobs` processes, which share them.
+    `on_verdict` is called from the ports' threads as verdicts come in.
     """
-    cases = tuple(cases)
+    shares = _shares(tuple(cases), jobs)
     family = Family()
     start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=family)
-    with ThreadPoolExecutor(max_workers=max(1, len(commands))) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, len(commands) * len(shares))) as pool:
         runs = [
-            pool.submit(run_port, spec, partial(start, command), cases, seed, timeout, on_verdict)
+            [pool.submit(run_port, spec, partial(start, command), share, seed, timeout, on_verdict) for share in shares]
             for spec, command in commands.items()
         ]
         try:
-            return tuple(run.result() for run in runs)
+            return tuple(_joined([share.result() for share in run]) for run in runs)
         except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
             family.end()
             raise
+
+
+def _shares(cases: tuple[Case, ...], jobs: int) -> tuple[tuple[Case, ...], ...]:
+    """The cases in up to `jobs` runs of neighbours, which share compiled code."""
+    count = max(1, min(jobs, len(cases) // CASES_OF_A_SHARE))
+    ends = [len(cases) * i // count for i in range(count + 1)]
+    return tuple(cases[first:last] for first, last in pairwise(ends))
+
+
+def _joined(shares: list[PortRun]) -> PortRun:
+    """One port's shares as one run, which failed to start if any of them did."""
+    failures = [share.failure for share in shares if share.failure]
+    verdicts = tuple(verdict for share in shares for verdict in share.verdicts)
+    hello = None if failures else shares[0].hello
+    return PortRun(shares[0].spec, hello, () if failures else verdicts, failures[0] if failures else "")
 
 
 def run_port(
