@@ -98,6 +98,6 @@ def _conclusion(report: Report) -> Text:
     style, verdict = {
         CONFORMS: ("bold green", "conforms"),
         FAILS: ("bold red", "does not conform"),
-        NOT_RUN: ("bold red", "a port was not judged" if report.verdicts else "not judged"),
+        NOT_RUN: ("bold red", "a port was not judged" if counts["pass"] + counts["fail"] else "not judged"),
     }[report.exit_status]
     return Text.assemble((verdict, style), f": {counted or 'no case was run'} in {report.seconds:.1f} s")

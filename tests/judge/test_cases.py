@@ -13,11 +13,11 @@ from conformance.rounding import DTYPES, HALF
 
 COUNTS = {
     ("rms_norm", "float64"): 25,
-    ("rms_norm", "float32"): 43,
+    ("rms_norm", "float32"): 44,
     ("rms_norm", "bfloat16"): 76,
     ("rms_norm", "float16"): 54,
     ("layer_norm", "float64"): 25,
-    ("layer_norm", "float32"): 45,
+    ("layer_norm", "float32"): 46,
     ("layer_norm", "bfloat16"): 76,
     ("layer_norm", "float16"): 54,
 }
@@ -29,12 +29,12 @@ ids = [case.id for case in CASES]
 def test_the_number_of_cases_is_pinned():
     """Adding cases is fine: count them here. Nothing passes by not being there."""
     assert Counter((case.op, case.dtype) for case in CASES) == COUNTS
-    assert len(CASES) == 398
+    assert len(CASES) == 400
 
 
 def test_ids_are_stable():
     """Ids name files and seed the inputs: to rename one is to break what others have stored."""
-    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "d2a4357ac52a682db5085c53b100200e"
+    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "066d3f017bcb65814deb6eb6a474f604"
 
 
 def test_ids_are_unique_paths():
