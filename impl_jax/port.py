@@ -24,6 +24,7 @@ class Port(conformance.port.Port):
         super().__init__(device, jit=jit)
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_disable_jit", not jit)
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # an accelerator is shared with other ports
         self.place = jax.devices(device)[0]  # a device that is not there is said so at once
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(conformance.port.cache_folder("jax")))
