@@ -11,8 +11,8 @@ from conformance.golden import Expected, Golden
 Array = np.ndarray
 Status = Literal["pass", "fail", "skip", "error"]
 
-# Error ratios are found by doubling from the first scale, then halving the gap a few times: within a sixteenth.
-FIRST_SCALE, LAST_SCALE, HALVINGS = 2.0**-6, 2.0**100, 3
+# Error ratios are found by doubling from the first scale, then halving the gap twice: within a quarter of the ratio.
+FIRST_SCALE, LAST_SCALE, HALVINGS = 2.0**-4, 2.0**100, 2
 
 
 @dataclass(frozen=True, slots=True)
