@@ -45,7 +45,8 @@ CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only ca
 
 def main() -> None:
     """The console script; asked to end, it ends as it would at Ctrl-C, and takes the ports along."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for asked in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
+        signal.signal(asked, signal.default_int_handler)
     app()
 
 

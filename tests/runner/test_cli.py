@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -290,9 +289,7 @@ def test_every_pipe_is_closed(port, monkeypatch):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
 def test_an_interrupted_run_takes_its_ports_along(sign, wait_for_processes):
     command = [sys.executable, "-m", "conformance", "run", "--exec", rubbish("hangs"), "--case", VICTIM]
-    # A shell's background job, as continuous integration may be, ignores SIGINT, and so would its children.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heed) as run:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         assert wait_for_processes(3)  # itself, the port and the port's own child
         run.send_signal(sign)
         try:
