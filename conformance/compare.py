@@ -9,7 +9,7 @@ from conformance.cases import Case
 from conformance.golden import Expected, Golden
 
 Array = np.ndarray
-Status = Literal["pass", "fail", "skip", "error"]
+Status = Literal["pass", "fail", "expected", "skip", "error"]
 
 # Error ratios are found by doubling from the first scale, then halving the gap twice: within a quarter of the ratio.
 FIRST_SCALE, LAST_SCALE, HALVINGS = 2.0**-4, 2.0**100, 2
@@ -45,9 +45,10 @@ class OutputVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one case: pass; fail; skip (the port says it lacks this); error (there was nothing to judge).
+    """What became of one case: pass; fail; skip (the port says it lacks this); error (there was nothing to judge);
+    expected (it failed, as the port said it would).
 
-    `message` says why it was skipped or what went wrong, `detail` where (the port's own stack trace).
+    `message` says why it was skipped, is expected to fail, or what went wrong, `detail` where (the port's own stack trace).
     """
 
     port: str

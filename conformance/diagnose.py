@@ -30,7 +30,7 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
     `verdicts` are those of one port and one op, judged with `seed`. Failures that no mistake explains appear in none.
     """
     judged = [verdict for verdict in verdicts if verdict.outputs]
-    failing = [verdict for verdict in judged if verdict.status == "fail"]
+    failing = [verdict for verdict in judged if verdict.status == "fail" and any(output.outside for output in verdict.outputs)]
     diagnoses: list[Diagnosis] = []
     while True:
         small_failing, small_judged = _small(failing), _small(judged)

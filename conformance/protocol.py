@@ -31,6 +31,8 @@ class Hello:
     gradients: bool
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    expected: dict[str, str] = field(default_factory=dict)
+    """Globs of case ids that are known to fail, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ def read_hello(message: dict[str, Any]) -> Hello:
         raise ProtocolError(f"hello: field 'weight_offsets' is {weight_offsets!r}; it must be a list of 0 and 1")
     if not isinstance(message.get("gradients"), bool):
         raise ProtocolError(f"hello: field 'gradients' is {message.get('gradients')!r}; it must be true or false")
-    versions = message.get("versions", {})
-    if not isinstance(versions, dict):
-        raise ProtocolError(f"hello: field 'versions' is {versions!r}; it must be an object of names and versions")
+    for name in ("versions", "expected"):
+        if not isinstance(message.get(name, {}), dict):
+            raise ProtocolError(f"hello: field {name!r} is {message[name]!r}; it must be an object of strings")
     return Hello(
         name=str(message.get("name", "port")),
         ops=tuple(message["ops"]),
@@ -99,7 +101,8 @@ def read_hello(message: dict[str, Any]) -> Hello:
         weight_offsets=tuple(weight_offsets),
         gradients=message["gradients"],
         device=str(message.get("device", "")),
-        versions={str(key): str(value) for key, value in versions.items()},
+        versions={str(key): str(value) for key, value in message.get("versions", {}).items()},
+        expected={str(glob): str(reason) for glob, reason in message.get("expected", {}).items()},
     )
 
 

@@ -3,10 +3,14 @@
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from conformance.cases import Case
 from conformance.compare import Verdict, compare
@@ -14,6 +18,8 @@ from conformance.golden import golden
 from conformance.process import Family, PortFailure, PortProcess
 from conformance.protocol import Call, Hello, encode
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
+
+Array = np.ndarray
 
 CASES_OF_A_SHARE = 100  # fewer are not worth a process of their own
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
@@ -122,9 +128,48 @@ def run_port(
 def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder: Path, timeout: float) -> Verdict:
     """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
     expected = golden(case, seed)
-    asked = tuple(case.outputs) if process.hello.gradients else ("y",)
+    try:
+        outputs = exchange(process, id_, case, expected.inputs, folder, timeout)
+    except NoAnswer as answer:
+        verdict = Verdict(spec, case, answer.status, message=str(answer), detail=answer.detail)
+    else:
+        verdict = compare(spec, expected, outputs, asked_of(case, process.hello))
+    return as_expected(verdict, process.hello.expected)
+
+
+def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:
+    """The verdict in the light of what the port says will fail: it is expected to, and must not pass."""
+    reason = next((reason for glob, reason in expected.items() if fnmatchcase(verdict.case.id, glob)), None)
+    if reason is None or verdict.status == "skip":
+        return verdict
+    if verdict.status == "pass":
+        return replace(verdict, status="fail", message=f"passes, though it is expected to fail: {reason}")
+    return replace(verdict, status="expected", message=reason)
+
+
+class NoAnswer(Exception):
+    """A port in good health has no outputs for a case: it skips it, or says what went wrong."""
+
+    def __init__(self, status: Literal["skip", "error"], message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.status: Literal["skip", "error"] = status
+        self.detail = detail
+
+
+def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
+    """The outputs that a port is asked for."""
+    return tuple(case.outputs) if hello.gradients else ("y",)
+
+
+def exchange(
+    process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float
+) -> dict[str, Array]:
+    """What a port returns for a case on the inputs `given`, which need not be the case's own.
+
+    Raises `NoAnswer` where it gives no outputs, `PortFailure` where the process can no longer be used.
+    """
     inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
-    write_tensors(inputs, expected.inputs)
+    write_tensors(inputs, given)
     outputs.unlink(missing_ok=True)
     call = Call(
         id=id_,
@@ -135,7 +180,7 @@ def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder
         weight_offset=case.dialect.weight_offset,
         eps=case.eps,
         layout=case.layout,
-        asked=asked,
+        asked=asked_of(case, process.hello),
         inputs=str(inputs),
         outputs=str(outputs),
     )
@@ -143,14 +188,13 @@ def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder
     match answer["type"]:
         case "done":
             try:
-                return compare(spec, expected, read_tensors(outputs), asked)
+                return read_tensors(outputs)
             except TensorFileError as error:
-                return Verdict(spec, case, "error", message=f"the port said done, but {error}")
+                raise NoAnswer("error", f"the port said done, but {error}") from None
         case "skip":
-            return Verdict(spec, case, "skip", message=str(answer.get("reason", "no reason given")))
+            raise NoAnswer("skip", str(answer.get("reason", "no reason given")))
         case "error":
-            message, detail = answer.get("message", "no message given"), answer.get("detail", "")
-            return Verdict(spec, case, "error", message=str(message), detail=str(detail))
+            raise NoAnswer("error", str(answer.get("message", "no message given")), str(answer.get("detail", "")))
         case other:
             raise PortFailure(f"answered a case with {other!r}")
 

@@ -21,9 +21,13 @@ def show(report: Report, console: Console) -> None:
             console.print(Text.assemble((run.spec, "bold"), " could not be run: ", (run.failure, "red")))
     if report.matrix:
         console.print(_matrix(report))
-    for port, reasons in report.skips.items():
-        counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-        console.print(Text(f"{port} skipped {reasons.total()}: {counted}", style="dim"))
+    for what, style, ports in (
+        ("skipped", "dim", report.reasons("skip")),
+        ("fails as expected in", "yellow", report.reasons("expected")),
+    ):
+        for port, reasons in ports.items():
+            counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+            console.print(Text(f"{port} {what} {reasons.total()}: {counted}", style=style))
     causes = report.causes
     for cause in causes[:CAUSES_SHOWN]:
         console.print()
@@ -56,8 +60,8 @@ def _cell(cell: Cell | None) -> Text:
         return Text("skipped", style="dim")
     if cell.statuses["error"] == judged:
         return Text(f"0/{judged} error", style="red")
-    text = Text(f"{cell.statuses['pass']}/{judged} {_ratio(cell.ratio)}", style="green" if cell.conforms else "red")
-    return text
+    style = ("yellow" if cell.statuses["expected"] else "green") if cell.conforms else "red"
+    return Text(f"{cell.statuses['pass']}/{judged} {_ratio(cell.ratio)}", style=style)
 
 
 def _ratio(ratio: float) -> str:
@@ -92,7 +96,7 @@ def _element(element: Element, digits: int) -> str:
 
 def _conclusion(report: Report) -> Text:
     counts = Counter(verdict.status for verdict in report.verdicts)
-    words = {"pass": "passed", "fail": "failed", "error": "errors", "skip": "skipped"}
+    words = {"pass": "passed", "fail": "failed", "expected": "failed as expected", "error": "errors", "skip": "skipped"}
     words["error"] = "error" if counts["error"] == 1 else "errors"
     counted = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if counts[status])
     style, verdict = {

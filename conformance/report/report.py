@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from conformance.cases import OPS
-from conformance.compare import OutputVerdict, Verdict
+from conformance.compare import OutputVerdict, Status, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.rounding import DTYPES
 from conformance.runner import NOT_ASKED, PortRun
@@ -18,7 +18,7 @@ CONFORMS, FAILS, NOT_RUN = 0, 1, 3
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A port's verdicts for one op and dtype: how many of each status, and the largest error ratio."""
+    """A port's verdicts for one op and dtype: how many of each status, and the largest error ratio not expected to fail."""
 
     statuses: Counter[str]
     ratio: float
@@ -80,7 +80,12 @@ class Report:
         for verdict in self.verdicts:
             groups[verdict.port, verdict.case.op, verdict.case.dtype].append(verdict)
         return {
-            key: Cell(Counter(v.status for v in group), max(v.ratio for v in group)) for key, group in groups.items() if group
+            key: Cell(
+                Counter(verdict.status for verdict in group),
+                max((verdict.ratio for verdict in group if verdict.status != "expected"), default=0.0),
+            )
+            for key, group in groups.items()
+            if group
         }
 
     @cached_property
@@ -102,16 +107,15 @@ class Report:
         last = [cause for cause in unknown if cause.what == NOT_ASKED]
         return (*sorted(known, key=_size), *sorted((c for c in unknown if c not in last), key=_size), *last)
 
-    @property
-    def skips(self) -> dict[str, Counter[str]]:
-        """Port to the reasons it gave for skipping, with the number of cases."""
-        skips = {run.spec: Counter(v.message for v in run.verdicts if v.status == "skip") for run in self.runs}
-        return {port: reasons for port, reasons in skips.items() if reasons}
+    def reasons(self, status: Status) -> dict[str, Counter[str]]:
+        """Port to the reasons it gave for verdicts of one status, `skip` or `expected`, with the number of cases."""
+        reasons = {run.spec: Counter(v.message for v in run.verdicts if v.status == status) for run in self.runs}
+        return {port: counted for port, counted in reasons.items() if counted}
 
     @property
     def exit_status(self) -> int:
         """0 conforms; 1 does not; 3 a port could not be run, or not one of its cases was judged."""
-        if any(all(verdict.status == "skip" for verdict in run.verdicts) for run in self.runs):
+        if any(all(verdict.status in ("skip", "expected") for verdict in run.verdicts) for run in self.runs):
             return NOT_RUN
         return CONFORMS if all(cell.conforms for cell in self.matrix.values()) else FAILS
 
@@ -136,7 +140,7 @@ def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
 def _unexplained(port: str, group: list[Verdict]) -> Cause:
     """Failures of one op in the same outputs, with what they expose where that is one thing; or errors of one message."""
     first = group[0]
-    if first.status == "error":
+    if first.message:
         return Cause(port, first.message, tuple(group))
     what = f"{first.case.op}: {', '.join(_failing_outputs(first))} outside the intervals; no known mistake explains it"
     if len({verdict.case.name for verdict in group}) == 1:
@@ -145,7 +149,7 @@ def _unexplained(port: str, group: list[Verdict]) -> Cause:
 
 
 def _kind(verdict: Verdict) -> tuple[str, ...]:
-    return (verdict.message,) if verdict.status == "error" else (verdict.case.op, *_failing_outputs(verdict))
+    return (verdict.message,) if verdict.message else (verdict.case.op, *_failing_outputs(verdict))
 
 
 def _failing_outputs(verdict: Verdict) -> list[str]:

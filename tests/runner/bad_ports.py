@@ -88,6 +88,10 @@ class EpsOutsideRoot(Honest):
         return 1 / (np.sqrt(mean_square) + mean_square.dtype.type(eps))
 
 
+class KnowsItsFaults(EpsOutsideRoot):
+    expected = {"*/rows_near_eps": "eps outside the root", "*/values_near_6e4": "nothing is wrong here"}  # noqa: RUF012
+
+
 class NoLayerNorm(Honest):
     layer_norm = None
 

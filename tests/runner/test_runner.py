@@ -12,6 +12,7 @@ from conformance.cases import CASES, Case, select
 from conformance.compare import Verdict
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
+from conformance.report.report import FAILS, Report
 from conformance.runner import STARTS_IN_A_ROW, PortRun, run_port, run_ports, unsupported
 
 VICTIM, FOLLOWER = select("rms_norm/either_order/float32/zero_rows") + select("rms_norm/either_order/float32/random")
@@ -206,6 +207,19 @@ def test_without_gradients_y_alone_is_judged():
 def test_a_port_may_skip_a_case():
     skip, after = run(bad_port("SkipsOne"), VICTIM, FOLLOWER).verdicts
     assert (skip.status, skip.message, after.status) == ("skip", "no zeros on Sundays", "pass")
+
+
+def test_a_case_expected_to_fail_must_fail():
+    cases = select("rms_norm/either_order/float32/rows_near_eps") + select("rms_norm/either_order/float32/values_near_6e4")
+    fails, passes = run(bad_port("KnowsItsFaults"), *cases).verdicts
+    assert (fails.status, fails.message) == ("expected", "eps outside the root")
+    assert fails.ratio > 1
+    assert (passes.status, passes.message) == ("fail", "passes, though it is expected to fail: nothing is wrong here")
+    report = Report((run(bad_port("KnowsItsFaults"), *cases),), 0, "cpu", "jit", 1.0)
+    assert report.exit_status == FAILS
+    (cause,) = report.causes
+    assert cause.what == passes.message
+    assert report.reasons("expected") == {"KnowsItsFaults": {"eps outside the root": 1}}
 
 
 def test_an_earlier_answer_is_not_taken_for_a_later_one():
