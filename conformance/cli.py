@@ -1,4 +1,4 @@
-"""The command line: `conformance run`, `list`, `explain`, `fixtures`, `serve`."""
+"""The command line: `conformance run`, `identify`, `list`, `explain`, `selftest`, `fixtures`, `serve`."""
 
 import importlib.util
 import os
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from conformance.cases import CASES, Case, Op, select
-from conformance.compare import Verdict
+from conformance.cases import CASES, OPS, Case, Op, select
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
 from conformance.rounding import DType
@@ -40,6 +40,9 @@ Listing = Literal["cases", "dialects", "mistakes", "ports"]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
+ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")]
 CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
 
 
@@ -60,9 +63,9 @@ def run(
     dtype: DTypeOption = None,
     case: CaseOption = "*",
     seed: Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")] = "cpu",
-    mode: Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")] = "jit",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")] = 120.0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")] = None,
 ) -> None:
@@ -86,9 +89,16 @@ def run(
 
     began = time.monotonic()
     try:
-        with _progress(commands, len(cases)) as on_verdict:
+        with _progress(commands, len(cases)) as advance:
             runs = run_ports(
-                commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, jobs=jobs, on_verdict=on_verdict
+                commands,
+                cases,
+                seed=seed,
+                device=device,
+                mode=mode,
+                timeout=timeout,
+                jobs=jobs,
+                on_verdict=lambda verdict: advance(verdict.port),
             )
     except KeyboardInterrupt:
         print("interrupted: nothing was judged", file=sys.stderr)
@@ -97,8 +107,40 @@ def run(
     report = Report(runs, seed, device, mode, time.monotonic() - began, arguments)
     if json:
         write_atomically(json, as_json(report).encode())
-    show(report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    show(report, _stdout())
     raise typer.Exit(report.exit_status)
+
+
+@app.command()
+def identify(
+    port: Annotated[str | None, typer.Argument(metavar="PORT", help="module:Class, or a package with a port.py.")] = None,
+    exec_: Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
+    op: OpOption = None,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+) -> None:
+    """Say which dialect a port follows: where it casts, its weight's offset and dtype, the dtype of y, eps and its place.
+
+    Exit status: 0 all could be told, 1 something follows no known dialect, 2 wrong usage, 3 the port could not be run.
+    """
+    from conformance.process import PortFailure, PortProcess, serve_command
+    from conformance.report.console import show_findings
+    from conformance.runner import identify_port
+
+    if (port is None) == (exec_ is None):
+        raise typer.BadParameter("name one port, or one program with --exec", param_hint="PORT")
+    command = serve_command(port) if port else _split(exec_ or "")
+    spec = port or exec_ or ""
+    try:
+        found = identify_port(
+            spec, partial(PortProcess, command, device=device, mode=mode, timeout=timeout), timeout, (op,) if op else OPS
+        )
+    except PortFailure as failure:
+        print(f"{spec} could not be run: {failure}", file=sys.stderr)
+        raise typer.Exit(3) from None
+    show_findings(spec, found, _stdout())
+    raise typer.Exit(not all(finding.told for findings in found.values() for finding in findings))
 
 
 @app.command("list")
@@ -144,6 +186,30 @@ def explain(
         if others:
             raise typer.BadParameter(f"{1 + len(others)} cases match {id_!r}; name one, such as {case.id}", param_hint="ID")
         print(explain_case(case))
+
+
+@app.command()
+def selftest(
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the mistakes.")] = os.cpu_count() or 1,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write the whole matrix here, as Markdown.")
+    ] = None,
+) -> None:
+    """Make every known mistake, and see each rejected wherever it can be seen, with room between right and wrong.
+
+    Needs no framework. Exit status: 0 the judge is sound, 1 it is not.
+    """
+    from conformance.report.self_test import page as as_page
+    from conformance.report.self_test import show_self_test
+    from conformance.selftest import self_test, steps
+    from conformance.tensors import write_atomically
+
+    with _progress(["mistakes"], steps()) as advance:
+        result = self_test(jobs, on_step=lambda: advance("mistakes"))
+    if page:
+        write_atomically(page, as_page(result).encode())
+    show_self_test(result, _stdout())
+    raise typer.Exit(not result.passes)
 
 
 @app.command()
@@ -199,10 +265,14 @@ def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--c
 
 
 @contextmanager
-def _progress(ports: Iterable[str], count: int) -> Generator[Callable[[Verdict], None]]:
-    """A bar for every port, on stderr while it is a terminal; yields what to call with every verdict."""
+def _progress(names: Iterable[str], count: int) -> Generator[Callable[[str], None]]:
+    """A bar for every name, on stderr while it is a terminal; yields what to call with a name that is one step on."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = {port: progress.add_task(port, total=count) for port in ports}
-        yield lambda verdict: progress.advance(tasks[verdict.port])
+        tasks = {name: progress.add_task(name, total=count) for name in names}
+        yield lambda name: progress.advance(tasks[name])
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

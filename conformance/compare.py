@@ -28,19 +28,26 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class OutputVerdict:
-    """One output of one case.
+    """One output of one case: the `expected_dtype` and the `dtype` that came, and how its numbers compare.
 
     `ratio` is the smallest scale of the tolerance that admits every element, in units of the tolerance: 1 still
-    passes; infinite where no noise explains the output (a NaN, say). `worst` is set where it does not pass.
+    passes; infinite where no noise explains the output (a NaN, say). `worst` is set where a value does not pass.
     `actual` is what the port returned, in float64.
     """
 
     output: str
+    expected_dtype: str
+    dtype: str
     ratio: float
     outside: int
     size: int
     worst: Element | None
     actual: Array = field(repr=False, compare=False)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the dtype is the right one and every element admitted."""
+        return self.dtype == self.expected_dtype and not self.outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +72,35 @@ class Verdict:
 
 
 def compare(port: str, golden: Golden, outputs: dict[str, Array], asked: tuple[str, ...]) -> Verdict:
-    """Judge a port's outputs: their names, dtypes and shapes first, then every element."""
+    """Judge a port's outputs: their names and shapes first, then their dtypes and every element."""
     problem = _malformed(golden.case, outputs, asked)
     if problem:
         return Verdict(port, golden.case, "error", message=problem)
     verdicts = tuple(compare_output(name, golden.outputs[name], outputs[name]) for name in asked)
-    status = "fail" if any(verdict.outside for verdict in verdicts) else "pass"
-    return Verdict(port, golden.case, status, verdicts)
+    wrong = [verdict for verdict in verdicts if verdict.dtype != verdict.expected_dtype]
+    message = "; ".join(f"{verdict.output} is {verdict.dtype}; expected {verdict.expected_dtype}" for verdict in wrong)
+    status = "pass" if all(verdict.passes for verdict in verdicts) else "fail"
+    return Verdict(port, golden.case, status, verdicts, message)
 
 
 def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdict:
-    """Judge one output of the right shape and dtype: lower <= actual <= upper, or NaN where the golden is NaN."""
-    actual = actual.astype(np.float64)
+    """Judge one output of the right shape: lower <= actual <= upper, or NaN where the golden is NaN; and its dtype."""
+    dtype, actual = actual.dtype.name, actual.astype(np.float64)
     admitted = _admits(expected, actual, 1.0)
     outside = int(np.size(admitted) - np.count_nonzero(admitted))
-    ratio = _error_ratio(expected, actual)
+    ratio = error_ratio(expected, actual) if dtype == expected.dtype else float("inf")
     worst = _worst(expected, actual, admitted) if outside else None
-    return OutputVerdict(name, ratio, outside, actual.size, worst, actual)
+    return OutputVerdict(name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual)
 
 
 def agrees(verdict: Verdict, expected: dict[str, Expected]) -> bool:
     """Whether everything that a verdict is about lies in these intervals, instead of those it was judged by."""
-    return all(np.all(_admits(expected[output.output], output.actual, 1.0)) for output in verdict.outputs)
+    return all(admits(expected[output.output], output) for output in verdict.outputs)
+
+
+def admits(expected: Expected, output: OutputVerdict) -> bool:
+    """Whether an output has the dtype and lies in the intervals expected here, instead of those it was judged by."""
+    return output.dtype == expected.dtype and bool(np.all(_admits(expected, output.actual, 1.0)))
 
 
 def _admits(expected: Expected, actual: Array, scale: float) -> Array:
@@ -94,7 +108,9 @@ def _admits(expected: Expected, actual: Array, scale: float) -> Array:
     return ((lower <= actual) & (actual <= upper)) | (np.isnan(expected.value) & np.isnan(actual))
 
 
-def _error_ratio(expected: Expected, actual: Array) -> float:
+def error_ratio(expected: Expected, actual: Array) -> float:
+    """The smallest scale of the tolerance that admits every element, within a quarter of it; float64 numbers."""
+
     def admitted(scale: float) -> bool:
         return bool(np.all(_admits(expected, actual, scale)))
 
@@ -132,9 +148,7 @@ def _malformed(case: Case, outputs: dict[str, Array], asked: tuple[str, ...]) ->
         if name not in outputs:
             returned = ", ".join(sorted(outputs)) or "nothing"
             return f"output {name!r} is missing: the port returned {returned}"
-        shape, dtype = outputs[name].shape, outputs[name].dtype.name
+        shape = outputs[name].shape
         if shape != case.output_shape(name):
             return f"{name} has shape {list(shape)}; expected {list(case.output_shape(name))}"
-        if dtype != case.outputs[name]:
-            return f"{name} is {dtype}; expected {case.outputs[name]}"
     return ""

@@ -1,6 +1,6 @@
 """A dialect: the roundings that two correct implementations of one norm need not share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Order = Literal["either_order", "cast_then_scale", "scale_then_cast"]
@@ -30,6 +30,12 @@ class Dialect:
         offset = "_offset_1" if self.weight_offset else ""
         weight = "_float32_weight" if self.weight_dtype == "float32" else ""
         return self.order + offset + weight
+
+    @property
+    def other_order(self) -> "Dialect":
+        """The dialect with the cast on the other side of the weight; itself where there is no cast."""
+        orders: dict[Order, Order] = {"cast_then_scale": "scale_then_cast", "scale_then_cast": "cast_then_scale"}
+        return replace(self, order=orders.get(self.order, self.order))
 
     @property
     def sentence(self) -> str:

@@ -13,7 +13,7 @@ from conformance.inputs import inputs
 from conformance.placements import Interval, Placement
 from conformance.rounding import round_to, store
 from conformance.tolerances import norm_budget
-from conformance.values import NormValues, true_pullback
+from conformance.values import NormValues, honest, true_pullback
 
 Array = np.ndarray
 
@@ -80,7 +80,7 @@ def golden(case: Case, seed: int = 0) -> Golden:
         norm, intermediates = (
             _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
         )
-    return Golden(case, seed, given, intermediates, expected_outputs(case, norm, case.dialect))
+    return Golden(case, seed, given, intermediates, expected_outputs(case, norm, case.dialect, case.outputs))
 
 
 def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
@@ -90,18 +90,18 @@ def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
     return exact["x"], exact["dy"], exact.get("weight", np.ones(n)), exact.get("bias", np.zeros(n))
 
 
-def expected_outputs(case: Case, norm: NormValues, dialect: Dialect) -> dict[str, Expected]:
-    """What a case expects of a port whose exact values are `norm` and whose dialect is `dialect`."""
+def expected_outputs(case: Case, norm: NormValues, dialect: Dialect, dtypes: dict[str, str]) -> dict[str, Expected]:
+    """What is expected of a port whose exact values are `norm`, in this dialect and these dtypes of the outputs."""
     with np.errstate(all="ignore"):
-        budget = norm_budget(norm, case.dtype)
+        budget = norm_budget(norm)
     match dialect.order:
         case "cast_then_scale":
-            admitted = placements.cast_then_scale(norm, budget, case.dtype, case.outputs["y"])
+            admitted = placements.cast_then_scale(norm, budget, case.dtype, dtypes["y"])
         case "scale_then_cast":
             admitted = placements.scale_then_cast(norm, budget, case.dtype)
         case "either_order":
             admitted = placements.unrounded(norm, budget)
-    return {name: Expected(getattr(norm, name), dtype, tuple(admitted[name])) for name, dtype in case.outputs.items()}
+    return {name: Expected(getattr(norm, name), dtype, tuple(admitted[name])) for name, dtype in dtypes.items()}
 
 
 def _rms_norm(case: Case, x: Array, dy: Array, weight: Array) -> tuple[NormValues, dict[str, Array]]:
@@ -112,7 +112,7 @@ def _rms_norm(case: Case, x: Array, dy: Array, weight: Array) -> tuple[NormValue
     none = np.zeros_like(weight)
     w = weight + offset
     pullback = true_pullback(w, x_hat, rstd, centred=False)
-    norm = NormValues(x, dy, w, none, x_hat, rstd, y, dx, dweight, none, centred=False, pullback=pullback)
+    norm = NormValues(x, dy, w, none, x_hat, rstd, y, dx, dweight, none, False, pullback, honest(case.dtype))
     return norm, {"rstd": rstd, "x_hat": x_hat}
 
 
@@ -124,5 +124,5 @@ def _layer_norm(case: Case, x: Array, dy: Array, weight: Array, bias: Array) -> 
     assert dbias is not None
     w = weight + offset
     pullback = true_pullback(w, x_hat, rstd, centred=True)
-    norm = NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, centred=True, pullback=pullback)
+    norm = NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, True, pullback, honest(case.dtype))
     return norm, {"mean": mean, "rstd": rstd, "x_hat": x_hat}

@@ -38,6 +38,12 @@ def round_to(x: Array, dtype: str) -> Array:
     return np.where(np.abs(rounded) > float(info.max), np.copysign(np.inf, x), rounded)
 
 
+def significant_bits(x: Array, bits: int) -> Array:
+    """Round float64 to so many significant bits, ties to even, whatever the exponent."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
+
+
 def store(x: Array, dtype: str) -> Array:
     """`round_to`, as an array of the dtype itself; every NaN gets the same bits."""
     with np.errstate(invalid="ignore"):

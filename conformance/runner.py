@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.cases import OPS, Case, Op
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
+from conformance.identify import Finding, identify
 from conformance.process import Family, PortFailure, PortProcess
 from conformance.protocol import Call, Hello, encode
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
@@ -72,8 +73,8 @@ def run_ports(
 
 def _shares(cases: tuple[Case, ...], jobs: int) -> tuple[tuple[Case, ...], ...]:
     """The cases in up to `jobs` runs of neighbours, which share compiled code."""
-    count = max(1, min(jobs, len(cases) // CASES_OF_A_SHARE))
-    ends = [len(cases) * i // count for i in range(count + 1)]
+    number = max(1, min(jobs, len(cases) // CASES_OF_A_SHARE))
+    ends = [len(cases) * i // number for i in range(number + 1)]
     return tuple(cases[first:last] for first, last in pairwise(ends))
 
 
@@ -210,3 +211,28 @@ def unsupported(case: Case, hello: Hello) -> str:
     if case.weight != "absent" and case.dialect.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.dialect.weight_offset}"
     return ""
+
+
+def identify_port(
+    spec: str, start: Callable[[], PortProcess], timeout: float, ops: tuple[Op, ...] = OPS
+) -> dict[Op, tuple[Finding, ...]]:
+    """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
+    process = start()
+    numbers = count()
+    found: dict[Op, tuple[Finding, ...]] = {}
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+
+        def ask_for_y(case: Case) -> Array | str:
+            try:
+                y = exchange(process, next(numbers), case, golden(case).inputs, Path(folder), timeout).get("y")
+            except NoAnswer as answer:
+                return str(answer)
+            return y if y is not None and y.shape == case.shape else "the port returned no y of x's shape"
+
+        try:
+            for op in ops:
+                if op in process.hello.ops:
+                    found[op] = identify(op, process.hello, ask_for_y)
+        finally:
+            process.close()
+    return found

@@ -13,12 +13,12 @@ Every bound below is first order in v and holds element by element, with n featu
 w the effective weight (offset included), g = dy·w, c1 = mean g (LayerNorm; else 0), c2 = mean(g·x_hat).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from conformance.rounding import unit_roundoff
-from conformance.values import NormValues, mean, sum_rows
+from conformance.values import NormValues, Sum, mean, sum_rows
 
 Array = np.ndarray
 
@@ -35,13 +35,8 @@ class NormBudget:
     dbias: Array
 
 
-def compute_dtype(storage_dtype: str) -> str:
-    """The dtype of statistics and sums: float32, or float64 for float64."""
-    return "float64" if storage_dtype == "float64" else "float32"
-
-
-def norm_budget(norm: NormValues, storage_dtype: str) -> NormBudget:
-    r"""The budget of RMSNorm or LayerNorm, computed in the compute dtype of `storage_dtype`.
+def norm_budget(norm: NormValues) -> NormBudget:
+    r"""The budget of RMSNorm or LayerNorm in the arithmetic that its values name.
 
     x_hat. LayerNorm's computed mean is off by γ(n)·mean|x|, in x_hat by δμ = γ(n)·mean|x|·r: the conditioning |μ|/σ
     that a scalar tolerance cannot know. (The mean of a single feature is exact.) The mean square is off by a relative
@@ -57,31 +52,48 @@ def norm_budget(norm: NormValues, storage_dtype: str) -> NormBudget:
     dweight, dbias. A sum over the rows, γ(R)·Σ|terms|, and for dweight δ in every term.
 
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
+
+    Two kinds of arithmetic are no honest implementation's, and serve to recognise those that are not: a sum whose
+    accumulator is of lower precision may be off by the worst case, u·k of its magnitudes, up to all of them; and a
+    variance in one pass, E[x²] − E[x]², is off by some γ(n)·E[x²]·r² (Chan, Golub & LeVeque 1983).
     """
-    v = unit_roundoff(compute_dtype(storage_dtype))
+    backward = _budget(norm, norm.arithmetic.backward)
+    if norm.arithmetic.forward == norm.arithmetic.backward:
+        return backward
+    forward = _budget(norm, norm.arithmetic.forward)
+    return replace(backward, x_hat=forward.x_hat, y=forward.y)
+
+
+def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
+    v = unit_roundoff(compute_dtype)
     n, rows = norm.x.shape[-1], norm.x.size // norm.x.shape[-1]
 
-    def gamma(k: int) -> float:
+    def gamma(k: int, sum_: Sum) -> float:
+        if accumulator := norm.arithmetic.sums.get(sum_):
+            return min(1.0, unit_roundoff(accumulator) * (8 + k))
         return v * (8 + np.sqrt(k))
 
     g = norm.dy * norm.w
     x_hat, w_x_hat = np.abs(norm.x_hat), np.abs(norm.w * norm.x_hat)
     c2 = mean(g * norm.x_hat)
 
-    delta_mean = gamma(n) * mean(np.abs(norm.x)) * norm.rstd if norm.centred and n > 1 else np.zeros_like(norm.rstd)
-    rho = gamma(n) + delta_mean**2 / 2
+    delta_mean = gamma(n, "mean") * mean(np.abs(norm.x)) * norm.rstd if norm.centred and n > 1 else np.zeros_like(norm.rstd)
+    rho = gamma(n, "squares") + delta_mean**2 / 2
+    if norm.arithmetic.one_pass:
+        rho = rho + 3 * gamma(n, "squares") * mean(np.square(norm.x)) * np.square(norm.rstd)
     delta = delta_mean + x_hat * (rho + 2 * v)
 
     last = 2 * v * (np.abs(norm.y) + np.abs(norm.bias)) if norm.centred else v * np.abs(norm.y)
     t_y = np.abs(norm.w) * delta + 2 * v * w_x_hat + last
 
     through_x_hat = mean(np.abs(g) * delta)
-    t_g = 3 * v * np.abs(g) + (gamma(n) * mean(np.abs(g)) if norm.centred else 0.0)
-    t_projection = (np.abs(c2) + through_x_hat) * delta + x_hat * (gamma(n) * mean(np.abs(g * norm.x_hat)) + through_x_hat)
+    t_g = 3 * v * np.abs(g) + (gamma(n, "shift") * mean(np.abs(g)) if norm.centred else 0.0)
+    t_c2 = gamma(n, "projection") * mean(np.abs(g * norm.x_hat)) + through_x_hat
+    t_projection = (np.abs(c2) + through_x_hat) * delta + x_hat * t_c2
     t_dx = norm.rstd * (t_g + t_projection) + np.abs(norm.dx) * (rho + 2 * v)
 
-    t_dweight = gamma(rows) * sum_rows(np.abs(norm.dy * norm.x_hat)) + sum_rows(np.abs(norm.dy) * delta)
-    t_dbias = gamma(rows) * sum_rows(np.abs(norm.dy))
+    t_dweight = gamma(rows, "dweight") * sum_rows(np.abs(norm.dy * norm.x_hat)) + sum_rows(np.abs(norm.dy) * delta)
+    t_dbias = gamma(rows, "dbias") * sum_rows(np.abs(norm.dy))
 
-    golden_share = 2.0 if storage_dtype == "float64" else 1.0
+    golden_share = 2.0 if compute_dtype == "float64" else 1.0
     return NormBudget(*(golden_share * t for t in (rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias)))

@@ -1,9 +1,13 @@
 """A norm's float64 numbers, as budgets and placements need them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
+
+from conformance.rounding import DType
 
 Array = np.ndarray
 
@@ -16,6 +20,30 @@ def mean(a: Array) -> Array:
 def sum_rows(a: Array) -> Array:
     """The sum over every axis but the last."""
     return a.reshape(-1, a.shape[-1]).sum(axis=0)
+
+
+Sum = Literal["mean", "squares", "projection", "shift", "dweight", "dbias"]
+"""The sums of a norm: over the features those of its statistics and of dx, over the rows those of its parameters' gradients."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What an implementation computes in.
+
+    `forward` and `backward` are the compute dtypes of the two passes, `sums` the dtypes of sums that are added up one by
+    one in a lower precision than that; `one_pass` where the variance is E[x²] − E[x]².
+    """
+
+    forward: DType
+    backward: DType
+    sums: Mapping[Sum, DType] = field(default_factory=lambda: MappingProxyType({}))
+    one_pass: bool = False
+
+
+def honest(storage_dtype: str) -> Arithmetic:
+    """Statistics and sums in float32, or in float64 for float64."""
+    compute: DType = "float64" if storage_dtype == "float64" else "float32"
+    return Arithmetic(compute, compute)
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,7 @@ class NormValues:
     dbias: Array
     centred: bool
     pullback: Pullback
+    arithmetic: Arithmetic
 
 
 def true_pullback(w: Array, x_hat: Array, rstd: Array, *, centred: bool) -> Pullback:

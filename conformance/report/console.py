@@ -6,7 +6,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from conformance.cases import Op
 from conformance.compare import Element
+from conformance.identify import Finding
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Cell, Report
 from conformance.rounding import DTYPES
 from conformance.runner import NOT_ASKED
@@ -39,6 +41,17 @@ def show(report: Report, console: Console) -> None:
     console.print(_conclusion(report))
 
 
+def show_findings(port: str, found: dict[Op, tuple[Finding, ...]], console: Console) -> None:
+    """Print what an implementation follows, op by op, with what says so."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in (port, "asked", "follows", "because"):
+        table.add_column(Text(name), overflow="fold")
+    for op, findings in found.items():
+        for finding in findings:
+            table.add_row(op, finding.asked, Text(finding.found, style="bold" if finding.told else "red"), finding.evidence)
+    console.print(table)
+
+
 def _matrix(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("port", no_wrap=True, overflow="fold")
@@ -61,10 +74,11 @@ def _cell(cell: Cell | None) -> Text:
     if cell.statuses["error"] == judged:
         return Text(f"0/{judged} error", style="red")
     style = ("yellow" if cell.statuses["expected"] else "green") if cell.conforms else "red"
-    return Text(f"{cell.statuses['pass']}/{judged} {_ratio(cell.ratio)}", style=style)
+    return Text(f"{cell.statuses['pass']}/{judged} {ratio(cell.ratio)}", style=style)
 
 
-def _ratio(ratio: float) -> str:
+def ratio(ratio: float) -> str:
+    """An error ratio in a few characters."""
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
@@ -80,7 +94,7 @@ def _cause(cause: Cause, report: Report) -> list[Text]:
         digits = 17 if example.case.outputs[output.output] == "float64" else 9
         details.append(f"worst       {output.output}[{where}]  {_element(output.worst, digits)}")
         details.append(
-            f"            {output.outside} of {output.size} elements outside, by up to {_ratio(output.ratio)} tolerances"
+            f"            {output.outside} of {output.size} elements outside, by up to {ratio(output.ratio)} tolerances"
         )
     frames = [line.strip() for line in example.detail.splitlines() if line.startswith("  File ")]
     details += [f"where       {frames[-1]}"] if frames else []

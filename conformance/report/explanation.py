@@ -41,7 +41,13 @@ def explain_case(case: Case) -> str:
 
 def explain_mistake(mistake: Mistake) -> str:
     """What a mistake alters, and in which dtypes and small cases it can be seen, and how plainly."""
-    lines = [mistake.id, f"  {mistake.sentence}", f"  ops       {', '.join(mistake.ops)}"]
+    lines = [
+        mistake.id,
+        f"  {mistake.sentence}",
+        f"  effect    {mistake.effect}",
+        f"  evidence  {mistake.evidence}",
+        f"  ops       {', '.join(mistake.ops)}",
+    ]
     for dtype in DTYPES:
         cases = [case for case in CASES if case.op in mistake.ops and case.dtype == dtype and case.has_fixture]
         ratios = {case: ratio for case in cases if (ratio := _mistaken_ratio(mistake, case)) > 1}
@@ -49,7 +55,9 @@ def explain_mistake(mistake: Mistake) -> str:
             clearest = max(ratios, key=lambda case: ratios[case])
             lines.append(f"  {dtype:8}  rejected by {len(ratios)} of {len(cases)} cases, most plainly by {clearest.id}")
         else:
-            lines.append(f"  {dtype:8}  makes no difference that an honest implementation could not make")
+            lines.append(
+                f"  {dtype:8}  hidden: {' / '.join(dict.fromkeys(mistake.hidden_in(op, dtype) for op in mistake.ops))}"
+            )
     return "\n".join(lines)
 
 

@@ -133,7 +133,8 @@ def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
     mistake = diagnoses[0].mistake
     agreeing, judged = sum(d.agreeing for d in diagnoses), sum(d.judged for d in diagnoses)
     verdicts = tuple(verdict for diagnosis in diagnoses for verdict in diagnosis.explained)
-    evidence = f"agrees with the mistake {mistake.id} in {agreeing} of {judged} cases"
+    residual = max(diagnosis.residual for diagnosis in diagnoses)
+    evidence = f"agrees with the mistake {mistake.id} in {agreeing} of {judged} cases, to within {residual:.2f} tolerances"
     return Cause(port, mistake.sentence, verdicts, evidence)
 
 

@@ -106,7 +106,7 @@ def test_a_known_mistake_is_one_cause_for_all_its_cases():
     assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
     cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes
     assert cause.what == mistake.sentence
-    assert cause.evidence == "agrees with the mistake weight_missing in 6 of 7 cases"
+    assert cause.evidence == "agrees with the mistake weight_missing in 6 of 7 cases, to within 0.00 tolerances"
     assert [verdict.case.name for verdict in cause.verdicts] == ["random", "spike"] * 2
     assert (other.verdicts[0].case.name, other.evidence) == ("std_0.05", "")
 
@@ -140,7 +140,7 @@ def test_nothing_passes_by_not_running(runs, status):
 )
 def test_an_error_is_shown_in_units_of_its_tolerance(ratio, words):
     (case,) = select(SMALL)
-    verdict = Verdict("port", case, "pass", (OutputVerdict("y", ratio, 0, 1, None, np.zeros(1)),))
+    verdict = Verdict("port", case, "pass", (OutputVerdict("y", "float32", "float32", ratio, 0, 1, None, np.zeros(1)),))
     row = next(line for line in shown(report(verdict)) if line.startswith("port  ") and "rms_norm" in line)
     assert row.split() == ["port", "rms_norm", "-", "1/1", words, "-", "-"]
 

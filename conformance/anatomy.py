@@ -1,0 +1,262 @@
+"""A norm laid open: every step of the golden under a name of its own, so that one of them can be altered."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import numpy as np
+
+from conformance.cases import Case
+from conformance.dialects import Dialect
+from conformance.golden import Expected, exact_inputs, expected_outputs, golden
+from conformance.rounding import DType, round_to, significant_bits
+from conformance.values import Arithmetic, NormValues, Pullback, Sum, honest
+
+Array = np.ndarray
+Backward = Literal["autograd", "formula"]
+BACKWARDS: tuple[Backward, ...] = get_args(Backward)
+Step = Literal["x", "weight", "mean", "centred", "squares", "mean_square", "rstd", "x_hat", "y", "dy_x_hat"]
+Precision = DType | Literal["storage"] | int
+"""A dtype; x's own; or a number of significant bits."""
+
+NOTHING: Mapping = MappingProxyType({})
+MANY = 1e100  # a slope this steep is a root's at zero
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The numbers of one evaluation, under the names that a mistake's alteration calls them by; they broadcast against x.
+
+    `w` and `b` are what multiplies x_hat and what is added to it; `g` is dy times the weight of the backward pass.
+    """
+
+    x: Array
+    dy: Array
+    row_mean: Array
+    centred: Array
+    shifted: Array
+    mean_square: Array
+    rstd: Array
+    x_hat: Array
+    w: Array
+    b: Array
+    y: Array
+    g: Array
+
+
+Paths = tuple[Array, Array, Array]
+
+
+def _squares(s: Steps) -> tuple[Array, Array]:
+    return np.square(s.centred), 2 * s.centred
+
+
+def _unchanged(s: Steps) -> Steps:
+    return s
+
+
+def _projected(s: Steps) -> Array:
+    return s.g * s.x_hat
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm laid open for alteration: the true one, until a field is replaced.
+
+    A field is a number, a choice, or a function of the steps so far. `rounded` and `accumulated` say which steps are
+    rounded, and which sums are added up one by one, in which precision; `arithmetic` says what noise all else has.
+    """
+
+    case: Case
+    x: Array
+    dy: Array
+    weight: Array
+    bias: Array
+    dialect: Dialect
+    eps: float
+    offset: float
+    centre_statistics: bool
+    centre_values: bool
+    arithmetic: Arithmetic
+
+    # the statistics
+    read: Callable[[Array], Array] = lambda x: x
+    axes: tuple[int, ...] = (-1,)
+    mean_divisor: Callable[[int], float] = float
+    divisor: Callable[[int], float] = float
+    squares: Callable[[Steps], tuple[Array, Array]] = _squares  # what is averaged, and its derivative
+    adjusted: Callable[[Array, Steps], Array] = lambda mean_square, s: mean_square
+    of_rows: Callable[[Array], Array] = lambda statistic: statistic  # which row's statistic a row is given
+    row_eps: Callable[[float, Steps], Array | float] = lambda eps, s: eps
+    rstd: Callable[[Array, Array | float], Array] = lambda mean_square, eps: (mean_square + eps) ** -0.5
+
+    # weight, bias, y
+    parameters: Callable[[Array, Array, float], tuple[Array, Array]] = lambda weight, bias, offset: (weight + offset, bias)
+    written: Callable[[Array], Array | float] = lambda x: 1.0  # 0 where y is never written
+
+    # the gradients
+    saved: Callable[[Steps], Steps] = _unchanged
+    cotangent: Callable[[Array], Array] = lambda dy: dy
+    backward_weight: Callable[[Steps], Array] = lambda s: s.w
+    projected: Callable[[Steps], Array] = _projected
+    shift: Callable[[Steps], Array] = lambda s: s.g
+    paths: Callable[[Steps, Array, Array, Array], Paths] = lambda s, direct, through_mean, through_rstd: (
+        direct,
+        through_mean,
+        through_rstd,
+    )
+    multiplicand: Callable[[Steps], Array] = lambda s: s.x_hat
+    bias_terms: Callable[[Steps], Array] = lambda s: s.dy
+    weight_rows: Callable[[Array], Array] = lambda terms: terms
+    bias_rows: Callable[[Array], Array] = lambda terms: terms
+
+    # precision and dtypes
+    rounded: Mapping[Step, Precision] = field(default_factory=lambda: NOTHING)
+    output_dtypes: Callable[[dict[str, str]], dict[str, str]] = lambda dtypes: dtypes
+    sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise
+
+    def values(self, backward: Backward) -> NormValues:
+        """Evaluate it forward, then backward as autograd of that forward, or by the true formula on what was saved.
+
+        In the precision of x, dy, weight and bias: float64 is exact enough to be a golden, float32 is what a port does.
+        """
+        forward, slope, gradient = self._forward()
+        by_formula = backward == "formula" or self.saved is not _unchanged or self.projected is not _projected
+        s = replace(self.saved(forward), dy=self.cotangent(self.dy))
+        features = self._count(s.x)
+
+        def dx_paths(g: Array) -> Paths:
+            b = replace(s, g=g)
+            if by_formula:
+                through_rstd = -s.rstd * s.x_hat * self._sum("projection", self.projected(b)) / features
+            else:
+                through_rstd = slope * self._sum("projection", g * s.shifted) / self.divisor(features) * gradient
+            through_mean = np.zeros_like(g)
+            if self.centre_values:
+                through_mean = -s.rstd * self._sum("shift", self.shift(b)) / features + np.zeros_like(g)
+            return self.paths(b, s.rstd * g, through_mean, through_rstd)
+
+        s = replace(s, g=s.dy * self.backward_weight(s))
+        db = self._sum_rows("dbias", self.bias_rows(self.bias_terms(s)))
+
+        def parameter_gradients(terms: Array) -> tuple[Array, Array]:
+            dw = self._sum_rows("dweight", self.weight_rows(terms))
+            return self._through_parameters(dw, db) if backward == "autograd" else (dw, db)
+
+        multiplicand = self.multiplicand(s) + np.zeros_like(s.x)
+        dweight, dbias = parameter_gradients(self._rounded("dy_x_hat", s.dy * multiplicand))
+        written = self.written(s.x)
+        return NormValues(
+            x=s.x,
+            dy=s.dy,
+            w=forward.w * written,
+            bias=forward.b * written,
+            x_hat=forward.x_hat,
+            rstd=forward.rstd,
+            y=forward.y,
+            dx=sum(dx_paths(s.g), np.zeros_like(self.x)),
+            dweight=dweight,
+            dbias=dbias,
+            centred=self.centre_values,
+            pullback=Pullback(self.backward_weight(s), dx_paths, multiplicand, lambda terms: parameter_gradients(terms)[0]),
+            arithmetic=self.arithmetic,
+        )
+
+    def _forward(self) -> tuple[Steps, Array, Array]:
+        """The steps, d rstd / d mean square, and n times d mean square / d x."""
+        x = self._rounded("x", self.read(self.x))
+        n, none = self._count(x), np.zeros_like(x)
+        row_mean = self._rounded("mean", self.of_rows(self._sum("mean", x) / self.mean_divisor(n)))
+        centred = self._rounded("centred", x - row_mean) if self.centre_statistics else x
+        shifted = self._rounded("centred", x - row_mean) if self.centre_values else x
+        s = Steps(x, self.dy, row_mean, centred, shifted, none, none, none, none, none, none, none)
+
+        squares, gradient = self.squares(s)
+        total = self._sum("squares", self._rounded("squares", squares))
+        mean_square = self._rounded("mean_square", self.of_rows(self.adjusted(total / self.divisor(n), s)))
+        eps = self.row_eps(self.eps, s)
+        rstd = self._rounded("rstd", np.real(self.rstd(mean_square.astype(np.complex128), eps)).astype(x.dtype))
+        x_hat = self._rounded("x_hat", shifted * rstd)
+
+        w, b = self.parameters(self._rounded("weight", self.weight), self.bias, self.offset)
+        w, b = self._rounded("weight", w), b + np.zeros_like(w)
+        y = self._rounded("y", (w * x_hat + b) * self.written(x))
+
+        step = 1e-20 * mean_square.astype(np.float64) + 1e-290  # of the complex step that differentiates rstd
+        slope = np.imag(self.rstd(mean_square + 1j * step, eps)) / step
+        slope = np.where(np.abs(slope) > MANY, -np.inf, slope).astype(x.dtype)
+        s = replace(s, mean_square=mean_square, rstd=rstd, x_hat=x_hat, w=w, b=b, y=y)
+        return s, slope, gradient
+
+    def _through_parameters(self, dw: Array, db: Array) -> tuple[Array, Array]:
+        """The gradients of w and b, as autograd carries them on to weight and bias."""
+        step = 1e-30j
+        w_of_weight, b_of_weight = self.parameters(self.weight + step, self.bias + 0j, self.offset)
+        w_of_bias, b_of_bias = self.parameters(self.weight + 0j, self.bias + step, self.offset)
+        slopes = [np.imag(a + np.zeros_like(dw)) / 1e-30 for a in (w_of_weight, b_of_weight, w_of_bias, b_of_bias)]
+        (ww, bw, wb, bb), dtype = slopes, dw.dtype
+        return _times(dw, ww, db, bw).astype(dtype), _times(dw, wb, db, bb).astype(dtype)
+
+    def _count(self, x: Array) -> int:
+        return max(1, int(np.prod([x.shape[axis] for axis in self._axes(x)])))
+
+    def _axes(self, x: Array) -> tuple[int, ...]:
+        return tuple(axis for axis in self.axes if axis >= -x.ndim) or (-1,)
+
+    def _rounded(self, step: Step, a: Array) -> Array:
+        return self._round(a, self.rounded[step]) if step in self.rounded else a
+
+    def _round(self, a: Array, precision: Precision) -> Array:
+        exact = a.astype(np.float64)
+        if isinstance(precision, int):
+            return significant_bits(exact, precision).astype(a.dtype)
+        return round_to(exact, self.case.dtype if precision == "storage" else precision).astype(a.dtype)
+
+    def _sum(self, name: Sum, terms: Array) -> Array:
+        """The sum over the axes of the statistics, which are kept."""
+        axis, *others = self._axes(terms)
+        if others:
+            return np.sum(terms, axis=(axis, *others), keepdims=True)
+        return np.expand_dims(self._add_up(name, np.moveaxis(terms, axis, 0)), axis)
+
+    def _sum_rows(self, name: Sum, terms: Array) -> Array:
+        return self._add_up(name, terms.reshape(-1, terms.shape[-1]))
+
+    def _add_up(self, name: Sum, terms: Array) -> Array:
+        """The sum over the first axis: pairwise, one by one, or one by one with an accumulator of low precision."""
+        accumulator = self.arithmetic.sums.get(name)
+        if self.sequence is None and accumulator is None:
+            return np.sum(terms, axis=0)
+        terms = terms if self.sequence is None else terms[self.sequence(len(terms))]
+        total = np.zeros(terms.shape[1:], terms.dtype)
+        for term in terms:
+            total = total + term if accumulator is None else self._round(total + term, accumulator)
+        return total
+
+
+def _times(a: Array, slope_a: Array, b: Array, slope_b: Array) -> Array:
+    """a·slope_a + b·slope_b, where a slope of zero keeps even a NaN out."""
+    return np.where(slope_a == 0, 0, a * slope_a) + np.where(slope_b == 0, 0, b * slope_b)
+
+
+def true_norm(case: Case, seed: int) -> Norm:
+    """A case's norm with nothing altered, on its exact inputs."""
+    x, dy, weight, bias = exact_inputs(golden(case, seed).inputs)
+    centred = case.op == "layer_norm"
+    offset = float(case.dialect.weight_offset)
+    return Norm(case, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
+
+
+def in_compute_dtype(norm: Norm) -> Norm:
+    """The same norm on arrays of the compute dtype, so that evaluating it makes an implementation's rounding errors."""
+    dtype = np.float64 if norm.case.dtype == "float64" else np.float32
+    x, dy, weight, bias = (array.astype(dtype) for array in (norm.x, norm.dy, norm.weight, norm.bias))
+    return replace(norm, x=x, dy=dy, weight=weight, bias=bias)
+
+
+def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:
+    """What the case would expect if this norm were right."""
+    with np.errstate(all="ignore"):
+        values = norm.values(backward)
+        return expected_outputs(norm.case, values, norm.dialect, norm.output_dtypes(norm.case.outputs))

@@ -1,0 +1,439 @@
+"""The backward pass: what of dx, dweight and dbias is missing, doubled, or made of the wrong thing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.anatomy import Norm, Paths, Steps
+from conformance.mistakes.mistake import LAYER, Mistake
+from conformance.mistakes.precision import NO_NARROWER, TF32
+from conformance.rounding import HALF, DType, round_to
+
+Array = np.ndarray
+BLOCK = 128  # rows that a kernel takes at once, in the mistake that leaves out the rest
+FORMULA = "a hand-written backward"
+HIDES = "dy aligned with weight·x_hat shows it most; wide rows hide it, at n = 4096 it is under a percent"
+
+
+def _paths(paths: Callable[[Steps, Array, Array, Array], Paths]) -> Callable[[Norm], Norm]:
+    return lambda norm: replace(norm, paths=paths)
+
+
+def _scaled(scale: Callable[[Steps], Array | float]) -> Callable[[Norm], Norm]:
+    return _paths(lambda s, d, m, r: (scale(s) * d, scale(s) * m, scale(s) * r))
+
+
+def _projects(projected: Callable[[Steps], Array]) -> Callable[[Norm], Norm]:
+    return lambda norm: replace(norm, projected=projected)
+
+
+def _multiplicand(multiplicand: Callable[[Steps], Array]) -> Callable[[Norm], Norm]:
+    return lambda norm: replace(norm, multiplicand=multiplicand)
+
+
+def _weight_rows(rows: Callable[[Array], Array]) -> Callable[[Norm], Norm]:
+    return lambda norm: replace(norm, weight_rows=rows)
+
+
+def _bias_rows(rows: Callable[[Array], Array]) -> Callable[[Norm], Norm]:
+    return lambda norm: replace(norm, bias_rows=rows)
+
+
+def _stored(norm: Norm, a: Array) -> Array:
+    return round_to(a.astype(np.float64), norm.case.dtype).astype(a.dtype)
+
+
+def _saves_rstd(norm: Norm) -> Norm:
+    def saved(s: Steps) -> Steps:
+        rstd = _stored(norm, s.rstd)
+        return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
+
+    return replace(norm, saved=saved) if norm.case.dtype in HALF else norm
+
+
+def _saves_mean(norm: Norm) -> Norm:
+    return replace(norm, saved=lambda s: replace(s, x_hat=(s.x - _stored(norm, s.row_mean)) * s.rstd))
+
+
+def _saves_x_hat(norm: Norm) -> Norm:
+    return replace(norm, saved=lambda s: replace(s, x_hat=_stored(norm, s.x_hat)))
+
+
+def _recovers_x_hat(norm: Norm) -> Norm:
+    """From y as it was returned: where the weight is small or zero, nothing is left of x_hat."""
+    return replace(norm, saved=lambda s: replace(s, x_hat=(_stored(norm, s.y) - s.b) / s.w))
+
+
+def _in_x_dtype(norm: Norm) -> DType | None:
+    return {"bfloat16": "bfloat16", "float16": "float16"}.get(norm.case.dtype)  # pyright: ignore[reportReturnType]
+
+
+def _accumulates(norm: Norm) -> Norm:
+    """Both sums over the rows, one by one in x's dtype; where that is the compute dtype, nothing is altered."""
+    dtype = _in_x_dtype(norm)
+    if dtype is None:
+        return norm
+    return replace(norm, arithmetic=replace(norm.arithmetic, sums={"dweight": dtype, "dbias": dtype}))
+
+
+def _rows(a: Array) -> Array:
+    return a.reshape(-1, a.shape[-1])
+
+
+def _first_batch(a: Array) -> Array:
+    return a[(slice(0, 1),) * (a.ndim - 2)]
+
+
+def _whole_blocks(a: Array) -> Array:
+    """All rows but those beyond the last whole block, where there is one."""
+    count = _rows(a).shape[0]
+    return _rows(a)[: count - count % BLOCK] if count > BLOCK else a
+
+
+def _mean_of_rows(a: Array) -> Array:
+    return a / max(1, a.size // a.shape[-1])
+
+
+DX = (
+    Mistake(
+        "projection_missing",
+        "dx lacks the projection on x_hat",
+        _paths(lambda s, d, m, r: (d, m, 0 * r)),
+        f"dx keeps its component along x_hat: {HIDES}.",
+        "tt-metal#53215, xla#8225",
+    ),
+    Mistake(
+        "projection_twice",
+        "dx subtracts the projection on x_hat twice",
+        _paths(lambda s, d, m, r: (d, m, 2 * r)),
+        f"dx has the opposite component along x_hat: {HIDES}.",
+        "tt-metal#53215, xla#8225",
+    ),
+    Mistake(
+        "projection_added",
+        "dx adds the projection on x_hat",
+        _paths(lambda s, d, m, r: (d, m, -r)),
+        f"dx has twice its component along x_hat: {HIDES}.",
+        "planted: a sign",
+    ),
+    Mistake(
+        "projection_summed",
+        "the projection on x_hat is a sum, not a mean",
+        _paths(lambda s, d, m, r: (d, m, s.x.shape[-1] * r)),
+        "dx is n times too far along x_hat.",
+        "planted: a division by the width left out",
+    ),
+    Mistake(
+        "projection_over_n_minus_1",
+        "the projection on x_hat is divided by n - 1",
+        _paths(lambda s, d, m, r: (d, m, r * s.x.shape[-1] / (s.x.shape[-1] - 1))),
+        f"dx is off by 1/n along x_hat: {HIDES}.",
+        "planted: the derivative of an unbiased deviation",
+    ),
+    Mistake(
+        "projection_without_weight",
+        "the projection on x_hat is that of dy, not of dy·weight",
+        _projects(lambda s: s.dy * s.x_hat),
+        f"{HIDES.capitalize()}; a weight of one hides it.",
+        "planted: dy taken for g",
+    ),
+    Mistake(
+        "projection_of_x",
+        "the projection is on x, not on x_hat",
+        _projects(lambda s: s.g * s.x),
+        f"{HIDES.capitalize()}; rows of deviation one hide it.",
+        "planted: one rstd of three left out",
+    ),
+    Mistake(
+        "projection_of_y",
+        "the projection is on y, not on x_hat",
+        _projects(lambda s: s.g * s.y),
+        f"{HIDES.capitalize()}; a weight of one hides it.",
+        "planted: a saved y taken for x_hat",
+    ),
+    Mistake(
+        "shift_missing",
+        "dx lacks the mean of g",
+        _paths(lambda s, d, m, r: (d, 0 * m, r)),
+        "The rows of dx do not add up to zero.",
+        "tt-metal#53215, xla#8225",
+        LAYER,
+    ),
+    Mistake(
+        "shift_twice",
+        "dx subtracts the mean of g twice",
+        _paths(lambda s, d, m, r: (d, 2 * m, r)),
+        "The rows of dx do not add up to zero.",
+        "tt-metal#53215, xla#8225",
+        LAYER,
+    ),
+    Mistake(
+        "shift_added",
+        "dx adds the mean of g",
+        _paths(lambda s, d, m, r: (d, -m, r)),
+        "The rows of dx do not add up to zero.",
+        "planted: a sign",
+        LAYER,
+    ),
+    Mistake(
+        "shift_summed",
+        "dx subtracts the sum of g, not its mean",
+        _paths(lambda s, d, m, r: (d, s.x.shape[-1] * m, r)),
+        "The rows of dx do not add up to zero.",
+        "planted: a division by the width left out",
+        LAYER,
+    ),
+    Mistake(
+        "shift_without_weight",
+        "dx subtracts the mean of dy, not of dy·weight",
+        lambda norm: replace(norm, shift=lambda s: s.dy),
+        "The rows of dx do not add up to zero; a weight of one hides it.",
+        "planted: dy taken for g",
+        LAYER,
+    ),
+    Mistake(
+        "statistics_held_constant",
+        "dx treats the statistics as constants: it is only rstd·g",
+        _paths(lambda s, d, m, r: (d, 0 * m, 0 * r)),
+        f"dx keeps its components along x_hat and along ones: {HIDES}.",
+        "statistics taken under no_grad or stop_gradient",
+    ),
+    Mistake(
+        "dx_without_weight",
+        "dx leaves the weight out",
+        lambda norm: replace(norm, backward_weight=lambda s: np.ones_like(s.w)),
+        "A weight of one hides it.",
+        FORMULA,
+    ),
+    Mistake(
+        "dx_with_weight_twice",
+        "dx applies the weight twice",
+        lambda norm: replace(norm, backward_weight=lambda s: s.w**2),
+        "A weight of one hides it.",
+        FORMULA,
+    ),
+    Mistake(
+        "dx_without_offset",
+        "dx takes the weight as stored, without its offset",
+        lambda norm: replace(norm, backward_weight=lambda s: s.w - norm.offset),
+        "A weight near zero makes dx vanish.",
+        FORMULA,
+    ),
+    Mistake(
+        "dx_without_rstd",
+        "dx is not multiplied by rstd",
+        _scaled(lambda s: 1 / s.rstd),
+        "Rows of deviation one hide it.",
+        FORMULA,
+    ),
+    Mistake(
+        "dx_with_rstd_twice",
+        "dx is multiplied by rstd twice",
+        _scaled(lambda s: s.rstd),
+        "Rows of deviation one hide it.",
+        FORMULA,
+    ),
+    Mistake("dx_twice", "dx is accumulated twice", _scaled(lambda s: 2.0), "dx is twice too large.", "quack#52, quack#53"),
+    Mistake("dx_zero", "dx is not computed", _scaled(lambda s: 0.0), "dx is zero.", "a buffer that is never written"),
+    Mistake("dx_negated", "dx has the wrong sign", _scaled(lambda s: -1.0), "dx is its own negative.", "planted: a sign"),
+    Mistake(
+        "dx_is_dy",
+        "dx is dy: the gradient is passed straight through",
+        _paths(lambda s, d, m, r: (s.dy + 0 * d, 0 * m, 0 * r)),
+        "dx ignores the norm.",
+        "quack#52, quack#53",
+    ),
+    Mistake(
+        "dy_taken_for_ones",
+        "the gradients are those of the sum of y: dy is not used",
+        lambda norm: replace(norm, cotangent=np.ones_like),
+        "A dy of ones hides it, and makes LayerNorm's dx vanish besides.",
+        "planted: a test that calls y.sum().backward()",
+    ),
+    Mistake(
+        "rstd_saved_in_storage_dtype",
+        "rstd is saved for the backward pass in x's dtype",
+        _saves_rstd,
+        "y is right; dx is off by 2e-3 to 1e-2 in bfloat16.",
+        "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
+        hidden=NO_NARROWER,
+    ),
+    Mistake(
+        "mean_saved_in_storage_dtype",
+        "the mean is saved for the backward pass in x's dtype",
+        _saves_mean,
+        "y is right; dx and dweight of rows with a mean are not.",
+        "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
+        LAYER,
+        NO_NARROWER,
+    ),
+    Mistake(
+        "x_hat_saved_in_storage_dtype",
+        "x_hat is saved for the backward pass in x's dtype",
+        _saves_x_hat,
+        "y is right; the terms of dweight and of the projection are each off by half an ulp.",
+        "planted: an activation saved to spare memory",
+        hidden=NO_NARROWER,
+    ),
+    Mistake(
+        "x_hat_recovered_from_y",
+        "x_hat is recovered as (y - bias) / weight in the backward pass",
+        _recovers_x_hat,
+        "dweight is off by half of itself where the weight is near zero; other weights hide it.",
+        "apex: memory_efficient layer_norm",
+    ),
+)
+
+DWEIGHT = (
+    Mistake(
+        "dweight_of_x",
+        "dweight sums dy·x, not dy·x_hat",
+        _multiplicand(lambda s: s.x),
+        "Rows of deviation one hide it.",
+        FORMULA,
+    ),
+    Mistake(
+        "dweight_of_centred",
+        "dweight sums dy·(x - mean), without rstd",
+        _multiplicand(lambda s: s.centred),
+        "Rows of deviation one hide it.",
+        FORMULA,
+        LAYER,
+    ),
+    Mistake(
+        "dweight_of_y", "dweight sums dy·y, not dy·x_hat", _multiplicand(lambda s: s.y), "A weight of one hides it.", FORMULA
+    ),
+    Mistake(
+        "dweight_weighted",
+        "dweight sums dy·weight·x_hat",
+        _multiplicand(lambda s: s.w * s.x_hat),
+        "A weight of one hides it.",
+        FORMULA,
+    ),
+    Mistake("dweight_zero", "dweight is not computed", _weight_rows(lambda a: 0 * a), "dweight is zero.", "unsloth#4533"),
+    Mistake(
+        "dweight_twice", "dweight is accumulated twice", _weight_rows(lambda a: 2 * a), "dweight is twice too large.", FORMULA
+    ),
+    Mistake(
+        "dweight_negated", "dweight has the wrong sign", _weight_rows(lambda a: -a), "dweight is its own negative.", FORMULA
+    ),
+    Mistake(
+        "dweight_mean",
+        "dweight is a mean over the rows, not a sum",
+        _weight_rows(_mean_of_rows),
+        "A single row hides it.",
+        FORMULA,
+    ),
+    Mistake(
+        "dweight_without_last_row",
+        "dweight leaves out the last row",
+        _weight_rows(lambda a: _rows(a)[:-1]),
+        "A last row of zeros hides it.",
+        "attorch#18",
+    ),
+    Mistake(
+        "dweight_without_first_row",
+        "dweight leaves out the first row",
+        _weight_rows(lambda a: _rows(a)[1:]),
+        "A first row of zeros hides it.",
+        "planted: a loop that starts at one",
+    ),
+    Mistake(
+        "dweight_of_last_row",
+        "dweight is overwritten by every row, not added up",
+        _weight_rows(lambda a: _rows(a)[-1:]),
+        "A single row hides it.",
+        "planted: = for +=",
+    ),
+    Mistake(
+        "dweight_of_first_batch",
+        "dweight is summed over the rows of the first batch entry only",
+        _weight_rows(_first_batch),
+        "An input of two axes hides it.",
+        "FlagGems#5392: a backward that assumes two axes",
+    ),
+    Mistake(
+        "dweight_of_whole_blocks",
+        f"dweight leaves out the rows beyond the last whole block of {BLOCK}",
+        _weight_rows(_whole_blocks),
+        "A number of rows that is a multiple of the block hides it.",
+        "attorch#18",
+        hidden=dict.fromkeys(
+            ("float64", "bfloat16", "float16"),
+            "indexing is tried in float32: no other dtype has a case of more rows than a block",
+        ),
+    ),
+    Mistake(
+        "dweight_terms_in_tf32",
+        "the terms of dweight are rounded to eleven bits, as a tf32 matrix product takes them",
+        lambda norm: replace(norm, rounded={**norm.rounded, "dy_x_hat": TF32}),
+        "dweight is off by 1e-4 of its terms.",
+        "a sum over the rows written as a product with ones on a matrix unit (jax#12008 tells of the precision)",
+    ),
+    Mistake(
+        "parameter_gradients_accumulated_in_storage_dtype",
+        "dweight and dbias are added up row by row in x's dtype",
+        _accumulates,
+        "The sums stop growing: 0.15 of the largest after 8192 rows in bfloat16.",
+        "Liger-Kernel#950, helion#3595; torch's LayerNorm on CPU",
+        hidden=NO_NARROWER,
+    ),
+)
+
+DBIAS = (
+    Mistake("dbias_zero", "dbias is not computed", _bias_rows(lambda a: 0 * a), "dbias is zero.", "unsloth#4533", LAYER),
+    Mistake(
+        "dbias_twice", "dbias is accumulated twice", _bias_rows(lambda a: 2 * a), "dbias is twice too large.", FORMULA, LAYER
+    ),
+    Mistake(
+        "dbias_mean",
+        "dbias is a mean over the rows, not a sum",
+        _bias_rows(_mean_of_rows),
+        "A single row hides it.",
+        FORMULA,
+        LAYER,
+    ),
+    Mistake(
+        "dbias_weighted",
+        "dbias sums g, not dy",
+        lambda norm: replace(norm, bias_terms=lambda s: s.dy * s.w),
+        "A weight of one hides it.",
+        FORMULA,
+        LAYER,
+    ),
+    Mistake(
+        "dbias_of_dx",
+        "dbias sums rstd·g, not dy",
+        lambda norm: replace(norm, bias_terms=lambda s: s.dy * s.w * s.rstd),
+        "A weight of one and rows of deviation one hide it.",
+        FORMULA,
+        LAYER,
+    ),
+    Mistake(
+        "dbias_without_last_row",
+        "dbias leaves out the last row",
+        _bias_rows(lambda a: _rows(a)[:-1]),
+        "A last row of zeros in dy hides it.",
+        "attorch#18",
+        LAYER,
+    ),
+    Mistake(
+        "dbias_of_last_row",
+        "dbias is overwritten by every row, not added up",
+        _bias_rows(lambda a: _rows(a)[-1:]),
+        "A single row hides it.",
+        "planted: = for +=",
+        LAYER,
+    ),
+    Mistake(
+        "dbias_of_first_batch",
+        "dbias is summed over the rows of the first batch entry only",
+        _bias_rows(_first_batch),
+        "An input of two axes hides it.",
+        "FlagGems#5392: a backward that assumes two axes",
+        LAYER,
+    ),
+)
+
+MISTAKES = (*DX, *DWEIGHT, *DBIAS)

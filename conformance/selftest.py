@@ -1,0 +1,152 @@
+"""The judge judged: every mistake of the catalogue is rejected wherever it can be seen, and no honest arithmetic is.
+
+A mistake is seen in an op and a dtype if some case rejects its exact numbers. How plainly is its error ratio: the largest
+over the cases, or a first one that is `PLAIN`. What honest arithmetic reaches is measured by playing it in several styles.
+The quotient of the two is the separation: how much room lies between the wrong and the right.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from conformance.cases import CASES, OPS, Case, Op
+from conformance.compare import compare, compare_output
+from conformance.golden import golden
+from conformance.mistakes import MISTAKES
+from conformance.mistakes.mistake import Mistake
+from conformance.rounding import DTYPES, DType
+from conformance.simulation import STYLES, play
+
+PLAIN = 1e3  # tolerances; a mistake as far off as this need not be looked at further
+SEPARATION = 10.0  # the least that lies between the weakest mistake and the noisiest honest implementation
+
+TRIED = tuple(case for case in CASES if case.has_fixture or case.name == "rows_257")
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """How plainly a mistake is seen in an op and a dtype: the case and output that show it best, and the error ratio.
+
+    Where no case rejects it, `ratio` is at most 1 and `reason` says why that must be so; empty, it is a miss.
+    """
+
+    mistake: str
+    op: Op
+    dtype: DType
+    ratio: float
+    case: str
+    output: str
+    reason: str
+
+    @property
+    def seen(self) -> bool:
+        """Whether some case rejects the mistake."""
+        return self.ratio > 1
+
+    @property
+    def right(self) -> bool:
+        """Whether it is seen exactly where the catalogue says that it can be."""
+        return self.seen != bool(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """Of one op, dtype and output: the largest ratio of honest arithmetic, and the weakest mistake that this output shows."""
+
+    op: str
+    dtype: str
+    output: str
+    honest: float
+    weakest: Kill | None
+
+    @property
+    def factor(self) -> float:
+        """The weakest mistake's ratio over the honest one, or over 1/10 where honest arithmetic makes no error at all."""
+        return self.weakest.ratio / max(self.honest, 0.1) if self.weakest else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """All kills and all separations, in the order of the catalogue and of the dtypes."""
+
+    kills: tuple[Kill, ...]
+    separations: tuple[Separation, ...]
+
+    @property
+    def wrong(self) -> tuple[Kill, ...]:
+        """The misses; and the mistakes that are seen where the catalogue says that they cannot be."""
+        return tuple(kill for kill in self.kills if not kill.right)
+
+    @property
+    def passes(self) -> bool:
+        """Whether nothing is missed and every separation is large enough."""
+        return not self.wrong and all(separation.factor >= SEPARATION for separation in self.separations)
+
+
+def self_test(
+    jobs: int = os.cpu_count() or 1, mistakes: Iterable[Mistake] = MISTAKES, on_step: Callable[[], None] = lambda: None
+) -> SelfTest:
+    """Make every mistake, and play every honest style, in `jobs` processes. `on_step` is called `steps` times."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        honest = [(op, dtype, pool.submit(honest_ratios, op, dtype)) for op in OPS for dtype in DTYPES]
+        made = [pool.submit(kills_of, mistake.id) for mistake in mistakes]
+        for future in [*made, *(future for *_, future in honest)]:
+            future.add_done_callback(lambda _: on_step())
+        kills = tuple(kill for future in made for kill in future.result())
+        separations = tuple(
+            Separation(op, dtype, output, ratio, _weakest(kills, op, dtype, output))
+            for op, dtype, future in honest
+            for output, ratio in future.result().items()
+        )
+    return SelfTest(kills, separations)
+
+
+def steps(mistakes: Iterable[Mistake] = MISTAKES) -> int:
+    """The number of steps of a self-test."""
+    return len(tuple(mistakes)) + len(OPS) * len(DTYPES)
+
+
+def kills_of(id_: str) -> list[Kill]:
+    """One mistake in every op and dtype."""
+    (mistake,) = (mistake for mistake in MISTAKES if mistake.id == id_)
+    telling: list[str] = []  # the cases that showed it elsewhere are tried first
+    kills: list[Kill] = []
+    for op in mistake.ops:
+        for dtype in DTYPES:
+            cases = [case for case in TRIED if (case.op, case.dtype) == (op, dtype)]
+            cases.sort(key=lambda case: case.name not in telling)
+            kills.append(_kill(mistake, op, dtype, cases))
+            telling.append(kills[-1].case.rpartition("/")[2])
+    return kills
+
+
+def _kill(mistake: Mistake, op: Op, dtype: DType, cases: list[Case]) -> Kill:
+    best = Kill(mistake.id, op, dtype, 0.0, "", "", mistake.hidden_in(op, dtype))
+    for case in cases:
+        expected, made = golden(case).outputs, mistake.outputs(case)
+        for output in case.outputs:
+            ratio = compare_output(output, expected[output], made[output].nearest).ratio
+            if ratio > best.ratio:
+                best = Kill(mistake.id, op, dtype, ratio, case.id, output, best.reason)
+        if best.ratio >= PLAIN:
+            break
+    return best
+
+
+def honest_ratios(op: Op, dtype: DType) -> dict[str, float]:
+    """The largest error ratio of every output, over the cases and styles of honest arithmetic."""
+    ratios: dict[str, float] = {}
+    for case in TRIED:
+        if (case.op, case.dtype) == (op, dtype):
+            for style in STYLES:
+                for output in compare("honest", golden(case), play(case, 0, style), tuple(case.outputs)).outputs:
+                    ratios[output.output] = max(output.ratio, ratios.get(output.output, 0.0))
+    return ratios
+
+
+def _weakest(kills: tuple[Kill, ...], op: str, dtype: str, output: str) -> Kill | None:
+    """Of the mistakes that this output shows more plainly than any other, the one it shows least."""
+    shown = [kill for kill in kills if (kill.op, kill.dtype, kill.output) == (op, dtype, output) and kill.seen]
+    return min(shown, key=lambda kill: kill.ratio, default=None)

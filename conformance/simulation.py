@@ -1,0 +1,61 @@
+"""An implementation played in NumPy: the norm laid open, in float32 arithmetic and some order of summation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from conformance.anatomy import Backward, in_compute_dtype, outputs_of, true_norm
+from conformance.cases import Case
+from conformance.mistakes.mistake import Mistake
+from conformance.rounding import store
+
+Array = np.ndarray
+Sequence = Callable[[int], Array]
+
+
+def left_to_right(count: int) -> Array:
+    """One by one from the first."""
+    return np.arange(count)
+
+
+def right_to_left(count: int) -> Array:
+    """One by one from the last."""
+    return np.arange(count)[::-1]
+
+
+def every_eighth(count: int) -> Array:
+    """Every eighth, then the next ones, as lanes do that are added up in turn."""
+    return np.argsort(np.arange(count) % 8, kind="stable")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How an implementation is written: its order of summation (None: pairwise), whether its backward is autograd's, and
+    which of the admitted placements of roundings it takes, counted from the first.
+    """
+
+    sequence: Sequence | None = None
+    backward: Backward = "autograd"
+    placement: int = 0
+
+
+STYLES = (
+    Style(),
+    Style(left_to_right, "formula", 1),
+    Style(right_to_left, "autograd", 2),
+    Style(every_eighth, "formula", 3),
+)
+
+
+def play(case: Case, seed: int, style: Style, mistake: Mistake | None = None) -> dict[str, Array]:
+    """What an implementation in this style returns for a case; with a mistake in it, or none."""
+    true = true_norm(case, seed)
+    norm = replace(in_compute_dtype(mistake.alter(true) if mistake else true), sequence=style.sequence)
+    made: dict[str, Array] = {}
+    with np.errstate(all="ignore"):
+        for name, expected in outputs_of(norm, style.backward).items():
+            placement = expected.placements[style.placement % len(expected.placements)]
+            value = np.broadcast_to(placement(0.0)[0], case.output_shape(name))
+            made[name] = store(value.astype(np.float64), expected.dtype)
+    return made

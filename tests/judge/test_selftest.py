@@ -1,0 +1,78 @@
+"""The judge is sound: nothing is missed, nothing is called hidden that is not, and there is room between right and wrong."""
+
+import re
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conformance.mistakes import MISTAKES
+from conformance.report.self_test import page, show_self_test
+from conformance.selftest import SEPARATION, SelfTest, Separation, kills_of, self_test, steps
+
+PAGE = Path(__file__).parents[2] / "docs" / "kill_matrix.md"
+
+
+@pytest.fixture(scope="module")
+def result() -> SelfTest:
+    return self_test(jobs=1)
+
+
+def test_every_mistake_is_seen_wherever_it_can_be(result):
+    assert result.wrong == ()
+    assert len({(kill.mistake, kill.op) for kill in result.kills}) == sum(len(mistake.ops) for mistake in MISTAKES)
+
+
+def test_right_and_wrong_lie_far_apart(result):
+    assert len(result.separations) == 4 * (3 + 4)
+    assert min(separation.factor for separation in result.separations) >= 10 * SEPARATION
+    assert max(separation.honest for separation in result.separations) < 0.9
+    assert result.passes
+
+
+def test_a_miss_is_told(result):
+    missed = replace(result.kills[0], ratio=0.5)
+    broken = SelfTest((missed, *result.kills[1:]), result.separations)
+    assert not broken.passes
+    assert f"{missed.mistake} in {missed.op} {missed.dtype}: missed" in shown(broken)
+    assert "**missed**" in page(broken)
+
+
+def test_a_mistake_wrongly_called_hidden_is_told(result):
+    stale = replace(result.kills[0], reason="it looks like nothing")
+    broken = SelfTest((stale, *result.kills[1:]), result.separations)
+    assert not broken.passes
+    assert "said to be hidden (it looks like nothing)" in shown(broken)
+
+
+def test_too_little_room_is_told(result):
+    separation = result.separations[0]
+    close = Separation(separation.op, separation.dtype, separation.output, 0.9, replace(separation.weakest, ratio=5.0))
+    assert not SelfTest(result.kills, (close,)).passes
+
+
+def test_the_page_is_that_of_this_catalogue(result):
+    """Ids and hidden mistakes as they are; the figures themselves may differ a little from machine to machine."""
+    shape = re.compile(r"^\| `(\w[\w.-]*)` \| (.*) \|$", re.MULTILINE)
+
+    def cells(text: str) -> list[tuple[str, list[bool]]]:
+        return [(id_, [cell == "hidden" for cell in row.split(" | ")]) for id_, row in shape.findall(text)]
+
+    assert cells(PAGE.read_text()) == cells(page(result))
+    assert "missed" not in PAGE.read_text()
+
+
+def test_it_counts_its_steps():
+    counted = []
+    one = [mistake for mistake in MISTAKES if mistake.id == "offset_unasked"]
+    self_test(1, one, lambda: counted.append(1))
+    assert len(counted) == steps(one)
+    assert {kill.mistake for kill in kills_of("offset_unasked")} == {"offset_unasked"}
+
+
+def shown(result: SelfTest) -> str:
+    text = StringIO()
+    show_self_test(result, Console(file=text, width=200))
+    return text.getvalue()
