@@ -83,6 +83,8 @@ def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdi
     for mistake in mistakes:
         if any(_explains(mistake, unit, seed) for unit in few):
             explained = [unit for unit in failing if _explains(mistake, unit, seed)]
+            if len(explained) < len(failing) / 2 and not all(mistake.exact(verdict.case) for verdict, _ in explained):
+                continue  # wide intervals hold something of everything
             contradicted = sum(not _explains(mistake, unit, seed, fills=False) for unit in passing)
             scores[mistake] = len(explained) - contradicted, -_width(mistake, explained, seed)
     return sorted(scores, key=lambda mistake: scores[mistake], reverse=True)
