@@ -16,7 +16,7 @@ from conformance.cases import Case
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
 from conformance.process import Family, PortFailure, PortProcess
-from conformance.protocol import Call, Hello, encode
+from conformance.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
 Array = np.ndarray
@@ -129,12 +129,20 @@ def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder
     """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
     expected = golden(case, seed)
     try:
-        outputs = exchange(process, id_, case, expected.inputs, folder, timeout)
-    except NoAnswer as answer:
-        verdict = Verdict(spec, case, answer.status, message=str(answer), detail=answer.detail)
+        answer = exchange(process, id_, case, expected.inputs, folder, timeout)
+    except NoAnswer as none:
+        verdict = Verdict(spec, case, none.status, message=str(none), detail=none.detail)
     else:
-        verdict = compare(spec, expected, outputs, asked_of(case, process.hello))
+        verdict = compare(spec, expected, answer.outputs, asked_of(case, process.hello))
+        verdict = unless_overwritten(verdict, answer.overwrote)
     return as_expected(verdict, process.hello.expected)
+
+
+def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...]) -> Verdict:
+    """The verdict where no input was overwritten; a failure that says which were, whatever the outputs are."""
+    if not overwrote or verdict.status == "error":
+        return verdict
+    return replace(verdict, status="fail", message=f"overwrites its input{'s' * (len(overwrote) > 1)} {', '.join(overwrote)}")
 
 
 def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:
@@ -163,7 +171,7 @@ def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
 
 def exchange(
     process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float
-) -> dict[str, Array]:
+) -> Answer:
     """What a port returns for a case on the inputs `given`, which need not be the case's own.
 
     Raises `NoAnswer` where it gives no outputs, `PortFailure` where the process can no longer be used.
@@ -188,8 +196,8 @@ def exchange(
     match answer["type"]:
         case "done":
             try:
-                return read_tensors(outputs)
-            except TensorFileError as error:
+                return Answer(read_tensors(outputs), read_overwrote(answer))
+            except (TensorFileError, ProtocolError) as error:
                 raise NoAnswer("error", f"the port said done, but {error}") from None
         case "skip":
             raise NoAnswer("skip", str(answer.get("reason", "no reason given")))
