@@ -1,4 +1,4 @@
-"""The command line: `conformance run`, `list`, `explain`, `fixtures`, `serve`."""
+"""The command line: `conformance run`, `properties`, `list`, `explain`, `fixtures`, `serve`."""
 
 import importlib.util
 import os
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from conformance.cases import CASES, Case, Op, select
-from conformance.compare import Verdict
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
+from conformance.properties import PROPERTIES
 from conformance.rounding import DType
 
 app = typer.Typer(
@@ -36,11 +37,20 @@ FIXTURES = Path(__file__).parent / "fixtures"
 INTERRUPTED = 128 + signal.SIGINT  # the shell's own convention
 
 Mode = Literal["jit", "eager"]
-Listing = Literal["cases", "dialects", "mistakes", "ports"]
+Listing = Literal["cases", "dialects", "mistakes", "ports", "properties"]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
 CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+PortArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
+]
+ExecOption = Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
+ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")]
 
 
 def main() -> None:
@@ -52,25 +62,22 @@ def main() -> None:
 
 @app.command()
 def run(
-    ports: Annotated[
-        list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
-    ] = None,
-    exec_: Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
+    ports: PortArguments = None,
+    exec_: ExecOption = None,
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
-    seed: Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")] = "cpu",
-    mode: Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")] = "jit",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")] = 120.0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Run the conformance suite: impl_torch and impl_jax, or the ports named.
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
-    from conformance.process import serve_command
     from conformance.report.console import show
     from conformance.report.machine import as_json
     from conformance.report.report import Report
@@ -78,23 +85,70 @@ def run(
     from conformance.tensors import write_atomically
 
     cases = _selected(case, op, dtype)
-    programs = {command: _split(command) for command in exec_ or ()}
-    commands = programs | {spec: serve_command(spec) for spec in ports or (() if programs else DEFAULT_PORTS)}
-    if json and (json.is_dir() or not json.parent.is_dir()):
-        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
-        raise typer.BadParameter(problem, param_hint="--json")
-
+    commands, arguments = _commands(ports, exec_)
+    _check_writable(json)
     began = time.monotonic()
     try:
-        with _progress(commands, len(cases)) as on_verdict:
+        with _progress(commands, len(cases)) as advance:
             runs = run_ports(
-                commands, cases, seed=seed, device=device, mode=mode, timeout=timeout, jobs=jobs, on_verdict=on_verdict
+                commands,
+                cases,
+                seed=seed,
+                device=device,
+                mode=mode,
+                timeout=timeout,
+                jobs=jobs,
+                on_verdict=lambda verdict: advance(verdict.port),
             )
     except KeyboardInterrupt:
         print("interrupted: nothing was judged", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    arguments = {command: f"--exec {shlex.quote(command)}" for command in programs}
     report = Report(runs, seed, device, mode, time.monotonic() - began, arguments)
+    if json:
+        write_atomically(json, as_json(report).encode())
+    show(report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    raise typer.Exit(report.exit_status)
+
+
+@app.command()
+def properties(
+    ports: PortArguments = None,
+    exec_: ExecOption = None,
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    property_: Annotated[str, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches.")] = "*",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+    json: JsonOption = None,
+) -> None:
+    """Judge what holds whatever the values: purity, repeatability, rows, scales, layouts, modes.
+
+    Exit status: 0 all that is required holds, 1 it does not, 2 wrong usage, 3 a port could not be run.
+    """
+    from conformance.inquiry import inquire_ports
+    from conformance.report.properties import PropertiesReport, as_json, show
+    from conformance.tensors import write_atomically
+    from conformance.variants import kinds
+
+    wanted = tuple(each for each in PROPERTIES if fnmatchcase(each.id, property_))
+    if not wanted:
+        known = ", ".join(each.id for each in PROPERTIES)
+        raise typer.BadParameter(f"no property matches {property_!r}; there are {known}", param_hint="--property")
+    commands, arguments = _commands(ports, exec_)
+    _check_writable(json)
+    began = time.monotonic()
+    asked = kinds(op, dtype)
+    try:
+        with _progress(commands, len(asked)) as advance:
+            inquiries = inquire_ports(
+                commands, asked, wanted=wanted, seed=seed, device=device, mode=mode, timeout=timeout, on_kind=advance
+            )
+    except KeyboardInterrupt:
+        print("interrupted: nothing was judged", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    report = PropertiesReport(inquiries, seed, device, mode, time.monotonic() - began, arguments)
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
@@ -103,12 +157,12 @@ def run(
 
 @app.command("list")
 def list_(
-    what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes or ports.")] = "cases",
+    what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes, properties or ports.")] = "cases",
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
 ) -> None:
-    """List the cases (an id and what it exposes), the dialects, the mistakes the kit knows, or the ports at hand."""
+    """List the cases (an id and what it exposes), the dialects, mistakes and properties the kit knows, or the ports."""
     match what:
         case "cases":
             cases = _selected(case, op, dtype)
@@ -120,6 +174,9 @@ def list_(
         case "mistakes":
             for mistake in MISTAKES:
                 print(f"{mistake.id:32}  {mistake.sentence}")
+        case "properties":
+            for each in PROPERTIES:
+                print(f"{each.id:13}  {each.sentence}")
         case "ports":
             for port in DEFAULT_PORTS:
                 missing = [name for name in DEFAULT_PORTS[port] if importlib.util.find_spec(name) is None]
@@ -177,6 +234,22 @@ def check(folder: FolderOption = FIXTURES) -> None:
     raise typer.Exit(bool(differences))
 
 
+def _commands(ports: list[str] | None, programs: list[str] | None) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What starts each port asked for, and what names a program on the command line."""
+    from conformance.process import serve_command
+
+    commands = {command: _split(command) for command in programs or ()}
+    arguments = {command: f"--exec {shlex.quote(command)}" for command in commands}
+    return commands | {spec: serve_command(spec) for spec in ports or (() if commands else DEFAULT_PORTS)}, arguments
+
+
+def _check_writable(json: Path | None) -> None:
+    """Refuse a report that could not be written before any work is done for it."""
+    if json and (json.is_dir() or not json.parent.is_dir()):
+        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
+        raise typer.BadParameter(problem, param_hint="--json")
+
+
 def _split(command: str) -> list[str]:
     try:
         words = shlex.split(command)
@@ -199,10 +272,10 @@ def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--c
 
 
 @contextmanager
-def _progress(ports: Iterable[str], count: int) -> Generator[Callable[[Verdict], None]]:
-    """A bar for every port, on stderr while it is a terminal; yields what to call with every verdict."""
+def _progress(ports: Iterable[str], count: int) -> Generator[Callable[[str], None]]:
+    """A bar for every port, on stderr while it is a terminal; yields what to call with a port for every step of its."""
     console = Console(stderr=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {port: progress.add_task(port, total=count) for port in ports}
-        yield lambda verdict: progress.advance(tasks[verdict.port])
+        yield lambda port: progress.advance(tasks[port])

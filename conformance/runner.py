@@ -169,9 +169,7 @@ def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
     return tuple(case.outputs) if hello.gradients else ("y",)
 
 
-def exchange(
-    process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float
-) -> Answer:
+def exchange(process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float) -> Answer:
     """What a port returns for a case on the inputs `given`, which need not be the case's own.
 
     Raises `NoAnswer` where it gives no outputs, `PortFailure` where the process can no longer be used.
