@@ -120,7 +120,7 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...]:
     """The inputs that a port says it has overwritten. Raises `ProtocolError` unless they are a list of strings."""
     value = message.get("overwrote", [])
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ProtocolError(f"done: field 'overwrote' is {value!r}; it must be a list of strings")
+        raise ProtocolError(f"field 'overwrote' is {value!r}; it must be a list of strings")
     return tuple(value)
 
 

@@ -7,9 +7,9 @@ rstd is so near one that every x_hat is rounded back to x, and s0 shows it as s 
 - the arithmetic, alike in all rows: |s − 1| <= Σ t·|g|/Σ g² with t the budget of y.
 - the mean of roundings: rounding to nearest errs towards where values are rarer. For a unimodal density p,
   E[error·g] = −∫ p'·g·h²/12 with ulps h <= 2u·|g|, at most u²·E[g²] in magnitude. A dialect rounds at most three times.
-- chance. A port that rounds in other places than s0 does has independent errors: the mean of s − s0 is then within
-  Student's t·spread/√R, and the spreads of s and s0 differ by a factor whose square is Fisher's F, but for a probability
-  of `FALSE_ALARM` each. One that rounds in the same places has nearly the same s, and is nowhere near.
+- chance. Even a port that rounds in other places than s0 does, and so has independent errors, has a mean of s − s0 within
+  Student's t·scatter/√R, and, if it rounds no more often, a spread that exceeds that of s0 by no more than √F with
+  Fisher's F, but for a probability of `FALSE_ALARM` each. One that rounds in the same places is nowhere near.
 """
 
 from dataclasses import dataclass

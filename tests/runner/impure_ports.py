@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from tests.runner.bad_ports import Array, Honest
+from tests.runner.bad_ports import Array, EpsOutsideRoot, Honest
 
 # What is written where it must not be.
 
@@ -19,6 +19,14 @@ class OverwritesX(Honest):
         return outputs
 
 
+class OverwritesXAndMistakesEps(EpsOutsideRoot):
+    def vjp(self, function, inputs, dy, constants):
+        outputs = super().vjp(function, inputs, dy, constants)
+        for tensor in inputs[:2]:
+            tensor[...] = 0
+        return outputs
+
+
 class OverwritesDy(Honest):
     """The right gradients, in the buffer of dy."""
 
@@ -26,8 +34,7 @@ class OverwritesDy(Honest):
         y, (dx, *others) = super().vjp(function, inputs, dy, constants)
         if dy.flags.writeable:
             dy[...] = dx
-            dx = dy
-        return y, (dx.copy(), *others)
+        return y, (dx, *others)
 
 
 # What is remembered, or drawn.
