@@ -152,14 +152,13 @@ def _put(
 ) -> Iterator[Finding]:
     """Ask a question and its variants, and judge: each variant, whether the inputs were kept, and the row scale."""
     case = question.case
-    overwrote: set[str] = set()
     try:
         first = session.ask(case, question.golden.inputs)
     except NoAnswer as none:
         ids = ["inputs_kept", *(["row_scale"] if question.measured else []), *(each.property for each in variants)]
         yield from (Finding(BY_ID[id_], case, _without_answer(none), str(none)) for id_ in dict.fromkeys(ids))
         return
-    overwrote.update(first.overwrote)
+    answers = [first]
     if question.measured:
         yield _row_scale(question, first)
     asked = asked_of(case, hello)
@@ -173,12 +172,20 @@ def _put(
         except NoAnswer as none:
             yield Finding(property_, case, _without_answer(none), f"{variant.what}: {none}")
             continue
-        overwrote.update(second.overwrote)
+        answers.append(second)
         if variant.follows:
             yield compared(question, variant, first.outputs, second.outputs)
-    names = ", ".join(sorted(overwrote))
-    status, words = ("violated", f"overwrites {names}") if overwrote else ("holds", "every input has its bits")
-    yield Finding(BY_ID["inputs_kept"], case, status, words, shown=names)
+    yield _inputs_kept(case, answers)
+
+
+def _inputs_kept(case: Case, answers: list[Answer]) -> Finding:
+    property_ = BY_ID["inputs_kept"]
+    names = ", ".join(sorted({name for answer in answers for name in answer.overwrote or ()}))
+    if names:
+        return Finding(property_, case, "violated", f"overwrites {names}", shown=names)
+    if any(answer.overwrote is None for answer in answers):
+        return Finding(property_, case, "not asked", "the port does not say what it overwrites")
+    return Finding(property_, case, "holds", "every input has its bits")
 
 
 def compared(question: Question, variant: Variant, first: dict[str, Array], second: dict[str, Array]) -> Finding:

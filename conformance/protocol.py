@@ -61,10 +61,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a port returns for a case: its outputs, and the names of the inputs that are not what they were before the call."""
+    """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say."""
 
     outputs: dict[str, np.ndarray]
-    overwrote: tuple[str, ...] = ()
+    overwrote: tuple[str, ...] | None = None
 
 
 def encode(type_: str, **fields: Any) -> str:
@@ -116,9 +116,11 @@ def read_hello(message: dict[str, Any]) -> Hello:
     )
 
 
-def read_overwrote(message: dict[str, Any]) -> tuple[str, ...]:
-    """The inputs that a port says it has overwritten. Raises `ProtocolError` unless they are a list of strings."""
-    value = message.get("overwrote", [])
+def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
+    """The inputs that a port says it has overwritten, if it says. Raises `ProtocolError` unless they are a list of strings."""
+    value = message.get("overwrote")
+    if value is None:
+        return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ProtocolError(f"field 'overwrote' is {value!r}; it must be a list of strings")
     return tuple(value)

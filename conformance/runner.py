@@ -138,7 +138,7 @@ def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder
     return as_expected(verdict, process.hello.expected)
 
 
-def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...]) -> Verdict:
+def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...] | None) -> Verdict:
     """The verdict where no input was overwritten; a failure that says which were, whatever the outputs are."""
     if not overwrote or verdict.status == "error":
         return verdict

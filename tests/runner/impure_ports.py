@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 
+from conformance.protocol import Answer
 from tests.runner.bad_ports import Array, EpsOutsideRoot, Honest
 
 # What is written where it must not be.
@@ -35,6 +36,13 @@ class OverwritesDy(Honest):
         if dy.flags.writeable:
             dy[...] = dx
         return y, (dx, *others)
+
+
+class DoesNotLook(Honest):
+    """As a program in another language may, it says nothing of its inputs."""
+
+    def answer(self, call, tensors):
+        return Answer(super().answer(call, tensors).outputs)
 
 
 # What is remembered, or drawn.

@@ -113,6 +113,11 @@ def test_overwritten_inputs_are_named():
     assert {each.words for each in findings} == {"overwrites dy"}
 
 
+def test_a_port_that_does_not_say_what_it_overwrites_is_not_said_to_overwrite_nothing():
+    findings = ask("tests.runner.impure_ports:DoesNotLook", "inputs_kept", op="rms_norm", dtype="float32").findings
+    assert {(each.status, each.words) for each in findings} == {("not asked", "the port does not say what it overwrites")}
+
+
 def test_a_port_without_gradients_is_judged_by_y():
     findings = ask("tests.runner.bad_ports:NoGradients", op="rms_norm", dtype="bfloat16").findings
     assert of(findings, "not asked") == {("scale_dy", "bfloat16")}
