@@ -1,4 +1,4 @@
-"""The command line: `conformance run`, `identify`, `list`, `explain`, `selftest`, `fixtures`, `serve`."""
+"""The command line: `conformance run`, `properties`, `identify`, `list`, `explain`, `selftest`, `fixtures`, `serve`."""
 
 import importlib.util
 import os
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from conformance.cases import CASES, OPS, Case, Op, select
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
+from conformance.properties import PROPERTIES
 from conformance.rounding import DType
 
 app = typer.Typer(
@@ -36,14 +38,20 @@ FIXTURES = Path(__file__).parent / "fixtures"
 INTERRUPTED = 128 + signal.SIGINT  # the shell's own convention
 
 Mode = Literal["jit", "eager"]
-Listing = Literal["cases", "dialects", "mistakes", "ports"]
+Listing = Literal["cases", "dialects", "mistakes", "ports", "properties"]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
+CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+PortArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
+]
+ExecOption = Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
 ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
 TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")]
-CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")]
 
 
 def main() -> None:
@@ -55,25 +63,22 @@ def main() -> None:
 
 @app.command()
 def run(
-    ports: Annotated[
-        list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
-    ] = None,
-    exec_: Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
+    ports: PortArguments = None,
+    exec_: ExecOption = None,
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
-    seed: Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")] = 0,
+    seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Run the conformance suite: impl_torch and impl_jax, or the ports named.
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
-    from conformance.process import serve_command
     from conformance.report.console import show
     from conformance.report.machine import as_json
     from conformance.report.report import Report
@@ -81,12 +86,8 @@ def run(
     from conformance.tensors import write_atomically
 
     cases = _selected(case, op, dtype)
-    programs = {command: _split(command) for command in exec_ or ()}
-    commands = programs | {spec: serve_command(spec) for spec in ports or (() if programs else DEFAULT_PORTS)}
-    if json and (json.is_dir() or not json.parent.is_dir()):
-        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
-        raise typer.BadParameter(problem, param_hint="--json")
-
+    commands, arguments = _commands(ports, exec_)
+    _check_writable(json)
     began = time.monotonic()
     try:
         with _progress(commands, len(cases)) as advance:
@@ -103,7 +104,6 @@ def run(
     except KeyboardInterrupt:
         print("interrupted: nothing was judged", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    arguments = {command: f"--exec {shlex.quote(command)}" for command in programs}
     report = Report(runs, seed, device, mode, time.monotonic() - began, arguments)
     if json:
         write_atomically(json, as_json(report).encode())
@@ -124,18 +124,19 @@ def identify(
 
     Exit status: 0 all could be told, 1 something follows no known dialect, 2 wrong usage, 3 the port could not be run.
     """
+    from conformance.identify import identify_port
     from conformance.process import PortFailure, PortProcess, serve_command
     from conformance.report.console import show_findings
-    from conformance.runner import identify_port
+    from conformance.session import Session
 
     if (port is None) == (exec_ is None):
         raise typer.BadParameter("name one port, or one program with --exec", param_hint="PORT")
     command = serve_command(port) if port else _split(exec_ or "")
     spec = port or exec_ or ""
+    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
     try:
-        found = identify_port(
-            spec, partial(PortProcess, command, device=device, mode=mode, timeout=timeout), timeout, (op,) if op else OPS
-        )
+        with Session(start, timeout) as session:
+            found = identify_port(session, (op,) if op else OPS)
     except PortFailure as failure:
         print(f"{spec} could not be run: {failure}", file=sys.stderr)
         raise typer.Exit(3) from None
@@ -143,14 +144,59 @@ def identify(
     raise typer.Exit(not all(finding.told for findings in found.values() for finding in findings))
 
 
+@app.command()
+def properties(
+    ports: PortArguments = None,
+    exec_: ExecOption = None,
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    property_: Annotated[str, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches.")] = "*",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+    json: JsonOption = None,
+) -> None:
+    """Judge what holds whatever the values: purity, repeatability, rows, scales, layouts, modes.
+
+    Exit status: 0 all that is required holds, 1 it does not, 2 wrong usage, 3 a port could not be run.
+    """
+    from conformance.inquiry import inquire_ports
+    from conformance.report.properties import PropertiesReport, as_json, show
+    from conformance.tensors import write_atomically
+    from conformance.variants import kinds
+
+    wanted = tuple(each for each in PROPERTIES if fnmatchcase(each.id, property_))
+    if not wanted:
+        known = ", ".join(each.id for each in PROPERTIES)
+        raise typer.BadParameter(f"no property matches {property_!r}; there are {known}", param_hint="--property")
+    commands, arguments = _commands(ports, exec_)
+    _check_writable(json)
+    began = time.monotonic()
+    asked = kinds(op, dtype)
+    try:
+        with _progress(commands, len(asked)) as advance:
+            inquiries = inquire_ports(
+                commands, asked, wanted=wanted, seed=seed, device=device, mode=mode, timeout=timeout, on_kind=advance
+            )
+    except KeyboardInterrupt:
+        print("interrupted: nothing was judged", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    report = PropertiesReport(inquiries, seed, device, mode, time.monotonic() - began, arguments)
+    if json:
+        write_atomically(json, as_json(report).encode())
+    show(report, _stdout())
+    raise typer.Exit(report.exit_status)
+
+
 @app.command("list")
 def list_(
-    what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes or ports.")] = "cases",
+    what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes, properties or ports.")] = "cases",
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
 ) -> None:
-    """List the cases (an id and what it exposes), the dialects, the mistakes the kit knows, or the ports at hand."""
+    """List the cases (an id and what it exposes), the dialects, mistakes and properties the kit knows, or the ports."""
     match what:
         case "cases":
             cases = _selected(case, op, dtype)
@@ -162,6 +208,9 @@ def list_(
         case "mistakes":
             for mistake in MISTAKES:
                 print(f"{mistake.id:32}  {mistake.sentence}")
+        case "properties":
+            for each in PROPERTIES:
+                print(f"{each.id:13}  {each.sentence}")
         case "ports":
             for port in DEFAULT_PORTS:
                 missing = [name for name in DEFAULT_PORTS[port] if importlib.util.find_spec(name) is None]
@@ -241,6 +290,22 @@ def check(folder: FolderOption = FIXTURES) -> None:
         print(difference)
     print(f"{folder}: {f'{len(differences)} differences' if differences else 'all as it should be'}")
     raise typer.Exit(bool(differences))
+
+
+def _commands(ports: list[str] | None, programs: list[str] | None) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What starts each port asked for, and what names a program on the command line."""
+    from conformance.process import serve_command
+
+    commands = {command: _split(command) for command in programs or ()}
+    arguments = {command: f"--exec {shlex.quote(command)}" for command in commands}
+    return commands | {spec: serve_command(spec) for spec in ports or (() if commands else DEFAULT_PORTS)}, arguments
+
+
+def _check_writable(json: Path | None) -> None:
+    """Refuse a report that could not be written before any work is done for it."""
+    if json and (json.is_dir() or not json.parent.is_dir()):
+        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
+        raise typer.BadParameter(problem, param_hint="--json")
 
 
 def _split(command: str) -> list[str]:

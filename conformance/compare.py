@@ -73,7 +73,7 @@ class Verdict:
 
 def compare(port: str, golden: Golden, outputs: dict[str, Array], asked: tuple[str, ...]) -> Verdict:
     """Judge a port's outputs: their names and shapes first, then their dtypes and every element."""
-    problem = _malformed(golden.case, outputs, asked)
+    problem = malformed(golden.case, outputs, asked)
     if problem:
         return Verdict(port, golden.case, "error", message=problem)
     verdicts = tuple(compare_output(name, golden.outputs[name], outputs[name]) for name in asked)
@@ -142,7 +142,7 @@ def _worst(expected: Expected, actual: Array, admitted: Array) -> Element:
     return Element(at, *(float(array[index]) for array in (expected.value, lower, upper, actual)))
 
 
-def _malformed(case: Case, outputs: dict[str, Array], asked: tuple[str, ...]) -> str:
+def malformed(case: Case, outputs: dict[str, Array], asked: tuple[str, ...]) -> str:
     """What keeps the outputs from being judged at all, in words; empty if nothing does."""
     for name in asked:
         if name not in outputs:

@@ -75,12 +75,15 @@ class Golden:
 def golden(case: Case, seed: int = 0) -> Golden:
     """Compute a case's golden; kept, since every port and mode is judged by the same one."""
     given = inputs(case, seed)
+    norm, intermediates = norm_values(case, given)
+    return Golden(case, seed, given, intermediates, expected_outputs(case, norm, case.dialect, case.outputs))
+
+
+def norm_values(case: Case, given: dict[str, Array]) -> tuple[NormValues, dict[str, Array]]:
+    """The exact values of a case's op on the inputs `given`, and its intermediates by name."""
     x, dy, weight, bias = exact_inputs(given)
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
-        norm, intermediates = (
-            _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
-        )
-    return Golden(case, seed, given, intermediates, expected_outputs(case, norm, case.dialect, case.outputs))
+        return _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
 
 
 def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:

@@ -13,13 +13,15 @@ from typing import Literal
 import numpy as np
 
 from conformance.anatomy import Norm, outputs_of, true_norm
-from conformance.cases import CASES, Case, Op
+from conformance.cases import CASES, OPS, Case, Op
 from conformance.dialects import Dialect, Order
 from conformance.golden import Expected, golden
 from conformance.inputs import Draw
 from conformance.mistakes import MISTAKES
 from conformance.protocol import Hello
 from conformance.rounding import HALF, DType
+from conformance.runner import NoAnswer
+from conformance.session import Session
 
 Array = np.ndarray
 Ask = Callable[[Case], Array | str]
@@ -61,6 +63,19 @@ class Finding:
 def identify(op: Op, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
     """What one op of a port follows: cast order and offset, what it makes of a float32 weight, and eps."""
     return tuple(_findings(op, hello, ask))
+
+
+def identify_port(session: Session, ops: tuple[Op, ...] = OPS) -> dict[Op, tuple[Finding, ...]]:
+    """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
+    hello = session.process().hello
+
+    def ask_for_y(case: Case) -> Array | str:
+        try:
+            return session.ask(case, golden(case).inputs).outputs["y"]
+        except NoAnswer as answer:
+            return str(answer)
+
+    return {op: identify(op, hello, ask_for_y) for op in ops if op in hello.ops}
 
 
 def _findings(op: Op, hello: Hello, ask: Ask) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from conformance.protocol import PROTOCOL, Call, Hello, decode, encode, read_call
+from conformance.protocol import PROTOCOL, Answer, Call, Hello, decode, encode, read_call
 from conformance.rounding import DTYPES
 from conformance.tensors import read_tensors, write_tensors
 
@@ -89,12 +89,18 @@ class Port:
             expected=dict(self.expected),
         )
 
-    def run(self, call: Call, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer one case: convert, lay out, call, convert back."""
-        names = OPS[call.op]
+    def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
+        """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
         if call.layout != "contiguous":
             given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
+        before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
+        outputs = self.run(call, given)
+        return Answer(outputs, tuple(name for name in given if self._bits(given[name]) != before[name]))
+
+    def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns."""
+        names = OPS[call.op]
         inputs = tuple(given.get(name) for name in names)
         constants: dict[str, Any] = {"eps": call.eps}
         if self.weight_offsets != (0,):
@@ -112,6 +118,13 @@ class Port:
         if missing:
             raise ValueError(f"{call.op} gave no output {missing[0]!r}")
         return {name: self.to_numpy(outputs[name]) for name in call.asked}
+
+    def _bits(self, tensor: Any) -> bytes | None:
+        """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""
+        try:
+            return self.to_numpy(tensor).tobytes()
+        except Exception:
+            return None
 
 
 def cache_folder(name: str) -> Path:
@@ -153,12 +166,13 @@ def serve(spec: str) -> None:
             else:
                 assert port is not None, "the first message is hello"
                 call = read_call(message)
-                outputs: dict[str, Any] = dict(port.run(call, read_tensors(Path(call.inputs))))
+                given = port.answer(call, read_tensors(Path(call.inputs)))
+                outputs: dict[str, Any] = dict(given.outputs)
                 for name, output in outputs.items():
                     if not isinstance(output, np.ndarray):
                         raise TypeError(f"output {name!r} is a {type(output).__name__}; it must be a NumPy array")
                 write_tensors(Path(call.outputs), outputs)
-                answer = encode("done", id=call.id)
+                answer = encode("done", id=call.id, overwrote=given.overwrote)
         except Skip as reason:
             answer = encode("skip", id=message.get("id"), reason=str(reason))
         except Exception as error:

@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 PROTOCOL = 1
 
 
@@ -55,6 +57,14 @@ class Call:
     asked: tuple[str, ...]
     inputs: str
     outputs: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say."""
+
+    outputs: dict[str, np.ndarray]
+    overwrote: tuple[str, ...] | None = None
 
 
 def encode(type_: str, **fields: Any) -> str:
@@ -104,6 +114,16 @@ def read_hello(message: dict[str, Any]) -> Hello:
         versions={str(key): str(value) for key, value in message.get("versions", {}).items()},
         expected={str(glob): str(reason) for glob, reason in message.get("expected", {}).items()},
     )
+
+
+def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
+    """The inputs that a port says it has overwritten, if it says. Raises `ProtocolError` unless they are a list of strings."""
+    value = message.get("overwrote")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ProtocolError(f"field 'overwrote' is {value!r}; it must be a list of strings")
+    return tuple(value)
 
 
 def read_call(message: dict[str, Any]) -> Call:

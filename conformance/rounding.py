@@ -48,3 +48,10 @@ def store(x: Array, dtype: str) -> Array:
     """`round_to`, as an array of the dtype itself; every NaN gets the same bits."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isnan(x), np.nan, round_to(x, dtype)).astype(NUMPY_DTYPES[dtype])
+
+
+def ulp(x: Array, dtype: str) -> Array:
+    """The distance between neighbouring numbers of `dtype` at x, in float64: above x where x is a power of two."""
+    info = ml_dtypes.finfo(NUMPY_DTYPES[dtype])
+    _, exponent = np.frexp(x)
+    return np.ldexp(1.0, np.maximum(exponent - 1, info.minexp) - info.nmant)

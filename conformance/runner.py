@@ -6,18 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from conformance.cases import OPS, Case, Op
+from conformance.cases import Case
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
-from conformance.identify import Finding, identify
 from conformance.process import Family, PortFailure, PortProcess
-from conformance.protocol import Call, Hello, encode
+from conformance.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
 Array = np.ndarray
@@ -130,12 +129,20 @@ def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder
     """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
     expected = golden(case, seed)
     try:
-        outputs = exchange(process, id_, case, expected.inputs, folder, timeout)
-    except NoAnswer as answer:
-        verdict = Verdict(spec, case, answer.status, message=str(answer), detail=answer.detail)
+        answer = exchange(process, id_, case, expected.inputs, folder, timeout)
+    except NoAnswer as none:
+        verdict = Verdict(spec, case, none.status, message=str(none), detail=none.detail)
     else:
-        verdict = compare(spec, expected, outputs, asked_of(case, process.hello))
+        verdict = compare(spec, expected, answer.outputs, asked_of(case, process.hello))
+        verdict = unless_overwritten(verdict, answer.overwrote)
     return as_expected(verdict, process.hello.expected)
+
+
+def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...] | None) -> Verdict:
+    """The verdict where no input was overwritten; a failure that says which were, whatever the outputs are."""
+    if not overwrote or verdict.status == "error":
+        return verdict
+    return replace(verdict, status="fail", message=f"overwrites its input{'s' * (len(overwrote) > 1)} {', '.join(overwrote)}")
 
 
 def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:
@@ -162,9 +169,7 @@ def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
     return tuple(case.outputs) if hello.gradients else ("y",)
 
 
-def exchange(
-    process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float
-) -> dict[str, Array]:
+def exchange(process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float) -> Answer:
     """What a port returns for a case on the inputs `given`, which need not be the case's own.
 
     Raises `NoAnswer` where it gives no outputs, `PortFailure` where the process can no longer be used.
@@ -189,8 +194,8 @@ def exchange(
     match answer["type"]:
         case "done":
             try:
-                return read_tensors(outputs)
-            except TensorFileError as error:
+                return Answer(read_tensors(outputs), read_overwrote(answer))
+            except (TensorFileError, ProtocolError) as error:
                 raise NoAnswer("error", f"the port said done, but {error}") from None
         case "skip":
             raise NoAnswer("skip", str(answer.get("reason", "no reason given")))
@@ -211,28 +216,3 @@ def unsupported(case: Case, hello: Hello) -> str:
     if case.weight != "absent" and case.dialect.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.dialect.weight_offset}"
     return ""
-
-
-def identify_port(
-    spec: str, start: Callable[[], PortProcess], timeout: float, ops: tuple[Op, ...] = OPS
-) -> dict[Op, tuple[Finding, ...]]:
-    """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
-    process = start()
-    numbers = count()
-    found: dict[Op, tuple[Finding, ...]] = {}
-    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-
-        def ask_for_y(case: Case) -> Array | str:
-            try:
-                y = exchange(process, next(numbers), case, golden(case).inputs, Path(folder), timeout).get("y")
-            except NoAnswer as answer:
-                return str(answer)
-            return y if y is not None and y.shape == case.shape else "the port returned no y of x's shape"
-
-        try:
-            for op in ops:
-                if op in process.hello.ops:
-                    found[op] = identify(op, process.hello, ask_for_y)
-        finally:
-            process.close()
-    return found

@@ -100,7 +100,7 @@ class Report:
                     mistakes.setdefault((run.spec, diagnosis.mistake.id), []).append(diagnosis)
                     explained |= {verdict.case.id for verdict in diagnosis.explained}
             for verdict in run.verdicts:
-                if verdict.status in ("fail", "error") and verdict.case.id not in explained:
+                if verdict.status in ("fail", "error") and (verdict.message or verdict.case.id not in explained):
                     rest.setdefault((run.spec, _kind(verdict)), []).append(verdict)
         known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
         unknown = [_unexplained(port, group) for (port, _), group in rest.items()]

@@ -109,10 +109,10 @@ class NoOffset(Honest):
 
 
 class SkipsOne(Honest):
-    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
+    def run(self, call: Call, given: dict[str, Array]) -> dict[str, Array]:
         if call.case.endswith(f"/{VICTIM}"):
             raise Skip("no zeros on Sundays")
-        return super().run(call, tensors)
+        return super().run(call, given)
 
 
 class Talks(Honest):
@@ -122,9 +122,9 @@ class Talks(Honest):
         self.talk()
         return super().hello()
 
-    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
+    def run(self, call: Call, given: dict[str, Array]) -> dict[str, Array]:
         self.talk()
-        return super().run(call, tensors)
+        return super().run(call, given)
 
     def talk(self) -> None:
         print("from Python")  # and not flushed
@@ -138,8 +138,8 @@ class Talks(Honest):
 class Saboteur(Honest):
     """Goes wrong on the victim; a subclass says how."""
 
-    def run(self, call: Call, tensors: dict[str, Array]) -> Any:
-        outputs = super().run(call, tensors)
+    def run(self, call: Call, given: dict[str, Array]) -> Any:
+        outputs = super().run(call, given)
         return self.sabotage(outputs) if call.case.endswith(f"/{VICTIM}") else outputs
 
     def sabotage(self, outputs: dict[str, Array]) -> Any:
@@ -214,7 +214,7 @@ class ReturnsNothing(Saboteur):
 
 
 class AlwaysDies(Honest):
-    def run(self, call: Call, tensors: dict[str, Array]) -> dict[str, Array]:
+    def run(self, call: Call, given: dict[str, Array]) -> dict[str, Array]:
         os._exit(9)
 
 

@@ -237,7 +237,7 @@ def test_explain_says_what_a_case_is_about():
         assert words in output
 
 
-@pytest.mark.parametrize("command", ["run", "list", "explain", "serve", "fixtures"])
+@pytest.mark.parametrize("command", ["run", "properties", "list", "explain", "serve", "fixtures"])
 def test_help_explains_every_command(command):
     status, output = conformance(command, "--help")
     assert status == CONFORMS

@@ -84,6 +84,7 @@ def test_a_wrong_dtype_fails_its_case():
         ("lists", "the port wrote to stdout what is not a protocol message: '[1, 2, 3]'; print to stderr instead"),
         ("wrong_id", "the port answered request 0 with id -1"),
         ("wrong_type", "the port answered a case with 'perhaps'"),
+        ("no_list", "the port said done, but field 'overwrote' is 'x'; it must be a list of strings"),
         ("no_file", "outputs.safetensors: no such file"),
         ("breaks_file", "outputs.safetensors: not a readable safetensors file: "),
     ],
@@ -92,6 +93,23 @@ def test_rubbish_costs_its_own_case(way, message):
     error, after = run(rubbish(way), VICTIM, FOLLOWER).verdicts
     assert (error.status, after.message) == ("error", "only the victim matters here")
     assert message in error.message
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("OverwritesX", "x"), ("OverwritesDy", "dy")])
+def test_a_port_that_overwrites_its_input_fails_and_is_told_so_once(name, tensor):
+    port = {name: serve_command(f"tests.runner.impure_ports:{name}")}
+    result = run(port, *select("rms_norm/*/random"))
+    assert {(verdict.status, verdict.message) for verdict in result.verdicts} == {("fail", f"overwrites its input {tensor}")}
+    assert all(output.outside == 0 for verdict in result.verdicts for output in verdict.outputs)
+    [cause] = Report((result,), 0, "cpu", "jit", 0.0).causes
+    assert (cause.what, len(cause.verdicts)) == (f"overwrites its input {tensor}", len(result.verdicts))
+
+
+def test_overwriting_is_told_beside_a_known_mistake():
+    case = select("rms_norm/either_order/float32/rows_near_eps")
+    result = run({"both": serve_command("tests.runner.impure_ports:OverwritesXAndMistakesEps")}, *case)
+    causes = [cause.what for cause in Report((result,), 0, "cpu", "jit", 0.0).causes]
+    assert causes == ["eps is added to the root, not under it", "overwrites its inputs x, weight"]
 
 
 def test_a_nan_fails_its_case():

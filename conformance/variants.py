@@ -1,0 +1,134 @@
+"""A question to a port, and the variants of it whose answers follow from the first.
+
+No golden says what a variant's answer is: the first answer does, mapped. The golden gives the widths of the intervals.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from conformance.cases import Case, Op, select
+from conformance.dialects import HALF as HALF_DIALECTS
+from conformance.dialects import SINGLE
+from conformance.golden import Golden, golden
+from conformance.inputs import Draw, inputs
+from conformance.rounding import DTYPES, HALF
+
+Array = np.ndarray
+Map = Callable[[Array], Array]
+
+FEW_ROWS, MANY_ROWS = (7, 9, 97), (8, 32, 768)  # 63 rows of an odd width; 256 rows, of the width of many models
+LAYOUTS = {"float32": ("permuted", "sliced", "strided")}  # and expanded; elsewhere only what vector loads get wrong
+K = 3  # the powers of two: far enough to show, and nothing leaves float16's range
+SPREAD = 0.62  # of x in many rows: rstd is near the golden ratio, far from the simple fractions that round alike
+STRIDE = 5  # of the permutation of the 63 rows, coprime to their number
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A second question. `follows` maps an output's first answer to what it must be now; where empty, nothing is judged.
+
+    `what` says in words what is different. `scaled` outputs leave out what is subnormal before or after, and so not exact.
+    """
+
+    property: str
+    what: str
+    case: Case
+    given: dict[str, Array]
+    follows: dict[str, Map] = field(default_factory=dict)
+    scaled: bool = False
+    other_mode: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A case as it is asked first, the golden of its inputs, and the variants. `measured`: y's row scale is judged, too."""
+
+    case: Case
+    golden: Golden
+    variants: tuple[Variant, ...]
+    measured: bool = False
+
+
+def kinds(op: Op | None = None, dtype: str | None = None) -> tuple[Case, ...]:
+    """One case for every op, dialect and dtype that is asked about: the table's `random`, where a row of the table is."""
+    dialects = {each: HALF_DIALECTS if each in HALF else SINGLE for each in DTYPES}
+    cases = select("*/random", op=op, dtype=dtype)
+    return tuple(case for case in cases if case.dialect in dialects[case.dtype])
+
+
+def questions(kind: Case, seed: int) -> Iterator[Question]:
+    """Everything that is asked about one kind."""
+    few = replace(kind, name="63_rows_of_97", shape=FEW_ROWS, dy_scale=64.0)
+    yield Question(few, golden(few, seed), tuple(_of_few_rows(few, golden(few, seed).inputs)))
+    near_eps = replace(few, name="63_rows_near_eps", x=Draw(scale=float(np.sqrt(few.eps))), dy_scale=1.0)
+    yield Question(near_eps, golden(near_eps, seed), (_scaled_x(near_eps, golden(near_eps, seed).inputs),))
+    many = replace(kind, name="256_rows_of_768", shape=MANY_ROWS, x=Draw(scale=SPREAD))
+    variants = (*_repeated(many, golden(many, seed).inputs, seed), *_row_subsets(many, golden(many, seed).inputs))
+    yield Question(many, golden(many, seed), variants, measured=True)
+    if kind.dtype not in LAYOUTS:
+        return
+    expanded = replace(few, name="7_times_9_rows", layout="expanded")
+    asked = replace(expanded, layout="contiguous")
+    again = Variant("layout", "expanded", expanded, golden(expanded, seed).inputs, _same(expanded.outputs))
+    yield Question(asked, golden(expanded, seed), (again,))
+
+
+def _same(outputs: dict[str, str] | tuple[str, ...]) -> dict[str, Map]:
+    return dict.fromkeys(outputs, lambda output: output)
+
+
+def _times(exponents: dict[str, int]) -> dict[str, Map]:
+    return {name: lambda output, k=k: np.ldexp(output, k) for name, k in exponents.items()}
+
+
+def _scale(given: dict[str, Array], *names: str) -> dict[str, Array]:
+    """The inputs with some of them times 2^K, which is exact."""
+    return given | {name: given[name] * given[name].dtype.type(2**K) for name in names if name in given}
+
+
+def _of_few_rows(case: Case, given: dict[str, Array]) -> Iterator[Variant]:
+    gradients = {name: K for name in case.outputs if name != "y"}
+    yield Variant("scale_dy", f"dy times {2**K}", case, _scale(given, "dy"), _times(gradients), scaled=True)
+    exponents = {name: K if name in ("y", "dx") else 0 for name in case.outputs}
+    scaled = _scale(given, "weight", "bias")
+    yield Variant("scale_weight", f"weight and bias times {2**K}", case, scaled, _times(exponents), scaled=True)
+    yield _permuted_rows(case, given)
+    for layout in LAYOUTS.get(case.dtype, ("sliced",)):
+        yield Variant("layout", layout, replace(case, layout=layout), given, _same(case.outputs))
+    yield Variant("mode", "in the other mode", case, given, _same(case.outputs), other_mode=True)
+
+
+def _scaled_x(case: Case, given: dict[str, Array]) -> Variant:
+    exponents = {name: -K if name == "dx" else 0 for name in case.outputs}
+    what = f"x times {2**K}, eps times {4**K}"
+    return Variant("scale_x", what, replace(case, eps=case.eps * 4**K), _scale(given, "x"), _times(exponents), scaled=True)
+
+
+def _permuted_rows(case: Case, given: dict[str, Array]) -> Variant:
+    def permute(a: Array) -> Array:
+        rows = a.reshape(-1, a.shape[-1])
+        return rows[np.arange(len(rows)) * STRIDE % len(rows)].reshape(a.shape)
+
+    permuted = given | {name: permute(given[name]) for name in ("x", "dy")}
+    return Variant("row_order", "with its rows permuted", case, permuted, dict.fromkeys(("y", "dx"), permute))
+
+
+def _repeated(case: Case, given: dict[str, Array], seed: int) -> Iterator[Variant]:
+    """The same twice, something else of the same shape, and the same again."""
+    yield Variant("repeatable", "asked again", case, given, _same(case.outputs))
+    yield Variant("repeatable", "asked something else", case, inputs(case, seed + 1))
+    yield Variant("repeatable", "asked again after something else", case, given, _same(case.outputs))
+
+
+def _row_subsets(case: Case, given: dict[str, Array]) -> Iterator[Variant]:
+    for some in (np.s_[2:3, 5:6], np.s_[:, ::3]):
+
+        def part(a: Array, some: tuple[slice, ...] = some) -> Array:
+            return a[some]
+
+        taken = given | {name: np.ascontiguousarray(part(given[name])) for name in ("x", "dy")}
+        shape = taken["x"].shape
+        what = f"{shape[0] * shape[1]} of the {case.shape[0] * case.shape[1]} rows"
+        yield Variant("row_count", what, replace(case, shape=shape), taken, dict.fromkeys(("y", "dx"), part))

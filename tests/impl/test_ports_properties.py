@@ -1,0 +1,39 @@
+"""impl_torch and impl_jax: what holds whatever the values, through the runner and its processes."""
+
+from pathlib import Path
+
+import pytest
+
+from conformance.inquiry import inquire_ports
+from conformance.process import serve_command
+from conformance.properties import BY_ID, PROPERTIES
+from conformance.variants import kinds
+
+PORTS = ["impl_torch", "impl_jax"]
+
+
+@pytest.fixture(autouse=True)
+def _where_the_ports_are_found(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+def judge(port: str, asked, mode: str, *, without: str = "") -> None:
+    """Nothing required may be violated, nothing be left unasked but layouts in JAX, and in bfloat16 nothing differ."""
+    wanted = tuple(each for each in PROPERTIES if each.id != without)
+    [inquiry] = inquire_ports({port: serve_command(port)}, asked, wanted=wanted, mode=mode, timeout=300)
+    assert not inquiry.failure
+    assert [each for each in inquiry.findings if each.status in ("violated", "error")] == []
+    assert {each.property.id for each in inquiry.findings} == set(BY_ID) - {without}
+    unasked = {each.property.id for each in inquiry.findings if each.status == "not asked"}
+    assert unasked == ({"layout"} if port == "impl_jax" else set())
+    assert {each.case.dtype for each in inquiry.findings if each.status == "rounding"} <= {"float64", "float32", "float16"}
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_every_property_holds_in_eager_mode(port):
+    judge(port, kinds(), "eager", without="mode")  # which would compile them all
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_every_property_holds_compiled(port):
+    judge(port, kinds("layer_norm", "bfloat16"), "jit")

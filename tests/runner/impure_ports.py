@@ -1,0 +1,173 @@
+"""Honest ports spoilt in one property each; served as `tests.runner.impure_ports:Class`."""
+
+import ml_dtypes
+import numpy as np
+
+from conformance.protocol import Answer
+from tests.runner.bad_ports import Array, EpsOutsideRoot, Honest
+
+# What is written where it must not be.
+
+
+class OverwritesX(Honest):
+    """In place: the right y, and x_hat is now x."""
+
+    def vjp(self, function, inputs, dy, constants):
+        outputs = super().vjp(function, inputs, dy, constants)
+        x = inputs[0]
+        if x.flags.writeable:
+            x *= x.dtype.type(0.5)
+        return outputs
+
+
+class OverwritesXAndMistakesEps(EpsOutsideRoot):
+    def vjp(self, function, inputs, dy, constants):
+        outputs = super().vjp(function, inputs, dy, constants)
+        for tensor in inputs[:2]:
+            tensor[...] = 0
+        return outputs
+
+
+class OverwritesDy(Honest):
+    """The right gradients, in the buffer of dy."""
+
+    def vjp(self, function, inputs, dy, constants):
+        y, (dx, *others) = super().vjp(function, inputs, dy, constants)
+        if dy.flags.writeable:
+            dy[...] = dx
+        return y, (dx, *others)
+
+
+class DoesNotLook(Honest):
+    """As a program in another language may, it says nothing of its inputs."""
+
+    def answer(self, call, tensors):
+        return Answer(super().answer(call, tensors).outputs)
+
+
+# What is remembered, or drawn.
+
+
+class KeepsState(Honest):
+    """A running mean of the mean square, as a batch norm would keep."""
+
+    running = None
+
+    def rstd(self, mean_square, eps):
+        if np.shape(self.running) == mean_square.shape and self.running.dtype == mean_square.dtype:
+            mean_square = mean_square * mean_square.dtype.type(0.5) + self.running * mean_square.dtype.type(0.5)
+        self.running = mean_square
+        return super().rstd(mean_square, eps)
+
+
+class IsNoisy(Honest):
+    """Sums in whichever order the threads come: the last bits of rstd are chance."""
+
+    chance = np.random.default_rng()
+
+    def rstd(self, mean_square, eps):
+        noise = self.chance.integers(-2, 3, mean_square.shape) * np.finfo(mean_square.dtype).eps
+        return super().rstd(mean_square, eps) * (1 + noise.astype(mean_square.dtype))
+
+
+# What depends on the other rows.
+
+
+class CountsRows(Honest):
+    """Padding to a block of rows leaks into the statistics where there are few."""
+
+    def rstd(self, mean_square, eps):
+        few = mean_square.size < 128
+        return super().rstd(mean_square, eps) * mean_square.dtype.type(1.01 if few else 1)
+
+
+class RoundsByRowCount(Honest):
+    """Another kernel for few rows: its rstd is off by an ulp of the compute dtype, as an honest one's may be."""
+
+    def rstd(self, mean_square, eps):
+        rstd = super().rstd(mean_square, eps)
+        return np.nextafter(rstd, rstd.dtype.type(0)) if mean_square.size < 128 else rstd
+
+
+class MixesRows(Honest):
+    """One mean square for a block of two rows."""
+
+    def rstd(self, mean_square, eps):
+        rows = mean_square.reshape(-1)
+        blocks = rows[: len(rows) // 2 * 2].reshape(-1, 2)
+        mixed = np.concatenate([np.repeat(blocks.mean(axis=1), 2), rows[len(rows) // 2 * 2 :]])
+        return super().rstd(mixed.reshape(mean_square.shape), eps)
+
+
+class IgnoresStrides(Honest):
+    """Reads the memory behind a view as if the view were all of it."""
+
+    def vjp(self, function, inputs, dy, constants):
+        x = inputs[0]
+        if x.base is not None and not x.flags.c_contiguous and min(x.strides) > 0:
+            memory = np.ravel(x.base, order="K")
+            inputs = (memory[: x.size].reshape(x.shape), *inputs[1:])
+        return super().vjp(function, inputs, dy, constants)
+
+
+# What is no homogeneous function.
+
+
+class EpsHardCoded(Honest):
+    def rstd(self, mean_square, eps):
+        return super().rstd(mean_square, 1e-5)
+
+
+class EpsInDy(Honest):
+    """A small constant keeps dy away from zero."""
+
+    def vjp(self, function, inputs, dy, constants):
+        return super().vjp(function, inputs, dy + dy.dtype.type(0.5), constants)
+
+
+class OffsetsWeight(Honest):
+    """Takes every weight for one that is stored less one."""
+
+    def forward(self, x, weight, bias, **constants):
+        return super().forward(x, weight, bias, **constants | {"weight_offset": 1.0})
+
+
+# What the compiler changes.
+
+
+class CompilesToAnother(Honest):
+    """Eager, x_hat is cast before it meets the weight; compiled, the cast is fused away."""
+
+    def forward(self, x, weight, bias, *, order="scale_then_cast", **constants):
+        kept = order if not self.jit else "scale_then_cast"
+        return super().forward(x, weight, bias, order=kept, **constants)
+
+
+# What no single element of bfloat16 shows.
+
+
+class DividesByOneLess(Honest):
+    """The statistician's variance, at a width of 768 as elsewhere."""
+
+    def forward(self, x, weight, bias, **constants):
+        self.width = x.shape[-1]
+        return super().forward(x, weight, bias, **constants)
+
+    def rstd(self, mean_square, eps):
+        return super().rstd(mean_square * mean_square.dtype.type(self.width / (self.width - 1)), eps)
+
+
+class RstdInHalf(Honest):
+    """rstd is kept in bfloat16."""
+
+    def rstd(self, mean_square, eps):
+        return super().rstd(mean_square, eps).astype(ml_dtypes.bfloat16).astype(mean_square.dtype)
+
+
+class RstdOf12Bits(Honest):
+    """The instruction's first guess, without the Newton step: 12 bits of it are right."""
+
+    def rstd(self, mean_square: Array, eps: float) -> Array:
+        rstd = super().rstd(mean_square, eps)
+        mantissa, exponent = np.frexp(rstd)
+        return np.ldexp(np.rint(mantissa * 2**11) / 2**11, exponent).astype(rstd.dtype)
