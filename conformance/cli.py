@@ -1,4 +1,4 @@
-"""The command line: `conformance run`, `list`, `explain`, `fixtures`, `serve`."""
+"""The command line: `conformance run`, `fuzz`, `list`, `explain`, `fixtures`, `serve`."""
 
 import importlib.util
 import os
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +41,10 @@ Listing = Literal["cases", "dialects", "mistakes", "ports"]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
+ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")]
 CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
 
 
@@ -59,10 +64,11 @@ def run(
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
-    seed: Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")] = "cpu",
-    mode: Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")] = "jit",
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")] = 120.0,
+    file: Annotated[Path | None, typer.Option("--cases", metavar="FILE", help="Cases kept by fuzz, not the kit's own.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")] = None,
 ) -> None:
@@ -77,12 +83,10 @@ def run(
     from conformance.runner import run_ports
     from conformance.tensors import write_atomically
 
-    cases = _selected(case, op, dtype)
+    cases = _selected(case, op, dtype, among=_read(file) if file else CASES)
     programs = {command: _split(command) for command in exec_ or ()}
     commands = programs | {spec: serve_command(spec) for spec in ports or (() if programs else DEFAULT_PORTS)}
-    if json and (json.is_dir() or not json.parent.is_dir()):
-        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
-        raise typer.BadParameter(problem, param_hint="--json")
+    _check_target(json, "--json")
 
     began = time.monotonic()
     try:
@@ -94,11 +98,54 @@ def run(
         print("interrupted: nothing was judged", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     arguments = {command: f"--exec {shlex.quote(command)}" for command in programs}
-    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments)
+    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments, str(file or ""))
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
     raise typer.Exit(report.exit_status)
+
+
+@app.command()
+def fuzz(
+    port: Annotated[str | None, typer.Argument(metavar="[PORT]", help="module:Class, or a package with a port.py.")] = None,
+    exec_: Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to search.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Which cases.")] = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+    keep: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the case found here, for run --cases.")] = None,
+) -> None:
+    """Ask a port random cases until one fails; then find the smallest that does.
+
+    Exit status: 0 nothing found, 1 a case fails, 2 wrong usage, 3 the port could not be run.
+    """
+    _need_hypothesis()
+    from conformance import fuzz
+    from conformance.case_files import as_json
+    from conformance.process import PortProcess, serve_command
+    from conformance.report import fuzzed
+    from conformance.report.report import Report
+    from conformance.tensors import write_atomically
+
+    if bool(port) == bool(exec_):
+        raise typer.BadParameter("name one port: module:Class, or --exec COMMAND")
+    name, command = (exec_, _split(exec_)) if exec_ else (port or "", serve_command(port or ""))
+    _check_target(keep, "--keep")
+    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+    try:
+        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was found", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if keep and search.found:
+        write_atomically(keep, as_json([search.found.verdict.case]).encode())
+    arguments = {name: f"--exec {shlex.quote(name)}"} if exec_ else {}
+    report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
+    fuzzed.show(search, seed, report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    raise typer.Exit(fuzzed.exit_status(search))
 
 
 @app.command("list")
@@ -187,11 +234,34 @@ def _split(command: str) -> list[str]:
     return words
 
 
-def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case") -> tuple[Case, ...]:
+def _check_target(path: Path | None, hint: str) -> None:
+    """Raise a usage error, before anything is run, where a file could not be written."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        problem = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise typer.BadParameter(problem, param_hint=hint)
+
+
+def _read(path: Path) -> tuple[Case, ...]:
+    from conformance.case_files import CaseFileError, read_cases
+
+    try:
+        return read_cases(path)
+    except CaseFileError as error:
+        raise typer.BadParameter(str(error), param_hint="--cases") from None
+
+
+def _need_hypothesis() -> None:
+    if importlib.util.find_spec("hypothesis") is None:
+        raise typer.BadParameter("fuzz needs hypothesis: pip install 'norm-conformance[fuzz]'")
+
+
+def _selected(
+    pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case", among: tuple[Case, ...] = CASES
+) -> tuple[Case, ...]:
     """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
-    cases = select(pattern, op=op, dtype=dtype)
+    cases = select(pattern, op=op, dtype=dtype, cases=among)
     if not cases:
-        close = get_close_matches(pattern, [case.id for case in CASES], n=1, cutoff=0.5)
+        close = get_close_matches(pattern, [case.id for case in among], n=1, cutoff=0.5)
         help_ = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
         limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
         raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)

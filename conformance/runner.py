@@ -14,7 +14,7 @@ import numpy as np
 
 from conformance.cases import Case
 from conformance.compare import Verdict, compare
-from conformance.golden import golden
+from conformance.golden import Golden, golden
 from conformance.process import Family, PortFailure, PortProcess
 from conformance.protocol import Call, Hello, encode
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
@@ -127,14 +127,17 @@ def run_port(
 
 def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder: Path, timeout: float) -> Verdict:
     """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
-    expected = golden(case, seed)
+    return as_expected(judge(process, spec, id_, golden(case, seed), folder, timeout), process.hello.expected)
+
+
+def judge(process: PortProcess, spec: str, id_: int, expected: Golden, folder: Path, timeout: float) -> Verdict:
+    """What a port makes of a golden's inputs, whatever it says of itself. Raises as `ask` does."""
+    case = expected.case
     try:
         outputs = exchange(process, id_, case, expected.inputs, folder, timeout)
     except NoAnswer as answer:
-        verdict = Verdict(spec, case, answer.status, message=str(answer), detail=answer.detail)
-    else:
-        verdict = compare(spec, expected, outputs, asked_of(case, process.hello))
-    return as_expected(verdict, process.hello.expected)
+        return Verdict(spec, case, answer.status, message=str(answer), detail=answer.detail)
+    return compare(spec, expected, outputs, asked_of(case, process.hello))
 
 
 def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:

@@ -56,7 +56,8 @@ class Cause:
 class Report:
     """All of a run: the ports in the order asked, the settings that repeat it, and every verdict.
 
-    `arguments` maps a port to what names it on the command line, where that is not its own name.
+    `arguments` maps a port to what names it on the command line, where that is not its own name; `cases` is the file that the
+    cases are from, empty if they are the kit's own.
     """
 
     runs: tuple[PortRun, ...]
@@ -65,6 +66,7 @@ class Report:
     mode: str
     seconds: float
     arguments: dict[str, str] = field(default_factory=dict)
+    cases: str = ""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -122,7 +124,8 @@ class Report:
     def command(self, verdict: Verdict) -> str:
         """The command that repeats one verdict."""
         port = self.arguments.get(verdict.port, shlex.quote(verdict.port))
-        options = [f"--case '{verdict.case.id}'"]
+        options = [f"--cases {shlex.quote(self.cases)}"] if self.cases else []
+        options += [f"--case '{verdict.case.id}'"]
         options += [f"--seed {self.seed}"] if self.seed else []
         options += [f"--device {shlex.quote(self.device)}"] if self.device != "cpu" else []
         options += [f"--mode {self.mode}"] if self.mode != "jit" else []
@@ -143,7 +146,7 @@ def _unexplained(port: str, group: list[Verdict]) -> Cause:
     if first.message:
         return Cause(port, first.message, tuple(group))
     what = f"{first.case.op}: {', '.join(_failing_outputs(first))} outside the intervals; no known mistake explains it"
-    if len({verdict.case.name for verdict in group}) == 1:
+    if first.case.exposes and len({verdict.case.name for verdict in group}) == 1:
         what += f" ({first.case.name} exposes {first.case.exposes})"
     return Cause(port, what, tuple(group))
 
