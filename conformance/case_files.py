@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,10 +16,10 @@ class CaseFileError(ValueError):
     """A file whose cases cannot be asked; the message names the file, the field, and what it must be."""
 
 
-def as_json(cases: Sequence[Case]) -> str:
-    """All fields of the cases: one object, or a list of them unless there is exactly one."""
-    objects = [asdict(case) for case in cases]
-    return json.dumps(objects[0] if len(objects) == 1 else objects, indent=2) + "\n"
+def as_json(*cases: Case) -> str:
+    """All fields of the cases: one object, or a list of them unless there is exactly one; every case on a line."""
+    lines = [json.dumps(asdict(case)) for case in cases]
+    return lines[0] + "\n" if len(lines) == 1 else "[" + ",\n ".join(lines) + "]\n"
 
 
 def read_cases(path: Path) -> tuple[Case, ...]:

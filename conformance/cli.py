@@ -141,7 +141,7 @@ def fuzz(
         print("interrupted: nothing was found", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     if keep and search.found:
-        write_atomically(keep, as_json([search.found.verdict.case]).encode())
+        write_atomically(keep, as_json(search.found.verdict.case).encode())
     arguments = {name: f"--exec {shlex.quote(name)}"} if exec_ else {}
     report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
     fuzzed.show(search, seed, report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))

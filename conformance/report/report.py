@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -104,10 +105,10 @@ class Report:
             for verdict in run.verdicts:
                 if verdict.status in ("fail", "error") and verdict.case.id not in explained:
                     rest.setdefault((run.spec, _kind(verdict)), []).append(verdict)
-        known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
-        unknown = [_unexplained(port, group) for (port, _), group in rest.items()]
-        last = [cause for cause in unknown if cause.what == NOT_ASKED]
-        return (*sorted(known, key=_size), *sorted((c for c in unknown if c not in last), key=_size), *last)
+        diagnosed = [known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
+        others = [unexplained(port, group) for (port, _), group in rest.items()]
+        last = [cause for cause in others if cause.what == NOT_ASKED]
+        return (*sorted(diagnosed, key=_size), *sorted((c for c in others if c not in last), key=_size), *last)
 
     def reasons(self, status: Status) -> dict[str, Counter[str]]:
         """Port to the reasons it gave for verdicts of one status, `skip` or `expected`, with the number of cases."""
@@ -132,7 +133,8 @@ class Report:
         return " ".join(["conformance run", port, *options])
 
 
-def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
+def known(port: str, diagnoses: Sequence[Diagnosis]) -> Cause:
+    """One mistake as a cause, as it was found in one op or more."""
     mistake = diagnoses[0].mistake
     agreeing, judged = sum(d.agreeing for d in diagnoses), sum(d.judged for d in diagnoses)
     verdicts = tuple(verdict for diagnosis in diagnoses for verdict in diagnosis.explained)
@@ -140,7 +142,7 @@ def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
     return Cause(port, mistake.sentence, verdicts, evidence)
 
 
-def _unexplained(port: str, group: list[Verdict]) -> Cause:
+def unexplained(port: str, group: Sequence[Verdict]) -> Cause:
     """Failures of one op in the same outputs, with what they expose where that is one thing; or errors of one message."""
     first = group[0]
     if first.message:
