@@ -34,8 +34,12 @@ def has_answer(golden: Golden) -> bool:
 
 def _is_undefined(golden: Golden) -> bool:
     """Whether a rounding that the dialect admits overflows, so that infinity may be taken from infinity."""
-    ends = [(output.value, *output.interval()) for output in golden.outputs.values()]
-    return any(bool(np.any((np.isnan(low) | np.isnan(high)) & ~np.isnan(value))) for value, low, high in ends)
+    for output in golden.outputs.values():
+        lower, upper = output.interval()
+        undefined = np.isnan(lower) | np.isnan(upper) | ((lower == -inf) & (upper == inf))
+        if np.any(undefined & ~np.isnan(output.value)):
+            return True
+    return False
 
 
 def _is_subnormal(golden: Golden) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
@@ -85,6 +86,7 @@ def fuzz(
         return Search(spec, None, Counter(), 0, 0.0, failure=str(failure))
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         fuzzer = _Fuzzer(spec, start, process, Path(folder), seconds, timeout)
+        set_hypothesis_home_dir(folder)  # not the working directory, which is the user's
         try:
             asked = questions(process.hello, op, dtype)
             if asked:
@@ -92,6 +94,7 @@ def fuzz(
             return fuzzer.outcome()
         finally:
             fuzzer.close()
+            set_hypothesis_home_dir(None)
 
 
 class _Fuzzer:

@@ -85,7 +85,8 @@ def compute(case: Case, seed: int) -> Golden:
         norm, intermediates = (
             _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
         )
-    return Golden(case, seed, given, intermediates, expected_outputs(case, norm, case.dialect))
+        outputs = expected_outputs(case, norm, case.dialect)
+    return Golden(case, seed, given, intermediates, outputs)
 
 
 def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:

@@ -6,8 +6,9 @@ import shlex
 import subprocess
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 from math import prod
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ def faulty(name: str) -> str:
     return f"tests.runner.faulty_ports:{name}"
 
 
+@cache
 def search(port: str, seconds: float, timeout: float = 60.0, **options) -> Search:
     start = partial(PortProcess, serve_command(port), device="cpu", mode="jit", timeout=60.0)
     return fuzz(port, start, seconds=seconds, timeout=timeout, **options)
@@ -96,12 +98,16 @@ def test_a_mistake_is_named_only_if_all_witnesses_bear_it_out():
     assert cause(made).verdicts == (made.verdict,)
 
 
-def test_the_same_seed_asks_the_same(tmp_path):
+def test_the_same_seed_asks_the_same_and_leaves_nothing_behind(tmp_path):
     def asked(seed: int, name: str) -> list[str]:
-        command = [sys.executable, "-m", "conformance", "fuzz", faulty("TakesNotes"), "--seconds", "1.5", "--seed", str(seed)]
-        notes = tmp_path / name
-        subprocess.run(command, env=os.environ | {"NOTES": str(notes)}, capture_output=True, timeout=60, check=True)
-        return notes.read_text().splitlines()
+        command = [sys.executable, "-m", "conformance", "fuzz", faulty("TakesNotes"), "--seconds", "2", "--seed", str(seed)]
+        environment = os.environ | {"NOTES": str(tmp_path / name), "PYTHONPATH": str(Path.cwd())}
+        empty = tmp_path / f"{name}_cwd"
+        empty.mkdir()
+        result = subprocess.run(command, env=environment, cwd=empty, capture_output=True, text=True, timeout=60, check=True)
+        assert result.stderr == ""
+        assert list(empty.iterdir()) == []  # nothing is left in the user's folder
+        return (tmp_path / name).read_text().splitlines()
 
     one, again, other = asked(1, "one"), asked(1, "again"), asked(2, "other")
     count = min(map(len, (one, again, other)))
