@@ -12,7 +12,7 @@ import numpy as np
 from conformance import dialects
 from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Weight
-from conformance.rounding import DTYPES, HALF
+from conformance.rounding import DTYPES, HALF, DType
 
 Op = Literal["rms_norm", "layer_norm"]
 Layout = Literal["contiguous", "permuted", "sliced", "strided", "expanded"]
@@ -52,7 +52,7 @@ class Case(Probe):
 
     op: Op = "rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
-    dtype: str = "float32"
+    dtype: DType = "float32"
 
     @cached_property
     def id(self) -> str:
@@ -153,7 +153,7 @@ VARIANTS = (
 )
 
 
-def _table(op: Op) -> Iterator[tuple[str, Dialect, Probe]]:
+def _table(op: Op) -> Iterator[tuple[DType, Dialect, Probe]]:
     for dtype in DTYPES:
         half = dtype in HALF
         probes = VALUES + (() if half else PRECISE_VALUES) + (() if dtype == "float16" else WIDE_VALUES)
@@ -162,12 +162,14 @@ def _table(op: Op) -> Iterator[tuple[str, Dialect, Probe]]:
         if dtype == "bfloat16":
             probes += SHAPES
         for dialect in dialects.HALF if half else dialects.SINGLE:
-            yield from ((dtype, dialect, probe) for probe in probes)
+            for probe in probes:
+                yield dtype, dialect, probe
         for dialect in dialects.HALF_VARIANTS if half else dialects.SINGLE_VARIANTS:
-            yield from ((dtype, dialect, probe) for probe in VARIANTS)
+            for probe in VARIANTS:
+                yield dtype, dialect, probe
 
 
-def _case(op: Op, dtype: str, dialect: Dialect, probe: Probe) -> Case:
+def _case(op: Op, dtype: DType, dialect: Dialect, probe: Probe) -> Case:
     row = {name: getattr(probe, name) for name in Probe.__dataclass_fields__}
     row["bias"] = probe.bias and op == "layer_norm"
     return Case(**row, op=op, dialect=dialect, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The command line: `conformance run`, `properties`, `identify`, `list`, `explain`, `selftest`, `fixtures`, `serve`."""
+"""The command line: `conformance run`, `properties`, `fuzz`, `identify`, `list`, `explain`, `selftest`, `fixtures`, `serve`."""
 
 import importlib.util
 import os
@@ -68,6 +68,7 @@ def run(
     op: OpOption = None,
     dtype: DTypeOption = None,
     case: CaseOption = "*",
+    file: Annotated[Path | None, typer.Option("--cases", metavar="FILE", help="Cases kept by fuzz, not the kit's own.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
@@ -85,9 +86,9 @@ def run(
     from conformance.runner import run_ports
     from conformance.tensors import write_atomically
 
-    cases = _selected(case, op, dtype)
+    cases = _selected(case, op, dtype, among=_read(file) if file else CASES)
     commands, arguments = _commands(ports, exec_)
-    _check_writable(json)
+    _check_target(json, "--json")
     began = time.monotonic()
     try:
         with _progress(commands, len(cases)) as advance:
@@ -104,7 +105,7 @@ def run(
     except KeyboardInterrupt:
         print("interrupted: nothing was judged", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments)
+    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments, str(file or ""))
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, _stdout())
@@ -171,7 +172,7 @@ def properties(
         known = ", ".join(each.id for each in PROPERTIES)
         raise typer.BadParameter(f"no property matches {property_!r}; there are {known}", param_hint="--property")
     commands, arguments = _commands(ports, exec_)
-    _check_writable(json)
+    _check_target(json, "--json")
     began = time.monotonic()
     asked = kinds(op, dtype)
     try:
@@ -187,6 +188,49 @@ def properties(
         write_atomically(json, as_json(report).encode())
     show(report, _stdout())
     raise typer.Exit(report.exit_status)
+
+
+@app.command()
+def fuzz(
+    port: Annotated[str | None, typer.Argument(metavar="[PORT]", help="module:Class, or a package with a port.py.")] = None,
+    exec_: Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to search.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Which cases.")] = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+    keep: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the case found here, for run --cases.")] = None,
+) -> None:
+    """Ask a port random cases until one fails; then find the smallest that does.
+
+    Exit status: 0 nothing found, 1 a case fails, 2 wrong usage, 3 the port could not be run.
+    """
+    _need_hypothesis()
+    from conformance import fuzz
+    from conformance.case_files import as_json
+    from conformance.process import PortProcess, serve_command
+    from conformance.report import fuzzed
+    from conformance.report.report import Report
+    from conformance.tensors import write_atomically
+
+    if bool(port) == bool(exec_):
+        raise typer.BadParameter("name one port: module:Class, or --exec COMMAND")
+    name, command = (exec_, _split(exec_)) if exec_ else (port or "", serve_command(port or ""))
+    _check_target(keep, "--keep")
+    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+    try:
+        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was found", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if keep and search.found:
+        write_atomically(keep, as_json(search.found.verdict.case).encode())
+    arguments = {name: f"--exec {shlex.quote(name)}"} if exec_ else {}
+    report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
+    fuzzed.show(search, seed, report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    raise typer.Exit(fuzzed.exit_status(search))
 
 
 @app.command("list")
@@ -301,13 +345,6 @@ def _commands(ports: list[str] | None, programs: list[str] | None) -> tuple[dict
     return commands | {spec: serve_command(spec) for spec in ports or (() if commands else DEFAULT_PORTS)}, arguments
 
 
-def _check_writable(json: Path | None) -> None:
-    """Refuse a report that could not be written before any work is done for it."""
-    if json and (json.is_dir() or not json.parent.is_dir()):
-        problem = f"{json} is a folder" if json.is_dir() else f"there is no folder {json.parent}"
-        raise typer.BadParameter(problem, param_hint="--json")
-
-
 def _split(command: str) -> list[str]:
     try:
         words = shlex.split(command)
@@ -318,11 +355,34 @@ def _split(command: str) -> list[str]:
     return words
 
 
-def _selected(pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case") -> tuple[Case, ...]:
+def _check_target(path: Path | None, hint: str) -> None:
+    """Raise a usage error, before anything is run, where a file could not be written."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        problem = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise typer.BadParameter(problem, param_hint=hint)
+
+
+def _read(path: Path) -> tuple[Case, ...]:
+    from conformance.case_files import CaseFileError, read_cases
+
+    try:
+        return read_cases(path)
+    except CaseFileError as error:
+        raise typer.BadParameter(str(error), param_hint="--cases") from None
+
+
+def _need_hypothesis() -> None:
+    if importlib.util.find_spec("hypothesis") is None:
+        raise typer.BadParameter("fuzz needs hypothesis: pip install 'norm-conformance[fuzz]'")
+
+
+def _selected(
+    pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case", among: tuple[Case, ...] = CASES
+) -> tuple[Case, ...]:
     """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
-    cases = select(pattern, op=op, dtype=dtype)
+    cases = select(pattern, op=op, dtype=dtype, cases=among)
     if not cases:
-        close = get_close_matches(pattern, [case.id for case in CASES], n=1, cutoff=0.5)
+        close = get_close_matches(pattern, [case.id for case in among], n=1, cutoff=0.5)
         help_ = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
         limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
         raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from conformance import rounding
+
 Order = Literal["either_order", "cast_then_scale", "scale_then_cast"]
 
 
@@ -21,7 +23,7 @@ class Dialect:
     """
 
     order: Order
-    weight_offset: int = 0
+    weight_offset: Literal[0, 1] = 0
     weight_dtype: Literal["storage", "float32"] = "storage"
 
     @property
@@ -68,4 +70,10 @@ HALF_VARIANTS = (
     Dialect("scale_then_cast", weight_offset=1),
     Dialect("scale_then_cast", weight_dtype="float32"),
 )
+PLAIN = SINGLE + HALF
 DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS
+
+
+def of(dtype: str) -> tuple[Dialect, ...]:
+    """The dialects that a storage dtype has, the plain ones first."""
+    return HALF + HALF_VARIANTS if dtype in rounding.HALF else SINGLE + SINGLE_VARIANTS

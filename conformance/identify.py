@@ -79,7 +79,7 @@ def identify_port(session: Session, ops: tuple[Op, ...] = OPS) -> dict[Op, tuple
 
 
 def _findings(op: Op, hello: Hello, ask: Ask) -> Iterator[Finding]:
-    offset = min(hello.weight_offsets)
+    offset = 0 if 0 in hello.weight_offsets else 1
     half = next((dtype for dtype in HALF if dtype in hello.dtypes), None)
     orders: list[Order] = [order for order in ORDERS if order in hello.orders]
     if half is None or not orders:

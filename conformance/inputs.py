@@ -23,6 +23,8 @@ Cotangent = Literal["random", "aligned"]
 
 # The standard deviation of a sum of four uniform 16-bit integers.
 FOUR_UNIFORMS_STD = 37837.227
+LARGEST_BELL = 2 * 0xFFFF / FOUR_UNIFORMS_STD
+LARGEST_WEIGHT: dict[Weight, float] = {"absent": 1.0, "signed": 31 / 16 + 1, "tiny": 1e-6, "far_from_one": 15.8125}
 
 
 @dataclass(frozen=True, slots=True)

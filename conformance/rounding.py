@@ -15,12 +15,17 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-HALF = ("bfloat16", "float16")
+HALF: tuple[DType, ...] = ("bfloat16", "float16")
 
 
 def unit_roundoff(dtype: str) -> float:
     """Half the distance from 1 to the next number: the largest relative error of one rounding."""
     return 2.0 ** -(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).nmant + 1)
+
+
+def largest(dtype: str) -> float:
+    """The largest finite number of a dtype."""
+    return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).max)
 
 
 def round_to(x: Array, dtype: str) -> Array:

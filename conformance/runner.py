@@ -14,7 +14,7 @@ import numpy as np
 
 from conformance.cases import Case
 from conformance.compare import Verdict, compare
-from conformance.golden import golden
+from conformance.golden import Golden, golden
 from conformance.process import Family, PortFailure, PortProcess
 from conformance.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
@@ -127,15 +127,18 @@ def run_port(
 
 def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder: Path, timeout: float) -> Verdict:
     """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
-    expected = golden(case, seed)
+    return as_expected(judge(process, spec, id_, golden(case, seed), folder, timeout), process.hello.expected)
+
+
+def judge(process: PortProcess, spec: str, id_: int, expected: Golden, folder: Path, timeout: float) -> Verdict:
+    """What a port makes of a golden's inputs, whatever it says of itself. Raises as `ask` does."""
+    case = expected.case
     try:
         answer = exchange(process, id_, case, expected.inputs, folder, timeout)
     except NoAnswer as none:
-        verdict = Verdict(spec, case, none.status, message=str(none), detail=none.detail)
-    else:
-        verdict = compare(spec, expected, answer.outputs, asked_of(case, process.hello))
-        verdict = unless_overwritten(verdict, answer.overwrote)
-    return as_expected(verdict, process.hello.expected)
+        return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
+    verdict = compare(spec, expected, answer.outputs, asked_of(case, process.hello))
+    return unless_overwritten(verdict, answer.overwrote)
 
 
 def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...] | None) -> Verdict:

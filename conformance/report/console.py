@@ -33,7 +33,7 @@ def show(report: Report, console: Console) -> None:
     causes = report.causes
     for cause in causes[:CAUSES_SHOWN]:
         console.print()
-        for line in _cause(cause, report):
+        for line in in_words(cause, report.command(cause.example)):
             console.print(line, soft_wrap=True)  # a command broken into lines cannot be copied
     if len(causes) > CAUSES_SHOWN:
         console.print(f"\n… and {len(causes) - CAUSES_SHOWN} more causes; --json FILE writes them all.")
@@ -82,7 +82,8 @@ def ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
-def _cause(cause: Cause, report: Report) -> list[Text]:
+def in_words(cause: Cause, command: str) -> list[Text]:
+    """A cause in lines: what is wrong, the example, and the command that repeats it."""
     example, output = cause.example, cause.example_output
     count = len(cause.verdicts)
     dtypes = ", ".join(dict.fromkeys(verdict.case.dtype for verdict in cause.verdicts))
@@ -98,7 +99,7 @@ def _cause(cause: Cause, report: Report) -> list[Text]:
         )
     frames = [line.strip() for line in example.detail.splitlines() if line.startswith("  File ")]
     details += [f"where       {frames[-1]}"] if frames else []
-    details += [f"reproduce   {report.command(example)}"] if cause.what != NOT_ASKED else []
+    details += [f"reproduce   {command}"] if cause.what != NOT_ASKED else []
     return [title, *(Text(f"  {detail}") for detail in details)]
 
 

@@ -9,20 +9,27 @@ from conformance.mistakes import Mistake
 from conformance.rounding import DTYPES
 
 
+def describe(case: Case) -> dict[str, str]:
+    """How a case is drawn, in words."""
+    x = case.x
+    draw = f"{x.offset:g} + {x.scale:.3g} · N(0, 1)" if x.offset else f"{x.scale:.3g} · N(0, 1)"
+    return {
+        "x": f"{draw}, {x.rows.replace('_', ' ')}, {case.layout}",
+        "eps": f"{case.eps:.9g}",
+        "weight": case.weight.replace("_", " "),
+    }
+
+
 def explain_case(case: Case) -> str:
     """What a case exposes, how it is drawn, and how far each of its outputs may be off, in units of its largest value."""
     expected = golden(case)
-    x = case.x
-    draw = f"{x.offset:g} + {x.scale:.3g} · N(0, 1)" if x.offset else f"{x.scale:.3g} · N(0, 1)"
     inputs = ", ".join(f"{name} {array.dtype.name}{list(array.shape)}" for name, array in expected.inputs.items())
     lines = [
         case.id,
         f"  exposes   {case.exposes}",
         f"  dialect   {case.dialect.sentence}",
         f"  inputs    {inputs}",
-        f"  x         {draw}, {x.rows.replace('_', ' ')}, {case.layout}",
-        f"  eps       {case.eps:.9g}",
-        f"  weight    {case.weight.replace('_', ' ')}",
+        *(f"  {name:9} {words}" for name, words in describe(case).items()),
         f"  fixture   {f'{case.id}.safetensors' if case.has_fixture else 'none: a large case, computed live'}",
         "  outputs",
     ]

@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -56,7 +57,8 @@ class Cause:
 class Report:
     """All of a run: the ports in the order asked, the settings that repeat it, and every verdict.
 
-    `arguments` maps a port to what names it on the command line, where that is not its own name.
+    `arguments` maps a port to what names it on the command line, where that is not its own name; `cases` is the file that the
+    cases are from, empty if they are the kit's own.
     """
 
     runs: tuple[PortRun, ...]
@@ -65,6 +67,7 @@ class Report:
     mode: str
     seconds: float
     arguments: dict[str, str] = field(default_factory=dict)
+    cases: str = ""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -102,10 +105,10 @@ class Report:
             for verdict in run.verdicts:
                 if verdict.status in ("fail", "error") and (verdict.message or verdict.case.id not in explained):
                     rest.setdefault((run.spec, _kind(verdict)), []).append(verdict)
-        known = [_known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
-        unknown = [_unexplained(port, group) for (port, _), group in rest.items()]
-        last = [cause for cause in unknown if cause.what == NOT_ASKED]
-        return (*sorted(known, key=_size), *sorted((c for c in unknown if c not in last), key=_size), *last)
+        diagnosed = [known(port, diagnoses) for (port, _), diagnoses in mistakes.items()]
+        others = [unexplained(port, group) for (port, _), group in rest.items()]
+        last = [cause for cause in others if cause.what == NOT_ASKED]
+        return (*sorted(diagnosed, key=_size), *sorted((c for c in others if c not in last), key=_size), *last)
 
     def reasons(self, status: Status) -> dict[str, Counter[str]]:
         """Port to the reasons it gave for verdicts of one status, `skip` or `expected`, with the number of cases."""
@@ -122,14 +125,16 @@ class Report:
     def command(self, verdict: Verdict) -> str:
         """The command that repeats one verdict."""
         port = self.arguments.get(verdict.port, shlex.quote(verdict.port))
-        options = [f"--case '{verdict.case.id}'"]
+        options = [f"--cases {shlex.quote(self.cases)}"] if self.cases else []
+        options += [f"--case '{verdict.case.id}'"]
         options += [f"--seed {self.seed}"] if self.seed else []
         options += [f"--device {shlex.quote(self.device)}"] if self.device != "cpu" else []
         options += [f"--mode {self.mode}"] if self.mode != "jit" else []
         return " ".join(["conformance run", port, *options])
 
 
-def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
+def known(port: str, diagnoses: Sequence[Diagnosis]) -> Cause:
+    """One mistake as a cause, as it was found in one op or more."""
     mistake = diagnoses[0].mistake
     agreeing, judged = sum(d.agreeing for d in diagnoses), sum(d.judged for d in diagnoses)
     verdicts = tuple(verdict for diagnosis in diagnoses for verdict in diagnosis.explained)
@@ -138,13 +143,13 @@ def _known(port: str, diagnoses: list[Diagnosis]) -> Cause:
     return Cause(port, mistake.sentence, verdicts, evidence)
 
 
-def _unexplained(port: str, group: list[Verdict]) -> Cause:
+def unexplained(port: str, group: Sequence[Verdict]) -> Cause:
     """Failures of one op in the same outputs, with what they expose where that is one thing; or errors of one message."""
     first = group[0]
     if first.message:
         return Cause(port, first.message, tuple(group))
     what = f"{first.case.op}: {', '.join(_failing_outputs(first))} outside the intervals; no known mistake explains it"
-    if len({verdict.case.name for verdict in group}) == 1:
+    if first.case.exposes and len({verdict.case.name for verdict in group}) == 1:
         what += f" ({first.case.name} exposes {first.case.exposes})"
     return Cause(port, what, tuple(group))
 

@@ -16,11 +16,12 @@ import conformance
 
 ROOT = Path(__file__).parents[2]
 KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
+ON_DEMAND = {"hypothesis": {"conformance.fuzz", "conformance.random_cases"}}  # an extra, and the modules that need it
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
 
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
-    "conformance": {"jaxtyping", "reference"} | KIT,
+    "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping"},
 }
@@ -80,10 +81,21 @@ def test_the_kit_loads_no_framework():
     assert loaded & {"flax", "impl_jax", "impl_torch", "jax", "torch"} == set()
 
 
+def test_what_an_extra_brings_is_imported_on_demand():
+    """The command line, and all that it loads before it knows the command, works without the extras."""
+    for package, needed_by in ON_DEMAND.items():
+        assert {name for name in ALL if package in {other.partition(".")[0] for other in imported(ALL[name])}} == needed_by
+    code = "import sys, conformance.cli, conformance.runner, conformance.port; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert "conformance.cli" in result.stdout.split()
+    assert set(result.stdout.split()) & ON_DEMAND.keys() == set()
+
+
 def test_what_is_imported_is_declared():
     """And nothing else is: a dependency that no module imports is one too many."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.match(r"\w+", requirement)[0] for requirement in project["dependencies"]}
+    requirements = project["dependencies"] + project["optional-dependencies"]["fuzz"]
+    declared = {re.match(r"\w+", requirement)[0] for requirement in requirements}
     trees = modules("conformance") | modules("reference")
     others = {other.partition(".")[0] for tree in trees.values() for other in imported(tree)}
     assert others - sys.stdlib_module_names - MAY_IMPORT.keys() == declared

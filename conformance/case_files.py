@@ -1,0 +1,95 @@
+"""Cases as JSON: kept in a file, sent to someone, asked again."""
+
+import json
+import re
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from conformance.answerable import why_unanswerable
+from conformance.cases import Case
+
+NAME = re.compile(r"[\w.+-]+")  # a part of a path
+
+
+class CaseFileError(ValueError):
+    """A file whose cases cannot be asked; the message names the file, the field, and what it must be."""
+
+
+def as_json(*cases: Case) -> str:
+    """All fields of the cases: one object, or a list of them unless there is exactly one; every case on a line."""
+    lines = [json.dumps(asdict(case)) for case in cases]
+    return lines[0] + "\n" if len(lines) == 1 else "[" + ",\n ".join(lines) + "]\n"
+
+
+def read_cases(path: Path) -> tuple[Case, ...]:
+    """The cases of a file that holds one or a list of them. Raises `CaseFileError`."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CaseFileError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise CaseFileError(f"{path}: not JSON: {error}") from None
+    objects = document if isinstance(document, list) else [document]
+    if not objects:
+        raise CaseFileError(f"{path}: an empty list; there is nothing to ask")
+    cases: dict[str, Case] = {}
+    for index, item in enumerate(objects):
+        where = f"{path}: case {index}: " if isinstance(document, list) else f"{path}: "
+        try:
+            case = read_case(item)
+        except CaseFileError as error:
+            raise CaseFileError(f"{where}{error}") from None
+        if case.id in cases:
+            raise CaseFileError(f"{where}name: there is another {case.id}; a case is known by its id")
+        cases[case.id] = case
+    return tuple(cases.values())
+
+
+def read_case(item: Any) -> Case:
+    """A case from what JSON made of it. Raises `CaseFileError`, which begins with the field that is wrong."""
+    case: Case = _read(Case, item, "")
+    if not NAME.fullmatch(case.name):
+        raise CaseFileError(f"name: {case.name!r} must be letters, digits and any of _ . + -")
+    if reason := why_unanswerable(case):
+        raise CaseFileError(reason)
+    return case
+
+
+def _read(type_: Any, value: Any, field: str) -> Any:
+    """A value of a type that a case is made of: a dataclass, a tuple of integers, a literal, or a plain one."""
+    if is_dataclass(type_):
+        return _read_fields(type_, value, field)
+    if get_origin(type_) is tuple:
+        if not isinstance(value, list):
+            raise _wrong(field, value, "a list of integers")
+        return tuple(_read(get_args(type_)[0], item, f"{field}[{index}]") for index, item in enumerate(value))
+    if get_origin(type_) is Literal:
+        options = get_args(type_)
+        if not any(type(value) is type(option) and value == option for option in options):
+            raise _wrong(field, value, f"one of {', '.join(json.dumps(option) for option in options)}")
+        return value
+    names = {float: "a number", int: "an integer", bool: "true or false", str: "a string"}
+    if type(value) is int and type_ is float and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not type_:
+        raise _wrong(field, value, names[type_])
+    return value
+
+
+def _read_fields(type_: Any, value: Any, field: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(field or "a case", value, "an object")
+    types, prefix = get_type_hints(type_), f"{field}." if field else ""
+    types = {name: types[name] for name in type_.__dataclass_fields__}
+    for name in types:
+        if name not in value:
+            raise CaseFileError(f"{prefix}{name}: missing")
+    for name in value:
+        if name not in types:
+            raise CaseFileError(f"{prefix}{name}: unknown; the fields are {', '.join(types)}")
+    return type_(**{name: _read(types[name], value[name], f"{prefix}{name}") for name in types})
+
+
+def _wrong(field: str, value: Any, expected: str) -> CaseFileError:
+    return CaseFileError(f"{field}: {json.dumps(value)[:80]} must be {expected}")

@@ -1,0 +1,76 @@
+"""A search for failing cases, on a terminal."""
+
+from collections import Counter
+from dataclasses import replace
+
+from rich.console import Console
+from rich.text import Text
+
+from conformance.case_files import as_json
+from conformance.diagnose import diagnose
+from conformance.fuzz import CASES_SEED, Found, Search
+from conformance.report.console import in_words
+from conformance.report.explanation import describe
+from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Report, known, unexplained
+
+
+def exit_status(search: Search) -> int:
+    """0 nothing was found; 1 something was; 3 the port could not be run, or no case was judged."""
+    if search.failure or not search.judged:
+        return NOT_RUN
+    return FAILS if search.found else CONFORMS
+
+
+def show(search: Search, seed: int, report: Report, console: Console) -> None:
+    """Print what was found and what was asked; `report` knows the command that repeats a case."""
+    if search.failure:
+        console.print(Text.assemble((search.spec, "bold"), " could not be run: ", (search.failure, "red")))
+        return
+    if search.found:
+        command = report.command(search.found.verdict)
+        for line in (*in_words(cause(search.found), command), *map(Text, _details(search.found))):
+            console.print(line, soft_wrap=True)
+        console.print()
+    console.print(Text(_shares(search), style="dim"))
+    style, verdict = {
+        CONFORMS: ("bold green", "found nothing"),
+        FAILS: ("bold red", "does not conform"),
+        NOT_RUN: ("bold red", "not judged"),
+    }[exit_status(search)]
+    count = search.judged.total()
+    if not count:
+        why = "the port skipped every case" if search.skipped else "the port claims nothing of what was asked for"
+        console.print(Text.assemble((verdict, style), f": {why}"))
+        return
+    pace = f"{count} random cases in {search.seconds:.1f} s, {count / max(search.seconds, 1e-3):.0f} a second"
+    console.print(Text.assemble((verdict, style), f": {pace}, seed {seed}"))
+
+
+def cause(found: Found) -> Cause:
+    """What is wrong, shown by the smallest case: a mistake, if all the witnesses bear it out.
+
+    So small a case may agree with many that were not made.
+    """
+    verdict = found.verdict
+    diagnoses = diagnose((verdict, *found.witnesses), CASES_SEED)
+    if diagnoses and diagnoses[0].agreeing == diagnoses[0].judged:
+        return replace(known(verdict.port, diagnoses[:1]), verdicts=(verdict,))
+    return unexplained(verdict.port, [verdict])
+
+
+def _details(found: Found) -> list[str]:
+    case = found.verdict.case
+    details = [f"  drawn       {'; '.join(f'{name} {words}' for name, words in describe(case).items())}"]
+    if not found.again:
+        details.append("  but         it did not fail when it was asked again: the port does not always answer alike")
+    return [*details, f"  FILE        {as_json(case).rstrip()}"]
+
+
+def _shares(search: Search) -> str:
+    """How many of the cases were of each op and of each dtype."""
+    ops, dtypes = Counter[str](), Counter[str]()
+    for (op, dtype), count in search.judged.items():
+        ops[op] += count
+        dtypes[dtype] += count
+    counted = [f"{name} {count}" for shares in (ops, dtypes) for name, count in sorted(shares.items())]
+    return ", ".join([*counted, f"skipped {search.skipped}"])

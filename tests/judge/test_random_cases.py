@@ -1,0 +1,81 @@
+"""Random cases have answers, and are of what a port claims to have."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from conformance.answerable import has_answer, why_unanswerable
+from conformance.cases import CASES, OPS, select
+from conformance.dialects import Dialect
+from conformance.golden import compute
+from conformance.inputs import Draw
+from conformance.protocol import Hello
+from conformance.random_cases import cases, questions
+from conformance.rounding import DTYPES
+
+HELLO = Hello("port", OPS, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True)
+EVERYTHING = questions(HELLO)
+PLAIN = {case.dtype: case for case in select("rms_norm/*/random")}
+
+
+def test_every_case_of_the_kit_has_an_answer():
+    assert {case.id: why for case in CASES if (why := why_unanswerable(case))} == {}
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases(EVERYTHING))
+def test_inputs_are_finite_and_every_element_has_an_interval(case):
+    assert why_unanswerable(case) == ""
+    golden = compute(case, 0)
+    finite = {name for name, array in golden.inputs.items() if np.all(np.isfinite(array.astype(np.float64)))}
+    assert golden.inputs.keys() - finite == ({"x"} if case.x.rows in ("nan_row", "inf_row") else set())
+    if has_answer(golden):
+        for output in golden.outputs.values():
+            lower, upper = output.interval()
+            assert np.all((lower <= upper) | np.isnan(output.value))
+
+
+def test_every_question_is_asked():
+    assert {(op, dtype, dialect) for op, dtype, dialect in EVERYTHING} == {
+        (case.op, case.dtype, case.dialect) for case in CASES
+    }
+
+
+def test_only_what_a_port_claims_is_asked():
+    claims = replace(HELLO, ops=("rms_norm",), dtypes=("bfloat16", "float32"), orders=("scale_then_cast",), weight_offsets=(0,))
+    plain, float32_weight = Dialect("scale_then_cast"), Dialect("scale_then_cast", weight_dtype="float32")
+    half = [("rms_norm", "bfloat16", plain), ("rms_norm", "bfloat16", float32_weight)]
+    assert questions(claims) == (("rms_norm", "float32", Dialect("either_order")), *half)
+    assert questions(claims, dtype="bfloat16") == tuple(half)
+    assert questions(claims, op="layer_norm") == ()
+
+
+@pytest.mark.parametrize(
+    ("case", "answered"),
+    [
+        (replace(PLAIN["float32"], x=Draw(rows="constant_rows"), shape=(2, 26)), True),
+        (replace(PLAIN["float32"], x=Draw(rows="constant_rows"), shape=(2, 27)), False),
+        (replace(PLAIN["float32"], layout="expanded", shape=(26, 3)), True),
+        (replace(PLAIN["float32"], layout="expanded", shape=(27, 3)), False),
+        (replace(PLAIN["float32"], dy_scale=2.0**-20), True),
+        (replace(PLAIN["float32"], dy_scale=2.0**-120), False),
+        (replace(PLAIN["float64"], dy_scale=2.0**-120), True),
+        (replace(PLAIN["float16"], op="layer_norm", x=Draw(rows="zero_rows"), dy_scale=2.0**-4), True),
+        (replace(PLAIN["float16"], op="layer_norm", x=Draw(rows="zero_rows"), dy_scale=2.0**10), False),
+    ],
+    ids=[
+        "few terms",
+        "equal terms",
+        "few rows",
+        "equal rows",
+        "small",
+        "subnormal",
+        "float64",
+        "finite",
+        "infinite less itself",
+    ],
+)
+def test_what_only_the_numbers_tell(case, answered):
+    assert has_answer(compute(case, 0)) == answered
