@@ -1,4 +1,4 @@
-"""`python -m benchmarks kit|layers|all`: measure, print a table, and write the figures to results/."""
+"""`python -m benchmarks kit|layers|tolerances|all`: measure, print tables, and write the figures to results/."""
 
 import json
 import platform
@@ -15,10 +15,10 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main(
-    what: Annotated[Literal["kit", "layers", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["kit", "layers", "tolerances", "all"], typer.Argument()] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
 ) -> None:
-    """Measure the kit's own times and memory, and the layers against torch.nn, flax and JAX's own."""
+    """Measure the kit's own times and memory; the layers against torch.nn, flax and JAX's own; what the tolerances admit."""
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
 
@@ -27,6 +27,11 @@ def main(
         from benchmarks.layers import measure_layers
 
         _report(f"layers-{device}", measure_layers(device))
+    if what in ("tolerances", "all"):
+        from benchmarks import limits, tolerances
+
+        for name, rows in (*tolerances.tables(), *limits.tables()):
+            _report(f"tolerances-{name}", rows)
 
 
 def _report(name: str, rows: list[dict[str, str | float]]) -> None:
