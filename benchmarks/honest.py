@@ -134,7 +134,7 @@ class Honest:
         return self.x_hat * self.w + self.bias
 
     def dx(self) -> Array:
-        """The gradient of x, in the compute dtype; autograd of a cast first rounds dy·w, as its multiplication's backward does."""
+        """The gradient of x, in the compute dtype; where the forward pass casts first, autograd rounds dy·w."""
         rounds_g = self.casts_first and self.arrangement.backward == "autograd"
         g = self.cast(self.dy * self.w) if rounds_g else self.dy * self.w
         if self.arrangement.backward == "autograd":

@@ -2,6 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import nan
 
 import mpmath
 import numpy as np
@@ -28,42 +31,62 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
     yield "scalar", scalar_tolerances()
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One output of one honest implementation.
+
+    `moved`: the share of elements that are not the correctly rounded ones. `needed`: the smallest rtol = atol that admits it.
+    """
+
+    case: Case
+    output: str
+    welford: bool
+    ratio: float
+    moved: float
+    needed: float
+    close: bool
+
+
+@cache
+def survey() -> tuple[Finding, ...]:
+    """Judge every honest implementation on every case with rows."""
+    return tuple(finding for case in CASES if 0 not in case.shape for norm in honest(case) for finding in findings(norm))
+
+
 def honest(case: Case) -> list[Honest]:
-    """All honest implementations of a case with rows; compensated sums make a NaN of an infinity and are left out there."""
-    if 0 in case.shape:
-        return []
-    given = golden(case).inputs
-    return [norm for norm in implementations(case, given) if norm.order != "Kahan" or case.x.rows != "inf_row"]
+    """All honest implementations; compensated sums make a NaN of an infinity and are left out there."""
+    norms = implementations(case, golden(case).inputs)
+    return [norm for norm in norms if norm.order != "Kahan" or case.x.rows != "inf_row"]
 
 
-def honest_ratios(cases: tuple[Case, ...] = CASES) -> list[Row]:
+def findings(norm: Honest) -> Iterator[Finding]:
+    """What is found about each output."""
+    case = norm.case
+    welford = case.op == "layer_norm" and norm.arrangement.variance == "welford"
+    with np.errstate(all="ignore"):
+        outputs = norm.outputs()
+    for name, expected in golden(case).outputs.items():
+        out, nearest = (a.astype(np.float64) for a in (outputs[name], expected.nearest))
+        moved = float(np.mean((out != nearest) & ~np.isnan(nearest)))
+        rtol, atol = SCALAR_DEFAULTS[case.outputs[name]]
+        close = bool(np.allclose(out, nearest, rtol=rtol, atol=atol, equal_nan=True))
+        ratio = compare_output(name, expected, outputs[name]).ratio
+        yield Finding(case, name, welford, ratio, moved, needed_tolerance(expected, out), close)
+
+
+def honest_ratios() -> list[Row]:
     """The largest ratios over the cases, Welford's apart, and how often noise decides a rounding to half precision."""
-    largest: dict[tuple[str, ...], float] = defaultdict(float)
-    moved: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    for case in cases:
-        for norm in honest(case):
-            with np.errstate(all="ignore"):
-                outputs = norm.outputs()
-            for name, expected in golden(case).outputs.items():
-                key = case.op, case.dtype, name
-                which = "welford" if case.op == "layer_norm" and norm.arrangement.variance == "welford" else "others"
-                largest[*key, which] = max(largest[*key, which], compare_output(name, expected, outputs[name]).ratio)
-                if len(expected.placements) == 1:
-                    moved[key].append(_share(outputs[name].astype(np.float64) != expected.nearest.astype(np.float64)))
-    keys = list(dict.fromkeys(key[:3] for key in largest))
-    return [
-        {
-            **dict(zip(("op", "dtype", "output"), key, strict=True)),
-            "ratio": largest[*key, "others"],
-            "with Welford": largest.get((*key, "welford"), float("nan")),
-            "not the nearest, %": 100 * float(np.mean(moved[key])) if key in moved and key[1] in HALF else float("nan"),
-        }
-        for key in keys
-    ]
-
-
-def _share(a: Array) -> float:
-    return float(np.mean(a)) if a.size else 0.0
+    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    for finding in survey():
+        groups[finding.case.op, finding.case.dtype, finding.output].append(finding)
+    rows: list[Row] = []
+    for (op, dtype, output), found in groups.items():
+        welford, others = ([f.ratio for f in found if f.welford is which] for which in (True, False))
+        one_rounding = [f.moved for f in found if f.case.outputs[output] in HALF and f.case.dialect.order == "scale_then_cast"]
+        moved = 100 * float(np.mean(one_rounding)) if one_rounding and output != "dx" else nan
+        row: Row = {"op": op, "dtype": dtype, "output": output, "ratio": max(others), "Welford": max(welford, default=nan)}
+        rows.append(row | {"moved by noise, %": moved})
+    return rows
 
 
 def single_values() -> list[Row]:
@@ -77,8 +100,8 @@ def single_values() -> list[Row]:
                     for name, expected in golden(case).outputs.items():
                         lower, upper = expected.interval()
                         single[name].append((lower == upper)[~np.isnan(expected.value)])
-                shares = {name: 100 * _share(np.concatenate(parts)) for name, parts in single.items()}
-                rows.append({"dtype": dtype, "dialect": order, "op": op} | {"dbias": float("nan")} | shares)
+                shares = {name: 100 * float(np.mean(np.concatenate(parts))) for name, parts in single.items()}
+                rows.append({"dtype": dtype, "dialect": order, "op": op} | {"dbias": nan} | shares)
     return rows
 
 
@@ -125,26 +148,28 @@ def scalar_tolerances() -> list[Row]:
     """What `|out - golden| <= atol + rtol·|golden|` makes of honest outputs and of the catalogue, rows_8192 left out."""
     rows: list[Row] = []
     for dtype in DTYPES:
-        cases = [case for case in select(dtype=dtype) if case.name not in ("rows_8192", "rows_0")]
-        needed, rejected, judged = _needed(cases, *SCALAR_DEFAULTS[dtype])
+        found = [finding for finding in survey() if finding.case.dtype == dtype and finding.case.name != "rows_8192"]
+        needed: dict[tuple[str, str], float] = defaultdict(float)
+        for finding in found:
+            key = finding.case.id, finding.output
+            needed[key] = max(needed[key], finding.needed)
         widest = max(needed.values())
-        kit, one, hindsight = (_Missed() for _ in range(3))
-        for case in cases:
+        kit, one, hindsight = (Missed() for _ in range(3))
+        for case in dict.fromkeys(finding.case for finding in found):
+            expected = golden(case).outputs
             for mistake in MISTAKES:
                 if case.op not in mistake.ops:
                     continue
-                altered = mistake.outputs(case, 0)
-                wrong = {name: expected.nearest for name, expected in altered.items()}
-                expected = golden(case).outputs
-                kit.note(mistake.id, any(not _admitted(expected[name], out) for name, out in wrong.items()))
-                off = {name: _equal_tolerance(expected[name], out) for name, out in wrong.items()}
+                wrong = {name: altered.nearest for name, altered in mistake.outputs(case, 0).items()}
+                off = {name: needed_tolerance(expected[name], out) for name, out in wrong.items()}
+                kit.note(mistake.id, any(compare_output(name, expected[name], out).outside for name, out in wrong.items()))
                 one.note(mistake.id, any(t > widest for t in off.values()))
                 hindsight.note(mistake.id, any(t > needed[case.id, name] for name, t in off.items()))
         rows.append(
             {
                 "dtype": dtype,
-                "honest outputs": f"{judged}",
-                "rejected by default": f"{rejected}",
+                "honest outputs": f"{len(found)}",
+                "rejected by default": f"{sum(not finding.close for finding in found)}",
                 "rtol = atol to reject none": widest,
                 "mistakes": f"{len(kit.everywhere)}",
                 "missed by intervals": kit.summary(),
@@ -155,7 +180,7 @@ def scalar_tolerances() -> list[Row]:
     return rows
 
 
-class _Missed:
+class Missed:
     """Which mistakes no case shows, and how many pairs of a case and a mistake show nothing."""
 
     def __init__(self) -> None:
@@ -163,39 +188,16 @@ class _Missed:
         self.pairs, self.unseen = 0, 0
 
     def note(self, mistake: str, seen: bool) -> None:
+        """Count one pair."""
         self.everywhere[mistake] = self.everywhere.get(mistake, True) and not seen
         self.pairs, self.unseen = self.pairs + 1, self.unseen + (not seen)
 
     def summary(self) -> str:
+        """Mistakes that no case shows, and the share of pairs."""
         return f"{sum(self.everywhere.values())} ({100 * self.unseen / self.pairs:.0f} % of pairs)"
 
 
-def _needed(cases: list[Case], rtol: float, atol: float) -> tuple[dict[tuple[str, str], float], int, int]:
-    """The rtol = atol that every honest output of a case needs; how many of them rtol and atol reject, and of how many."""
-    needed: dict[tuple[str, str], float] = defaultdict(float)
-    rejected = judged = 0
-    for case in cases:
-        for norm in honest(case):
-            with np.errstate(all="ignore"):
-                outputs = norm.outputs()
-            for name, expected in golden(case).outputs.items():
-                needed[case.id, name] = max(needed[case.id, name], _equal_tolerance(expected, outputs[name]))
-                rejected += not _close(expected, outputs[name], rtol, atol)
-                judged += 1
-    return needed, rejected, judged
-
-
-def _admitted(expected: Expected, out: Array) -> bool:
-    return compare_output("", expected, out).outside == 0
-
-
-def _close(expected: Expected, out: Array, rtol: float, atol: float) -> bool:
-    """What `np.allclose` says with equal_nan."""
-    nearest = expected.nearest.astype(np.float64)
-    return bool(np.allclose(out.astype(np.float64), nearest, rtol=rtol, atol=atol, equal_nan=True))
-
-
-def _equal_tolerance(expected: Expected, out: Array) -> float:
+def needed_tolerance(expected: Expected, out: Array) -> float:
     """The smallest rtol = atol that admits an output; infinite where a NaN or an infinity is not the golden's."""
     nearest, out = expected.nearest.astype(np.float64), out.astype(np.float64)
     same = (nearest == out) | (np.isnan(nearest) & np.isnan(out))
