@@ -8,10 +8,10 @@ import numpy as np
 import reference
 from benchmarks.honest import Arrangement, Honest
 from benchmarks.sums import SUMS
-from conformance.cases import Case, select
+from conformance.cases import OPS, Case, select
 from conformance.compare import compare_output
 from conformance.golden import Expected, exact_inputs, expected_outputs, golden
-from conformance.rounding import store, unit_roundoff
+from conformance.rounding import DTYPES, round_to, store, unit_roundoff
 from conformance.values import NormValues, true_pullback
 
 Array = np.ndarray
@@ -26,6 +26,7 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
     yield "sums", sums()
     yield "welford", welford()
     yield "rejected", rejected()
+    yield "resolution", resolution()
 
 
 def sums() -> list[Row]:
@@ -135,6 +136,33 @@ def golden_sum() -> float:
     given = {"x": np.ones((rows, 2)), "dy": np.full((rows, 2), 0.1), "weight": np.ones(2), "bias": np.ones(2)}
     expected = expect(replace(case, shape=(rows, 2)), given)["dbias"]
     return compare_output("dbias", expected, np.full(2, rows * 0.1)).ratio  # times a power of two: exact
+
+
+def resolution() -> list[Row]:
+    """The smallest relative error of rstd, 2^-k, that y shows: to some case, and to half of them."""
+    rows: list[Row] = []
+    for op in OPS:
+        for dtype in DTYPES:
+            cases = [
+                case
+                for case in select(f"{op}/*", dtype=dtype)
+                if 0 not in case.shape and case.x.rows not in ("nan_row", "inf_row")
+            ]
+            limit = [max((k for k in range(1, 60) if shows(case, 2.0**-k)), default=0) for case in cases]
+            rows.append({"op": op, "dtype": dtype, "some case, k": f"{max(limit)}", "half, k": f"{int(np.median(limit))}"})
+    return rows
+
+
+def shows(case: Case, error: float) -> bool:
+    """Whether a y whose rstd is off by a relative error, and nothing else, is rejected."""
+    _, _, weight, bias = exact_inputs(golden(case).inputs)
+    x_hat = golden(case).intermediates["x_hat"] * (1 + error)
+    if case.dialect.order == "cast_then_scale":
+        x_hat = round_to(x_hat, case.dtype)
+    expected = golden(case).outputs["y"]
+    y = store(x_hat * (weight + case.dialect.weight_offset) + bias, expected.dtype)
+    lower, upper = expected.interval()
+    return not bool(np.all((lower <= y) & (y <= upper)))
 
 
 def expect(case: Case, given: Inputs) -> dict[str, Expected]:
