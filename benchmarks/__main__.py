@@ -2,6 +2,7 @@
 
 import json
 import platform
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,9 +29,9 @@ def main(
 
         _report(f"layers-{device}", measure_layers(device))
     if what in ("tolerances", "all"):
-        from benchmarks import limits, tolerances
+        from benchmarks import limits, search, tolerances
 
-        for name, rows in (*tolerances.tables(), *limits.tables()):
+        for name, rows in chain(tolerances.tables(), limits.tables(), search.tables()):
             _report(f"tolerances-{name}", rows)
 
 

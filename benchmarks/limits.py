@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from benchmarks.sums import SUMS
 from conformance.cases import OPS, Case, select
 from conformance.compare import compare_output
 from conformance.golden import Expected, exact_inputs, expected_outputs, golden
+from conformance.inputs import Draw
 from conformance.rounding import DTYPES, round_to, store, unit_roundoff
 from conformance.values import NormValues, true_pullback
 
@@ -27,6 +29,7 @@ def tables() -> Iterator[tuple[str, list[Row]]]:
     yield "welford", welford()
     yield "rejected", rejected()
     yield "resolution", resolution()
+    yield "one-pass", one_pass()
 
 
 def sums() -> list[Row]:
@@ -163,6 +166,31 @@ def shows(case: Case, error: float) -> bool:
     y = store(x_hat * (weight + case.dialect.weight_offset) + bias, expected.dtype)
     lower, upper = expected.interval()
     return not bool(np.all((lower <= y) & (y <= upper)))
+
+
+class OnePass(Honest):
+    """The variance as E[x²] − E[x]², which the contract excludes."""
+
+    @cached_property
+    def rstd(self) -> Array:
+        """Cancels where the mean is large."""
+        return 1 / np.sqrt(self.average(self.x * self.x) - self.mean * self.mean + self.compute.type(self.case.eps))
+
+
+def one_pass() -> list[Row]:
+    """In how many of 40 draws each output of a one-pass LayerNorm is rejected, by mean over deviation."""
+    (case,) = select("layer_norm/either_order/float32/random")
+    rows: list[Row] = []
+    for offset in (1, 3, 5, 10, 30, 100):
+        far = replace(case, x=Draw(offset=float(offset)))
+        counts = dict.fromkeys(("y", "dx", "dweight"), 0)
+        for seed in range(40):
+            expected = golden(far, seed)
+            outputs = OnePass(far, expected.inputs, "pairwise", Arrangement()).outputs()
+            for name in counts:
+                counts[name] += compare_output(name, expected.outputs[name], outputs[name]).outside > 0
+        rows.append({"mean / sigma": f"{offset}"} | {name: f"{count}" for name, count in counts.items()})
+    return rows
 
 
 def expect(case: Case, given: Inputs) -> dict[str, Expected]:
