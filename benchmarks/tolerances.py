@@ -145,10 +145,10 @@ def fifty_digits(case: Case) -> dict[str, Array]:
 
 
 def scalar_tolerances() -> list[Row]:
-    """What `|out - golden| <= atol + rtol·|golden|` makes of honest outputs and of the catalogue, rows_8192 left out."""
+    """What `|out - golden| <= atol + rtol·|golden|` makes of honest outputs and of the catalogue, on the cases small enough for a fixture."""
     rows: list[Row] = []
     for dtype in DTYPES:
-        found = [finding for finding in survey() if finding.case.dtype == dtype and finding.case.name != "rows_8192"]
+        found = [finding for finding in survey() if finding.case.dtype == dtype and finding.case.has_fixture]
         needed: dict[tuple[str, str], float] = defaultdict(float)
         for finding in found:
             key = finding.case.id, finding.output
