@@ -145,7 +145,7 @@ def fifty_digits(case: Case) -> dict[str, Array]:
 
 
 def scalar_tolerances() -> list[Row]:
-    """What `|out - golden| <= atol + rtol·|golden|` makes of honest outputs and of the catalogue, on the cases small enough for a fixture."""
+    """What `|out - golden| <= atol + rtol·|golden|` makes of honest outputs and of mistakes, on cases that have fixtures."""
     rows: list[Row] = []
     for dtype in DTYPES:
         found = [finding for finding in survey() if finding.case.dtype == dtype and finding.case.has_fixture]
