@@ -1,7 +1,8 @@
-"""`python -m benchmarks kit|layers|all`: measure, print a table, and write the figures to results/."""
+"""`python -m benchmarks kit|layers|tolerances|all`: measure, print tables, and write the figures to results/."""
 
 import json
 import platform
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,10 +16,10 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main(
-    what: Annotated[Literal["kit", "layers", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["kit", "layers", "tolerances", "all"], typer.Argument()] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
 ) -> None:
-    """Measure the kit's own times and memory, and the layers against torch.nn, flax and JAX's own."""
+    """Measure the kit's own times and memory; the layers against torch.nn, flax and JAX's own; what the tolerances admit."""
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
 
@@ -27,6 +28,11 @@ def main(
         from benchmarks.layers import measure_layers
 
         _report(f"layers-{device}", measure_layers(device))
+    if what in ("tolerances", "all"):
+        from benchmarks import limits, search, tolerances
+
+        for name, rows in chain(tolerances.tables(), limits.tables(), search.tables()):
+            _report(f"tolerances-{name}", rows)
 
 
 def _report(name: str, rows: list[dict[str, str | float]]) -> None:

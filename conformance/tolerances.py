@@ -7,7 +7,8 @@ few elementary operations (Higham & Mary 2019, "A New Approach to Probabilistic 
 
 $$ \gamma(k) = v\,(8 + \sqrt k) $$
 
-The worst case of recursive summation is v·k, which no implementation comes near and which would hide mistakes.
+The worst case of one-by-one summation, v·k, would hide mistakes; equal terms come near it, the cases' own do not.
+What is proved, what is probable and what these bounds lack: docs/tolerances.md.
 
 Every bound below is first order in v and holds element by element, with n features, R rows, r = rstd,
 w the effective weight (offset included), g = dy·w, c1 = mean g (LayerNorm; else 0), c2 = mean(g·x_hat).

@@ -1,0 +1,211 @@
+"""The figures of docs/tolerances.md on where the intervals end: long sums, Welford's updates, and inputs built against them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+import reference
+from benchmarks.honest import Arrangement, Honest
+from benchmarks.sums import SUMS
+from conformance.cases import OPS, Case, select
+from conformance.compare import compare_output
+from conformance.golden import Expected, exact_inputs, expected_outputs, golden
+from conformance.inputs import Draw
+from conformance.rounding import DTYPES, round_to, store, unit_roundoff
+from conformance.values import NormValues, true_pullback
+
+Array = np.ndarray
+Row = dict[str, str | float]
+Inputs = dict[str, Array]
+
+SEEDS = 200
+
+
+def tables() -> Iterator[tuple[str, list[Row]]]:
+    """Every table by its name."""
+    yield "sums", sums()
+    yield "welford", welford()
+    yield "rejected", rejected()
+    yield "resolution", resolution()
+    yield "one-pass", one_pass()
+
+
+def sums() -> list[Row]:
+    """Over 200 draws, or 20 of the longest: squares of normals, normals, and equal numbers."""
+    rng = np.random.default_rng(0)
+    draws: dict[str, Callable[[int, int], Array]] = {
+        "squares": lambda count, k: np.square(rng.normal(size=(count, k))),
+        "both signs": lambda count, k: rng.normal(size=(count, k)),
+        "equal": lambda count, k: np.repeat(rng.uniform(1, 2, size=(count, 1)), k, axis=1),
+    }
+    rows: list[Row] = []
+    for terms, draw in draws.items():
+        for k in (33, 768, 4096, 8192, 65536):
+            a = draw(200 if k < 10_000 else 20, k).astype(np.float32)
+            exact = a.astype(np.float64)
+            unit = gamma(k) * np.sum(np.abs(exact), axis=-1)
+            errors = {name: np.abs(add(a)[..., 0] - exact.sum(axis=-1)) / unit for name, add in SUMS.items() if name != "fused"}
+            rms = np.sqrt(np.mean(np.square(errors["sequential"]))) * gamma(k) / unit_roundoff("float32") / np.sqrt(k)
+            largest = {name: float(np.max(error)) for name, error in errors.items()}
+            rows.append({"terms": terms, "k": f"{k}", "rms of sequential / (v·√k)": float(rms)} | largest)
+    return rows
+
+
+def gamma(k: int) -> float:
+    """What the budgets allow a float32 sum of k terms."""
+    return unit_roundoff("float32") * (8 + np.sqrt(k))
+
+
+def welford() -> list[Row]:
+    """How often dx is rejected where |mean| / sigma is large, by how much, and the same for torch's own layer_norm."""
+    rows: list[Row] = []
+    for name in ("mean_30", "mean_300", "mean_1e4"):
+        for case in select(f"layer_norm/either_order/*/{name}"):
+            row: Row = {"case": name, "dtype": case.dtype}
+            for variance in ("two passes", "welford"):
+                norms = (Honest(case, golden(case, s).inputs, "sequential", Arrangement(variance)) for s in range(SEEDS))
+                row |= _rejections(variance, case, (norm.dx() for norm in norms))
+            row |= _rejections("F.layer_norm", case, (torch_dx(case, golden(case, s).inputs) for s in range(SEEDS)))
+            rows.append(row)
+    return rows
+
+
+def _rejections(name: str, case: Case, outputs: Iterator[Array]) -> Row:
+    ratios = [compare_output("dx", golden(case, seed).outputs["dx"], dx).ratio for seed, dx in enumerate(outputs)]
+    return {f"{name}, rejected": f"{sum(ratio > 1 for ratio in ratios)}", f"{name}, largest": max(ratios)}
+
+
+def torch_dx(case: Case, given: Inputs) -> Array:
+    """torch's own layer_norm on the CPU, through autograd; its forward pass merges Welford's updates."""
+    import torch
+    from torch.nn.functional import layer_norm
+
+    x, weight, bias, dy = (torch.from_numpy(given[name].copy()) for name in ("x", "weight", "bias", "dy"))
+    x.requires_grad_()
+    y = layer_norm(x, x.shape[-1:], weight, bias, case.eps)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    return dx.numpy()
+
+
+def rejected() -> list[Row]:
+    """The smallest inputs known on which an honest implementation is rejected, and its error ratio."""
+    found = {
+        "a row of 64 equal numbers, added one by one": (equal_numbers(), Arrangement(), "y", "sequential"),
+        "a tie in g, rounded through float32": (tie_in_g(), Arrangement(backward="autograd"), "dx", "pairwise"),
+        "a path of dx beyond float16": (path_overflows(), Arrangement(), "dx", "pairwise"),
+    }
+    rows: list[Row] = [
+        {"what": what, "output": name, "ratio": ratio(*case, order, arrangement, name)}
+        for what, (case, arrangement, name, order) in found.items()
+    ]
+    return [*rows, {"what": "the golden itself: 8192 equal dy in float64", "output": "dbias", "ratio": golden_sum()}]
+
+
+def ratio(case: Case, given: Inputs, order: str, arrangement: Arrangement, name: str) -> float:
+    """One output's error ratio."""
+    outputs = Honest(case, given, order, arrangement).outputs()
+    return compare_output(name, expect(case, given)[name], outputs[name]).ratio
+
+
+def equal_numbers(n: int = 64, value: float = 1.9397392) -> tuple[Case, Inputs]:
+    """A constant row: between two powers of two every partial sum is rounded the same way, so the errors add up."""
+    (case,) = select("layer_norm/either_order/float32/constant_rows")
+    given = {"x": np.full((1, n), value), "dy": np.ones((1, n)), "weight": np.ones(n), "bias": np.zeros(n)}
+    return replace(case, shape=(1, n)), {name: a.astype(np.float32) for name, a in given.items()}
+
+
+def tie_in_g() -> tuple[Case, Inputs]:
+    """The product dy·w lies just below a tie between two bfloat16 and is rounded up to it in float32, where |x_hat| is 2.8."""
+    (case,) = select("rms_norm/cast_then_scale_float32_weight/bfloat16/random")
+    x, dy, weight = np.zeros((1, 16)), np.zeros((1, 16)), np.ones(16)
+    x[0, :2], dy[0, :2], weight[1] = 1, (0.25, 1.9127556), 0.5289326
+    given = {"x": store(x, "bfloat16"), "dy": dy.astype(np.float32), "weight": weight.astype(np.float32)}
+    return replace(case, shape=(1, 16)), given
+
+
+def path_overflows() -> tuple[Case, Inputs]:
+    """g is nearly constant: rstd·g and rstd·mean g lie beyond float16, their difference does not."""
+    (case,) = select("layer_norm/scale_then_cast/float16/random")
+    given = {"x": [[-0.25, 0.0, 0.25]], "dy": [[4e4, 4e4, 4.05e4]], "weight": [1.0] * 3, "bias": [0.0] * 3}
+    return replace(case, shape=(1, 3)), {name: store(np.array(a), "float16") for name, a in given.items()}
+
+
+def golden_sum() -> float:
+    """The exact sum of 8192 equal numbers, rounded once, as the golden judges it."""
+    (case,) = select("layer_norm/either_order/float64/random")
+    rows = 8192
+    given = {"x": np.ones((rows, 2)), "dy": np.full((rows, 2), 0.1), "weight": np.ones(2), "bias": np.ones(2)}
+    expected = expect(replace(case, shape=(rows, 2)), given)["dbias"]
+    return compare_output("dbias", expected, np.full(2, rows * 0.1)).ratio  # times a power of two: exact
+
+
+def resolution() -> list[Row]:
+    """The smallest relative error of rstd, 2^-k, that y shows: to some case, and to half of them."""
+    rows: list[Row] = []
+    for op in OPS:
+        for dtype in DTYPES:
+            cases = [
+                case
+                for case in select(f"{op}/*", dtype=dtype)
+                if 0 not in case.shape and case.x.rows not in ("nan_row", "inf_row")
+            ]
+            limit = [max((k for k in range(1, 60) if shows(case, 2.0**-k)), default=0) for case in cases]
+            rows.append({"op": op, "dtype": dtype, "some case, k": f"{max(limit)}", "half, k": f"{int(np.median(limit))}"})
+    return rows
+
+
+def shows(case: Case, error: float) -> bool:
+    """Whether a y whose rstd is off by a relative error, and nothing else, is rejected."""
+    _, _, weight, bias = exact_inputs(golden(case).inputs)
+    x_hat = golden(case).intermediates["x_hat"] * (1 + error)
+    if case.dialect.order == "cast_then_scale":
+        x_hat = round_to(x_hat, case.dtype)
+    expected = golden(case).outputs["y"]
+    y = store(x_hat * (weight + case.dialect.weight_offset) + bias, expected.dtype)
+    lower, upper = expected.interval()
+    return not bool(np.all((lower <= y) & (y <= upper)))
+
+
+class OnePass(Honest):
+    """The variance as E[x²] − E[x]², which the contract excludes."""
+
+    @cached_property
+    def rstd(self) -> Array:
+        """Cancels where the mean is large."""
+        return 1 / np.sqrt(self.average(self.x * self.x) - self.mean * self.mean + self.compute.type(self.case.eps))
+
+
+def one_pass() -> list[Row]:
+    """In how many of 40 draws each output of a one-pass LayerNorm is rejected, by mean over deviation."""
+    (case,) = select("layer_norm/either_order/float32/random")
+    rows: list[Row] = []
+    for offset in (1, 3, 5, 10, 30, 100):
+        far = replace(case, x=Draw(offset=float(offset)))
+        counts = dict.fromkeys(("y", "dx", "dweight"), 0)
+        for seed in range(40):
+            expected = golden(far, seed)
+            outputs = OnePass(far, expected.inputs, "pairwise", Arrangement()).outputs()
+            for name in counts:
+                counts[name] += compare_output(name, expected.outputs[name], outputs[name]).outside > 0
+        rows.append({"mean / sigma": f"{offset}"} | {name: f"{count}" for name, count in counts.items()})
+    return rows
+
+
+def expect(case: Case, given: Inputs) -> dict[str, Expected]:
+    """What a case expects on inputs that are not its own."""
+    x, dy, weight, bias = exact_inputs(given)
+    offset, eps = float(case.dialect.weight_offset), case.eps
+    centred = case.op == "layer_norm"
+    w = weight + offset
+    if centred:
+        forward = reference.layer_norm(x, w, bias, eps=eps)
+        dx, dweight, dbias = reference.layer_norm_vjp(dy, x, w, bias, eps=eps)
+    else:
+        forward = reference.rms_norm(x, w, eps=eps)
+        (dx, dweight), dbias = reference.rms_norm_vjp(dy, x, w, eps=eps), None
+    x_hat, rstd, y = forward.x_hat, forward.rstd, forward.y
+    pullback = true_pullback(w, x_hat, rstd, centred=centred)
+    norm = NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, centred=centred, pullback=pullback)
+    return expected_outputs(case, norm, case.dialect)
