@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "conformance": {"jaxtyping", "reference"} | KIT,
     "impl_torch": {"jaxtyping", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping"},
+    "ports": {"conformance.protocol", "equinox", "flax", "haiku", "impl_jax", "jax", "keras"} | BRIDGE,
 }
 
 
