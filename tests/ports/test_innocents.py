@@ -1,46 +1,47 @@
-"""Implementations that nobody here wrote, as they ship: the kit rejects what their ports say it will, and nothing else."""
+"""Implementations that nobody here wrote: a failure is a fault of theirs that is not on record, or of the kit."""
 
 from collections import Counter
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from conformance.cases import CASES, Case
+from conformance.cases import CASES
 from conformance.process import serve_command
-from conformance.runner import PortRun, run_ports
+from conformance.runner import run_ports
 
-# A port, the packages it needs, and how many of all cases at least pass, and fail as it says they will.
-PORTS = [
-    ("ports.equinox", ("equinox", "jax"), 228, 0),
-    ("ports.flax_linen", ("flax", "jax"), 212, 12),
-    ("ports.flax_linen.port:TwoPass", ("flax", "jax"), 228, 0),
-    ("ports.flax_nnx", ("flax", "jax"), 196, 28),
-    ("ports.flax_nnx.port:Careful", ("flax", "jax"), 228, 0),
-    ("ports.haiku", ("haiku", "jax"), 116, 95),
-    ("ports.keras", ("jax", "keras"), 175, 52),
+# Under a compiler, what shows the order of the casts is enough.
+ASKED = {"eager": CASES, "jit": tuple(case for case in CASES if case.name in ("random", "far_from_one", "width_1"))}
+
+
+@dataclass(frozen=True)
+class Innocent:
+    """A port in a mode, and at least how many cases it passes, at most how many it is expected to fail."""
+
+    spec: str
+    mode: str
+    passed: int
+    expected: int
+    packages: tuple[str, ...]
+
+
+INNOCENTS = [
+    Innocent("ports.equinox", "eager", 228, 0, ("equinox", "jax")),
+    Innocent("ports.equinox", "jit", 20, 0, ("equinox", "jax")),
+    Innocent("ports.flax_linen", "eager", 214, 10, ("flax", "jax")),
+    Innocent("ports.flax_linen", "jit", 20, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen.port:TwoPass", "eager", 228, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen.port:TwoPass", "jit", 20, 0, ("flax", "jax")),
+    Innocent("ports.flax_nnx", "eager", 198, 26, ("flax", "jax")),
+    Innocent("ports.flax_nnx", "jit", 12, 8, ("flax", "jax")),
+    Innocent("ports.flax_nnx.port:Careful", "eager", 228, 0, ("flax", "jax")),
+    Innocent("ports.flax_nnx.port:Careful", "jit", 20, 0, ("flax", "jax")),
+    Innocent("ports.haiku", "eager", 116, 95, ("haiku", "jax")),
+    Innocent("ports.haiku", "jit", 6, 5, ("haiku", "jax")),
+    Innocent("ports.keras", "eager", 175, 52, ("jax", "keras")),
+    Innocent("ports.keras", "jit", 12, 8, ("jax", "keras")),
 ]
-SPECS = [spec for spec, *_ in PORTS]
-
-# What a compiler may change: op by op, the faults must show as the ports say, too.
-TELLING = tuple(
-    case
-    for case in CASES
-    if (case.op, case.name) in {("layer_norm", name) for name in ("random", "constant_rows", "mean_300", "width_1")}
-    and case.dialect.name in ("either_order", "scale_then_cast")
-)
-
-
-def judge(spec: str, packages: tuple[str, ...], cases: tuple[Case, ...], mode: str, seed: int) -> tuple[PortRun, Counter]:
-    """Run a port as a process, if its packages are there; nothing may fail or be an error."""
-    absent = [package for package in packages if find_spec(package) is None]
-    if absent:
-        pytest.skip(f"needs {', '.join(absent)}")
-    [run] = run_ports({spec: serve_command(spec)}, cases, mode=mode, seed=seed, timeout=300)
-    assert not run.failure
-    assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
-    return run, Counter(verdict.status for verdict in run.verdicts)
 
 
 @pytest.fixture(autouse=True)
@@ -48,22 +49,15 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-def test_the_table_is_sorted():
-    assert sorted(SPECS) == SPECS
-
-
-@pytest.mark.parametrize(("spec", "packages", "passed", "expected"), PORTS, ids=SPECS)
-def test_every_case_does_as_stated(spec, packages, passed, expected):
-    run, statuses = judge(spec, packages, CASES, "jit", seed=0)
-    assert statuses["pass"] >= passed
-    assert statuses["expected"] == expected
-    failed = [verdict.case.id for verdict in run.verdicts if verdict.status == "expected"]
-    assert run.hello is not None
-    for glob in run.hello.expected:
-        assert any(fnmatchcase(id_, glob) for id_ in failed), f"{glob} expects nothing"
-
-
-@pytest.mark.parametrize(("spec", "packages"), [port[:2] for port in PORTS], ids=SPECS)
-def test_telling_cases_do_as_stated_in_eager_mode(spec, packages):
-    _, statuses = judge(spec, packages, TELLING, "eager", seed=1)
-    assert statuses["pass"] >= len(TELLING) // 2
+@pytest.mark.parametrize("innocent", INNOCENTS, ids=lambda innocent: f"{innocent.spec}-{innocent.mode}")
+def test_it_is_not_accused_of_what_is_not_on_record(innocent):
+    missing = [package for package in innocent.packages if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]}")
+    command = {innocent.spec: serve_command(innocent.spec)}
+    [run] = run_ports(command, ASKED[innocent.mode], mode=innocent.mode, seed=1, timeout=300)
+    assert not run.failure
+    assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
+    counts = Counter(verdict.status for verdict in run.verdicts)
+    assert counts["pass"] >= innocent.passed
+    assert counts["expected"] <= innocent.expected
