@@ -48,7 +48,7 @@ class Port(Careful):
     dtype_is_given = True
     expected = {  # noqa: RUF012
         **ports.flax_linen.port.Port.expected,
-        "*_float32_weight/*": "`dtype` rounds the parameters to half precision first: ratios of 2e2 to 1e4",
+        "*_float32_weight/*": "`dtype` rounds the parameters to half precision first: ratios of 1e2 to 1e4",
     }
     expected_in_jit = ports.flax_linen.port.Port.expected_in_jit
     by_chance = ports.flax_linen.port.Port.by_chance
