@@ -45,7 +45,7 @@ class Port(conformance.port.Port):
         return _vjp(function, inputs, dy, **constants)
 
 
-@partial(jax.jit, static_argnames=("function", "order"))
+@partial(jax.jit, static_argnames=("function", "order", "eps"))
 def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple]:
     y, pullback = jax.vjp(partial(function, **constants), *inputs)
     return y, pullback(dy)

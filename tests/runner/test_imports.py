@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping"},
+    "ports": {"conformance.protocol", "equinox", "flax", "haiku", "impl_jax", "jax", "keras"} | BRIDGE,
 }
 
 

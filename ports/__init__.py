@@ -1,0 +1,1 @@
+"""Ports of implementations that nobody here wrote, as they ship."""

@@ -1,0 +1,1 @@
+"""equinox.nn, as it ships."""

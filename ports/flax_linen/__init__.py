@@ -1,0 +1,1 @@
+"""flax.linen, as it ships, and with a variance in two passes."""

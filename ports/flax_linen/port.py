@@ -1,0 +1,57 @@
+"""flax.linen's RMSNorm and LayerNorm: as they ship, and with LayerNorm's variance in two passes."""
+
+from flax import linen
+from jax import Array
+
+import ports.jax_library
+
+
+class TwoPass(ports.jax_library.Port):
+    """`use_fast_variance=False`, and `dtype=x.dtype`: without it, a float32 weight promotes y."""
+
+    name = "flax_linen, two passes"
+    packages = ("flax",)
+    use_fast_variance = False
+
+    def rms_norm(self, x: Array, weight: Array | None, *, eps: float, order: str = "scale_then_cast") -> Array:
+        norm = linen.RMSNorm(epsilon=eps, dtype=x.dtype, use_scale=weight is not None)
+        return _apply(norm, x, scale=weight)
+
+    def layer_norm(
+        self, x: Array, weight: Array | None, bias: Array | None, *, eps: float, order: str = "scale_then_cast"
+    ) -> Array:
+        norm = linen.LayerNorm(
+            epsilon=eps,
+            dtype=x.dtype,
+            use_scale=weight is not None,
+            use_bias=bias is not None,
+            use_fast_variance=self.use_fast_variance,
+        )
+        return _apply(norm, x, scale=weight, bias=bias)
+
+
+class Port(TwoPass):
+    """As they ship: LayerNorm's variance is E[x²] - E[x]², in one pass, which cancels where the mean is large."""
+
+    name = "flax_linen"
+    use_fast_variance = True
+    expected = {  # noqa: RUF012
+        "layer_norm/*/mean_*": "E[x²] - E[x]² at a large mean: ratios of 2 to 9e8",
+        "layer_norm/either_order/float32/constant_rows": "E[x²] - E[x]² leaves rounding for zero: ratios of 16 to 5e4",
+    }
+    expected_in_jit = {  # noqa: RUF012
+        # In half precision x² is exact, and dividing by 33 gives zero; XLA multiplies by the rounded 1/33.
+        "layer_norm/scale_then_cast/*/constant_rows": "E[x²] - E[x]² leaves rounding for zero: ratios of 80 to 2e3",
+    }
+    by_chance = {  # noqa: RUF012
+        "layer_norm/either_order/float64/constant_rows": "E[x²] - E[x]² is not zero in 15 seeds of 16",
+        "layer_norm/either_order/float32/width_[23]": "E[x²] - E[x]² cancels in 3 seeds of 16, where a row's values are close",
+        "layer_norm/scale_then_cast/bfloat16/mean_30": "E[x²] - E[x]² shows in 6 seeds of 16",
+    }
+
+
+def _apply(norm: linen.Module, x: Array, **parameters: Array | None) -> Array:
+    present = {name: parameter for name, parameter in parameters.items() if parameter is not None}
+    y = norm.apply({"params": present}, x)
+    assert isinstance(y, Array)  # and not a pair with state that changed: these layers have none
+    return y

@@ -1,0 +1,1 @@
+"""flax.nnx, as it ships, and with the settings that conform."""

@@ -1,0 +1,62 @@
+"""flax.nnx's RMSNorm and LayerNorm: as they ship, and with the settings that conform."""
+
+from flax import nnx
+from jax import Array
+
+import ports.flax_linen.port
+import ports.jax_library
+
+
+class Careful(ports.jax_library.Port):
+    """`use_fast_variance=False`, and no `dtype`: y, which float32 parameters promote, is cast to x's dtype outside."""
+
+    name = "flax_nnx, careful"
+    packages = ("flax",)
+    use_fast_variance = False
+    dtype_is_given = False
+
+    def rms_norm(self, x: Array, weight: Array | None, *, eps: float, order: str = "scale_then_cast") -> Array:
+        norm = nnx.RMSNorm(
+            x.shape[-1],
+            epsilon=eps,
+            dtype=x.dtype if self.dtype_is_given else None,
+            use_scale=weight is not None,
+            rngs=nnx.Rngs(0),
+        )
+        return _with(norm, scale=weight)(x).astype(x.dtype)
+
+    def layer_norm(
+        self, x: Array, weight: Array | None, bias: Array | None, *, eps: float, order: str = "scale_then_cast"
+    ) -> Array:
+        norm = nnx.LayerNorm(
+            x.shape[-1],
+            epsilon=eps,
+            dtype=x.dtype if self.dtype_is_given else None,
+            use_scale=weight is not None,
+            use_bias=bias is not None,
+            use_fast_variance=self.use_fast_variance,
+            rngs=nnx.Rngs(0),
+        )
+        return _with(norm, scale=weight, bias=bias)(x).astype(x.dtype)
+
+
+class Port(Careful):
+    """As they ship, and `dtype=x.dtype`; LayerNorm's variance is that of flax.linen, in one pass."""
+
+    name = "flax_nnx"
+    use_fast_variance = True
+    dtype_is_given = True
+    expected = {  # noqa: RUF012
+        **ports.flax_linen.port.Port.expected,
+        "*_float32_weight/*": "`dtype` rounds the parameters to half precision first: ratios of 1e2 to 1e4",
+    }
+    expected_in_jit = ports.flax_linen.port.Port.expected_in_jit
+    by_chance = ports.flax_linen.port.Port.by_chance
+
+
+def _with(norm: nnx.Module, **parameters: Array | None) -> nnx.Module:
+    """The module with the parameters that are given in place of its own."""
+    for name, parameter in parameters.items():
+        if parameter is not None:
+            setattr(norm, name, nnx.Param(parameter))
+    return norm

@@ -1,0 +1,1 @@
+"""dm-haiku, as it ships."""
