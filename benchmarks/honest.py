@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.sums import SUMS, fused
 from conformance.cases import Case
 from conformance.rounding import NUMPY_DTYPES
-from conformance.tolerances import compute_dtype
+from conformance.values import honest
 
 Array = np.ndarray
 
@@ -49,7 +49,7 @@ class Honest:
     def __init__(self, case: Case, given: dict[str, Array], order: str, arrangement: Arrangement):
         self.case, self.order, self.arrangement = case, order, arrangement
         self.n = case.shape[-1]
-        self.storage, self.compute = NUMPY_DTYPES[case.dtype], NUMPY_DTYPES[compute_dtype(case.dtype)]
+        self.storage, self.compute = NUMPY_DTYPES[case.dtype], NUMPY_DTYPES[honest(case.dtype).forward]
         self.x, self.dy = given["x"].astype(self.compute), given["dy"].astype(self.compute)
         stored = given.get("weight", np.ones(self.n)).astype(self.compute)
         self.w = stored + self.compute.type(case.dialect.weight_offset)

@@ -14,7 +14,7 @@ from benchmarks.sums import SUMS
 from conformance.cases import CASES, OPS, select
 from conformance.compare import compare_output
 from conformance.golden import golden
-from conformance.tolerances import compute_dtype
+from conformance.values import honest
 
 SHALLOW = ("pairwise", "32 lanes", "Kahan")
 TWO_PASSES = tuple(arrangement for arrangement in ARRANGEMENTS if arrangement.variance != "welford")
@@ -71,7 +71,7 @@ def test_the_honest_norms_compute_in_the_compute_dtype():
     """Else they would prove nothing: a float64 sum has no float32 noise."""
     for case in select("*/random"):
         norm = Honest(case, golden(case).inputs, "pairwise", Arrangement("welford"))
-        assert norm.rstd.dtype == norm.dx().dtype == norm.y().dtype == np.dtype(compute_dtype(case.dtype))
+        assert norm.rstd.dtype == norm.dx().dtype == norm.y().dtype == np.dtype(honest(case.dtype).forward)
 
 
 @known_gap
