@@ -1,0 +1,79 @@
+"""Implementations that nobody here wrote, before the kit's judge.
+
+A failure is a fault of theirs that is not on record, or one of the kit's.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from conformance.cases import CASES
+from conformance.process import serve_command
+from conformance.runner import run_ports
+
+# Compiling takes seconds for every op, dtype and dialect: under a compiler, what shows the order of the casts is enough.
+ASKED = {"eager": CASES, "jit": tuple(case for case in CASES if case.name in ("random", "far_from_one", "width_1"))}
+
+
+@dataclass(frozen=True)
+class Innocent:
+    """A port in a mode, and at least how many cases it passes, at most how many it is expected to fail."""
+
+    spec: str
+    mode: str
+    passed: int
+    expected: int
+    packages: tuple[str, ...]
+
+
+INNOCENTS = [
+    Innocent("ports.mlx", "eager", 180, 56, ("mlx",)),
+    Innocent("ports.mlx", "jit", 10, 10, ("mlx",)),
+    Innocent("ports.onnxruntime", "eager", 180, 0, ("onnx", "onnxruntime")),
+    Innocent("ports.onnxruntime.port:Simplified", "eager", 104, 4, ("onnx", "onnxruntime")),
+    Innocent("ports.torch_nn", "eager", 180, 58, ("torch",)),
+    Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
+    Innocent("ports.torch_nn.port:Forward", "eager", 237, 1, ("torch",)),
+    Innocent("ports.torch_nn.port:Forward", "jit", 20, 0, ("torch",)),
+    Innocent("ports.transformers.port:Gemma", "eager", 12, 4, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Llama", "eager", 96, 21, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Llama", "jit", 5, 5, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Qwen3", "eager", 96, 21, ("torch", "transformers")),
+    Innocent("ports.transformers.port:T5", "eager", 88, 29, ("torch", "transformers")),
+]
+
+
+@pytest.fixture(autouse=True)
+def _where_the_ports_are_found(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("innocent", INNOCENTS, ids=lambda innocent: f"{innocent.spec}-{innocent.mode}")
+def test_it_is_not_accused_of_what_is_not_on_record(innocent):
+    missing = [package for package in innocent.packages if find_spec(package) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]}")
+    command = {innocent.spec: serve_command(innocent.spec)}
+    [run] = run_ports(command, ASKED[innocent.mode], mode=innocent.mode, seed=1, timeout=300)
+    assert not run.failure
+    assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
+    counts = Counter(verdict.status for verdict in run.verdicts)
+    assert counts["pass"] >= innocent.passed
+    assert counts["expected"] <= innocent.expected
+
+
+@pytest.mark.skipif(find_spec("torch") is None or find_spec("transformers") is None, reason="no torch, or no transformers")
+def test_torch_compile_keeps_the_order_of_llama_if_it_is_told_to(monkeypatch):
+    """The port says that it has its source's order then, not the other one, and it does."""
+    monkeypatch.setenv("TORCHINDUCTOR_EMULATE_PRECISION_CASTS", "1")
+    spec = "ports.transformers.port:Llama"
+    cases = tuple(case for case in ASKED["jit"] if (case.op, case.dtype) == ("rms_norm", "bfloat16"))
+    [run] = run_ports({spec: serve_command(spec)}, cases, timeout=300)
+    assert run.hello is not None, run.failure
+    assert run.hello.orders == ("cast_then_scale",)
+    assert {verdict.status for verdict in run.verdicts} == {"pass", "skip"}
+    passed = {verdict.case.dialect.name for verdict in run.verdicts if verdict.status == "pass"}
+    assert passed == {"cast_then_scale", "cast_then_scale_float32_weight"}
