@@ -1,1 +1,1 @@
-"""Ports of implementations that nobody here wrote, as they ship."""
+"""Ports of norms that were not written here, as they ship: one folder each, run as `ports.mlx`, say."""

@@ -1,0 +1,1 @@
+"""MLX before the kit."""

@@ -1,0 +1,1 @@
+"""onnxruntime before the kit."""
