@@ -38,8 +38,8 @@ class Expected:
             return self._intervals[scale]
         with np.errstate(all="ignore"):
             ends = [placement(scale) for placement in self.placements]
-            lower = round_to(np.minimum.reduce([low for low, _ in ends]), self.dtype)
-            upper = round_to(np.maximum.reduce([high for _, high in ends]), self.dtype)
+            lower = round_to(np.fmin.reduce([low for low, _ in ends]), self.dtype)
+            upper = round_to(np.fmax.reduce([high for _, high in ends]), self.dtype)
         if self.value.size <= KEPT_ELEMENTS:
             self._intervals[scale] = lower, upper
         return lower, upper

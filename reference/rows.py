@@ -5,8 +5,11 @@ from jaxtyping import Float64
 
 
 def sum_rows(a: Float64[np.ndarray, "*batch d"]) -> Float64[np.ndarray, " d"]:
-    """Sum over every axis but the last; a single row is its own sum, and no rows sum to zeros."""
-    return a.reshape(-1, a.shape[-1]).sum(axis=0)
+    """Sum over every axis but the last; a single row is its own sum, and no rows sum to zeros.
+
+    Laid out along the rows, so that NumPy adds pairwise: row by row, thousands of equal ones would drift.
+    """
+    return np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T).sum(axis=-1)
 
 
 def check_rows(op: str, x: np.ndarray, *, dy: np.ndarray | None = None, **parameters: np.ndarray | None) -> None:
