@@ -35,17 +35,23 @@ def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
     """One rounding, at the end; dx also in groups of paths. `dtype` is x's."""
     placements = unrounded(norm, budget)
-    g = norm.dy * norm.pullback.w
-    placements["dx"] += [_dx(norm, budget, (g, g), dtype, groups) for groups in _groups(norm)]
+
+    def g() -> Interval:
+        exact = norm.dy * norm.pullback.w
+        return exact, exact
+
+    placements["dx"] += [_dx(norm, budget, g, dtype, groups) for groups in _groups(norm)]
     return placements
 
 
 def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dtype: str) -> Placements:
     """x_hat is rounded to x's `dtype`, then multiplied; the product has the `output_dtype`."""
     placements = scale_then_cast(norm, budget, dtype)
-    g = _rounded(_product((norm.dy, norm.dy), norm.pullback.w), dtype)
     x_hat = _around(norm.x_hat, budget.x_hat)
     multiplicand = _around(norm.pullback.multiplicand, budget.x_hat)
+
+    def g() -> Interval:
+        return _rounded(_product((norm.dy, norm.dy), norm.pullback.w), dtype)
 
     def cast(s: float) -> Interval:
         return _rounded(x_hat(s), dtype)
@@ -72,25 +78,24 @@ def _groups(norm: NormValues) -> tuple[Groups, ...]:
     return ((0,), (1, 2)), ((0, 1), (2,)), ((0,), (1,), (2,))
 
 
-def _dx(norm: NormValues, budget: NormBudget, g: Interval, dtype: str, groups: Groups) -> Placement:
+def _dx(norm: NormValues, budget: NormBudget, g: Callable[[], Interval], dtype: str, groups: Groups) -> Placement:
     """dx from g, its paths added in groups; where there are several, each is rounded before they are added.
 
     A g between two numbers may have been rounded the other way, which moves dx by `flip`. Every group carries the error
     of dx, and rstd's on its own size, which does not shrink where the groups cancel. Where a rounded path overflows
     though dx does not, the placement admits nothing: NaN.
     """
-    low, high = g
-    paths, doubt = norm.pullback.dx_paths(low), high - low
-    size = np.abs(norm.x_hat)
-    flip = norm.rstd * (doubt + (mean(doubt) if norm.centred else 0.0) + size * mean(doubt * size))
-    parts = [sum((paths[i] for i in group), np.zeros_like(norm.x)) for group in groups]
+    zeros = np.zeros_like(norm.x)
 
     def placement(s: float) -> Interval:
+        low, high = g()
+        paths, doubt, size = norm.pullback.dx_paths(low), high - low, np.abs(norm.x_hat)
+        flip = norm.rstd * (doubt + (mean(doubt) if norm.centred else 0.0) + size * mean(doubt * size))
+        parts = [sum((paths[i] for i in group), zeros) for group in groups]
         if len(parts) == 1:
             return parts[0] - flip - s * budget.dx, parts[0] + flip + s * budget.dx
         widths = [flip + s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
         ends = [_rounded((part - width, part + width), dtype) for part, width in zip(parts, widths, strict=True)]
-        zeros = np.zeros_like(norm.x)
         low, high = sum((end[0] for end in ends), zeros), sum((end[1] for end in ends), zeros)
         overflows = np.isfinite(norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
         return np.where(overflows, np.nan, low), np.where(overflows, np.nan, high)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -39,7 +40,8 @@ class Port:
     x, weight and bias are what `to_tensor` made; weight and bias may be None. `order` is passed in half precision only,
     where it makes a difference: give it a default. `weight_offset` is passed unless `weight_offsets` is (0,).
     `self.device` and `self.jit` say where and how to run. `expected` maps globs of case ids that are known to fail to the
-    reason; a case so listed that passes is a failure.
+    reason; a case so listed that passes is a failure. `skips` maps globs of those not to be answered, where chance decides,
+    say.
     """
 
     name = "port"
@@ -47,6 +49,7 @@ class Port:
     orders: tuple[str, ...] = ("cast_then_scale", "scale_then_cast")
     weight_offsets: tuple[int, ...] = (0, 1)
     expected: Mapping[str, str] = MappingProxyType({})
+    skips: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         self.device = device
@@ -67,6 +70,10 @@ class Port:
     def lay_out(self, tensor: Any, layout: str) -> Any:
         """The same values with other strides: permuted, sliced, strided or expanded."""
         raise Skip("no strides to lay tensors out with")
+
+    def forward(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
+        """y alone, where no gradients are asked for; compiled, where `self.jit` says so."""
+        return function(*inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         """y = function(*inputs, **constants), and the gradients of ⟨y, dy⟩ for every input (None for a None).
@@ -100,6 +107,9 @@ class Port:
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns."""
+        reason = next((reason for glob, reason in self.skips.items() if fnmatchcase(call.case, glob)), None)
+        if reason is not None:
+            raise Skip(reason)
         names = OPS[call.op]
         inputs = tuple(given.get(name) for name in names)
         constants: dict[str, Any] = {"eps": call.eps}
@@ -110,7 +120,7 @@ class Port:
 
         function = getattr(self, call.op)
         if call.asked == ("y",):
-            outputs = {"y": function(*inputs, **constants)}
+            outputs = {"y": self.forward(function, inputs, constants)}
         else:
             y, gradients = self.vjp(function, inputs, given["dy"], constants)
             outputs = {"y": y} | {f"d{name}": gradient for name, gradient in zip(names, gradients, strict=True)}

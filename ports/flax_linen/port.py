@@ -43,7 +43,7 @@ class Port(TwoPass):
         # In half precision x² is exact, and dividing by 33 gives zero; XLA multiplies by the rounded 1/33.
         "layer_norm/scale_then_cast/*/constant_rows": "E[x²] - E[x]² leaves rounding for zero: ratios of 80 to 2e3",
     }
-    by_chance = {  # noqa: RUF012
+    skips = {  # noqa: RUF012
         "layer_norm/either_order/float64/constant_rows": "E[x²] - E[x]² is not zero in 15 seeds of 16",
         "layer_norm/either_order/float32/width_[23]": "E[x²] - E[x]² cancels in 3 seeds of 16, where a row's values are close",
         "layer_norm/scale_then_cast/bfloat16/mean_30": "E[x²] - E[x]² shows in 6 seeds of 16",

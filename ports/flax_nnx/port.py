@@ -51,7 +51,7 @@ class Port(Careful):
         "*_float32_weight/*": "`dtype` rounds the parameters to half precision first: ratios of 1e2 to 1e4",
     }
     expected_in_jit = ports.flax_linen.port.Port.expected_in_jit
-    by_chance = ports.flax_linen.port.Port.by_chance
+    skips = ports.flax_linen.port.Port.skips
 
 
 def _with(norm: nnx.Module, **parameters: Array | None) -> nnx.Module:

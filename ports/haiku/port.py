@@ -17,7 +17,7 @@ class Port(ports.jax_library.Port):
     expected = {  # noqa: RUF012
         "*/scale_then_cast/*": "statistics, products and sums are in x's dtype: ratios of 3e2 up to infinity",
     }
-    by_chance = {  # noqa: RUF012
+    skips = {  # noqa: RUF012
         "layer_norm/scale_then_cast/bfloat16/width_1": "six values of dy may add up exactly in bfloat16",
     }
 

@@ -48,7 +48,7 @@ class Simplified(Port):
     """SimplifiedLayerNormalization, onnxruntime's own RMSNorm, which its optimiser makes of the nodes of an exported model."""
 
     name = "onnxruntime simplified"
-    layer_norm = None
+    layer_norm = None  # pyright: ignore[reportAssignmentType]
     expected = {"*_float32_weight/float16/*": "y has the dtype of the weight, and x_hat is not rounded"}  # noqa: RUF012
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, **_: Any) -> Array:

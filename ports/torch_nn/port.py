@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,6 +46,3 @@ class Forward(Port):
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
         self.expected = {"layer_norm/*/bfloat16/width_1": WIDTH_1} if device == "cpu" and not jit else {}
-        if jit:  # the base compiles what it takes gradients of
-            self.rms_norm = torch.compile(self.rms_norm, fullgraph=True, dynamic=True)
-            self.layer_norm = torch.compile(self.layer_norm, fullgraph=True, dynamic=True)

@@ -44,11 +44,11 @@ class Llama(impl_torch.port.Port):
     def versions(self) -> dict[str, str]:
         return super().versions() | {"transformers": transformers.__version__}
 
-    def run(self, call: Call, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if "weight" not in tensors:
+    def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
+        if "weight" not in given:
             raise Skip(f"{self.Norm.__name__} always has a weight")
-        self.module = self.Norm(tensors["x"].shape[-1], call.eps)  # outside of what is compiled
-        return super().run(call, tensors)
+        self.module = self.Norm(given["x"].shape[-1], call.eps)  # outside of what is compiled
+        return super().run(call, given)
 
     def rms_norm(self, x: Tensor, weight: Tensor, **_: Any) -> Tensor:
         return functional_call(self.module, {"weight": weight}, (x,))

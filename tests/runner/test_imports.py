@@ -18,13 +18,14 @@ ROOT = Path(__file__).parents[2]
 KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
 ON_DEMAND = {"hypothesis": {"conformance.fuzz", "conformance.random_cases"}}  # an extra, and the modules that need it
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
+PORTED = {"equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "torch", "transformers"}
 
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping"},
-    "ports": {"conformance.protocol", "equinox", "flax", "haiku", "impl_jax", "jax", "keras"} | BRIDGE,
+    "ports": {"conformance.protocol", "impl_jax", "impl_torch"} | BRIDGE | PORTED,
 }
 
 
