@@ -16,7 +16,9 @@ from conformance.values import Arithmetic, NormValues, Pullback, Sum, honest
 Array = np.ndarray
 Backward = Literal["autograd", "formula"]
 BACKWARDS: tuple[Backward, ...] = get_args(Backward)
-Step = Literal["x", "weight", "mean", "centred", "squares", "mean_square", "rstd", "x_hat", "y", "dy_x_hat"]
+Step = Literal[
+    "x", "weight", "bias", "mean", "centred", "squares", "mean_square", "rstd", "x_hat", "y", "dy_x_hat", "dweight", "dbias"
+]
 Precision = DType | Literal["storage"] | int
 """A dtype; x's own; or a number of significant bits."""
 
@@ -142,7 +144,8 @@ class Norm:
 
         def parameter_gradients(terms: Array) -> tuple[Array, Array]:
             dw = self._sum_rows("dweight", self.weight_rows(terms))
-            return self._through_parameters(dw, db) if backward == "autograd" else (dw, db)
+            dweight, dbias = self._through_parameters(dw, db) if backward == "autograd" else (dw, db)
+            return self._rounded("dweight", dweight), self._rounded("dbias", dbias)
 
         multiplicand = self.multiplicand(s) + np.zeros_like(s.x)
         dweight, dbias = parameter_gradients(self._rounded("dy_x_hat", s.dy * multiplicand))
@@ -180,7 +183,7 @@ class Norm:
         x_hat = self._rounded("x_hat", shifted * rstd)
 
         w, b = self.parameters(self._rounded("weight", self.weight), self.bias, self.offset)
-        w, b = self._rounded("weight", w), b + np.zeros_like(w)
+        w, b = self._rounded("weight", w), self._rounded("bias", b + np.zeros_like(w))
         y = self._rounded("y", (w * x_hat + b) * self.written(x))
 
         step = 1e-20 * mean_square.astype(np.float64) + 1e-290  # of the complex step that differentiates rstd

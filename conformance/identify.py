@@ -38,6 +38,7 @@ BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 VARIANTS: dict[str, Callable[[Norm], Norm]] = {
     "": lambda norm: norm,
     "the weight rounded first": BY_ID["weight_in_storage_dtype"].alter,
+    "weight and bias rounded first": BY_ID["parameters_in_storage_dtype"].alter,
     "every step in x's dtype": BY_ID["computed_in_storage_dtype"].alter,
 }
 

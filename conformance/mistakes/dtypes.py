@@ -35,6 +35,7 @@ MISTAKES = (
         DTYPE_ALONE,
         "transformers#30236, minimind#665; flax, unless it is given a dtype",
         hidden=NO_MIX,
+        dialect=True,
     ),
     Mistake(
         "y_demoted",
@@ -43,6 +44,7 @@ MISTAKES = (
         DTYPE_ALONE,
         "transformers#30236, minimind#665",
         hidden=NO_MIX,
+        dialect=True,
     ),
     Mistake(
         "y_in_float32",
@@ -51,6 +53,7 @@ MISTAKES = (
         DTYPE_ALONE,
         "transformers#30236",
         hidden=NOT_HALF,
+        dialect=True,
     ),
     Mistake(
         "dx_in_float32",

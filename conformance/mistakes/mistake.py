@@ -28,6 +28,8 @@ class Mistake:
         Where it was seen: an issue of the project named, or a statement of how it comes about.
     hidden
         The dtypes in which no case can show it, each with the reason; every other dtype has a case that rejects it.
+    dialect
+        Whether it is what another dialect does, and right there.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Mistake:
     evidence: str = "planted: a slip of the pen that a test must see"
     ops: tuple[Op, ...] = OPS
     hidden: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    dialect: bool = False
 
     @lru_cache(maxsize=KEPT)  # noqa: B019 - the catalogue lives as long as the program
     def outputs(self, case: Case, seed: int = 0, backward: Backward = "autograd") -> dict[str, Expected]:

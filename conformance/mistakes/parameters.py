@@ -42,6 +42,7 @@ MISTAKES = (
         lambda norm: replace(norm, offset=0.0),
         "y is too small by x_hat: near zero for a weight stored as its distance from one.",
         "llama.cpp#5631",
+        dialect=True,
     ),
     Mistake(
         "offset_unasked",
@@ -49,6 +50,7 @@ MISTAKES = (
         lambda norm: replace(norm, offset=1.0),
         "y is too large by x_hat.",
         "llama.cpp#5631",
+        dialect=True,
     ),
     Mistake(
         "offset_twice",

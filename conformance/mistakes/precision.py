@@ -96,6 +96,7 @@ MISTAKES = (
         "TransformerEngine#1132, transformers#38131, vllm#42325, sglang#25920; torch.compile and XLA, which elide casts: "
         "pytorch#177163, pytorch#158699",
         hidden=dict.fromkeys(NO_NARROWER, "there is no cast: both orders are one"),
+        dialect=True,
     ),
     _rounds(
         "x_in_bfloat16",
@@ -127,6 +128,14 @@ MISTAKES = (
         {"weight": "storage"},
         "A quarter of the elements differ by one ulp.",
         "vllm#3653, vllm#29810",
+        hidden=NO_NARROWER,
+    ),
+    _rounds(
+        "parameters_in_storage_dtype",
+        "float32 parameters are cast to x's dtype before they are used, and their gradients come back through the cast",
+        {"weight": "storage", "bias": "storage", "dweight": "storage", "dbias": "storage"},
+        "A quarter of the elements differ by one ulp; dweight and dbias have half precision's digits in float32.",
+        "keras under mixed precision (RMSNormalization); flax nnx, given a dtype",
         hidden=NO_NARROWER,
     ),
     _rounds(

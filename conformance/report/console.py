@@ -89,6 +89,8 @@ def in_words(cause: Cause, command: str) -> list[Text]:
     dtypes = ", ".join(dict.fromkeys(verdict.case.dtype for verdict in cause.verdicts))
     title = Text.assemble((cause.port, "bold"), ": ", (cause.what, "red"), f"  ({count} case{'s' * (count != 1)}: {dtypes})")
     details = [f"diagnosis   {cause.evidence}"] if cause.evidence else []
+    details += [f"            next best is {cause.runner_up}"] if cause.runner_up else []
+    details += ["            `conformance identify` says which dialect it is"] if cause.dialect else []
     details.append(f"example     {example.case.id}  {list(example.case.shape)}")
     if output and output.worst:
         where = ", ".join(map(str, output.worst.index))

@@ -33,6 +33,8 @@ def as_json(report: Report) -> str:
                 "port": cause.port,
                 "what": cause.what,
                 "evidence": cause.evidence,
+                "runner_up": cause.runner_up,
+                "dialect": cause.dialect,
                 "cases": [verdict.case.id for verdict in cause.verdicts],
                 "example": cause.example.case.id,
                 "command": report.command(cause.example),

@@ -34,13 +34,16 @@ class Cell:
 class Cause:
     """What one port did wrong, once, for all the cases that show it.
 
-    `what` is in words; `evidence` says how well a known mistake agrees, and is empty where none does.
+    `what` is in words; `evidence` says how well a known mistake agrees, and is empty where none does; `runner_up` is the
+    next best. `dialect`: it is what another dialect does, and right there.
     """
 
     port: str
     what: str
     verdicts: tuple[Verdict, ...]
     evidence: str = ""
+    runner_up: str = ""
+    dialect: bool = False
 
     @property
     def example(self) -> Verdict:
@@ -139,8 +142,21 @@ def known(port: str, diagnoses: Sequence[Diagnosis]) -> Cause:
     agreeing, judged = sum(d.agreeing for d in diagnoses), sum(d.judged for d in diagnoses)
     verdicts = tuple(verdict for diagnosis in diagnoses for verdict in diagnosis.explained)
     residual = max(diagnosis.residual for diagnosis in diagnoses)
-    evidence = f"agrees with the mistake {mistake.id} in {agreeing} of {judged} cases, to within {residual:.2f} tolerances"
-    return Cause(port, mistake.sentence, verdicts, evidence)
+    outputs, failing = sum(d.outputs for d in diagnoses), sum(d.failing for d in diagnoses)
+    evidence = (
+        f"{mistake.id} agrees with {agreeing} of {judged} cases and explains {outputs} of {failing} failing outputs, "
+        f"to within {residual:.2f} tolerances"
+    )
+    others = [d.runner_up for d in diagnoses if d.runner_up]
+    runner_up = max(others, key=lambda other: other[1], default=None)
+    return Cause(
+        port,
+        f"speaks another dialect: {mistake.sentence}" if mistake.dialect else mistake.sentence,
+        verdicts,
+        evidence,
+        f"{runner_up[0].id}, which explains {runner_up[1]}" if runner_up else "",
+        mistake.dialect,
+    )
 
 
 def unexplained(port: str, group: Sequence[Verdict]) -> Cause:

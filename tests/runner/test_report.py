@@ -106,7 +106,8 @@ def test_a_known_mistake_is_one_cause_for_all_its_cases():
     assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
     cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes
     assert cause.what == mistake.sentence
-    assert cause.evidence == "agrees with the mistake weight_missing in 6 of 7 cases, to within 0.00 tolerances"
+    assert cause.evidence.startswith("weight_missing agrees with 6 of 7 cases and explains ")
+    assert cause.evidence.endswith(", to within 0.00 tolerances")
     assert [verdict.case.name for verdict in cause.verdicts] == ["random", "spike"] * 2
     assert (other.verdicts[0].case.name, other.evidence) == ("std_0.05", "")
 

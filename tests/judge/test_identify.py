@@ -1,0 +1,98 @@
+"""Whatever dialect an implementation follows is told from its numbers, whichever was asked for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conformance.cases import OPS
+from conformance.identify import DECIDES, identify, matches
+from conformance.mistakes import MISTAKES
+from conformance.protocol import Hello
+from conformance.rounding import DTYPES
+from conformance.simulation import STYLES, play
+
+BY_ID = {mistake.id: mistake for mistake in MISTAKES}
+HELLO = Hello("port", OPS, DTYPES, ("cast_then_scale",), (0,), gradients=True)
+
+
+def findings(op, mistake=None, hello=HELLO, style=1):
+    """What is found out of a port in one order that makes a mistake, or none: half weight, float32 weight, eps."""
+    return identify(op, hello, lambda case: play(case, 0, STYLES[style], BY_ID.get(mistake))["y"])
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("mistake", "half", "mixed"),
+    [
+        (None, "cast_then_scale; y is bfloat16", "cast_then_scale; y is float32"),
+        ("other_order", "scale_then_cast; y is bfloat16", "scale_then_cast; y is float32"),
+        ("offset_unasked", "cast_then_scale, weight offset 1; y is bfloat16", "cast_then_scale, weight offset 1; y is float32"),
+        (
+            "weight_in_storage_dtype",
+            "cast_then_scale; y is bfloat16",
+            "cast_then_scale, the weight rounded first; y is float32",
+        ),
+        ("y_demoted", "cast_then_scale; y is bfloat16", "cast_then_scale; y is bfloat16"),
+    ],
+)
+def test_order_offset_and_dtypes_are_told(op, mistake, half, mixed):
+    told = findings(op, mistake)
+    assert [finding.found for finding in told] == [half, mixed, "inside the root, as asked"]
+    assert all(finding.told for finding in told)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("mistake", "found"),
+    [
+        ("eps_outside_root", "outside the root, as asked"),
+        ("eps_1e-06", "inside the root, hard-coded at 1e-06"),
+        ("eps_twice", "inside the root, but not what is asked"),
+        ("eps_missing", "left out"),
+        ("eps_clamps", "neither under the root nor added to it"),
+    ],
+)
+def test_eps_is_told(op, mistake, found):
+    assert findings(op, mistake)[-1].found == found
+
+
+def test_every_step_in_half_precision_is_told():
+    assert "every step in x's dtype" in findings("rms_norm", "computed_in_storage_dtype")[0].found
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("style", range(len(STYLES)))
+def test_the_right_dialect_stands_far_above_the_next(op, style):
+    def ask(case):
+        y = play(case, 0, STYLES[style])["y"]
+        if case.dialect.order == "either_order":
+            return y
+        best, runner_up, *_ = matches(case, y)
+        assert best.share > 0.999
+        assert runner_up.share < 0.9
+        return y
+
+    identify(op, HELLO, ask)
+
+
+def test_what_follows_no_dialect_is_not_told():
+    told = identify("rms_norm", HELLO, lambda case: np.ones(case.shape, np.float32))
+    assert [finding.told for finding in told] == [False, False, False]
+    assert all("no known dialect" in finding.found for finding in told[:2])
+
+
+def test_a_port_without_half_precision_has_no_cast_to_tell():
+    order, eps = findings("layer_norm", hello=replace(HELLO, dtypes=("float64",)))
+    assert (order.found, eps.found) == ("not to be told", "inside the root, as asked")
+
+
+def test_a_port_in_half_precision_alone_tells_its_eps_too():
+    told = findings("rms_norm", "eps_1e-06", hello=replace(HELLO, dtypes=("float16",)))
+    assert told[-1].found == "inside the root, hard-coded at 1e-06"
+
+
+def test_what_is_not_answered_is_not_asked():
+    told = identify("rms_norm", HELLO, lambda case: "not on Sundays")
+    assert {(finding.found, finding.evidence) for finding in told} == {("not asked", "not on Sundays")}
+    assert DECIDES > 0.9

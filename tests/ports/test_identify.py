@@ -1,0 +1,52 @@
+"""What dialect other people's norms follow, told from their numbers; skipped where a package is absent."""
+
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+
+from conformance.identify import identify_port
+from conformance.process import PortProcess, serve_command
+from conformance.session import Session
+
+PROMOTED = "scale_then_cast; y is float32"  # nothing is rounded
+SCALE, CAST = "scale_then_cast; y is bfloat16", "cast_then_scale; y is bfloat16"
+NOT_ASKED = "not asked"
+
+# Port, packages, and for both weights, x's own dtype and float32: RMSNorm's dialect, and LayerNorm's where it has one.
+DIALECTS = [
+    ("ports.equinox", "equinox", (SCALE, SCALE), (SCALE, SCALE)),
+    ("ports.flax_linen", "flax", (SCALE, SCALE), (SCALE, SCALE)),
+    (
+        "ports.flax_nnx",
+        "flax",
+        (SCALE, "scale_then_cast, the weight rounded first; y is bfloat16"),
+        (SCALE, "scale_then_cast, weight and bias rounded first; y is bfloat16"),
+    ),
+    ("ports.keras", "keras", (SCALE, "scale_then_cast, the weight rounded first; y is bfloat16"), (SCALE, SCALE)),
+    ("ports.mlx", "mlx", (CAST, PROMOTED), (CAST, PROMOTED)),
+    ("ports.onnxruntime", "onnxruntime", (NOT_ASKED, NOT_ASKED), (SCALE, NOT_ASKED)),
+    ("ports.onnxruntime.port:Simplified", "onnxruntime", (SCALE, NOT_ASKED), None),
+    ("ports.torch_nn", "torch", (SCALE, SCALE), (SCALE, SCALE)),
+    (
+        "ports.transformers.port:Gemma",
+        "transformers",
+        ("scale_then_cast, weight offset 1; y is bfloat16", "scale_then_cast, weight offset 1; y is bfloat16"),
+        None,
+    ),
+    ("ports.transformers.port:Llama", "transformers", (CAST, "cast_then_scale; y is float32"), None),
+    ("ports.transformers.port:Qwen3", "transformers", (CAST, "cast_then_scale; y is float32"), None),
+    ("ports.transformers.port:T5", "transformers", (CAST, PROMOTED), None),
+]
+
+
+@pytest.mark.parametrize(("spec", "package", "rms_norm", "layer_norm"), DIALECTS, ids=[row[0] for row in DIALECTS])
+def test_the_dialect_is_told(spec, package, rms_norm, layer_norm):
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    start = partial(PortProcess, serve_command(spec), device="cpu", mode="eager", timeout=300)
+    with Session(start, timeout=300) as session:
+        found = identify_port(session)
+    expected = {"rms_norm": rms_norm} | ({"layer_norm": layer_norm} if layer_norm else {})
+    assert {op: tuple(finding.found for finding in findings[:-1]) for op, findings in found.items()} == expected
+    assert {findings[-1].found for findings in found.values()} == {"inside the root, as asked"}
