@@ -1,4 +1,4 @@
-"""`python -m benchmarks kit|layers|tolerances|all`: measure, print tables, and write the figures to results/."""
+"""`python -m benchmarks kit|layers|tolerances|diagnosis|all`: measure, print tables, and write the figures to results/."""
 
 import json
 import platform
@@ -16,10 +16,10 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main(
-    what: Annotated[Literal["kit", "layers", "tolerances", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["kit", "layers", "tolerances", "diagnosis", "all"], typer.Argument()] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
 ) -> None:
-    """Measure the kit's own times and memory; the layers against torch.nn, flax and JAX's own; what the tolerances admit."""
+    """Measure the kit's own times and memory; the layers against their peers; the tolerances; and the diagnosis."""
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
 
@@ -33,6 +33,11 @@ def main(
 
         for name, rows in chain(tolerances.tables(), limits.tables(), search.tables()):
             _report(f"tolerances-{name}", rows)
+    if what in ("diagnosis", "all"):
+        from benchmarks.diagnosis import measure_diagnosis
+
+        for name, rows in measure_diagnosis():
+            _report(name, rows)
 
 
 def _report(name: str, rows: list[dict[str, str | float]]) -> None:
