@@ -62,7 +62,8 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
             break
         best = ranked[0]
         explained = [unit for unit in left if _explains(best, unit, seed)]
-        runner_up = (ranked[1], sum(_explains(ranked[1], unit, seed) for unit in _small(left))) if len(ranked) > 1 else None
+        others = [other for other in ranked[1:] if all(other.exact(verdict.case) for verdict, _ in left)]
+        runner_up = (others[0], sum(_explains(others[0], unit, seed) for unit in _small(left))) if others else None
         diagnoses.append(_diagnosis(best, explained, len(failing), judged, runner_up, seed))
         done = {(verdict.case.id, output.output) for verdict, output in explained}
         left = [unit for unit in left if (unit[0].case.id, unit[1].output) not in done]

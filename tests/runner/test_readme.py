@@ -20,7 +20,7 @@ def run(*arguments, cwd=ROOT):
 def without_measurements(text):
     """The text without the figures that a CPU or a clock decides: error ratios, seconds."""
     text = re.sub(r"\bin \d+\.\d s", "in … s", text)
-    text = re.sub(r"by up to \S+ tolerances", "by up to … tolerances", text)
+    text = re.sub(r"(by up to|to within) \S+ tolerances", "… tolerances", text)
     return re.sub(r"(\d+/\d+) \S+", r"\1 …", text).split()
 
 
