@@ -34,12 +34,10 @@ def has_answer(golden: Golden) -> bool:
 
 def _is_undefined(golden: Golden) -> bool:
     """Whether a rounding that the dialect admits overflows, so that infinity may be taken from infinity."""
-    for output in golden.outputs.values():
-        lower, upper = output.interval()
-        undefined = np.isnan(lower) | np.isnan(upper) | ((lower == -inf) & (upper == inf))
-        if np.any(undefined & ~np.isnan(output.value)):
-            return True
-    return False
+    with np.errstate(all="ignore"):
+        ends = [(output.value, *placement(1.0)) for output in golden.outputs.values() for placement in output.placements]
+        undefined = [np.isnan(low) | np.isnan(high) | ((low == -inf) & (high == inf)) for _, low, high in ends]
+    return any(bool(np.any(each & ~np.isnan(value))) for each, (value, *_) in zip(undefined, ends, strict=True))
 
 
 def _is_subnormal(golden: Golden) -> bool:

@@ -15,7 +15,7 @@ from conformance.rounding import unit_roundoff
 
 SCREENED = 6  # failing outputs on which every mistake is tried; those that explain none of them are dropped
 LARGE = 1_000  # elements beyond which a case is asked only whether the mistake found explains it too
-FEW = 0.05  # the share of failing outputs that may stay unexplained beside a mistake found: a guess at them would be a guess
+FEW = 0.05  # the share of failing outputs that are too few to tell a mistake from a coincidence
 FILLS = 2.0**-6  # of a mistake whose size is known by a bound alone: the share of the bound that its errors must reach
 
 Unit = tuple[Verdict, OutputVerdict]
@@ -53,7 +53,7 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
     ]
     diagnoses: list[Diagnosis] = []
     left = failing
-    while left and (not diagnoses or len(left) > FEW * len(failing)):
+    while len(left) > FEW * len(failing):
         found = [diagnosis.mistake for diagnosis in diagnoses]
         ranked = _ranked(MISTAKES, left, judged, seed)
         if not ranked:  # two at once may leave numbers that neither has alone
@@ -62,6 +62,8 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
             break
         best = ranked[0]
         explained = [unit for unit in left if _explains(best, unit, seed)]
+        if len(explained) <= FEW * len(failing):
+            break
         others = [other for other in ranked[1:] if all(other.exact(verdict.case) for verdict, _ in left)]
         runner_up = (others[0], sum(_explains(others[0], unit, seed) for unit in _small(left))) if others else None
         diagnoses.append(_diagnosis(best, explained, len(failing), judged, runner_up, seed))

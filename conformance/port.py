@@ -71,7 +71,7 @@ class Port:
         """The same values with other strides: permuted, sliced, strided or expanded."""
         raise Skip("no strides to lay tensors out with")
 
-    def forward(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
         """y alone, where no gradients are asked for; compiled, where `self.jit` says so."""
         return function(*inputs, **constants)
 
@@ -103,7 +103,10 @@ class Port:
             given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
-        return Answer(outputs, tuple(name for name in given if self._bits(given[name]) != before[name]))
+        overwrote = (
+            name for name in ("x", "dy", "weight", "bias") if name in given and self._bits(given[name]) != before[name]
+        )
+        return Answer(outputs, tuple(overwrote))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns."""
@@ -120,7 +123,7 @@ class Port:
 
         function = getattr(self, call.op)
         if call.asked == ("y",):
-            outputs = {"y": self.forward(function, inputs, constants)}
+            outputs = {"y": self.evaluate(function, inputs, constants)}
         else:
             y, gradients = self.vjp(function, inputs, given["dy"], constants)
             outputs = {"y": y} | {f"d{name}": gradient for name, gradient in zip(names, gradients, strict=True)}

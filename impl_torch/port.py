@@ -59,12 +59,12 @@ class Port(conformance.port.Port):
             case _:
                 return super().lay_out(tensor, layout)
 
-    def forward(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Tensor:
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Tensor:
         return (_compiled(function) if self.jit else function)(*inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
         leaves = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
-        y = self.forward(function, leaves, constants)
+        y = self.evaluate(function, leaves, constants)
         present = [leaf for leaf in leaves if leaf is not None]
         gradients = iter(torch.autograd.grad(y, present, dy))
         return y, tuple(None if leaf is None else next(gradients) for leaf in leaves)
