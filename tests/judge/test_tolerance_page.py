@@ -95,6 +95,15 @@ def test_a_path_of_dx_may_overflow_float16_in_a_placement_that_was_not_taken():
     assert ratio(*path_overflows(), "pairwise", Arrangement(), "dx") <= 1
 
 
+def test_such_a_path_does_not_make_an_infinity_admissible():
+    """rstd·g is 1e5 and rounds to infinity, but dx is 5e4: what that placement returns would be wrong."""
+    (case,) = select("rms_norm/scale_then_cast/float16/random")
+    tensors = {"x": [[0.25, 0.25]], "dy": [[2.5e4, 0.0]], "weight": [1.0, 1.0]}
+    given = {name: np.array(tensor, np.float16) for name, tensor in tensors.items()}
+    ends = expect(replace(case, shape=(1, 2)), given)["dx"].interval()
+    assert np.abs(ends) == pytest.approx(5e4, rel=1e-3)
+
+
 def test_the_golden_adds_many_equal_rows_in_float64():
     assert golden_sum() <= 1
 
