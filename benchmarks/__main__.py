@@ -29,9 +29,9 @@ def main(
 
         _report(f"layers-{device}", measure_layers(device))
     if what in ("tolerances", "all"):
-        from benchmarks import limits, search, tolerances
+        from benchmarks import limits, search, tolerances, welford
 
-        for name, rows in chain(tolerances.tables(), limits.tables(), search.tables()):
+        for name, rows in chain(tolerances.tables(), limits.tables(), welford.tables(), search.tables()):
             _report(f"tolerances-{name}", rows)
     if what in ("diagnosis", "all"):
         from benchmarks.diagnosis import measure_diagnosis

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.honest import ARRANGEMENTS, Honest
+from benchmarks.honest import ARRANGEMENTS, Arrangement, Honest
 from benchmarks.limits import expect
 from conformance.cases import OPS, Case, select
 from conformance.compare import compare_output
@@ -45,22 +45,22 @@ def search() -> list[Row]:
             expected = expect(case, given)
             for order in ("sequential", "pairwise", "32 lanes"):
                 for arrangement in ARRANGEMENTS:
-                    updates = op == "layer_norm" and arrangement.variance == "welford"
-                    column = "Welford" if updates else _column(order, case)
+                    column = _column(case, order, arrangement)
                     for name, out in Honest(case, given, order, arrangement).outputs().items():
                         ratio = compare_output(name, expected[name], out).ratio
                         largest[op, name][column] = max(largest[op, name][column], ratio)
-    columns = ("shallow", "one by one, up to 33", "one by one, longer", "Welford")
+    columns = ("shallow", "one by one, up to 33", "one by one, longer", "Welford, up to 33", "Welford, longer")
     return [
         {"op": op, "output": name} | {column: found.get(column, np.nan) for column in columns}
         for (op, name), found in largest.items()
     ]
 
 
-def _column(order: str, case: Case) -> str:
-    if order != "sequential":
-        return "shallow"
-    return "one by one, up to 33" if max(case.shape) <= 33 else "one by one, longer"
+def _column(case: Case, order: str, arrangement: Arrangement) -> str:
+    length = "up to 33" if max(case.shape) <= 33 else "longer"
+    if case.op == "layer_norm" and arrangement.variance == "welford":
+        return f"Welford, {length}"
+    return f"one by one, {length}" if order == "sequential" else "shallow"
 
 
 def draw(rng: np.random.Generator, op: str) -> tuple[Case, dict[str, Array]]:

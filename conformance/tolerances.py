@@ -43,8 +43,8 @@ def norm_budget(norm: NormValues) -> NormBudget:
     that a scalar tolerance cannot know. (The mean of a single feature is exact.) The mean square is off by a relative
     γ(n), and LayerNorm's by δμ² more, since Σ(x−μ−e)² = Σ(x−μ)² + n·e²; half of it reaches rstd, with two or three
     roundings of its own, which ρ = γ(n) + δμ²/2 covers. A variance by Welford's recurrence is off by a relative κv/2
-    or so besides, κ = mean|x|·r, whatever the width (Chan, Golub & LeVeque 1983): LayerNorm's ρ has 2κv more. Two more
-    roundings form the product: δ = δμ + |x_hat|·(ρ + 2v).
+    or so besides, κ = mean|x|·r, whatever the width, unless the features are sorted (Chan, Golub & LeVeque 1983): LayerNorm's
+    ρ has 2κv more. Two more roundings form the product: δ = δμ + |x_hat|·(ρ + 2v).
 
     y. δ scaled by the weight, the product's and the effective weight's rounding, and the final operations.
 
