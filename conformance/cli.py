@@ -263,17 +263,24 @@ def list_(
 
 @app.command()
 def explain(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="A case (or a glob that matches one), dialect or mistake.")],
+    id_: Annotated[
+        str, typer.Argument(metavar="ID", help="A case (or a glob that matches one), dialect, mistake or property.")
+    ],
 ) -> None:
-    """Say what a case, a dialect or a mistake is about."""
-    from conformance.report.explanation import explain_case, explain_mistake
+    """Say what a case, a dialect, a mistake or a property is about."""
+    from conformance.report.explanation import explain_case, explain_mistake, explain_property
 
     mistakes = {mistake.id: mistake for mistake in MISTAKES}
     dialects = {dialect.name: dialect for dialect in DIALECTS}
+    properties = {each.id: each for each in PROPERTIES}
     if id_ in mistakes:
         print(explain_mistake(mistakes[id_]))
     elif id_ in dialects:
         print(f"{id_}\n  {dialects[id_].sentence}\n  cases     conformance list --case '*/{id_}/*'")
+    elif id_ in properties:
+        print(explain_property(properties[id_]))
+    elif close := get_close_matches(id_, [*mistakes, *dialects, *properties], n=1, cutoff=0.7):
+        raise typer.BadParameter(f"nothing is called {id_!r}; did you mean {close[0]}?", param_hint="ID")
     else:
         case, *others = _selected(id_, None, None, "ID")
         if others:

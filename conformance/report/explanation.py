@@ -6,6 +6,7 @@ from conformance.cases import CASES, Case
 from conformance.compare import compare_output
 from conformance.golden import golden
 from conformance.mistakes import Mistake
+from conformance.properties import Property
 from conformance.rounding import DTYPES
 
 
@@ -66,6 +67,20 @@ def explain_mistake(mistake: Mistake) -> str:
                 f"  {dtype:8}  hidden: {' / '.join(dict.fromkeys(mistake.hidden_in(op, dtype) for op in mistake.ops))}"
             )
     return "\n".join(lines)
+
+
+def explain_property(property_: Property) -> str:
+    """What a property says, and what it means where it is violated."""
+    required = "to the bit" if property_.exact else "but for rounding"
+    return "\n".join(
+        [
+            property_.id,
+            f"  {property_.sentence}",
+            f"  required  {required}",
+            f"  violated  {property_.consequence}",
+            f"  run       conformance properties --property {property_.id}",
+        ]
+    )
 
 
 def _mistaken_ratio(mistake: Mistake, case: Case) -> float:

@@ -296,3 +296,38 @@ def test_an_interrupted_run_takes_its_ports_along(sign, wait_for_processes):
             assert wait_for_processes(0, seconds=15.0)
         finally:
             run.kill()
+
+
+@pytest.mark.parametrize(
+    ("id_", "said"),
+    [("scale_x", "required  but for rounding"), ("eps_outside_root", "evidence  gpt-neox#1342"), ("cast_then_scale", "cases ")],
+)
+def test_explain_knows_properties_mistakes_and_dialects(id_, said):
+    status, output = conformance("explain", id_)
+    assert status == 0
+    assert said in output
+
+
+def test_explain_suggests_what_was_meant():
+    status, output = conformance("explain", "eps_outside_rot")
+    assert status == WRONG_USAGE
+    assert "did you mean eps_outside_root?" in " ".join(output.split())
+
+
+def test_identify_tells_a_ports_dialect():
+    status, output = conformance("identify", "tests.runner.bad_ports:OneOrder", "--op", "rms_norm")
+    assert status == 0
+    assert "scale_then_cast; y is bfloat16" in output
+    assert "inside the root, as asked" in output
+
+
+def test_identify_says_that_a_port_could_not_be_run():
+    status, output = conformance("identify", "no_such_module:Port")
+    assert status == 3
+    assert "could not be run" in output
+
+
+def test_identify_wants_one_port():
+    status, output = conformance("identify")
+    assert status == WRONG_USAGE
+    assert "name one port" in output
