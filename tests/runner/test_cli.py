@@ -300,7 +300,7 @@ def test_an_interrupted_run_takes_its_ports_along(sign, wait_for_processes):
 
 @pytest.mark.parametrize(
     ("id_", "said"),
-    [("scale_x", "required  but for rounding"), ("eps_outside_root", "evidence  gpt-neox#1342"), ("cast_then_scale", "cases ")],
+    [("scale_x", "required but for rounding"), ("eps_outside_root", "evidence gpt-neox#1342"), ("cast_then_scale", "cases")],
 )
 def test_explain_knows_properties_mistakes_and_dialects(id_, said):
     status, output = conformance("explain", id_)
