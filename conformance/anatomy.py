@@ -66,8 +66,9 @@ def _projected(s: Steps) -> Array:
 class Norm:
     """A norm laid open for alteration: the true one, until a field is replaced.
 
-    A field is a number, a choice, or a function of the steps so far. `rounded` and `accumulated` say which steps are
-    rounded, and which sums are added up one by one, in which precision; `arithmetic` says what noise all else has.
+    A field is a number, a choice, or a function of the steps so far. `rounded` says which steps are rounded,
+    `arithmetic` says in which precision sums are added up, and what noise all else has. Evaluated exactly, a sum
+    of low precision has its exact value, and wide intervals around it.
     """
 
     case: Case
@@ -88,7 +89,6 @@ class Norm:
     mean_divisor: Callable[[int], float] = float
     divisor: Callable[[int], float] = float
     squares: Callable[[Steps], tuple[Array, Array]] = _squares  # what is averaged, and its derivative
-    adjusted: Callable[[Array, Steps], Array] = lambda mean_square, s: mean_square
     of_rows: Callable[[Array], Array] = lambda statistic: statistic  # which row's statistic a row is given
     row_eps: Callable[[float, Steps], Array | float] = lambda eps, s: eps
     rstd: Callable[[Array, Array | float], Array] = lambda mean_square, eps: (mean_square + eps) ** -0.5
@@ -116,6 +116,7 @@ class Norm:
     # precision and dtypes
     rounded: Mapping[Step, Precision] = field(default_factory=lambda: NOTHING)
     output_dtypes: Callable[[dict[str, str]], dict[str, str]] = lambda dtypes: dtypes
+    noisy: bool = False  # evaluated as an implementation would, rounding errors and all, not exactly
     sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise
 
     def values(self, backward: Backward) -> NormValues:
@@ -176,8 +177,10 @@ class Norm:
         s = Steps(x, self.dy, row_mean, centred, shifted, none, none, none, none, none, none, none)
 
         squares, gradient = self.squares(s)
-        total = self._sum("squares", self._rounded("squares", squares))
-        mean_square = self._rounded("mean_square", self.of_rows(self.adjusted(total / self.divisor(n), s)))
+        mean_square = self._sum("squares", self._rounded("squares", squares)) / self.divisor(n)
+        if self.arithmetic.one_pass and self.noisy:
+            mean_square = self._sum("squares", np.square(x)) / n - np.square(row_mean)
+        mean_square = self._rounded("mean_square", self.of_rows(mean_square))
         eps = self.row_eps(self.eps, s)
         rstd = self._rounded("rstd", np.real(self.rstd(mean_square.astype(np.complex128), eps)).astype(x.dtype))
         x_hat = self._rounded("x_hat", shifted * rstd)
@@ -228,7 +231,7 @@ class Norm:
 
     def _add_up(self, name: Sum, terms: Array) -> Array:
         """The sum over the first axis: pairwise, one by one, or one by one with an accumulator of low precision."""
-        accumulator = self.arithmetic.sums.get(name)
+        accumulator = self.arithmetic.sums.get(name) if self.noisy else None
         if self.sequence is None and accumulator is None:
             return np.sum(terms, axis=0)
         terms = terms if self.sequence is None else terms[self.sequence(len(terms))]
@@ -255,7 +258,7 @@ def in_compute_dtype(norm: Norm) -> Norm:
     """The same norm on arrays of the compute dtype, so that evaluating it makes an implementation's rounding errors."""
     dtype = np.float64 if norm.case.dtype == "float64" else np.float32
     x, dy, weight, bias = (array.astype(dtype) for array in (norm.x, norm.dy, norm.weight, norm.bias))
-    return replace(norm, x=x, dy=dy, weight=weight, bias=bias)
+    return replace(norm, x=x, dy=dy, weight=weight, bias=bias, noisy=True)
 
 
 def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:

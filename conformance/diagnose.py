@@ -16,7 +16,9 @@ from conformance.rounding import unit_roundoff
 SCREENED = 6  # failing outputs on which every mistake is tried; those that explain none of them are dropped
 LARGE = 1_000  # elements beyond which a case is asked only whether the mistake found explains it too
 FEW = 0.05  # the share of failing outputs that are too few to tell a mistake from a coincidence
-FILLS = 2.0**-6  # of a mistake whose size is known by a bound alone: the share of the bound that its errors must reach
+FILLS = 2.0**-7  # the share of a bound that errors must reach somewhere for the bound to be what explains them
+MOST = 0.9  # the share of an output that is nearly all of it
+OUTSIDE = 24.0  # bits of an element that a mistake does not explain
 
 Unit = tuple[Verdict, OutputVerdict]
 """One output of one case, which a mistake explains or does not."""
@@ -67,7 +69,7 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
         others = [other for other in ranked[1:] if all(other.exact(verdict.case) for verdict, _ in left)]
         runner_up = (others[0], sum(_explains(others[0], unit, seed) for unit in _small(left))) if others else None
         diagnoses.append(_diagnosis(best, explained, len(failing), judged, runner_up, seed))
-        done = {(verdict.case.id, output.output) for verdict, output in explained}
+        done = {(unit[0].case.id, unit[1].output) for unit in left if _mostly(best, unit, seed)}
         left = [unit for unit in left if (unit[0].case.id, unit[1].output) not in done]
     return tuple(diagnoses)
 
@@ -75,22 +77,34 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
 def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdict], seed: int) -> list[Mistake]:
     """The mistakes that explain some of what fails, best first.
 
-    The best explains most failing outputs net of the passing ones that it contradicts; of two such, the one that says
-    more: whose intervals are narrower.
+    The best explains most failing outputs net of the passing ones that it contradicts; of two such, it is the one to whose
+    knower the numbers take fewer bits to tell.
     """
     failing = _small(failing) or failing
     few = _spread(failing)
-    passing = [(verdict, output) for verdict in judged for output in verdict.outputs if output.passes]
-    passing = _small(passing)
+    passing = _small([(verdict, output) for verdict in judged for output in verdict.outputs if output.passes])
     scores: dict[Mistake, tuple[int, float]] = {}
     for mistake in mistakes:
-        if any(_explains(mistake, unit, seed) for unit in few):
-            explained = [unit for unit in failing if _explains(mistake, unit, seed)]
-            if len(explained) < len(failing) / 2 and not all(mistake.exact(verdict.case) for verdict, _ in explained):
-                continue  # wide intervals hold something of everything
-            contradicted = sum(not _explains(mistake, unit, seed, fills=False) for unit in passing)
-            scores[mistake] = len(explained) - contradicted, -_width(mistake, explained, seed)
+        if any(_explains(mistake, unit, seed) for unit in few) and _is_plausible(mistake, failing, seed):
+            told = [(unit, *_telling(mistake, unit, seed)) for unit in failing + passing]
+            agreeing = [(unit, bits) for unit, bits, share in told if share >= MOST]
+            explained = sum(not unit[1].passes for unit, _ in agreeing)
+            contradicted = len(passing) - (len(agreeing) - explained)
+            scores[mistake] = explained - contradicted, -sum(bits for _, bits in agreeing)
     return sorted(scores, key=lambda mistake: scores[mistake], reverse=True)
+
+
+def _is_plausible(mistake: Mistake, failing: list[Unit], seed: int) -> bool:
+    """Whether a mistake whose errors are known by a bound alone explains most of what fails, and comes near the bound.
+
+    Wide intervals hold something of everything, and small errors of any kind.
+    """
+    if all(mistake.exact(verdict.case) for verdict, _ in failing):
+        return True
+    explained = [unit for unit in failing if _mostly(mistake, unit, seed)]
+    residuals = [_residual(mistake, unit, seed) for unit in _spread(explained)]
+    fills = any(residual == 0 or residual >= FILLS for residual in residuals)  # zero: its very numbers
+    return fills and len(explained) >= len(failing) / 2
 
 
 def _small(units: list[Unit]) -> list[Unit]:
@@ -107,9 +121,14 @@ def _spread(failing: list[Unit]) -> list[Unit]:
     return (units[::step] + units + failing)[:SCREENED]
 
 
-def _explains(mistake: Mistake, unit: Unit, seed: int, *, fills: bool = True) -> bool:
+def _explains(mistake: Mistake, unit: Unit, seed: int) -> bool:
     """Whether an output's numbers are those of the mistake, whichever way its backward pass was written."""
-    return any(_made(mistake, expected, unit, fills) for expected in _alternatives(mistake, unit, seed))
+    return any(admits(expected, unit[1]) for expected in _alternatives(mistake, unit, seed))
+
+
+def _mostly(mistake: Mistake, unit: Unit, seed: int) -> bool:
+    """Whether nearly all of an output's numbers are: where a step is rounded, noise before it may tip one now and then."""
+    return _telling(mistake, unit, seed)[1] >= MOST
 
 
 def _alternatives(mistake: Mistake, unit: Unit, seed: int) -> list[Expected]:
@@ -120,28 +139,26 @@ def _alternatives(mistake: Mistake, unit: Unit, seed: int) -> list[Expected]:
     return [mistake.outputs(verdict.case, seed, backward)[output.output] for backward in backwards]
 
 
-def _made(mistake: Mistake, expected: Expected, unit: Unit, fills: bool) -> bool:
-    """Within the intervals; and, where they are wide because nothing but a bound is known, not far within."""
-    verdict, output = unit
-    if not admits(expected, output):
-        return False
-    if not fills or mistake.exact(verdict.case):
-        return True
-    return error_ratio(expected, output.actual) >= FILLS
+def _residual(mistake: Mistake, unit: Unit, seed: int) -> float:
+    return min(error_ratio(expected, unit[1].actual) for expected in _alternatives(mistake, unit, seed))
 
 
-def _width(mistake: Mistake, explained: list[Unit], seed: int) -> float:
-    """How much the mistake's intervals leave open, in bits of an element, over what it explains."""
-    bits = 0.0
-    for verdict, output in explained:
-        for expected in _alternatives(mistake, (verdict, output), seed):
-            if admits(expected, output):
-                lower, upper = expected.interval()
-                with np.errstate(all="ignore"):
-                    ulps = (upper - lower) / (2 * unit_roundoff(expected.dtype) * np.maximum(np.abs(lower), np.abs(upper)))
-                bits += float(np.sum(np.log2(1 + np.nan_to_num(ulps))))
-                break
-    return bits
+def _telling(mistake: Mistake, unit: Unit, seed: int) -> tuple[float, float]:
+    """The bits it takes to tell an output's numbers to one who knows the mistake, and the share that lies in its intervals.
+
+    Inside, it is to be told which of the numbers in the interval it is; outside, all of its digits.
+    """
+    actual, ways = unit[1].actual, [(np.inf, 0.0)]
+    for expected in _alternatives(mistake, unit, seed):
+        if expected.dtype == unit[1].dtype:
+            lower, upper = expected.interval()
+            with np.errstate(all="ignore"):
+                ulps = (upper - lower) / (2 * unit_roundoff(expected.dtype) * np.maximum(np.abs(lower), np.abs(upper)))
+                inside = (lower <= actual) & (actual <= upper) | np.isnan(actual) & np.isnan(expected.value)
+                bits = np.where(inside, np.log2(1 + np.nan_to_num(ulps)), OUTSIDE)
+            ways.append((float(np.sum(bits)), float(np.mean(inside)) if inside.size else 1.0))
+    bits, share = min(ways, key=lambda way: way[0])
+    return min(bits, OUTSIDE * actual.size), share
 
 
 def _diagnosis(
@@ -152,11 +169,7 @@ def _diagnosis(
     runner_up: tuple[Mistake, int] | None,
     seed: int,
 ) -> Diagnosis:
-    agreeing = sum(
-        all(_explains(mistake, (verdict, output), seed, fills=False) for output in verdict.outputs) for verdict in judged
-    )
-    residual = max(
-        min(error_ratio(expected, unit[1].actual) for expected in _alternatives(mistake, unit, seed)) for unit in explained
-    )
+    agreeing = sum(all(_explains(mistake, (verdict, output), seed) for output in verdict.outputs) for verdict in judged)
+    residual = max(_residual(mistake, unit, seed) for unit in explained)
     verdicts = tuple({verdict.case.id: verdict for verdict, _ in explained}.values())
     return Diagnosis(mistake, verdicts, len(explained), failing, agreeing, len(judged), residual, runner_up)

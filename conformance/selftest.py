@@ -17,7 +17,7 @@ from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake
 from conformance.rounding import DTYPES, DType
-from conformance.simulation import STYLES, play
+from conformance.simulation import STYLES, numbers, play
 
 PLAIN = 1e3  # tolerances; a mistake as far off as this need not be looked at further
 SEPARATION = 10.0  # the least that lies between the weakest mistake and the noisiest honest implementation
@@ -125,9 +125,9 @@ def kills_of(id_: str) -> list[Kill]:
 def _kill(mistake: Mistake, op: Op, dtype: DType, cases: list[Case]) -> Kill:
     best = Kill(mistake.id, op, dtype, 0.0, "", "", mistake.hidden_in(op, dtype))
     for case in cases:
-        expected, made = golden(case).outputs, mistake.outputs(case)
+        expected, made = golden(case).outputs, numbers(mistake, case)
         for output in case.outputs:
-            ratio = compare_output(output, expected[output], made[output].nearest).ratio
+            ratio = compare_output(output, expected[output], made[output]).ratio
             if ratio > best.ratio:
                 best = Kill(mistake.id, op, dtype, ratio, case.id, output, best.reason)
         if best.ratio >= PLAIN:

@@ -59,3 +59,10 @@ def play(case: Case, seed: int, style: Style, mistake: Mistake | None = None) ->
             value = np.broadcast_to(placement(0.0)[0], case.output_shape(name))
             made[name] = store(value.astype(np.float64), expected.dtype)
     return made
+
+
+def numbers(mistake: Mistake, case: Case, seed: int = 0) -> dict[str, Array]:
+    """What a mistake leads to: its exact values rounded as they should be, or played where nothing but a bound is known."""
+    if mistake.exact(case):
+        return {name: expected.nearest for name, expected in mistake.outputs(case, seed).items()}
+    return play(case, seed, STYLES[1], mistake)

@@ -9,7 +9,7 @@ from conformance.anatomy import Norm, Precision, Step
 from conformance.cases import OPS, Op
 from conformance.mistakes.mistake import LAYER, Mistake
 from conformance.rounding import HALF, DType, round_to
-from conformance.values import Arithmetic, Sum, mean
+from conformance.values import Arithmetic, Sum
 
 TF32, FAST_RSQRT = 11, 12  # significant bits
 ALREADY = "it is in that dtype already"
@@ -76,15 +76,8 @@ def _kept_slope(rounded: Callable[[np.ndarray], np.ndarray], ms: np.ndarray, exa
 
 
 def _one_pass(norm: Norm) -> Norm:
-    """E[x²] − E[x]², each rounded to the compute dtype: the difference keeps the rounding errors of its terms."""
-
-    def difference(mean_square: np.ndarray, s: object) -> np.ndarray:
-        compute = norm.arithmetic.forward
-        terms = mean(np.square(norm.x)), np.square(mean(norm.x))
-        squared, square = (round_to(term.astype(np.float64), compute) for term in terms)
-        return round_to(squared - square, compute).astype(norm.x.dtype)
-
-    return replace(norm, adjusted=difference, arithmetic=replace(norm.arithmetic, one_pass=True))
+    """E[x²] − E[x]²: the difference keeps the rounding errors of its terms."""
+    return replace(norm, arithmetic=replace(norm.arithmetic, one_pass=True))
 
 
 MISTAKES = (

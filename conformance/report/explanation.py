@@ -8,6 +8,7 @@ from conformance.golden import golden
 from conformance.mistakes import Mistake
 from conformance.properties import Property
 from conformance.rounding import DTYPES
+from conformance.simulation import numbers
 
 
 def describe(case: Case) -> dict[str, str]:
@@ -84,6 +85,6 @@ def explain_property(property_: Property) -> str:
 
 
 def _mistaken_ratio(mistake: Mistake, case: Case) -> float:
-    """The error ratio of the mistake's own values, correctly rounded."""
-    expected, mistaken = golden(case).outputs, mistake.outputs(case)
-    return max(compare_output(name, expected[name], mistaken[name].nearest).ratio for name in case.outputs)
+    """The error ratio of the mistake's own numbers."""
+    expected, made = golden(case).outputs, numbers(mistake, case)
+    return max(compare_output(name, expected[name], made[name]).ratio for name in case.outputs)
