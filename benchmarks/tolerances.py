@@ -15,6 +15,7 @@ from conformance.compare import compare_output
 from conformance.golden import Expected, exact_inputs, golden
 from conformance.mistakes import MISTAKES
 from conformance.rounding import DTYPES, HALF
+from conformance.simulation import numbers
 
 Array = np.ndarray
 Row = dict[str, str | float]
@@ -160,7 +161,7 @@ def scalar_tolerances() -> list[Row]:
             for mistake in MISTAKES:
                 if case.op not in mistake.ops:
                     continue
-                wrong = {name: altered.nearest for name, altered in mistake.outputs(case).items()}
+                wrong = numbers(mistake, case)
                 off = {name: needed_tolerance(expected[name], out) for name, out in wrong.items()}
                 kit.note(mistake.id, not all(admitted(expected[name], out) for name, out in wrong.items()))
                 one.note(mistake.id, any(t > widest for t in off.values()))
