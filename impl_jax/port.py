@@ -1,7 +1,7 @@
 """The bridge to the kit: JAX arrays, jax.vjp, jax.jit."""
 
 import os
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax
@@ -17,6 +17,7 @@ class Port(conformance.port.Port):
     """impl_jax under jax.jit, or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
 
     name = "impl_jax"
+    static = ("order",)  # the constants that are compiled in; eps is not, so that cases share programs
     rms_norm = staticmethod(impl_jax.rms_norm)
     layer_norm = staticmethod(impl_jax.layer_norm)
 
@@ -42,10 +43,14 @@ class Port(conformance.port.Port):
         return np.asarray(tensor)
 
     def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple]:
-        return _vjp(function, inputs, dy, **constants)
+        return _compiled(self.static)(function, inputs, dy, **constants)
 
 
-@partial(jax.jit, static_argnames=("function", "order", "eps"))
+@cache
+def _compiled(static: tuple[str, ...]) -> Any:
+    return jax.jit(_vjp, static_argnames=("function", *static))
+
+
 def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple]:
     y, pullback = jax.vjp(partial(function, **constants), *inputs)
     return y, pullback(dy)

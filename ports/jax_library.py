@@ -16,6 +16,7 @@ class Port(impl_jax.port.Port):
 
     orders = ("scale_then_cast",)
     weight_offsets = (0,)
+    static = ("order", "eps")  # layers take eps in their constructor
     packages: tuple[str, ...] = ()
     expected_in_jit: Mapping[str, str] = MappingProxyType({})
 
