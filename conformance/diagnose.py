@@ -155,9 +155,9 @@ def _telling(mistake: Mistake, unit: Unit, seed: int) -> tuple[float, float]:
             with np.errstate(all="ignore"):
                 ulps = (upper - lower) / (2 * unit_roundoff(expected.dtype) * np.maximum(np.abs(lower), np.abs(upper)))
                 inside = (lower <= actual) & (actual <= upper) | np.isnan(actual) & np.isnan(expected.value)
-                bits = np.where(inside, np.log2(1 + np.nan_to_num(ulps)), OUTSIDE)
+                bits = np.where(inside, np.minimum(np.log2(1 + np.nan_to_num(ulps)), OUTSIDE - 1), OUTSIDE)
             ways.append((float(np.sum(bits)), float(np.mean(inside)) if inside.size else 1.0))
-    bits, share = min(ways, key=lambda way: way[0])
+    bits, share = min(ways, key=lambda way: (-way[1], way[0]))
     return min(bits, OUTSIDE * actual.size), share
 
 
