@@ -59,7 +59,9 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
         found = [diagnosis.mistake for diagnosis in diagnoses]
         ranked = _ranked(MISTAKES, left, judged, seed)
         if not ranked:  # two at once may leave numbers that neither has alone
-            ranked = _ranked((both(first, second) for first in found[:2] for second in MISTAKES), left, judged, seed)
+            known = [mistake for mistake in MISTAKES if mistake.exact(left[0][0].case)]  # a bound, doubled, holds anything
+            pairs = (both(first, second) for first in found[:2] if first in known for second in known)
+            ranked = _ranked(pairs, left, judged, seed)
         if not ranked:
             break
         best = ranked[0]
