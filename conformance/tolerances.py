@@ -56,7 +56,7 @@ def norm_budget(norm: NormValues) -> NormBudget:
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
 
     Two kinds of arithmetic are no honest implementation's, and serve to recognise those that are not: a sum whose
-    accumulator is of lower precision may be off by the worst case, u·k of its magnitudes, up to all of them; and a
+    accumulator is of lower precision may be off by the worst case, u·(8 + k) of its magnitudes, up to all of them; and a
     variance in one pass, E[x²] − E[x]², is off by some γ(n)·E[x²]·r² (Chan, Golub & LeVeque 1983).
     """
     backward = _budget(norm, norm.arithmetic.backward)

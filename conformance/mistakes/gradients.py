@@ -7,8 +7,8 @@ import numpy as np
 
 from conformance.anatomy import Norm, Paths, Steps
 from conformance.mistakes.mistake import LAYER, Mistake
-from conformance.mistakes.precision import NO_NARROWER, TF32
-from conformance.rounding import HALF, DType, round_to
+from conformance.mistakes.precision import NO_NARROWER, TF32, accumulates
+from conformance.rounding import HALF, round_to
 
 Array = np.ndarray
 BLOCK = 128  # rows that a kernel takes at once, in the mistake that leaves out the rest
@@ -63,18 +63,6 @@ def _saves_x_hat(norm: Norm) -> Norm:
 def _recovers_x_hat(norm: Norm) -> Norm:
     """From y as it was returned: where the weight is small or zero, nothing is left of x_hat."""
     return replace(norm, saved=lambda s: replace(s, x_hat=(_stored(norm, s.y) - s.b) / s.w))
-
-
-def _in_x_dtype(norm: Norm) -> DType | None:
-    return {"bfloat16": "bfloat16", "float16": "float16"}.get(norm.case.dtype)  # pyright: ignore[reportReturnType]
-
-
-def _accumulates(norm: Norm) -> Norm:
-    """Both sums over the rows, one by one in x's dtype; where that is the compute dtype, nothing is altered."""
-    dtype = _in_x_dtype(norm)
-    if dtype is None:
-        return norm
-    return replace(norm, arithmetic=replace(norm.arithmetic, sums={"dweight": dtype, "dbias": dtype}))
 
 
 def _rows(a: Array) -> Array:
@@ -374,7 +362,7 @@ DWEIGHT = (
     Mistake(
         "parameter_gradients_accumulated_in_storage_dtype",
         "dweight and dbias are added up row by row in x's dtype",
-        _accumulates,
+        accumulates("dweight", "dbias"),
         "The sums stop growing: 0.15 of the largest after 8192 rows in bfloat16.",
         "Liger-Kernel#950, helion#3595; torch's LayerNorm on CPU",
         hidden=NO_NARROWER,

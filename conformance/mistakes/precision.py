@@ -33,14 +33,14 @@ def _rounds(
     )
 
 
-def _accumulates(*sums: Sum) -> Callable[[Norm], Norm]:
+def accumulates(*sums: Sum) -> Callable[[Norm], Norm]:
     """The sums are added up one by one in x's dtype; where that is the compute dtype, nothing is altered."""
 
     def alter(norm: Norm) -> Norm:
         if norm.case.dtype not in HALF:
             return norm
-        dtype: DType = "bfloat16" if norm.case.dtype == "bfloat16" else "float16"
-        return replace(norm, arithmetic=replace(norm.arithmetic, sums={**norm.arithmetic.sums, **dict.fromkeys(sums, dtype)}))
+        low = dict.fromkeys(sums, norm.case.dtype)
+        return replace(norm, arithmetic=replace(norm.arithmetic, sums={**norm.arithmetic.sums, **low}))
 
     return alter
 
@@ -59,7 +59,7 @@ def _computed_in_storage_dtype(norm: Norm) -> Norm:
     """Only sums are in float32, as every framework's own are; the forward pass is known exactly."""
     if norm.case.dtype not in HALF:
         return norm
-    dtype: DType = "bfloat16" if norm.case.dtype == "bfloat16" else "float16"
+    dtype = norm.case.dtype
     every: tuple[Step, ...] = ("weight", "mean", "centred", "squares", "mean_square", "x_hat")
     to_storage = lambda a: round_to(a.astype(np.float64), dtype).astype(a.dtype)  # noqa: E731
     return replace(
@@ -250,7 +250,7 @@ MISTAKES = (
     Mistake(
         "squares_accumulated_in_storage_dtype",
         "the squares are added up one by one in x's dtype",
-        _accumulates("squares"),
+        accumulates("squares"),
         "The sum stops growing once it is 2^p times its terms: 58 tolerances in bfloat16 at n = 768.",
         "the accumulator of a hand-written kernel; mistakes of this kind: Liger-Kernel#950",
         hidden=NO_NARROWER,
@@ -258,7 +258,7 @@ MISTAKES = (
     Mistake(
         "mean_accumulated_in_storage_dtype",
         "the mean is added up one by one in x's dtype",
-        _accumulates("mean"),
+        accumulates("mean"),
         "Every row is shifted by a share of its own mean magnitude.",
         "the accumulator of a hand-written kernel",
         LAYER,

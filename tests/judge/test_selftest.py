@@ -27,7 +27,7 @@ def test_every_mistake_is_seen_wherever_it_can_be(result):
 
 def test_right_and_wrong_lie_far_apart(result):
     assert len(result.separations) == 4 * (3 + 4)
-    assert min(separation.factor for separation in result.separations) >= 5 * SEPARATION
+    assert min(separation.factor for separation in result.separations) >= 10 * SEPARATION
     assert max(separation.honest for separation in result.separations) < 0.9
     assert result.passes
 
