@@ -1,15 +1,36 @@
 """The golden: every op in float64 NumPy, forward and vector-Jacobian product, written to be read as the specification."""
 
+from reference.attention import Attention, AttentionGradients, attention, attention_vjp
+from reference.block_config import PRESETS, BlockConfig, small
+from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
 from reference.layer_norm import LayerNorm, LayerNormGradients, layer_norm, layer_norm_vjp
+from reference.pre_ln_block import PreLNBlock, pre_ln_block, pre_ln_block_vjp
 from reference.rms_norm import RMSNorm, RMSNormGradients, rms_norm, rms_norm_vjp
+from reference.rope import rope, rope_vjp
 
 __all__ = [
+    "PRESETS",
+    "Attention",
+    "AttentionGradients",
+    "BlockConfig",
     "LayerNorm",
     "LayerNormGradients",
+    "PreLNBlock",
     "RMSNorm",
     "RMSNormGradients",
+    "attention",
+    "attention_vjp",
+    "gelu",
+    "gelu_vjp",
     "layer_norm",
     "layer_norm_vjp",
+    "pre_ln_block",
+    "pre_ln_block_vjp",
     "rms_norm",
     "rms_norm_vjp",
+    "rope",
+    "rope_vjp",
+    "small",
+    "swiglu",
+    "swiglu_vjp",
 ]

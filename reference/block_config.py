@@ -1,0 +1,101 @@
+"""What a Pre-LN block is made of, and blocks that people know by name."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What a Pre-LN block is made of.
+
+    norm, eps, weight_offset, order
+        Both norms, and with `qk_norm` the RMSNorm over `d_head` of every query and key head, before they are rotated. `order`
+        says where half precision is cast, before the weight multiplies or after; in float64 there is nothing to cast.
+    n_kv_heads
+        Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
+    rope, rope_base
+        `half_split` (Llama, GPT-NeoX) or `interleaved` (RoFormer, GPT-J) pairs, or `none`.
+    feed_forward
+        `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
+    qkv_bias, o_bias, feed_forward_bias
+        Whether these projections have biases.
+    """
+
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    eps: float = 1e-5
+    weight_offset: float = 0.0
+    order: Literal["cast_then_scale", "scale_then_cast"] = "cast_then_scale"
+    qk_norm: bool = False
+    rope: Literal["half_split", "interleaved", "none"] = "half_split"
+    rope_base: float = 10_000.0
+    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    feed_forward_bias: bool = False
+    causal: bool = True
+
+    @property
+    def norm_constants(self) -> dict[str, float]:
+        """What the norms are given besides tensors."""
+        return {"eps": self.eps, "weight_offset": self.weight_offset}
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
+        d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
+        shapes = self._norm("attention_norm") | self._linear(matrices, self.qkv_bias)
+        if self.qk_norm:
+            shapes |= {f"attention.{name}_norm.weight": (self.d_head,) for name in "qk"}
+        shapes |= self._linear({"attention.o": (d, d_q)}, self.o_bias) | self._norm("ffn_norm")
+        inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
+        matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
+        return shapes | self._linear(matrices, self.feed_forward_bias)
+
+    def _norm(self, name: str) -> dict[str, tuple[int, ...]]:
+        kinds = ("weight", "bias") if self.norm == "layer_norm" else ("weight",)
+        return {f"{name}.{kind}": (self.d_model,) for kind in kinds}
+
+    def _linear(self, matrices: dict[str, tuple[int, int]], bias: bool) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, shape in matrices.items():
+            shapes |= {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})
+        return shapes
+
+
+PRESETS = {
+    # The MiniMind of 2025: its RMSNorm casts, then scales.
+    "minimind": BlockConfig(512, n_heads=8, n_kv_heads=2, d_head=64, d_ff=1408, rope_base=1e6),
+    "minimind_2026": BlockConfig(
+        768, n_heads=8, n_kv_heads=4, d_head=96, d_ff=2432, eps=1e-6, order="scale_then_cast", qk_norm=True, rope_base=1e6
+    ),
+    "llama": BlockConfig(2048, n_heads=32, n_kv_heads=8, d_head=64, d_ff=8192, rope_base=5e5),  # Llama 3.2 1B
+    "qwen3": BlockConfig(1024, n_heads=16, n_kv_heads=8, d_head=128, d_ff=3072, eps=1e-6, qk_norm=True, rope_base=1e6),  # 0.6B
+    "gpt2": BlockConfig(
+        768,
+        n_heads=12,
+        n_kv_heads=12,
+        d_head=64,
+        d_ff=3072,
+        norm="layer_norm",
+        order="scale_then_cast",
+        rope="none",
+        feed_forward="gelu_tanh",
+        qkv_bias=True,
+        o_bias=True,
+        feed_forward_bias=True,
+    ),
+}
+"""Blocks that people know, in the sizes that they are known by."""
+
+
+def small(config: BlockConfig) -> BlockConfig:
+    """The same block in a size to test: no two of its dimensions are equal, and heads share keys as the large one's do."""
+    n_heads = 6 if config.n_heads == config.n_kv_heads else 4
+    n_kv_heads = n_heads * config.n_kv_heads // config.n_heads
+    d_head = 16 if config.d_head * config.n_heads > config.d_model else 8
+    return replace(config, d_model=n_heads * 8, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=d_head, d_ff=44)

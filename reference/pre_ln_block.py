@@ -1,0 +1,193 @@
+"""The Pre-LN transformer block in float64.
+
+Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from reference.attention import attention, attention_vjp
+from reference.block_config import BlockConfig
+from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
+from reference.layer_norm import layer_norm, layer_norm_vjp
+from reference.rms_norm import rms_norm, rms_norm_vjp
+from reference.rope import rope, rope_vjp
+
+Array = np.ndarray
+Parameters = dict[str, Array]
+
+
+class PreLNBlock(NamedTuple):
+    """The output of `pre_ln_block`, and all intermediates by name in data-flow order; `out` is the last of them."""
+
+    out: Float64[Array, "*batch s d_model"]
+    intermediates: dict[str, Array]
+
+
+def pre_ln_block(
+    x: Float64[Array, "*batch s d_model"],
+    parameters: Parameters,
+    config: BlockConfig,
+    *,
+    position: int = 0,
+    k_cache: Float64[Array, "*batch past h_kv d_head"] | None = None,
+    v_cache: Float64[Array, "*batch past h_kv d_head"] | None = None,
+    key_mask: Bool[Array, "*batch t"] | None = None,
+) -> PreLNBlock:
+    r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
+
+    $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
+
+    `position` is that of x's first row, cached keys (which are rotated already) and values included. `key_mask` is False for
+    padding, over cached and new keys. The intermediates: attention_norm, q, k, v (with `qk_norm` q_norm, k_norm), q_rope,
+    k_rope, scores (scaled, not yet masked), probs, attn (heads merged), attn_out, h, ffn_norm, gate (SwiGLU), up, act,
+    ffn_out, out; and mean, var and rstd of both norms. Heads stand before features: q is [*batch, s, h, d_head].
+
+    Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
+    """
+    _check(x, parameters, config)
+    p, taps = parameters, dict[str, Array]()
+    positions = np.arange(position, position + x.shape[-2], dtype=np.float64)  # s
+
+    taps["attention_norm"] = _norm(x, p, "attention_norm", config)
+    for name in "qkv":
+        taps[name] = _heads(_linear(taps["attention_norm"], p, f"attention.{name}"), config.d_head)
+    q, k, v = taps["q"], taps["k"], taps["v"]
+    if config.qk_norm:
+        q = taps["q_norm"] = _norm(q, p, "attention.q_norm", config)
+        k = taps["k_norm"] = _norm(k, p, "attention.k_norm", config)
+    if config.rope != "none":
+        turn: dict[str, Any] = {"base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        q, k = taps["q_rope"], taps["k_rope"] = rope(q, positions, **turn), rope(k, positions, **turn)
+    k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)
+    attn, taps["scores"], taps["probs"] = attention(q, k, v, causal=config.causal, key_mask=key_mask)
+    taps["attn"] = _merge(attn)
+    taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
+    h = taps["h"] = x + taps["attn_out"]
+
+    taps["ffn_norm"] = _norm(h, p, "ffn_norm", config)
+    if config.feed_forward == "swiglu":
+        taps["gate"] = _linear(taps["ffn_norm"], p, "feed_forward.gate")
+        taps["up"] = _linear(taps["ffn_norm"], p, "feed_forward.up")
+        taps["act"] = swiglu(taps["gate"], taps["up"])
+    else:
+        taps["up"] = _linear(taps["ffn_norm"], p, "feed_forward.up")
+        taps["act"] = gelu(taps["up"], approximate=config.feed_forward == "gelu_tanh")
+    taps["ffn_out"] = _linear(taps["act"], p, "feed_forward.down")
+    out = taps["out"] = h + taps["ffn_out"]
+    return PreLNBlock(out, taps | _statistics(x, "attention_norm", config) | _statistics(h, "ffn_norm", config))
+
+
+def pre_ln_block_vjp(
+    dout: Float64[Array, "*batch s d_model"],
+    x: Float64[Array, "*batch s d_model"],
+    parameters: Parameters,
+    config: BlockConfig,
+    *,
+    position: int = 0,
+    k_cache: Float64[Array, "*batch past h_kv d_head"] | None = None,
+    v_cache: Float64[Array, "*batch past h_kv d_head"] | None = None,
+    key_mask: Bool[Array, "*batch t"] | None = None,
+) -> dict[str, Array]:
+    """Pull a cotangent of `out` back to x and every parameter: `dx`, and `d` before each parameter's name.
+
+    The cache is a constant. Raises as `pre_ln_block` does.
+    """
+    cache: dict[str, Any] = {"position": position, "k_cache": k_cache, "v_cache": v_cache, "key_mask": key_mask}
+    _, taps = pre_ln_block(x, parameters, config, **cache)
+    p: Parameters = parameters
+    gradients: dict[str, Any] = {}
+    positions = np.arange(position, position + x.shape[-2], dtype=np.float64)  # s
+
+    dact = _linear_vjp(dout, taps["act"], p, "feed_forward.down", gradients)
+    if config.feed_forward == "swiglu":
+        dgate, dup = swiglu_vjp(dact, taps["gate"], taps["up"])
+        dffn_norm = _linear_vjp(dgate, taps["ffn_norm"], p, "feed_forward.gate", gradients)
+    else:
+        dup = gelu_vjp(dact, taps["up"], approximate=config.feed_forward == "gelu_tanh")
+        dffn_norm = np.zeros_like(x)
+    dffn_norm = dffn_norm + _linear_vjp(dup, taps["ffn_norm"], p, "feed_forward.up", gradients)
+    dh = dout + _norm_vjp(dffn_norm, taps["h"], p, "ffn_norm", config, gradients)
+
+    dattn = _linear_vjp(dh, taps["attn"], p, "attention.o", gradients)
+    q = taps.get("q_rope", taps.get("q_norm", taps["q"]))
+    k = taps.get("k_rope", taps.get("k_norm", taps["k"]))
+    keys, values = _with_cache(k_cache, k), _with_cache(v_cache, taps["v"])
+    dq, dk, dv = attention_vjp(_heads(dattn, config.d_head), q, keys, values, causal=config.causal, key_mask=key_mask)
+    dk, dv = dk[..., -x.shape[-2] :, :, :], dv[..., -x.shape[-2] :, :, :]
+    if config.rope != "none":
+        turn: dict[str, Any] = {"base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        dq, dk = rope_vjp(dq, positions, **turn), rope_vjp(dk, positions, **turn)
+    if config.qk_norm:
+        dq = _norm_vjp(dq, taps["q"], p, "attention.q_norm", config, gradients)
+        dk = _norm_vjp(dk, taps["k"], p, "attention.k_norm", config, gradients)
+    parts = [
+        _linear_vjp(_merge(d), taps["attention_norm"], p, f"attention.{name}", gradients)
+        for name, d in zip("qkv", (dq, dk, dv), strict=True)
+    ]
+    dx = dh + _norm_vjp(sum(parts, np.zeros_like(x)), x, p, "attention_norm", config, gradients)
+    return {"dx": dx} | {f"d{name}": gradients[f"d{name}"] for name in config.parameters()}
+
+
+def _linear(x: Array, p: Parameters, name: str) -> Array:
+    return x @ p[f"{name}.weight"].T + p.get(f"{name}.bias", 0.0)
+
+
+def _linear_vjp(dy: Array, x: Array, p: Parameters, name: str, gradients: dict[str, Any]) -> Array:
+    """The cotangent of x; those of weight and bias join the gradients."""
+    rows = dy.reshape(-1, dy.shape[-1])
+    gradients[f"d{name}.weight"] = rows.T @ x.reshape(-1, x.shape[-1])
+    if f"{name}.bias" in p:
+        gradients[f"d{name}.bias"] = rows.sum(axis=0)
+    return dy @ p[f"{name}.weight"]
+
+
+def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
+    """The one with a bias is LayerNorm."""
+    weight, bias, how = p[f"{name}.weight"], p.get(f"{name}.bias"), config.norm_constants
+    return rms_norm(x, weight, **how).y if bias is None else layer_norm(x, weight, bias, **how).y
+
+
+def _norm_vjp(dy: Array, x: Array, p: Parameters, name: str, config: BlockConfig, gradients: dict[str, Any]) -> Array:
+    """The cotangent of x; those of weight and bias join the gradients."""
+    weight, bias, how = p[f"{name}.weight"], p.get(f"{name}.bias"), config.norm_constants
+    if bias is None:
+        dx, gradients[f"d{name}.weight"] = rms_norm_vjp(dy, x, weight, **how)
+    else:
+        dx, gradients[f"d{name}.weight"], gradients[f"d{name}.bias"] = layer_norm_vjp(dy, x, weight, bias, **how)
+    return dx
+
+
+def _statistics(x: Array, name: str, config: BlockConfig) -> dict[str, Array]:
+    mean, var = np.mean(x, axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)  # *batch s 1
+    rstd = (layer_norm if config.norm == "layer_norm" else rms_norm)(x, eps=config.eps).rstd  # *batch s 1
+    return {f"{name}.mean": mean, f"{name}.var": var, f"{name}.rstd": rstd}
+
+
+def _heads(x: Array, d_head: int) -> Array:
+    return x.reshape(*x.shape[:-1], -1, d_head)
+
+
+def _merge(x: Array) -> Array:
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _with_cache(cache: Array | None, new: Array) -> Array:
+    return new if cache is None else np.concatenate([cache, new], axis=-3)
+
+
+def _check(x: Array, parameters: Parameters, config: BlockConfig) -> None:
+    if config.n_heads % config.n_kv_heads:
+        raise ValueError(f"pre_ln_block: n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
+    if x.shape[-1] != config.d_model:
+        raise ValueError(f"pre_ln_block: x has shape {x.shape}; its last axis must be d_model, {config.d_model}")
+    expected = config.parameters()
+    for name in expected.keys() | parameters.keys():
+        if name not in parameters:
+            raise ValueError(f"pre_ln_block: parameter {name!r} is missing")
+        if name not in expected:
+            raise ValueError(f"pre_ln_block: parameter {name!r} is unknown; this config has {', '.join(expected)}")
+        if parameters[name].shape != expected[name]:
+            raise ValueError(f"pre_ln_block: {name} has shape {parameters[name].shape}; it must be {expected[name]}")

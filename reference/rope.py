@@ -1,0 +1,63 @@
+"""Rotary position embedding in float64: Su et al. 2021, "RoFormer", arXiv:2104.09864."""
+
+import numpy as np
+from jaxtyping import Float64
+
+Array = np.ndarray
+
+
+def rope_angles(positions: Float64[Array, " s"], d_head: int, *, base: float) -> Float64[Array, "s d_head/2"]:
+    r"""The angle of every position and frequency.
+
+    $$ \theta_{s,i} = p_s\, \mathrm{base}^{-2i/d} $$
+    """
+    frequency = base ** (-np.arange(0, d_head, 2) / d_head)  # d_head/2
+    return positions[:, None] * frequency  # s d_head/2
+
+
+def rotate(
+    x: Float64[Array, "*batch s h d_head"], angles: Float64[Array, "s d_head/2"], *, interleaved: bool = False
+) -> Float64[Array, "*batch s h d_head"]:
+    r"""Turn every pair of features by its angle.
+
+    $$ y_1 = x_1 \cos\theta - x_2 \sin\theta, \qquad y_2 = x_2 \cos\theta + x_1 \sin\theta $$
+
+    The pairs are a feature of the first half of the head and one of the second (Llama, GPT-NeoX), or, `interleaved`,
+    neighbours (RoFormer, GPT-J). The two differ by a permutation of features that a checkpoint has or has not gone through.
+    """
+    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # s 1 d_head/2
+    half = x.shape[-1] // 2
+    first, second = (np.s_[..., 0::2], np.s_[..., 1::2]) if interleaved else (np.s_[..., :half], np.s_[..., half:])
+    y = np.empty_like(x)
+    y[first] = x[first] * cos - x[second] * sin
+    y[second] = x[second] * cos + x[first] * sin
+    return y
+
+
+def rope(
+    x: Float64[Array, "*batch s h d_head"],
+    positions: Float64[Array, " s"],
+    *,
+    base: float = 10_000.0,
+    interleaved: bool = False,
+) -> Float64[Array, "*batch s h d_head"]:
+    """Rotate every head's queries or keys by their positions; the dot product of two then depends on their distance alone.
+
+    Raises `ValueError` for an odd `d_head`, or positions that are not one for each of x's.
+    """
+    if x.shape[-1] % 2:
+        raise ValueError(f"rope: x has shape {x.shape}; its last axis must be even, for its features are turned in pairs")
+    if positions.shape != x.shape[-3:-2]:
+        raise ValueError(f"rope: positions has shape {positions.shape}; with x of shape {x.shape} it must be {x.shape[-3:-2]}")
+    return rotate(x, rope_angles(positions, x.shape[-1], base=base), interleaved=interleaved)
+
+
+def rope_vjp(
+    dy: Float64[Array, "*batch s h d_head"],
+    positions: Float64[Array, " s"],
+    *,
+    base: float = 10_000.0,
+    interleaved: bool = False,
+) -> Float64[Array, "*batch s h d_head"]:
+    """Pull a cotangent of y back to x: a rotation's transpose is the rotation the other way."""
+    return rope(dy, -positions, base=base, interleaved=interleaved)
