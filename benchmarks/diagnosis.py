@@ -8,18 +8,18 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from conformance.cases import OPS, Op
 from conformance.compare import compare
 from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake
+from conformance.norms.cases import NORMS, NormOp
 from conformance.rounding import DTYPES, DType
 from conformance.selftest import TRIED
 from conformance.simulation import STYLES, play
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
-Trial = tuple[str, Op, DType, int]
+Trial = tuple[str, NormOp, DType, int]
 Outcome = tuple[Trial, str, str]
 """A trial; `itself`, `equivalent`, `another` or `none`; and the mistake that was named."""
 
@@ -27,7 +27,7 @@ Outcome = tuple[Trial, str, str]
 def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str, list[dict[str, str | float]]]]:
     """Tables by name: the shares named right, and every trial that was not named as itself."""
     trials = [
-        (mistake.id, op, dtype, (number + DTYPES.index(dtype) + OPS.index(op)) % len(STYLES))
+        (mistake.id, op, dtype, (number + DTYPES.index(dtype) + NORMS.index(op)) % len(STYLES))
         for number, mistake in enumerate(MISTAKES)
         for op in mistake.ops
         for dtype in dtypes
@@ -35,7 +35,7 @@ def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str,
     ]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         outcomes = list(pool.map(outcome, trials))
-    yield "diagnosis", [_share(op, dtype, outcomes) for op in OPS for dtype in dtypes]
+    yield "diagnosis", [_share(op, dtype, outcomes) for op in NORMS for dtype in dtypes]
     others = [
         {"made": made, "op": op, "dtype": dtype, "style": float(style), "named": named, "which is": kind}
         for (made, op, dtype, style), kind, named in outcomes
@@ -61,7 +61,7 @@ def outcome(trial: Trial) -> Outcome:
     return trial, kind, named.id
 
 
-def _equivalent(one: Mistake, other: Mistake, op: Op, dtype: DType) -> bool:
+def _equivalent(one: Mistake, other: Mistake, op: NormOp, dtype: DType) -> bool:
     """Whether the two lead to the same numbers, up to noise, in every case of an op and a dtype."""
     for case in TRIED:
         if (case.op, case.dtype) == (op, dtype):
@@ -75,7 +75,7 @@ def _equivalent(one: Mistake, other: Mistake, op: Op, dtype: DType) -> bool:
     return True
 
 
-def _share(op: Op, dtype: DType, outcomes: list[Outcome]) -> dict[str, str | float]:
+def _share(op: NormOp, dtype: DType, outcomes: list[Outcome]) -> dict[str, str | float]:
     kinds = Counter(kind for (_, its_op, its_dtype, _), kind, _ in outcomes if (its_op, its_dtype) == (op, dtype))
     right = kinds["itself"] + kinds["equivalent"]
     counted = {kind: str(kinds[kind]) for kind in ("itself", "equivalent", "another", "none")}

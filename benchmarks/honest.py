@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.sums import SUMS, fused
-from conformance.cases import Case
+from conformance.norms.cases import NormCase
+from conformance.norms.values import honest
 from conformance.rounding import NUMPY_DTYPES
-from conformance.values import honest
 
 Array = np.ndarray
 
@@ -46,7 +46,7 @@ ARRANGEMENTS = (
 class Honest:
     """One implementation, given the inputs of one case in their storage dtypes; `outputs` is what it returns."""
 
-    def __init__(self, case: Case, given: dict[str, Array], order: str, arrangement: Arrangement):
+    def __init__(self, case: NormCase, given: dict[str, Array], order: str, arrangement: Arrangement):
         self.case, self.order, self.arrangement = case, order, arrangement
         self.n = case.shape[-1]
         self.storage, self.compute = NUMPY_DTYPES[case.dtype], NUMPY_DTYPES[honest(case.dtype).forward]
@@ -165,7 +165,7 @@ class Honest:
         return {name: made[name]().astype(NUMPY_DTYPES[dtype]) for name, dtype in self.case.outputs.items()}
 
 
-def implementations(case: Case, given: dict[str, Array]) -> Iterator[Honest]:
+def implementations(case: NormCase, given: dict[str, Array]) -> Iterator[Honest]:
     """Every order of summation in every arrangement."""
     for order in SUMS:
         for arrangement in ARRANGEMENTS:

@@ -9,10 +9,13 @@ import numpy as np
 
 from benchmarks.honest import Arrangement, Honest
 from benchmarks.sums import SUMS
-from conformance.cases import OPS, Case, select
+from conformance.cases import select
 from conformance.compare import compare_output
-from conformance.golden import Expected, exact_inputs, expected_outputs, golden, norm_values
+from conformance.expected import Expected
+from conformance.golden import golden
 from conformance.inputs import Draw
+from conformance.norms.cases import NORMS, NormCase
+from conformance.norms.golden import exact_inputs, expected_outputs, norm_values
 from conformance.rounding import DTYPES, round_to, store, unit_roundoff
 
 Array = np.ndarray
@@ -69,20 +72,20 @@ def rejected() -> list[Row]:
     return [*rows, {"what": "the golden itself: 8192 equal dy in float64", "output": "dbias", "ratio": golden_sum()}]
 
 
-def ratio(case: Case, given: Inputs, order: str, arrangement: Arrangement, name: str) -> float:
+def ratio(case: NormCase, given: Inputs, order: str, arrangement: Arrangement, name: str) -> float:
     """One output's error ratio."""
     outputs = Honest(case, given, order, arrangement).outputs()
     return compare_output(name, expect(case, given)[name], outputs[name]).ratio
 
 
-def equal_numbers(n: int = 64, value: float = 1.9397392) -> tuple[Case, Inputs]:
+def equal_numbers(n: int = 64, value: float = 1.9397392) -> tuple[NormCase, Inputs]:
     """A constant row: between two powers of two every partial sum is rounded the same way, so the errors add up."""
     (case,) = select("layer_norm/either_order/float32/constant_rows")
     given = {"x": np.full((1, n), value), "dy": np.ones((1, n)), "weight": np.ones(n), "bias": np.zeros(n)}
     return replace(case, shape=(1, n)), {name: a.astype(np.float32) for name, a in given.items()}
 
 
-def sorted_row(n: int = 768) -> tuple[Case, Inputs]:
+def sorted_row(n: int = 768) -> tuple[NormCase, Inputs]:
     """Quantiles of the normal distribution around 300: a running mean lags behind, always on the same side."""
     (case,) = select("layer_norm/either_order/float32/mean_300")
     deviates = [NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)]
@@ -90,7 +93,7 @@ def sorted_row(n: int = 768) -> tuple[Case, Inputs]:
     return replace(case, shape=(1, n)), {name: a.astype(np.float32) for name, a in given.items()}
 
 
-def tie_in_g() -> tuple[Case, Inputs]:
+def tie_in_g() -> tuple[NormCase, Inputs]:
     """The product dy·w lies just below a tie between two bfloat16 and is rounded up to it in float32, where |x_hat| is 2.8."""
     (case,) = select("rms_norm/cast_then_scale_float32_weight/bfloat16/random")
     x, dy, weight = np.zeros((1, 16)), np.zeros((1, 16)), np.ones(16)
@@ -99,7 +102,7 @@ def tie_in_g() -> tuple[Case, Inputs]:
     return replace(case, shape=(1, 16)), given
 
 
-def path_overflows() -> tuple[Case, Inputs]:
+def path_overflows() -> tuple[NormCase, Inputs]:
     """g is nearly constant: rstd·g and rstd·mean g lie beyond float16, their difference does not."""
     (case,) = select("layer_norm/scale_then_cast/float16/random")
     given = {"x": [[-0.25, 0.0, 0.25]], "dy": [[4e4, 4e4, 4.05e4]], "weight": [1.0] * 3, "bias": [0.0] * 3}
@@ -118,7 +121,7 @@ def golden_sum() -> float:
 def resolution() -> list[Row]:
     """The smallest relative error of rstd, 2^-k, that y shows: to some case, and to half of them."""
     rows: list[Row] = []
-    for op in OPS:
+    for op in NORMS:
         for dtype in DTYPES:
             cases = [
                 case
@@ -130,7 +133,7 @@ def resolution() -> list[Row]:
     return rows
 
 
-def shows(case: Case, error: float) -> bool:
+def shows(case: NormCase, error: float) -> bool:
     """Whether a y whose rstd is off by a relative error, and nothing else, is rejected."""
     _, _, weight, bias = exact_inputs(golden(case).inputs)
     x_hat = golden(case).intermediates["x_hat"] * (1 + error)
@@ -167,7 +170,7 @@ def one_pass() -> list[Row]:
     return rows
 
 
-def expect(case: Case, given: Inputs) -> dict[str, Expected]:
+def expect(case: NormCase, given: Inputs) -> dict[str, Expected]:
     """What a case expects on inputs that are not its own."""
     norm, _ = norm_values(case, given)
     return expected_outputs(case, norm, case.dialect, case.outputs)

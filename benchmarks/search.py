@@ -8,8 +8,9 @@ import numpy as np
 
 from benchmarks.honest import ARRANGEMENTS, Arrangement, Honest
 from benchmarks.limits import expect
-from conformance.cases import OPS, Case, select
+from conformance.cases import select
 from conformance.compare import compare_output
+from conformance.norms.cases import NORMS, NormCase
 
 Array = np.ndarray
 Row = dict[str, str | float]
@@ -39,7 +40,7 @@ def search() -> list[Row]:
     """The largest ratio of every output: shallow sums, one-by-one sums, and Welford's updates."""
     largest: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     rng = np.random.default_rng(0)
-    for op in OPS:
+    for op in NORMS:
         for _ in range(TRIALS):
             case, given = draw(rng, op)
             expected = expect(case, given)
@@ -56,14 +57,14 @@ def search() -> list[Row]:
     ]
 
 
-def _column(case: Case, order: str, arrangement: Arrangement) -> str:
+def _column(case: NormCase, order: str, arrangement: Arrangement) -> str:
     length = "up to 33" if max(case.shape) <= 33 else "longer"
     if case.op == "layer_norm" and arrangement.variance == "welford":
         return f"Welford, {length}"
     return f"one by one, {length}" if order == "sequential" else "shallow"
 
 
-def draw(rng: np.random.Generator, op: str) -> tuple[Case, dict[str, Array]]:
+def draw(rng: np.random.Generator, op: str) -> tuple[NormCase, dict[str, Array]]:
     """A case of random width, and inputs of random kinds."""
     (case,) = select(f"{op}/either_order/float32/random")
     n, rows = int(rng.choice(WIDTHS)), int(rng.choice([1, 4, 33]))

@@ -10,10 +10,13 @@ import mpmath
 import numpy as np
 
 from benchmarks.honest import Honest, implementations
-from conformance.cases import CASES, Case, select
+from conformance.cases import select
 from conformance.compare import compare_output
-from conformance.golden import Expected, exact_inputs, golden
+from conformance.expected import Expected
+from conformance.golden import golden
 from conformance.mistakes import MISTAKES
+from conformance.norms.cases import NORM_CASES, NormCase
+from conformance.norms.golden import exact_inputs
 from conformance.rounding import DTYPES, HALF
 from conformance.simulation import numbers
 
@@ -39,7 +42,7 @@ class Finding:
     `moved`: the share of elements that are not the correctly rounded ones. `needed`: the smallest rtol = atol that admits it.
     """
 
-    case: Case
+    case: NormCase
     output: str
     welford: bool
     ratio: float
@@ -51,10 +54,10 @@ class Finding:
 @cache
 def survey() -> tuple[Finding, ...]:
     """Judge every honest implementation on every case with rows."""
-    return tuple(finding for case in CASES if 0 not in case.shape for norm in honest(case) for finding in findings(norm))
+    return tuple(finding for case in NORM_CASES if 0 not in case.shape for norm in honest(case) for finding in findings(norm))
 
 
-def honest(case: Case) -> list[Honest]:
+def honest(case: NormCase) -> list[Honest]:
     """All honest implementations; compensated sums make a NaN of an infinity and are left out there."""
     norms = implementations(case, golden(case).inputs)
     return [norm for norm in norms if norm.order != "Kahan" or case.x.rows != "inf_row"]
@@ -121,7 +124,7 @@ def golden_errors() -> list[Row]:
     return [{"op": op, "output": name, "share": share} for (op, name), share in largest.items()]
 
 
-def fifty_digits(case: Case) -> dict[str, Array]:
+def fifty_digits(case: NormCase) -> dict[str, Array]:
     """A case's outputs as arrays of mpmath numbers."""
     with mpmath.workdps(50):
         to_mp = np.vectorize(mpmath.mpf, otypes=[object])

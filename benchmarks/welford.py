@@ -7,9 +7,11 @@ import numpy as np
 
 from benchmarks.honest import Arrangement, Honest
 from benchmarks.limits import expect
-from conformance.cases import Case, select
+from conformance.cases import select
 from conformance.compare import compare_output
-from conformance.golden import exact_inputs, golden
+from conformance.golden import golden
+from conformance.norms.cases import NormCase
+from conformance.norms.golden import exact_inputs
 from conformance.rounding import unit_roundoff
 
 Array = np.ndarray
@@ -47,7 +49,7 @@ def errors_of_rstd() -> list[Row]:
     return rows
 
 
-def around_300(n: int, order: str) -> tuple[Case, Inputs]:
+def around_300(n: int, order: str) -> tuple[NormCase, Inputs]:
     """A hundred float32 rows of deviation 1 around 300."""
     (case,) = select("layer_norm/either_order/float32/mean_300")
     case, rng = replace(case, shape=(ROWS, n)), np.random.default_rng(n)
@@ -79,12 +81,12 @@ def rejections() -> list[Row]:
     return rows
 
 
-def _rejections(name: str, case: Case, outputs: Iterator[Array]) -> Row:
+def _rejections(name: str, case: NormCase, outputs: Iterator[Array]) -> Row:
     ratios = [compare_output("dx", golden(case, seed).outputs["dx"], dx).ratio for seed, dx in enumerate(outputs)]
     return {f"{name}, rejected": f"{sum(ratio > 1 for ratio in ratios)}", f"{name}, largest": max(ratios)}
 
 
-def torch_dx(case: Case, given: Inputs) -> Array:
+def torch_dx(case: NormCase, given: Inputs) -> Array:
     """torch's own layer_norm on the CPU, through autograd; its forward pass merges Welford's updates."""
     import torch
     from torch.nn.functional import layer_norm

@@ -5,11 +5,12 @@ from math import inf, isfinite, prod
 import numpy as np
 
 from conformance import dialects
-from conformance.cases import Case
-from conformance.golden import Golden, exact_inputs
+from conformance.golden import Golden
 from conformance.inputs import LARGEST_BELL, LARGEST_WEIGHT
+from conformance.norms.cases import NormCase
+from conformance.norms.golden import exact_inputs
+from conformance.norms.values import mean
 from conformance.rounding import largest
-from conformance.values import mean
 
 Array = np.ndarray
 
@@ -22,7 +23,7 @@ LARGEST_SIZE = 2**24  # elements of x: no fault needs more to show, and a mistyp
 EQUAL_TERMS = 26
 
 
-def why_unanswerable(case: Case) -> str:
+def why_unanswerable(case: NormCase) -> str:
     """Why no port can be asked this, in words that begin with the field to change; empty if it has an answer."""
     return _of_dialect(case) or _of_shape(case) or _of_numbers(case) or _of_dy(case)
 
@@ -70,7 +71,7 @@ def _repeats(terms: Array) -> bool:
     return bool(np.any(same & (ordered[..., EQUAL_TERMS:] != 0)))
 
 
-def _of_dialect(case: Case) -> str:
+def _of_dialect(case: NormCase) -> str:
     known = dialects.of(case.dtype)
     if case.dialect not in known:
         return f"dialect: {case.dtype} has {', '.join(dialect.name for dialect in known)}, not {case.dialect.name}"
@@ -81,7 +82,7 @@ def _of_dialect(case: Case) -> str:
     return ""
 
 
-def _of_shape(case: Case) -> str:
+def _of_shape(case: NormCase) -> str:
     if not case.shape or case.shape[-1] < 1 or min(case.shape) < 0:
         return "shape: it must have a last axis of at least 1, and no negative one"
     if prod(case.shape) > LARGEST_SIZE:
@@ -95,7 +96,7 @@ def _of_shape(case: Case) -> str:
     return ""
 
 
-def _of_numbers(case: Case) -> str:
+def _of_numbers(case: NormCase) -> str:
     if not (0 < case.eps < inf and case.eps == float(np.float32(case.eps))):
         return "eps: it must be positive, finite and a float32 number, which every implementation can be given"
     for name, scale in (("x.scale", case.x.scale), ("dy_scale", case.dy_scale)):
@@ -108,7 +109,7 @@ def _of_numbers(case: Case) -> str:
     return ""
 
 
-def _of_dy(case: Case) -> str:
+def _of_dy(case: NormCase) -> str:
     if case.dy == "aligned" and case.weight == "absent":
         return "dy: aligned is x times the weight, which is absent"
     if case.dy == "aligned" and case.x.rows in ("nan_row", "inf_row"):
@@ -118,5 +119,5 @@ def _of_dy(case: Case) -> str:
     return f"dy: values of up to {reach:.3g} are beyond {dtype}" if reach > largest(dtype) else ""
 
 
-def _largest_x(case: Case) -> float:
+def _largest_x(case: NormCase) -> float:
     return abs(case.x.offset) + LARGEST_BELL * case.x.scale

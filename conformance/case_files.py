@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from conformance.answerable import why_unanswerable
-from conformance.cases import Case
+from conformance.norms.cases import NormCase
 
 NAME = re.compile(r"[\w.+-]+")  # a part of a path
 
@@ -16,13 +16,13 @@ class CaseFileError(ValueError):
     """A file whose cases cannot be asked; the message names the file, the field, and what it must be."""
 
 
-def as_json(*cases: Case) -> str:
+def as_json(*cases: Any) -> str:
     """All fields of the cases: one object, or a list of them unless there is exactly one; every case on a line."""
     lines = [json.dumps(asdict(case)) for case in cases]
     return lines[0] + "\n" if len(lines) == 1 else "[" + ",\n ".join(lines) + "]\n"
 
 
-def read_cases(path: Path) -> tuple[Case, ...]:
+def read_cases(path: Path) -> tuple[NormCase, ...]:
     """The cases of a file that holds one or a list of them. Raises `CaseFileError`."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def read_cases(path: Path) -> tuple[Case, ...]:
     objects = document if isinstance(document, list) else [document]
     if not objects:
         raise CaseFileError(f"{path}: an empty list; there is nothing to ask")
-    cases: dict[str, Case] = {}
+    cases: dict[str, NormCase] = {}
     for index, item in enumerate(objects):
         where = f"{path}: case {index}: " if isinstance(document, list) else f"{path}: "
         try:
@@ -46,9 +46,9 @@ def read_cases(path: Path) -> tuple[Case, ...]:
     return tuple(cases.values())
 
 
-def read_case(item: Any) -> Case:
+def read_case(item: Any) -> NormCase:
     """A case from what JSON made of it. Raises `CaseFileError`, which begins with the field that is wrong."""
-    case: Case = _read(Case, item, "")
+    case: NormCase = _read(NormCase, item, "")
     if not NAME.fullmatch(case.name):
         raise CaseFileError(f"name: {case.name!r} must be letters, digits and any of _ . + -")
     if reason := why_unanswerable(case):

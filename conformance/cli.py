@@ -18,9 +18,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from conformance.cases import CASES, OPS, Case, Op, select
+from conformance.case import Case, Op
+from conformance.cases import CASES, select
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
+from conformance.norms.cases import NORMS, NormOp
 from conformance.properties import PROPERTIES
 from conformance.rounding import DType
 
@@ -28,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Judge implementations of RMSNorm and LayerNorm against an exact golden.",
+    help="Judge implementations of RMSNorm, LayerNorm and the Pre-LN transformer block against an exact golden.",
 )
 fixtures_app = typer.Typer(no_args_is_help=True, help="The committed golden data: generate it, or check it.")
 app.add_typer(fixtures_app, name="fixtures")
@@ -39,6 +41,7 @@ INTERRUPTED = 128 + signal.SIGINT  # the shell's own convention
 
 Mode = Literal["jit", "eager"]
 Listing = Literal["cases", "dialects", "mistakes", "ports", "properties"]
+NormOption = Annotated[NormOp | None, typer.Option("--op", help="Only this norm.")]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
@@ -116,7 +119,7 @@ def run(
 def identify(
     port: Annotated[str | None, typer.Argument(metavar="PORT", help="module:Class, or a package with a port.py.")] = None,
     exec_: Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
-    op: OpOption = None,
+    op: NormOption = None,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
@@ -137,7 +140,7 @@ def identify(
     start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
     try:
         with Session(start, timeout) as session:
-            found = identify_port(session, (op,) if op else OPS)
+            found = identify_port(session, (op,) if op else NORMS)
     except PortFailure as failure:
         print(f"{spec} could not be run: {failure}", file=sys.stderr)
         raise typer.Exit(3) from None
@@ -149,7 +152,7 @@ def identify(
 def properties(
     ports: PortArguments = None,
     exec_: ExecOption = None,
-    op: OpOption = None,
+    op: NormOption = None,
     dtype: DTypeOption = None,
     property_: Annotated[str, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches.")] = "*",
     seed: SeedOption = 0,
@@ -194,7 +197,7 @@ def properties(
 def fuzz(
     port: Annotated[str | None, typer.Argument(metavar="[PORT]", help="module:Class, or a package with a port.py.")] = None,
     exec_: Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")] = None,
-    op: OpOption = None,
+    op: NormOption = None,
     dtype: DTypeOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to search.")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="Which cases.")] = 0,

@@ -5,8 +5,12 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.cases import Case
-from conformance.golden import Expected, Golden
+from conformance.block.anatomy import true_program
+from conformance.block.cases import BlockCase
+from conformance.block.taps import TAP, expected_taps
+from conformance.case import Case
+from conformance.expected import Expected
+from conformance.golden import Golden
 
 Array = np.ndarray
 Status = Literal["pass", "fail", "expected", "skip", "error"]
@@ -56,6 +60,7 @@ class Verdict:
     expected (it failed, as the port said it would).
 
     `message` says why it was skipped, is expected to fail, or what went wrong, `detail` where (the port's own stack trace).
+    `taps` are the intermediates that the port exports, in data-flow order, each judged on the values it was made from.
     """
 
     port: str
@@ -64,29 +69,50 @@ class Verdict:
     outputs: tuple[OutputVerdict, ...] = ()
     message: str = ""
     detail: str = ""
+    taps: tuple[OutputVerdict, ...] = ()
 
     @property
     def ratio(self) -> float:
         """The largest error ratio over the outputs."""
-        return max((output.ratio for output in self.outputs), default=0.0)
+        return max((output.ratio for output in self.judged), default=0.0)
+
+    @property
+    def judged(self) -> tuple[OutputVerdict, ...]:
+        """Everything that was judged: the outputs, then the taps."""
+        return self.outputs + self.taps
+
+    @property
+    def parts_at(self) -> OutputVerdict | None:
+        """The first tap in data-flow order that does not pass: the stage at fault."""
+        return next((tap for tap in self.taps if not tap.passes), None)
 
 
 def compare(port: str, golden: Golden, outputs: dict[str, Array], asked: tuple[str, ...]) -> Verdict:
     """Judge a port's outputs: their names and shapes first, then their dtypes and every element."""
-    problem = malformed(golden.case, outputs, asked)
+    problem = malformed(golden.case, outputs, asked) or malformed_taps(golden, outputs)
     if problem:
         return Verdict(port, golden.case, "error", message=problem)
     verdicts = tuple(compare_output(name, golden.outputs[name], outputs[name]) for name in asked)
     wrong = [verdict for verdict in verdicts if verdict.dtype != verdict.expected_dtype]
     message = "; ".join(f"{verdict.output} is {verdict.dtype}; expected {verdict.expected_dtype}" for verdict in wrong)
-    status = "pass" if all(verdict.passes for verdict in verdicts) else "fail"
-    return Verdict(port, golden.case, status, verdicts, message)
+    taps = compare_taps(golden, {name.removeprefix(TAP): tap for name, tap in outputs.items() if name.startswith(TAP)})
+    status = "pass" if all(verdict.passes for verdict in verdicts + taps) else "fail"
+    return Verdict(port, golden.case, status, verdicts, message, taps=taps)
+
+
+def compare_taps(golden: Golden, taps: dict[str, Array]) -> tuple[OutputVerdict, ...]:
+    """Judge the intermediates that a port exports, in data-flow order."""
+    if not taps or not isinstance(golden.case, BlockCase):
+        return ()
+    program = true_program(golden.case, golden.inputs)
+    expected = expected_taps(golden.case, program, golden.inputs, taps)
+    return tuple(compare_output(TAP + name, expected[name], taps[name]) for name in expected)
 
 
 def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdict:
     """Judge one output of the right shape: lower <= actual <= upper, or NaN where the golden is NaN; and its dtype."""
     dtype, actual = actual.dtype.name, actual.astype(np.float64)
-    admitted = _admits(expected, actual, 1.0)
+    admitted = expected.admits(actual)
     outside = int(np.size(admitted) - np.count_nonzero(admitted))
     ratio = error_ratio(expected, actual) if dtype == expected.dtype else float("inf")
     worst = _worst(expected, actual, admitted) if outside else None
@@ -100,19 +126,14 @@ def agrees(verdict: Verdict, expected: dict[str, Expected]) -> bool:
 
 def admits(expected: Expected, output: OutputVerdict) -> bool:
     """Whether an output has the dtype and lies in the intervals expected here, instead of those it was judged by."""
-    return output.dtype == expected.dtype and bool(np.all(_admits(expected, output.actual, 1.0)))
-
-
-def _admits(expected: Expected, actual: Array, scale: float) -> Array:
-    lower, upper = expected.interval(scale)
-    return ((lower <= actual) & (actual <= upper)) | (np.isnan(expected.value) & np.isnan(actual))
+    return output.dtype == expected.dtype and bool(np.all(expected.admits(output.actual)))
 
 
 def error_ratio(expected: Expected, actual: Array) -> float:
     """The smallest scale of the tolerance that admits every element, within a quarter of it; float64 numbers."""
 
     def admitted(scale: float) -> bool:
-        return bool(np.all(_admits(expected, actual, scale)))
+        return bool(np.all(expected.admits(actual, scale)))
 
     if admitted(0.0):
         return 0.0
@@ -151,4 +172,15 @@ def malformed(case: Case, outputs: dict[str, Array], asked: tuple[str, ...]) -> 
         shape = outputs[name].shape
         if shape != case.output_shape(name):
             return f"{name} has shape {list(shape)}; expected {list(case.output_shape(name))}"
+    return ""
+
+
+def malformed_taps(golden: Golden, outputs: dict[str, Array]) -> str:
+    """What keeps the exported intermediates from being judged, in words; empty if nothing does."""
+    for name, tap in outputs.items():
+        exact = golden.intermediates.get(name.removeprefix(TAP))
+        if name.startswith(TAP) and exact is None:
+            return f"{name}: a {golden.case.op} has no such intermediate: there are {', '.join(golden.intermediates)}"
+        if name.startswith(TAP) and exact is not None and tap.shape != exact.shape:
+            return f"{name} has shape {list(tap.shape)}; expected {list(exact.shape)}"
     return ""

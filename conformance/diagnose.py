@@ -6,12 +6,14 @@ from math import prod
 
 import numpy as np
 
-from conformance.anatomy import BACKWARDS
+from conformance.block.cases import BlockCase
+from conformance.block.taps import TAP
 from conformance.compare import OutputVerdict, Verdict, admits, error_ratio
-from conformance.golden import Expected
+from conformance.expected import Expected
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
-from conformance.rounding import unit_roundoff
+from conformance.norms.anatomy import BACKWARDS
+from conformance.rounding import store, unit_roundoff
 
 SCREENED = 6  # failing outputs on which every mistake is tried; those that explain none of them are dropped
 LARGE = 1_000  # elements beyond which a case is asked only whether the mistake found explains it too
@@ -49,9 +51,9 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
 
     `verdicts` are those of one port and one op, judged with `seed`. Failures that no mistake explains appear in none.
     """
-    judged = [verdict for verdict in verdicts if verdict.outputs]
+    judged = [verdict for verdict in verdicts if verdict.judged]
     failing = [
-        (verdict, output) for verdict in judged if verdict.status == "fail" for output in verdict.outputs if not output.passes
+        (verdict, output) for verdict in judged if verdict.status == "fail" for output in verdict.judged if not output.passes
     ]
     diagnoses: list[Diagnosis] = []
     left = failing
@@ -84,7 +86,7 @@ def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdi
     """
     failing = _small(failing) or failing
     few = _spread(failing)
-    passing = _small([(verdict, output) for verdict in judged for output in verdict.outputs if output.passes])
+    passing = _small([(verdict, output) for verdict in judged for output in verdict.judged if output.passes])
     scores: dict[Mistake, tuple[int, float]] = {}
     for mistake in mistakes:
         if any(_explains(mistake, unit, seed) for unit in few) and _is_plausible(mistake, failing, seed):
@@ -137,6 +139,12 @@ def _alternatives(mistake: Mistake, unit: Unit, seed: int) -> list[Expected]:
     verdict, output = unit
     if verdict.case.op not in mistake.ops:
         return []
+    if isinstance(verdict.case, BlockCase):
+        if not output.output.startswith(TAP):
+            return [mistake.outputs(verdict.case, seed)[output.output]]
+        taps = {tap.output.removeprefix(TAP): store(tap.actual, tap.dtype) for tap in verdict.taps}
+        expected = mistake.taps(verdict.case, seed, taps).get(output.output.removeprefix(TAP))
+        return [expected] if expected else []
     backwards = BACKWARDS if output.output != "y" else BACKWARDS[:1]
     return [mistake.outputs(verdict.case, seed, backward)[output.output] for backward in backwards]
 
@@ -171,7 +179,7 @@ def _diagnosis(
     runner_up: tuple[Mistake, int] | None,
     seed: int,
 ) -> Diagnosis:
-    agreeing = sum(all(_explains(mistake, (verdict, output), seed) for output in verdict.outputs) for verdict in judged)
+    agreeing = sum(all(_explains(mistake, (verdict, output), seed) for output in verdict.judged) for verdict in judged)
     residual = max(_residual(mistake, unit, seed) for unit in explained)
     verdicts = tuple({verdict.case.id: verdict for verdict, _ in explained}.values())
     return Diagnosis(mistake, verdicts, len(explained), failing, agreeing, len(judged), residual, runner_up)

@@ -18,7 +18,8 @@ import ml_dtypes
 import numpy as np
 
 import conformance
-from conformance.cases import CASES, Case
+from conformance.case import Case
+from conformance.cases import CASES
 from conformance.golden import golden
 from conformance.rounding import store
 from conformance.tensors import TensorFileError, read_tensors, write_tensors

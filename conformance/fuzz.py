@@ -16,9 +16,9 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from conformance.answerable import has_answer
-from conformance.cases import Case
 from conformance.compare import Verdict
 from conformance.golden import compute
+from conformance.norms.cases import NormCase
 from conformance.process import PortFailure, PortProcess
 from conformance.protocol import Hello
 from conformance.random_cases import cases, questions
@@ -112,7 +112,7 @@ class _Fuzzer:
         self._skipped = 0
         self._failures: list[Verdict] = []
 
-    def search(self, strategy: SearchStrategy[Case], seed: int) -> None:
+    def search(self, strategy: SearchStrategy[NormCase], seed: int) -> None:
         """Ask batch after batch until one holds a failure, or the time is up."""
         batch = 0
         try:
@@ -133,7 +133,7 @@ class _Fuzzer:
         if self._process:
             self._process.close()
 
-    def _ask(self, case: Case) -> None:
+    def _ask(self, case: NormCase) -> None:
         """Raises `_CaseFails` where the case fails in the way of the first that did."""
         if time.monotonic() > self._until:
             raise _TimeIsUp
@@ -149,7 +149,7 @@ class _Fuzzer:
         self._failures.append(verdict)
         raise _CaseFails
 
-    def _verdict(self, case: Case) -> Verdict | None:
+    def _verdict(self, case: NormCase) -> Verdict | None:
         """The verdict on a case; None where it has no answer, or the port says that it is known to fail."""
         if any(fnmatchcase(case.id, glob) for glob in self._hello.expected):
             return None
@@ -167,15 +167,16 @@ class _Fuzzer:
 
     def _find(self) -> Found:
         smallest = self._failures[-1]  # hypothesis goes on only to smaller ones, and ends with the smallest
+        assert isinstance(smallest.case, NormCase)
         repeated = self._verdict(smallest.case)
         again = repeated is not None and repeated.status == smallest.status
         witnesses = self._witnesses(smallest.case) if smallest.status == "fail" else ()
         return Found(smallest, again, witnesses)
 
-    def _witnesses(self, case: Case) -> tuple[Verdict, ...]:
+    def _witnesses(self, case: NormCase) -> tuple[Verdict, ...]:
         verdicts: dict[str, Verdict] = {}
 
-        def ask(other: Case) -> None:
+        def ask(other: NormCase) -> None:
             if other.id != case.id and (verdict := self._verdict(other)):
                 verdicts[other.id] = verdict
 
@@ -183,7 +184,7 @@ class _Fuzzer:
         return tuple(verdicts.values())
 
 
-def _explore(strategy: SearchStrategy[Case], ask: Callable[[Case], None], seed: int, count: int) -> None:
+def _explore(strategy: SearchStrategy[NormCase], ask: Callable[[NormCase], None], seed: int, count: int) -> None:
     """One batch of cases, and smaller ones than the first on which `ask` raises `_CaseFails`."""
 
     @hypothesis.seed(seed)
@@ -198,7 +199,7 @@ def _explore(strategy: SearchStrategy[Case], ask: Callable[[Case], None], seed: 
         report_multiple_bugs=False,
     )
     @hypothesis.given(strategy)
-    def batch(case: Case) -> None:
+    def batch(case: NormCase) -> None:
         ask(case)
 
     with suppress(_CaseFails, Flaky):  # a flaky port fails once, and passes when it is asked again

@@ -12,19 +12,20 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.anatomy import Norm, outputs_of, true_norm
-from conformance.cases import CASES, OPS, Case, Op
 from conformance.dialects import Dialect, Order
-from conformance.golden import Expected, golden
+from conformance.expected import Expected
+from conformance.golden import golden
 from conformance.inputs import Draw
 from conformance.mistakes import MISTAKES
+from conformance.norms.anatomy import Norm, outputs_of, true_norm
+from conformance.norms.cases import NORM_CASES, NORMS, NormCase, NormOp
 from conformance.protocol import Hello
 from conformance.rounding import HALF, DType
 from conformance.runner import NoAnswer
 from conformance.session import Session
 
 Array = np.ndarray
-Ask = Callable[[Case], Array | str]
+Ask = Callable[[NormCase], Array | str]
 """Asks a port for y: its numbers in the dtype they came in, or why there are none, in words."""
 
 DECIDES = 0.99  # the share of equal elements from which on a dialect is taken to be the one followed
@@ -61,16 +62,16 @@ class Finding:
     told: bool = True
 
 
-def identify(op: Op, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
+def identify(op: NormOp, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
     """What one op of a port follows: cast order and offset, what it makes of a float32 weight, and eps."""
     return tuple(_findings(op, hello, ask))
 
 
-def identify_port(session: Session, ops: tuple[Op, ...] = OPS) -> dict[Op, tuple[Finding, ...]]:
+def identify_port(session: Session, ops: tuple[NormOp, ...] = NORMS) -> dict[NormOp, tuple[Finding, ...]]:
     """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
     hello = session.process().hello
 
-    def ask_for_y(case: Case) -> Array | str:
+    def ask_for_y(case: NormCase) -> Array | str:
         try:
             return session.ask(case, golden(case).inputs).outputs["y"]
         except NoAnswer as answer:
@@ -79,7 +80,7 @@ def identify_port(session: Session, ops: tuple[Op, ...] = OPS) -> dict[Op, tuple
     return {op: identify(op, hello, ask_for_y) for op in ops if op in hello.ops}
 
 
-def _findings(op: Op, hello: Hello, ask: Ask) -> Iterator[Finding]:
+def _findings(op: NormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
     offset = 0 if 0 in hello.weight_offsets else 1
     half = next((dtype for dtype in HALF if dtype in hello.dtypes), None)
     orders: list[Order] = [order for order in ORDERS if order in hello.orders]
@@ -93,13 +94,13 @@ def _findings(op: Op, hello: Hello, ask: Ask) -> Iterator[Finding]:
     yield _eps(_case(op, widest, Dialect(orders[0] if widest in HALF else "either_order", offset)), ask)
 
 
-def _case(op: Op, dtype: str, dialect: Dialect) -> Case:
+def _case(op: NormOp, dtype: str, dialect: Dialect) -> NormCase:
     """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
-    random = next(case for case in CASES if case.op == op and case.name == "random")
+    random = next(case for case in NORM_CASES if case.op == op and case.name == "random")
     return replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
 
 
-def _cast_order(case: Case, ask: Ask) -> Finding:
+def _cast_order(case: NormCase, ask: Ask) -> Finding:
     asked = f"{case.dialect.order}, {case.dtype} x, {case.dialect.parameter_dtype(case.dtype)} weight"
     y = ask(case)
     if isinstance(y, str):
@@ -112,7 +113,7 @@ def _cast_order(case: Case, ask: Ask) -> Finding:
     return Finding(asked, f"{best.name}; {returned}", evidence)
 
 
-def matches(case: Case, y: Array) -> tuple[Match, ...]:
+def matches(case: NormCase, y: Array) -> tuple[Match, ...]:
     """How well y, in the dtype it came in, matches every known dialect, best first; those alike here go by the first's name."""
     found: dict[bytes, Match] = {}
     for name, expected in _candidates(case, y.dtype.name):
@@ -120,7 +121,7 @@ def matches(case: Case, y: Array) -> tuple[Match, ...]:
     return tuple(sorted(found.values(), key=lambda match: match.share, reverse=True))
 
 
-def _candidates(case: Case, output_dtype: str) -> Iterator[tuple[str, Expected]]:
+def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expected]]:
     """Every dialect's y on this case's inputs, in the dtype that came."""
     true = replace(true_norm(case, 0), output_dtypes=lambda dtypes: dtypes | {"y": output_dtype})
     for variant, alter in VARIANTS.items():
@@ -147,7 +148,7 @@ def _share(expected: Expected, y: Array) -> float:
     return float(np.mean(equal))
 
 
-def _eps(case: Case, ask: Ask) -> Finding:
+def _eps(case: NormCase, ask: Ask) -> Finding:
     estimates: list[Estimate] = []
     for eps in EPS:
         small = replace(case, eps=eps, x=Draw(scale=math.sqrt(eps)))
@@ -179,7 +180,7 @@ class Estimate:
     place: str
 
 
-def _estimate(case: Case, y: Array) -> Estimate:
+def _estimate(case: NormCase, y: Array) -> Estimate:
     """Least squares give every row's scale, rstd, for a weight with and without an offset; eps follows from it."""
     given = {name: array.astype(np.float64) for name, array in golden(case).inputs.items()}
     x = given["x"] - (np.mean(given["x"], axis=-1, keepdims=True) if case.op == "layer_norm" else 0.0)

@@ -14,7 +14,7 @@ import numpy as np
 from conformance.rounding import store
 
 if TYPE_CHECKING:
-    from conformance.cases import Case
+    from conformance.norms.cases import NormCase
 
 Array = np.ndarray
 Rows = Literal["dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row"]
@@ -40,7 +40,7 @@ class Draw:
     rows: Rows = "dense"
 
 
-def inputs(case: "Case", seed: int) -> dict[str, Array]:
+def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
     """The tensors of a case in their storage dtypes: x, dy, and weight and bias where the case has them."""
     n = case.shape[-1]
     parameter_dtype = case.dialect.parameter_dtype(case.dtype)
@@ -48,34 +48,34 @@ def inputs(case: "Case", seed: int) -> dict[str, Array]:
     x = store(_x(case, seed), case.dtype)
     tensors = {"x": x}
     if case.weight != "absent":
-        tensors["weight"] = store(_weight(case, _raw(case, seed, "weight", n)), parameter_dtype)
+        tensors["weight"] = store(_weight(case, random_words(case.id, "weight", seed, n)), parameter_dtype)
     if case.bias:
-        tensors["bias"] = store(_bell(_raw(case, seed, "bias", n)), parameter_dtype)
+        tensors["bias"] = store(bell(random_words(case.id, "bias", seed, n)), parameter_dtype)
     if case.dy == "aligned":
         dy = x.astype(np.float64) * tensors["weight"].astype(np.float64)
     else:
-        dy = _bell(_raw(case, seed, "dy", x.size)).reshape(case.shape) * case.dy_scale
+        dy = bell(random_words(case.id, "dy", seed, x.size)).reshape(case.shape) * case.dy_scale
     if case.layout == "expanded":
         dy = np.broadcast_to(dy[:1], dy.shape)
     tensors["dy"] = store(dy, case.dialect.output_dtype(case.dtype))
     return tensors
 
 
-def _raw(case: "Case", seed: int, tensor: str, count: int) -> Array:
+def random_words(case_id: str, tensor: str, seed: int, count: int) -> Array:
     """`count` random 64-bit words that depend on the case, the tensor and the seed, and on nothing else."""
-    key = hashlib.sha256(f"{case.id} {tensor} {seed}".encode()).digest()[:16]
+    key = hashlib.sha256(f"{case_id} {tensor} {seed}".encode()).digest()[:16]
     return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count)
 
 
-def _bell(words: Array) -> Array:
+def bell(words: Array) -> Array:
     """Words to values of mean 0 and standard deviation 1, none beyond 3.47: the sum of a word's four 16-bit parts."""
     parts = [(words >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
     return (np.sum(parts, axis=0).astype(np.int64) - 2 * 0xFFFF) / FOUR_UNIFORMS_STD
 
 
-def _x(case: "Case", seed: int) -> Array:
+def _x(case: "NormCase", seed: int) -> Array:
     count = int(np.prod(case.shape))
-    x = case.x.offset + case.x.scale * _bell(_raw(case, seed, "x", count)).reshape(case.shape)
+    x = case.x.offset + case.x.scale * bell(random_words(case.id, "x", seed, count)).reshape(case.shape)
     if case.layout == "expanded":
         x = np.broadcast_to(x[:1], x.shape)
     rows = x.reshape(-1, case.shape[-1])
@@ -98,12 +98,15 @@ def _x(case: "Case", seed: int) -> Array:
     return rows.reshape(case.shape)
 
 
-def _weight(case: "Case", words: Array) -> Array:
+def _weight(case: "NormCase", words: Array) -> Array:
     if case.weight == "tiny":  # zeros and values near zero: dividing y by them recovers nothing
         return np.where(np.arange(len(words)) % 2, 1e-6 if case.dtype == "float16" else 1e-9, 0.0)
     if case.weight == "far_from_one":  # values whose sum with one is no bfloat16 (15.8125, -0.998), no float16 (3.998)
         return np.resize([0.0, 15.8125, -0.998, 3.998], len(words))
-    # Magnitudes in [17/16, 31/16), both signs: never one and never a power of two, which would hide the cast order.
+    return signed_weights(words) - case.dialect.weight_offset
+
+
+def signed_weights(words: Array) -> Array:
+    """Magnitudes in [17/16, 31/16), both signs: never one and never a power of two, which would hide the cast order."""
     sign = np.where(words & np.uint64(1), 1.0, -1.0)
-    magnitude = 17 / 16 + (words >> np.uint64(12)).astype(np.float64) * 2.0**-52 * (14 / 16)
-    return sign * magnitude - case.dialect.weight_offset
+    return sign * (17 / 16 + (words >> np.uint64(12)).astype(np.float64) * 2.0**-52 * (14 / 16))

@@ -7,8 +7,8 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 
-from conformance.cases import Case
 from conformance.golden import golden
+from conformance.norms.cases import NormCase
 from conformance.process import Family, PortFailure, PortProcess
 from conformance.properties import BY_ID, PROPERTIES, Finding, Property, Status, difference, verdict
 from conformance.protocol import Answer, Hello
@@ -35,7 +35,7 @@ class Inquiry:
 
 def inquire_ports(
     commands: dict[str, list[str]],
-    kinds: tuple[Case, ...],
+    kinds: tuple[NormCase, ...],
     *,
     wanted: tuple[Property, ...] = PROPERTIES,
     seed: int = 0,
@@ -67,7 +67,7 @@ def inquire_ports(
 def inquire(
     spec: str,
     start: Start,
-    kinds: tuple[Case, ...],
+    kinds: tuple[NormCase, ...],
     *,
     wanted: set[str],
     mode: str,
@@ -90,7 +90,7 @@ def inquire(
     return Inquiry(spec, hello, tuple(findings))
 
 
-def _of_kind(kind: Case, session: Session, other: Session, hello: Hello, seed: int, wanted: set[str]) -> Iterator[Finding]:
+def _of_kind(kind: NormCase, session: Session, other: Session, hello: Hello, seed: int, wanted: set[str]) -> Iterator[Finding]:
     reason = unsupported(kind, hello)
     if reason:
         yield from (Finding(BY_ID[id_], kind, "not asked", reason) for id_ in BY_ID if id_ in wanted)
@@ -133,7 +133,7 @@ def _put(
     yield _inputs_kept(case, answers)
 
 
-def _inputs_kept(case: Case, answers: list[Answer]) -> Finding:
+def _inputs_kept(case: NormCase, answers: list[Answer]) -> Finding:
     property_ = BY_ID["inputs_kept"]
     names = ", ".join(sorted({name for answer in answers for name in answer.overwrote or ()}))
     if names:

@@ -20,9 +20,19 @@ import numpy as np
 from conformance.protocol import PROTOCOL, Answer, Call, Hello, decode, encode, read_call
 from conformance.rounding import DTYPES
 from conformance.tensors import read_tensors, write_tensors
+from reference import BlockConfig
 
-OPS = {"rms_norm": ("x", "weight"), "layer_norm": ("x", "weight", "bias")}
-"""The tensors that each op is called with, in order."""
+OPS = {
+    "rms_norm": ("x", "weight"),
+    "layer_norm": ("x", "weight", "bias"),
+    "rope": ("x",),
+    "attention": ("q", "k", "v", "key_mask"),
+    "swiglu": ("gate", "up"),
+    "gelu": ("x",),
+    "pre_ln_block": ("x", "parameters", "k_cache", "v_cache", "key_mask"),
+    "pre_ln_stack": ("x", "parameters", "key_mask"),
+}
+"""The tensors that each op is called with, in order; `parameters` is a dict of them by name."""
 
 
 class Skip(Exception):
@@ -36,9 +46,17 @@ class Port:
 
         rms_norm(x, weight, *, eps, weight_offset, order=…) -> y
         layer_norm(x, weight, bias, *, eps, weight_offset, order=…) -> y
+        rope(x, *, position, base, interleaved) -> y
+        attention(q, k, v, key_mask, *, causal) -> y
+        swiglu(gate, up) -> y
+        gelu(x, *, approximate) -> y
+        pre_ln_block(x, parameters, k_cache, v_cache, key_mask, *, config, position) -> out
+        pre_ln_stack(x, parameters, key_mask, *, config, position, n_layers) -> out
 
-    x, weight and bias are what `to_tensor` made; weight and bias may be None. `order` is passed in half precision only,
-    where it makes a difference: give it a default. `weight_offset` is passed unless `weight_offsets` is (0,).
+    Tensors are what `to_tensor` made; an absent one is None. `order` is passed in half precision only, where it makes a
+    difference: give it a default. `weight_offset` is passed unless `weight_offsets` is (0,). `parameters` are a dict by name,
+    and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
+    also called with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run. `expected` maps globs of case ids that are known to fail to the
     reason; a case so listed that passes is a failure. `skips` maps globs of those not to be answered, where chance decides,
     say.
@@ -48,6 +66,7 @@ class Port:
     dtypes: tuple[str, ...] = DTYPES
     orders: tuple[str, ...] = ("cast_then_scale", "scale_then_cast")
     weight_offsets: tuple[int, ...] = (0, 1)
+    taps: bool = False
     expected: Mapping[str, str] = MappingProxyType({})
     skips: Mapping[str, str] = MappingProxyType({})
 
@@ -82,6 +101,10 @@ class Port:
         """
         raise Skip(f"no gradients: {type(self).__name__} does not define vjp")
 
+    def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
+        """A block's intermediates by name, each as it is fed to what reads it."""
+        return self.evaluate(function, inputs, constants | {"taps": True})[1]
+
     def hello(self) -> Hello:
         """What this port says of itself."""
         return Hello(
@@ -94,6 +117,7 @@ class Port:
             device=self.device,
             versions=self.versions(),
             expected=dict(self.expected),
+            taps=self.taps,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -103,34 +127,44 @@ class Port:
             given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
-        overwrote = (
-            name for name in ("x", "dy", "weight", "bias") if name in given and self._bits(given[name]) != before[name]
-        )
-        return Answer(outputs, tuple(overwrote))
+        return Answer(outputs, tuple(name for name in given if self._bits(given[name]) != before[name]))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns."""
+        """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
         reason = next((reason for glob, reason in self.skips.items() if fnmatchcase(call.case, glob)), None)
         if reason is not None:
             raise Skip(reason)
+        function, constants = getattr(self, call.op), self._constants(call)
+        output, *gradients = call.asked
         names = OPS[call.op]
-        inputs = tuple(given.get(name) for name in names)
+        parameters = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
+        inputs = tuple(parameters if name == "parameters" else given.get(name) for name in names)
+        if gradients:
+            y, cotangents = self.vjp(function, inputs, given[f"d{output}"], constants)
+            outputs = {output: y}
+            for name, cotangent in zip(names, cotangents, strict=True):
+                each = cotangent if isinstance(cotangent, dict) else {name: cotangent}
+                outputs |= {f"d{name}": gradient for name, gradient in each.items()}
+        else:
+            outputs = {output: self.evaluate(function, inputs, constants)}
+        missing = [name for name in call.asked if outputs.get(name) is None]
+        if missing:
+            raise ValueError(f"{call.op} gave no output {missing[0]!r}")
+        wanted = {name: outputs[name] for name in call.asked}
+        if call.taps:
+            wanted |= {f"tap.{name}": tap for name, tap in self.tap(function, inputs, constants).items()}
+        return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
+
+    def _constants(self, call: Call) -> dict[str, Any]:
+        """What an op is called with besides tensors."""
+        if call.op not in ("rms_norm", "layer_norm"):
+            return call.settings | ({"config": BlockConfig(**call.settings["config"])} if "config" in call.settings else {})
         constants: dict[str, Any] = {"eps": call.eps}
         if self.weight_offsets != (0,):
             constants["weight_offset"] = float(call.weight_offset)
         if call.order != "either_order":
             constants["order"] = call.order
-
-        function = getattr(self, call.op)
-        if call.asked == ("y",):
-            outputs = {"y": self.evaluate(function, inputs, constants)}
-        else:
-            y, gradients = self.vjp(function, inputs, given["dy"], constants)
-            outputs = {"y": y} | {f"d{name}": gradient for name, gradient in zip(names, gradients, strict=True)}
-        missing = [name for name in call.asked if outputs.get(name) is None]
-        if missing:
-            raise ValueError(f"{call.op} gave no output {missing[0]!r}")
-        return {name: self.to_numpy(outputs[name]) for name in call.asked}
+        return constants
 
     def _bits(self, tensor: Any) -> bytes | None:
         """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""

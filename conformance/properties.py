@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.norms.cases import NormCase
 from conformance.rounding import ulp
 
 Array = np.ndarray
@@ -106,7 +106,7 @@ class Finding:
     """What became of a property in one case. `figure` orders findings of one status, `shown` is it in a table's cell."""
 
     property: Property
-    case: Case
+    case: NormCase
     status: Status
     words: str
     figure: float = 0.0
@@ -182,7 +182,7 @@ def difference(output: str, expected: Array, actual: Array, width: Array, judged
     )
 
 
-def verdict(property_: Property, case: Case, what: str, differences: list[Difference]) -> Finding:
+def verdict(property_: Property, case: NormCase, what: str, differences: list[Difference]) -> Finding:
     """One finding of all outputs compared; `what` says which two answers they were."""
     unequal = [each for each in differences if each.differing]
     if not unequal:

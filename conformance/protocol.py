@@ -35,6 +35,8 @@ class Hello:
     versions: dict[str, str] = field(default_factory=dict)
     expected: dict[str, str] = field(default_factory=dict)
     """Globs of case ids that are known to fail, each with the reason."""
+    taps: bool = False
+    """Whether it exports a block's intermediates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Call:
 
     `inputs` and `outputs` are paths of safetensors files: the port reads x, dy and the parameters from the one, in the
     dtypes they are to be used in, and writes the tensors `asked` for to the other. `layout` says how x and dy are to lie
-    in memory. `order` and `dtype` are as in a case's id.
+    in memory. `order` and `dtype` are as in a case's id. `settings` are the constants of an op that is no norm. With `taps` the
+    port writes its intermediates as well, each as `tap.` and its name.
     """
 
     id: int
@@ -57,6 +60,8 @@ class Call:
     asked: tuple[str, ...]
     inputs: str
     outputs: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    taps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ def read_hello(message: dict[str, Any]) -> Hello:
         raise ProtocolError(f"hello: field 'weight_offsets' is {weight_offsets!r}; it must be a list of 0 and 1")
     if not isinstance(message.get("gradients"), bool):
         raise ProtocolError(f"hello: field 'gradients' is {message.get('gradients')!r}; it must be true or false")
+    if not isinstance(message.get("taps", False), bool):
+        raise ProtocolError(f"hello: field 'taps' is {message['taps']!r}; it must be true or false")
     for name in ("versions", "expected"):
         if not isinstance(message.get(name, {}), dict):
             raise ProtocolError(f"hello: field {name!r} is {message[name]!r}; it must be an object of strings")
@@ -113,6 +120,7 @@ def read_hello(message: dict[str, Any]) -> Hello:
         device=str(message.get("device", "")),
         versions={str(key): str(value) for key, value in message.get("versions", {}).items()},
         expected={str(glob): str(reason) for glob, reason in message.get("expected", {}).items()},
+        taps=message.get("taps", False),
     )
 
 
@@ -128,6 +136,6 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
 
 def read_call(message: dict[str, Any]) -> Call:
     """The runner's question, on the port's side; fields that this version does not know are ignored."""
-    fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__}
+    fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name in message}
     fields["asked"] = tuple(fields["asked"])
     return Call(**fields)

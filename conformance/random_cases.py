@@ -10,14 +10,15 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from conformance import dialects
 from conformance.answerable import LARGEST_X, why_unanswerable
-from conformance.cases import OPS, Case, Layout, Op
+from conformance.case import Layout
 from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Rows, Weight
+from conformance.norms.cases import NORMS, NormCase, NormOp
 from conformance.protocol import Hello
 from conformance.rounding import DType, largest
 from conformance.runner import unsupported
 
-Question = tuple[Op, DType, Dialect]
+Question = tuple[NormOp, DType, Dialect]
 T = TypeVar("T")
 
 SIMPLEST_FIRST: tuple[DType, ...] = ("float32", "float64", "bfloat16", "float16")
@@ -35,10 +36,10 @@ def _room(dtype: DType) -> float:
 def questions(hello: Hello, op: str | None = None, dtype: str | None = None) -> tuple[Question, ...]:
     """What a port claims to have, the simplest first: ops, dtypes and dialects; only `op` and `dtype` where they are given."""
     plain = (
-        Case(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
+        NormCase(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
         for dialect in dialects.of(dtype)
-        for op in OPS
+        for op in NORMS
     )
     claimed = (case for case in plain if not unsupported(case, hello))
     return tuple(
@@ -46,7 +47,7 @@ def questions(hello: Hello, op: str | None = None, dtype: str | None = None) -> 
     )
 
 
-def cases(asked: Sequence[Question]) -> SearchStrategy[Case]:
+def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:
     """Cases that have an answer, each of one of these questions. The simplest is a single value with no options."""
     by_dtype = [[question for question in asked if question[1] == dtype] for dtype in SIMPLEST_FIRST]
     questions = st.one_of([st.sampled_from(group) for group in by_dtype if group])  # half precision has more dialects
@@ -83,11 +84,11 @@ _DRAWS = st.integers(0, 9_999)
 
 
 @st.composite
-def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> Case:
+def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
     op, dtype, dialect = draw(questions)
     shape = _shape(draw)
     eps = draw(_EPS)
-    return Case(
+    return NormCase(
         op=op,
         dtype=dtype,
         dialect=dialect,

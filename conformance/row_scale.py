@@ -18,10 +18,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-from conformance.golden import Golden, norm_values
+from conformance.golden import Golden
+from conformance.norms.cases import NormCase
+from conformance.norms.golden import norm_values
+from conformance.norms.tolerances import norm_budget
 from conformance.properties import FALSE_ALARM, Z
 from conformance.rounding import round_to, unit_roundoff
-from conformance.tolerances import norm_budget
 
 Array = np.ndarray
 
@@ -66,6 +68,7 @@ class RowScale:
 def row_scale(golden: Golden, y: Array) -> RowScale:
     """Measure a port's y, in float64, of the shape of the golden's."""
     case, expected = golden.case, golden.outputs["y"]
+    assert isinstance(case, NormCase)
     norm, _ = norm_values(case, golden.inputs)
     g = norm.w * norm.x_hat
     square = np.sum(g * g, axis=-1)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.case import TAPPED, Case
 from conformance.compare import Verdict, compare
 from conformance.golden import Golden, golden
 from conformance.process import Family, PortFailure, PortProcess
@@ -169,7 +169,7 @@ class NoAnswer(Exception):
 
 def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
     """The outputs that a port is asked for."""
-    return tuple(case.outputs) if hello.gradients else ("y",)
+    return tuple(case.outputs) if hello.gradients else tuple(case.outputs)[:1]
 
 
 def exchange(process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float) -> Answer:
@@ -186,12 +186,14 @@ def exchange(process: PortProcess, id_: int, case: Case, given: dict[str, Array]
         op=case.op,
         dtype=case.dtype,
         order=case.dialect.order,
-        weight_offset=case.dialect.weight_offset,
+        weight_offset=case.weight_offset or 0,
         eps=case.eps,
         layout=case.layout,
         asked=asked_of(case, process.hello),
         inputs=str(inputs),
         outputs=str(outputs),
+        settings=case.settings,
+        taps=process.hello.taps and case.op in TAPPED,
     )
     answer = process.ask(id_, encode("case", **asdict(call)), timeout)
     match answer["type"]:
@@ -216,6 +218,6 @@ def unsupported(case: Case, hello: Hello) -> str:
         return f"no dtype {case.dtype}"
     if case.dialect.order not in ("either_order", *hello.orders):
         return f"no order {case.dialect.order}"
-    if case.weight != "absent" and case.dialect.weight_offset not in hello.weight_offsets:
-        return f"no weight offset {case.dialect.weight_offset}"
+    if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
+        return f"no weight offset {case.weight_offset}"
     return ""

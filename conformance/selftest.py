@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from conformance.cases import CASES, OPS, Case, Op
+from conformance.case import OPS, Case, Op
+from conformance.cases import CASES
 from conformance.compare import compare, compare_output
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES

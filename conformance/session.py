@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conformance.cases import Case
+from conformance.case import Case
 from conformance.compare import malformed
 from conformance.process import PortFailure, PortProcess
 from conformance.protocol import Answer

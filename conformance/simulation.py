@@ -5,9 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.anatomy import Backward, in_compute_dtype, outputs_of, true_norm
-from conformance.cases import Case
+from conformance.block.cases import BlockCase
+from conformance.block.golden import run, true_composite
+from conformance.block.machine import PlayedMachine
+from conformance.block.taps import TAP, tap_names
+from conformance.case import TAPPED, Case
 from conformance.mistakes.mistake import Mistake
+from conformance.norms.anatomy import Backward, in_compute_dtype, outputs_of, true_norm
+from conformance.norms.cases import NormCase
 from conformance.rounding import store
 
 Array = np.ndarray
@@ -50,6 +55,9 @@ STYLES = (
 
 def play(case: Case, seed: int, style: Style, mistake: Mistake | None = None) -> dict[str, Array]:
     """What an implementation in this style returns for a case; with a mistake in it, or none."""
+    if isinstance(case, BlockCase):
+        return _play_composite(case, seed, mistake)
+    assert isinstance(case, NormCase)
     true = true_norm(case, seed)
     norm = replace(in_compute_dtype(mistake.alter(true) if mistake else true), sequence=style.sequence)
     made: dict[str, Array] = {}
@@ -61,8 +69,17 @@ def play(case: Case, seed: int, style: Style, mistake: Mistake | None = None) ->
     return made
 
 
+def _play_composite(case: BlockCase, seed: int, mistake: Mistake | None) -> dict[str, Array]:
+    """Every stage rounded to the storage dtype; the outputs, and every intermediate as a tap."""
+    composite = true_composite(case, seed)
+    composite = mistake.alter(composite) if mistake else composite
+    values, outputs = run(composite, PlayedMachine(case.dtype), seed)
+    taps = {TAP + name: values[name] for name in tap_names(composite.program)} if case.op in TAPPED else {}
+    return {name: store(value, case.dtype) for name, value in (outputs | taps).items()}
+
+
 def numbers(mistake: Mistake, case: Case, seed: int = 0) -> dict[str, Array]:
     """What a mistake leads to: its exact values rounded as they should be, or played where nothing but a bound is known."""
-    if mistake.exact(case):
+    if isinstance(case, NormCase) and mistake.exact(case):
         return {name: expected.nearest for name, expected in mistake.outputs(case, seed).items()}
     return play(case, seed, STYLES[1], mistake)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from conformance.cases import Case, Op, select
 from conformance.dialects import HALF as HALF_DIALECTS
 from conformance.dialects import SINGLE
 from conformance.golden import Golden, golden
 from conformance.inputs import Draw, inputs
+from conformance.norms.cases import NORM_CASES, NormCase, NormOp
 from conformance.rounding import DTYPES, HALF
 
 Array = np.ndarray
@@ -34,7 +34,7 @@ class Variant:
 
     property: str
     what: str
-    case: Case
+    case: NormCase
     given: dict[str, Array]
     follows: dict[str, Map] = field(default_factory=dict)
     scaled: bool = False
@@ -45,20 +45,20 @@ class Variant:
 class Question:
     """A case as it is asked first, the golden of its inputs, and the variants. `measured`: y's row scale is judged, too."""
 
-    case: Case
+    case: NormCase
     golden: Golden
     variants: tuple[Variant, ...]
     measured: bool = False
 
 
-def kinds(op: Op | None = None, dtype: str | None = None) -> tuple[Case, ...]:
+def kinds(op: NormOp | None = None, dtype: str | None = None) -> tuple[NormCase, ...]:
     """One case for every op, dialect and dtype that is asked about: the table's `random`, where a row of the table is."""
     dialects = {each: HALF_DIALECTS if each in HALF else SINGLE for each in DTYPES}
-    cases = select("*/random", op=op, dtype=dtype)
-    return tuple(case for case in cases if case.dialect in dialects[case.dtype])
+    asked = (case for case in NORM_CASES if op in (None, case.op) and dtype in (None, case.dtype))
+    return tuple(case for case in asked if case.name == "random" and case.dialect in dialects[case.dtype])
 
 
-def questions(kind: Case, seed: int) -> Iterator[Question]:
+def questions(kind: NormCase, seed: int) -> Iterator[Question]:
     """Everything that is asked about one kind."""
     few = replace(kind, name="63_rows_of_97", shape=FEW_ROWS, dy_scale=64.0)
     yield Question(few, golden(few, seed), tuple(_of_few_rows(few, golden(few, seed).inputs)))
@@ -88,7 +88,7 @@ def _scale(given: dict[str, Array], *names: str) -> dict[str, Array]:
     return given | {name: given[name] * given[name].dtype.type(2**K) for name in names if name in given}
 
 
-def _of_few_rows(case: Case, given: dict[str, Array]) -> Iterator[Variant]:
+def _of_few_rows(case: NormCase, given: dict[str, Array]) -> Iterator[Variant]:
     gradients = {name: K for name in case.outputs if name != "y"}
     yield Variant("scale_dy", f"dy times {2**K}", case, _scale(given, "dy"), _times(gradients), scaled=True)
     exponents = {name: K if name in ("y", "dx") else 0 for name in case.outputs}
@@ -100,13 +100,13 @@ def _of_few_rows(case: Case, given: dict[str, Array]) -> Iterator[Variant]:
     yield Variant("mode", "in the other mode", case, given, _same(case.outputs), other_mode=True)
 
 
-def _scaled_x(case: Case, given: dict[str, Array]) -> Variant:
+def _scaled_x(case: NormCase, given: dict[str, Array]) -> Variant:
     exponents = {name: -K if name == "dx" else 0 for name in case.outputs}
     what = f"x times {2**K}, eps times {4**K}"
     return Variant("scale_x", what, replace(case, eps=case.eps * 4**K), _scale(given, "x"), _times(exponents), scaled=True)
 
 
-def _permuted_rows(case: Case, given: dict[str, Array]) -> Variant:
+def _permuted_rows(case: NormCase, given: dict[str, Array]) -> Variant:
     def permute(a: Array) -> Array:
         rows = a.reshape(-1, a.shape[-1])
         return rows[np.arange(len(rows)) * STRIDE % len(rows)].reshape(a.shape)
@@ -115,14 +115,14 @@ def _permuted_rows(case: Case, given: dict[str, Array]) -> Variant:
     return Variant("row_order", "with its rows permuted", case, permuted, dict.fromkeys(("y", "dx"), permute))
 
 
-def _repeated(case: Case, given: dict[str, Array], seed: int) -> Iterator[Variant]:
+def _repeated(case: NormCase, given: dict[str, Array], seed: int) -> Iterator[Variant]:
     """The same twice, something else of the same shape, and the same again."""
     yield Variant("repeatable", "asked again", case, given, _same(case.outputs))
     yield Variant("repeatable", "asked something else", case, inputs(case, seed + 1))
     yield Variant("repeatable", "asked again after something else", case, given, _same(case.outputs))
 
 
-def _row_subsets(case: Case, given: dict[str, Array]) -> Iterator[Variant]:
+def _row_subsets(case: NormCase, given: dict[str, Array]) -> Iterator[Variant]:
     for some in (np.s_[2:3, 5:6], np.s_[:, ::3]):
 
         def part(a: Array, some: tuple[slice, ...] = some) -> Array:

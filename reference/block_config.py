@@ -98,4 +98,4 @@ def small(config: BlockConfig) -> BlockConfig:
     n_heads = 6 if config.n_heads == config.n_kv_heads else 4
     n_kv_heads = n_heads * config.n_kv_heads // config.n_heads
     d_head = 16 if config.d_head * config.n_heads > config.d_model else 8
-    return replace(config, d_model=n_heads * 8, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=d_head, d_ff=44)
+    return replace(config, d_model=n_heads * 8, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=d_head, d_ff=20)

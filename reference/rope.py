@@ -15,23 +15,21 @@ def rope_angles(positions: Float64[Array, " s"], d_head: int, *, base: float) ->
     return positions[:, None] * frequency  # s d_head/2
 
 
-def rotate(
-    x: Float64[Array, "*batch s h d_head"], angles: Float64[Array, "s d_head/2"], *, interleaved: bool = False
-) -> Float64[Array, "*batch s h d_head"]:
-    r"""Turn every pair of features by its angle.
-
-    $$ y_1 = x_1 \cos\theta - x_2 \sin\theta, \qquad y_2 = x_2 \cos\theta + x_1 \sin\theta $$
+def quarter_turn(x: Float64[Array, "*batch d_head"], *, interleaved: bool = False) -> Float64[Array, "*batch d_head"]:
+    """Turn every pair of features (a, b) to (−b, a).
 
     The pairs are a feature of the first half of the head and one of the second (Llama, GPT-NeoX), or, `interleaved`,
     neighbours (RoFormer, GPT-J). The two differ by a permutation of features that a checkpoint has or has not gone through.
     """
-    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # s 1 d_head/2
+    if interleaved:
+        return np.stack([-x[..., 1::2], x[..., 0::2]], axis=-1).reshape(x.shape)
     half = x.shape[-1] // 2
-    first, second = (np.s_[..., 0::2], np.s_[..., 1::2]) if interleaved else (np.s_[..., :half], np.s_[..., half:])
-    y = np.empty_like(x)
-    y[first] = x[first] * cos - x[second] * sin
-    y[second] = x[second] * cos + x[first] * sin
-    return y
+    return np.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+
+
+def each_feature(angles: Float64[Array, "s d_head/2"], *, interleaved: bool = False) -> Float64[Array, "s 1 d_head"]:
+    """The angle of each feature's pair, for every head."""
+    return (np.repeat(angles, 2, axis=-1) if interleaved else np.tile(angles, 2))[:, None]
 
 
 def rope(
@@ -41,7 +39,9 @@ def rope(
     base: float = 10_000.0,
     interleaved: bool = False,
 ) -> Float64[Array, "*batch s h d_head"]:
-    """Rotate every head's queries or keys by their positions; the dot product of two then depends on their distance alone.
+    r"""Turn every pair of features by its angle; the dot product of a query and a key then depends on their distance alone.
+
+    $$ y_1 = x_1 \cos\theta - x_2 \sin\theta, \qquad y_2 = x_2 \cos\theta + x_1 \sin\theta $$
 
     Raises `ValueError` for an odd `d_head`, or positions that are not one for each of x's.
     """
@@ -49,7 +49,8 @@ def rope(
         raise ValueError(f"rope: x has shape {x.shape}; its last axis must be even, for its features are turned in pairs")
     if positions.shape != x.shape[-3:-2]:
         raise ValueError(f"rope: positions has shape {positions.shape}; with x of shape {x.shape} it must be {x.shape[-3:-2]}")
-    return rotate(x, rope_angles(positions, x.shape[-1], base=base), interleaved=interleaved)
+    angles = each_feature(rope_angles(positions, x.shape[-1], base=base), interleaved=interleaved)  # s 1 d_head
+    return x * np.cos(angles) + quarter_turn(x, interleaved=interleaved) * np.sin(angles)
 
 
 def rope_vjp(

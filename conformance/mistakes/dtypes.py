@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from conformance.anatomy import Norm
 from conformance.mistakes.mistake import Mistake
+from conformance.norms.anatomy import Norm
 
 DTYPE_ALONE = "The values may be right; what follows computes in another dtype than it was written for."
 NO_MIX = {dtype: "weight and x have the same dtype in every case" for dtype in ("float64", "float32")}

@@ -5,8 +5,8 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 
-from conformance.anatomy import Norm
 from conformance.mistakes.mistake import Mistake
+from conformance.norms.anatomy import Norm
 from conformance.rounding import NUMPY_DTYPES, round_to
 
 SMALL_ROWS = "Rows near sqrt(eps) come out at the wrong size"

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.anatomy import Norm, Paths, Steps
 from conformance.mistakes.mistake import LAYER, Mistake
 from conformance.mistakes.precision import NO_NARROWER, TF32, accumulates
+from conformance.norms.anatomy import Norm, Paths, Steps
 from conformance.rounding import HALF, round_to
 
 Array = np.ndarray

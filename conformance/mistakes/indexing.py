@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.anatomy import Norm
 from conformance.mistakes.mistake import Mistake
+from conformance.norms.anatomy import Norm
 
 Array = np.ndarray
 STRIDED = "indexing is tried in float32 and bfloat16: no other dtype has a case with strides"

@@ -3,10 +3,21 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from typing import Any
 
-from conformance.anatomy import NOTHING, Backward, Norm, outputs_of, true_norm
-from conformance.cases import CASES, OPS, Case, Op
-from conformance.golden import Expected
+import numpy as np
+
+from conformance.block.anatomy import Composite
+from conformance.block.cases import BlockCase
+from conformance.block.golden import composite_outputs, true_composite
+from conformance.block.taps import expected_taps
+from conformance.case import Case, Op
+from conformance.expected import Expected
+from conformance.golden import golden
+from conformance.norms.anatomy import NOTHING, Backward, Norm, outputs_of, true_norm
+from conformance.norms.cases import NORM_CASES, NORMS, NormCase
+
+Array = np.ndarray
 
 KEPT = 4096  # altered goldens kept, since every port's failures are held against the same ones
 
@@ -21,38 +32,55 @@ class Mistake:
     id, sentence
         What it is called, and what a report says was done.
     alter
-        What becomes of a `Norm` that is laid open.
+        What becomes of a norm (`Norm`) or a composite op (`Composite`) that is laid open.
     effect
         What it does to the numbers, and what hides it.
     evidence
         Where it was seen: an issue of the project named, or a statement of how it comes about.
     hidden
         The dtypes in which no case can show it, each with the reason; every other dtype has a case that rejects it.
+    needs_taps
+        The dtypes in which a block's outputs cannot show it, each with the reason, but an exported intermediate does.
     dialect
         Whether it is what another dialect does, and right there.
     """
 
     id: str
     sentence: str
-    alter: Callable[[Norm], Norm]
+    alter: Callable[[Any], Any]
     effect: str
     evidence: str = "planted: a slip of the pen that a test must see"
-    ops: tuple[Op, ...] = OPS
+    ops: tuple[Op, ...] = NORMS
     hidden: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     dialect: bool = False
+    needs_taps: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+    def altered(self, case: Case, seed: int) -> Norm | Composite:
+        """The case's op laid open, with the mistake in it."""
+        if isinstance(case, BlockCase):
+            return self.alter(true_composite(case, seed))
+        assert isinstance(case, NormCase)
+        return self.alter(true_norm(case, seed))
 
     @lru_cache(maxsize=KEPT)  # noqa: B019 - the catalogue lives as long as the program
     def outputs(self, case: Case, seed: int = 0, backward: Backward = "autograd") -> dict[str, Expected]:
-        """What the case would expect if this were right."""
-        return outputs_of(self.alter(true_norm(case, seed)), backward)
+        """What the case would expect if this were right; a composite op's backward pass is always its own."""
+        altered = self.altered(case, seed)
+        return composite_outputs(altered, seed) if isinstance(altered, Composite) else outputs_of(altered, backward)
+
+    def taps(self, case: BlockCase, seed: int, taps: dict[str, Array]) -> dict[str, Expected]:
+        """What would be expected of a port's intermediates, given those that it fed to each, if this were right."""
+        altered = self.altered(case, seed)
+        assert isinstance(altered, Composite)
+        return expected_taps(case, altered.program, golden(case, seed).inputs, taps)
 
     def exact(self, case: Case) -> bool:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""
-        return self._exact(case.op, case.dtype)
+        return isinstance(case, BlockCase) or self._exact(case.op, case.dtype)
 
     @cache  # noqa: B019
     def _exact(self, op: str, dtype: str) -> bool:
-        norm = true_norm(next(case for case in CASES if (case.op, case.dtype) == (op, dtype)), 0)
+        norm = true_norm(next(case for case in NORM_CASES if (case.op, case.dtype) == (op, dtype)), 0)
         return self.alter(norm).arithmetic == norm.arithmetic
 
     def hidden_in(self, op: Op, dtype: str) -> str:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.anatomy import Norm
 from conformance.mistakes.mistake import LAYER, Mistake
+from conformance.norms.anatomy import Norm
 
 Array = np.ndarray
 Parameters = Callable[[Array, Array, float], tuple[Array, Array]]

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.anatomy import Norm, Precision, Step
-from conformance.cases import OPS, Op
+from conformance.case import Op
 from conformance.mistakes.mistake import LAYER, Mistake
+from conformance.norms.anatomy import Norm, Precision, Step
+from conformance.norms.cases import NORMS
+from conformance.norms.values import Arithmetic, Sum
 from conformance.rounding import HALF, DType, round_to
-from conformance.values import Arithmetic, Sum
 
 TF32, FAST_RSQRT = 11, 12  # significant bits
 ALREADY = "it is in that dtype already"
@@ -25,7 +26,7 @@ def _rounds(
     rounded: Mapping[Step, Precision],
     effect: str,
     evidence: str,
-    ops: tuple[Op, ...] = OPS,
+    ops: tuple[Op, ...] = NORMS,
     hidden: Mapping[str, str] | None = None,
 ) -> Mistake:
     return Mistake(

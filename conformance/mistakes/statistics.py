@@ -6,8 +6,8 @@ from math import ceil, log2
 
 import numpy as np
 
-from conformance.anatomy import Norm, Steps
 from conformance.mistakes.mistake import LAYER, RMS, Mistake
+from conformance.norms.anatomy import Norm, Steps
 
 Array = np.ndarray
 LANES = 4  # the features that a vectorised loop takes at once, in the mistake that leaves out the rest

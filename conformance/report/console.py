@@ -1,14 +1,15 @@
 """The report on a terminal: the matrix, then every cause once."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from conformance.cases import Op
 from conformance.compare import Element
 from conformance.identify import Finding
+from conformance.norms.cases import NormOp
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Cell, Report
 from conformance.rounding import DTYPES
 from conformance.runner import NOT_ASKED
@@ -41,7 +42,7 @@ def show(report: Report, console: Console) -> None:
     console.print(_conclusion(report))
 
 
-def show_findings(port: str, found: dict[Op, tuple[Finding, ...]], console: Console) -> None:
+def show_findings(port: str, found: Mapping[NormOp, tuple[Finding, ...]], console: Console) -> None:
     """Print what an implementation follows, op by op, with what says so."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in (port, "asked", "follows", "because"):

@@ -1,11 +1,17 @@
 """A case or a mistake in words and figures."""
 
+from dataclasses import asdict
+
 import numpy as np
 
-from conformance.cases import CASES, Case
+from conformance.block.cases import BlockCase
+from conformance.case import Case
+from conformance.cases import CASES
 from conformance.compare import compare_output
 from conformance.golden import golden
+from conformance.inputs import Draw
 from conformance.mistakes import Mistake
+from conformance.norms.cases import NormCase
 from conformance.properties import Property
 from conformance.rounding import DTYPES
 from conformance.simulation import numbers
@@ -13,13 +19,18 @@ from conformance.simulation import numbers
 
 def describe(case: Case) -> dict[str, str]:
     """How a case is drawn, in words."""
-    x = case.x
-    draw = f"{x.offset:g} + {x.scale:.3g} · N(0, 1)" if x.offset else f"{x.scale:.3g} · N(0, 1)"
+    if isinstance(case, BlockCase):
+        return {"x": f"{_draw(case.x)}", "config": ", ".join(f"{name} {value}" for name, value in asdict(case.config).items())}
+    assert isinstance(case, NormCase)
     return {
-        "x": f"{draw}, {x.rows.replace('_', ' ')}, {case.layout}",
+        "x": f"{_draw(case.x)}, {case.x.rows.replace('_', ' ')}, {case.layout}",
         "eps": f"{case.eps:.9g}",
         "weight": case.weight.replace("_", " "),
     }
+
+
+def _draw(x: Draw) -> str:
+    return f"{x.offset:g} + {x.scale:.3g} · N(0, 1)" if x.offset else f"{x.scale:.3g} · N(0, 1)"
 
 
 def explain_case(case: Case) -> str:

@@ -9,6 +9,7 @@ from rich.text import Text
 from conformance.case_files import as_json
 from conformance.diagnose import diagnose
 from conformance.fuzz import CASES_SEED, Found, Search
+from conformance.norms.cases import NormCase
 from conformance.report.console import in_words
 from conformance.report.explanation import describe
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Report, known, unexplained
@@ -60,6 +61,7 @@ def cause(found: Found) -> Cause:
 
 def _details(found: Found) -> list[str]:
     case = found.verdict.case
+    assert isinstance(case, NormCase)
     details = [f"  drawn       {'; '.join(f'{name} {words}' for name, words in describe(case).items())}"]
     if not found.again:
         details.append("  but         it did not fail when it was asked again: the port does not always answer alike")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from conformance.cases import OPS
+from conformance.case import OPS
 from conformance.compare import OutputVerdict, Status, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.rounding import DTYPES

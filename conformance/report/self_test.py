@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.cases import OPS
+from conformance.case import OPS
 from conformance.mistakes import MISTAKES
 from conformance.report.console import ratio
 from conformance.rounding import DTYPES

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases import CASES, Case
+from conformance.case import Case
+from conformance.cases import CASES
 from conformance.process import serve_command
 from conformance.runner import run_ports
 

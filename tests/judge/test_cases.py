@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from conformance.cases import CASES, OPS, select
+from conformance.case import OPS
+from conformance.cases import CASES, select
 from conformance.rounding import DTYPES, HALF
 
 COUNTS = {

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.cases import OPS, Case, select
+from conformance.cases import select
 from conformance.compare import FIRST_SCALE, Verdict, compare, compare_output
 from conformance.golden import Golden, golden
+from conformance.norms.cases import NORMS, NormCase
 from conformance.rounding import DTYPES, NUMPY_DTYPES, store
 
 Array = np.ndarray
@@ -17,7 +18,7 @@ Array = np.ndarray
 reproducible = settings(derandomize=True, database=None, deadline=None)
 
 
-def only(id_: str) -> Case:
+def only(id_: str) -> NormCase:
     (case,) = select(id_)
     return case
 
@@ -31,20 +32,20 @@ def right(expected: Golden) -> dict[str, Array]:
     return {name: store(output.interval(0.0)[0], output.dtype) for name, output in expected.outputs.items()}
 
 
-def judge(case: Case, **changed: Array | None) -> Verdict:
+def judge(case: NormCase, **changed: Array | None) -> Verdict:
     """The right outputs, some of them changed; None leaves one out."""
     outputs = right(golden(case)) | changed
     given = {name: output for name, output in outputs.items() if output is not None}
     return compare("port", golden(case), given, tuple(case.outputs))
 
 
-def with_element(case: Case, output: str, index: tuple[int, ...], value: float) -> Array:
+def with_element(case: NormCase, output: str, index: tuple[int, ...], value: float) -> Array:
     array = right(golden(case))[output]
     array[index] = value
     return array
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_golden_itself_passes_with_ratio_zero(op, dtype):
     for case in select(op=op, dtype=dtype):
@@ -173,7 +174,7 @@ def test_an_empty_batch_passes_and_its_gradients_are_zero():
     assert judge(case, y=np.zeros((1, 33), np.float32)).status == "error"
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_ends_of_the_interval_pass_and_the_next_numbers_do_not(op, dtype):
     for case in select("*/random", op=op, dtype=dtype):
@@ -204,7 +205,7 @@ def test_the_ratio_is_the_error_in_half_widths(noise, index):
     assert abs(noise) * 0.85 - rounding <= output.ratio <= max(abs(noise) * 1.35, FIRST_SCALE) + 1.15 * rounding
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_ratio_never_falls_as_the_error_grows(op, dtype):
     for case in select("*/random", op=op, dtype=dtype):

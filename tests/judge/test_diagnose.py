@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from conformance.cases import CASES
 from conformance.compare import compare
 from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import both
+from conformance.norms.cases import NORM_CASES
 from conformance.rounding import store
 from conformance.simulation import STYLES, play
 
@@ -85,7 +85,9 @@ def test_a_small_unknown_error_is_not_put_down_to_low_precision():
 
 
 def judged(op, dtypes, outputs):
-    cases = [case for case in CASES if case.op == op and case.dtype in dtypes and (case.has_fixture or case.name == "rows_257")]
+    cases = [
+        case for case in NORM_CASES if case.op == op and case.dtype in dtypes and (case.has_fixture or case.name == "rows_257")
+    ]
     return tuple(
         compare("port", golden(case), outputs(case), tuple(case.outputs))
         for case in cases

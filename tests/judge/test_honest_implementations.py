@@ -11,9 +11,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from conformance.cases import OPS, Case, select
+from conformance.cases import select
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
+from conformance.norms.cases import NORMS, NormCase
 from conformance.rounding import DTYPES, NUMPY_DTYPES
 
 Array = np.ndarray
@@ -48,7 +49,7 @@ class Textbook:
 
     add = staticmethod(sequential)
 
-    def __init__(self, case: Case, given: dict[str, Array]):
+    def __init__(self, case: NormCase, given: dict[str, Array]):
         self.case, self.n = case, case.shape[-1]
         self.storage = NUMPY_DTYPES[case.dtype]
         self.compute = NUMPY_DTYPES["float64" if case.dtype == "float64" else "float32"]
@@ -181,7 +182,7 @@ class Affine(Textbook):
 STYLES = (Textbook, Fused, Autograd, Affine)
 
 
-def judged(style: type[Textbook], case: Case, seed: int) -> Verdict:
+def judged(style: type[Textbook], case: NormCase, seed: int) -> Verdict:
     expected = golden(case, seed)
     with np.errstate(all="ignore"):
         outputs = style(case, expected.inputs).outputs()
@@ -194,7 +195,7 @@ def trials(op: str, dtype: str, seed: int) -> Iterator[Verdict]:
             yield from (judged(style, case, seed) for style in STYLES)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_none_is_rejected(op, dtype, seed):
@@ -214,7 +215,7 @@ def test_they_differ_from_each_other():
 
 if __name__ == "__main__":
     largest = defaultdict(float)
-    for op, dtype, seed in product(OPS, DTYPES, SEEDS):
+    for op, dtype, seed in product(NORMS, DTYPES, SEEDS):
         for verdict in trials(op, dtype, seed):
             for output in verdict.outputs:
                 largest[op, dtype, output.output] = max(largest[op, dtype, output.output], output.ratio)

@@ -5,20 +5,21 @@ import re
 import numpy as np
 import pytest
 
-from conformance.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
-from conformance.cases import CASES, OPS, select
+from conformance.cases import select
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
+from conformance.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
+from conformance.norms.cases import NORM_CASES, NORMS
 from conformance.rounding import DTYPES
 
-SMALL = tuple(case for case in CASES if case.has_fixture)
+SMALL = tuple(case for case in NORM_CASES if case.has_fixture)
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 
 
 def test_there_are_as_many_as_are_said():
     assert len(BY_ID) == len(MISTAKES) == 136
-    assert {op: sum(op in mistake.ops for mistake in MISTAKES) for op in OPS} == {"rms_norm": 105, "layer_norm": 134}
+    assert {op: sum(op in mistake.ops for mistake in MISTAKES) for op in NORMS} == {"rms_norm": 105, "layer_norm": 134}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.id)
@@ -28,11 +29,11 @@ def test_every_mistake_says_what_was_done_what_it_does_and_where_it_was_seen(mis
     assert not mistake.sentence.endswith(".")
     assert mistake.effect.endswith(".")
     assert mistake.evidence
-    assert set(mistake.hidden) <= {*DTYPES, *(f"{op}/{dtype}" for op in OPS for dtype in DTYPES)}
+    assert set(mistake.hidden) <= {*DTYPES, *(f"{op}/{dtype}" for op in NORMS for dtype in DTYPES)}
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 def test_altering_nothing_is_the_golden(op, backward):
     """By either way through the backward pass, which share no formula for dx."""
     for case in select(f"{op}/*/random") + select(f"{op}/*/mean_30") + select(f"{op}/*/rows_near_eps"):

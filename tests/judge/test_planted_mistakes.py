@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from conformance.cases import OPS, Case, select
+from conformance.cases import select
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
+from conformance.norms.cases import NORMS, NormCase
 from conformance.rounding import DTYPES, HALF, round_to, store
 
 Array = np.ndarray
@@ -24,7 +25,7 @@ class Unaltered:
     """A norm in float64, rounded where its dialect rounds. A mistake overrides one method, and says what shows it."""
 
     shown_by: ClassVar[str] = "random"
-    ops: ClassVar[tuple[str, ...]] = OPS
+    ops: ClassVar[tuple[str, ...]] = NORMS
     dtypes: ClassVar[tuple[str, ...]] = DTYPES
     weight_offsets: ClassVar[tuple[int, ...]] = (0, 1)
     least: ClassVar[float] = 16  # what its error ratio exceeds, wherever it is shown
@@ -32,7 +33,7 @@ class Unaltered:
     def __init_subclass__(cls):
         MISTAKES.append(cls)
 
-    def __init__(self, case: Case, given: dict[str, Array]):
+    def __init__(self, case: NormCase, given: dict[str, Array]):
         exact = {name: tensor.astype(np.float64) for name, tensor in given.items()}
         self.case, self.n, self.eps = case, case.shape[-1], case.eps
         self.x, self.dy = exact["x"], exact["dy"]
@@ -269,7 +270,7 @@ class NanSwallowed(Unaltered):
         super().__init__(case, {name: np.nan_to_num(tensor.astype(np.float64)) for name, tensor in given.items()})
 
 
-def judged(norm: type[Unaltered], case: Case) -> Verdict:
+def judged(norm: type[Unaltered], case: NormCase) -> Verdict:
     expected = golden(case)
     with np.errstate(all="ignore"):
         altered = norm(case, expected.inputs)
@@ -277,7 +278,7 @@ def judged(norm: type[Unaltered], case: Case) -> Verdict:
     return compare(norm.__name__, expected, outputs, tuple(case.outputs))
 
 
-def showing(mistake: type[Unaltered], op: str, dtype: str) -> list[Case]:
+def showing(mistake: type[Unaltered], op: str, dtype: str) -> list[NormCase]:
     cases = select(f"*/{mistake.shown_by}", op=op, dtype=dtype)
     return [case for case in cases if case.dialect.weight_offset in mistake.weight_offsets]
 
@@ -291,7 +292,7 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_unaltered_norm_passes_every_case(op, dtype):
     assert [case.id for case in select(op=op, dtype=dtype) if judged(Unaltered, case).status != "pass"] == []
@@ -307,7 +308,7 @@ def test_every_case_about_a_mistake_rejects_it(mistake, op, dtype):
 
 def test_every_mistake_is_planted_where_it_can_be_seen():
     planted = {(mistake.__name__, op, dtype) for mistake, op, dtype in PLANTED}
-    assert {("EpsOutsideTheRoot", op, dtype) for op in OPS for dtype in DTYPES} <= planted
+    assert {("EpsOutsideTheRoot", op, dtype) for op in NORMS for dtype in DTYPES} <= planted
     assert {name for name, _, _ in planted} == {mistake.__name__ for mistake in MISTAKES}
 
 

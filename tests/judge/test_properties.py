@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from conformance.cases import Case
 from conformance.golden import Golden
+from conformance.norms.cases import NormCase
 from conformance.properties import BY_ID, PROPERTIES, difference, verdict
 from conformance.rounding import DTYPES, HALF, round_to, ulp
 from conformance.row_scale import row_scale
@@ -80,7 +80,7 @@ def test_an_ulp_is_the_step_to_the_next_number(dtype):
         assert round_to(np.array(x + 0.25 * step), dtype) == x
 
 
-def many_rows(kind: Case, seed: int = 0) -> Golden:
+def many_rows(kind: NormCase, seed: int = 0) -> Golden:
     return next(question.golden for question in questions(kind, seed) if question.measured)
 
 

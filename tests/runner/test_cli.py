@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conformance.cases import CASES, OPS
+from conformance.case import OPS
+from conformance.cases import CASES
 from conformance.cli import app
 from conformance.rounding import DTYPES
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from conformance.cases import OPS, select
+from conformance.case import OPS
+from conformance.cases import select
 from conformance.compare import OutputVerdict, Verdict, compare
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES, Mistake

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases import CASES, Case, select
+from conformance.case import Case
+from conformance.cases import CASES, select
 from conformance.compare import Verdict
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello

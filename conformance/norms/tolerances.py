@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from conformance.norms.values import NormValues, Sum, mean, sum_rows
 from conformance.rounding import unit_roundoff
-from conformance.values import NormValues, Sum, mean, sum_rows
 
 Array = np.ndarray
 

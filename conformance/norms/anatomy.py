@@ -7,11 +7,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from conformance.cases import Case
 from conformance.dialects import Dialect
-from conformance.golden import Expected, exact_inputs, expected_outputs, golden
+from conformance.expected import Expected
+from conformance.golden import golden
+from conformance.norms.cases import NormCase
+from conformance.norms.golden import exact_inputs, expected_outputs
+from conformance.norms.values import Arithmetic, NormValues, Pullback, Sum, honest
 from conformance.rounding import DType, round_to, significant_bits
-from conformance.values import Arithmetic, NormValues, Pullback, Sum, honest
 
 Array = np.ndarray
 Backward = Literal["autograd", "formula"]
@@ -71,7 +73,7 @@ class Norm:
     of low precision has its exact value, and wide intervals around it.
     """
 
-    case: Case
+    case: NormCase
     x: Array
     dy: Array
     weight: Array
@@ -246,7 +248,7 @@ def _times(a: Array, slope_a: Array, b: Array, slope_b: Array) -> Array:
     return np.where(slope_a == 0, 0, a * slope_a) + np.where(slope_b == 0, 0, b * slope_b)
 
 
-def true_norm(case: Case, seed: int) -> Norm:
+def true_norm(case: NormCase, seed: int) -> Norm:
     """A case's norm with nothing altered, on its exact inputs."""
     x, dy, weight, bias = exact_inputs(golden(case, seed).inputs)
     centred = case.op == "layer_norm"

@@ -14,15 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from conformance.expected import Interval, Placement
+from conformance.norms.tolerances import NormBudget
+from conformance.norms.values import NormValues, mean
 from conformance.rounding import round_to
-from conformance.tolerances import NormBudget
-from conformance.values import NormValues, mean
 
 Array = np.ndarray
-Interval = tuple[Array, Array]
-Placement = Callable[[float], Interval]
-"""Maps a scale s to the ends of an interval, before the last rounding: the noise s·t around the exact value, pushed
-through the roundings that stand inside the formula. Rounding is monotone: the ends stay ends."""
 Placements = dict[str, list[Placement]]
 Groups = tuple[tuple[int, ...], ...]
 

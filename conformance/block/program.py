@@ -1,0 +1,87 @@
+"""A program: named stages in data-flow order, evaluated forward and backward on a machine."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.block.machine import Machine
+from conformance.block.ops import Op
+
+Array = np.ndarray
+Values = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One op, the names of the values that it reads, and the name of the one that it makes; `layer` is a stack's prefix."""
+
+    local_name: str
+    op: Any
+    reads: tuple[str, ...]
+    layer: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its value is called."""
+        return self.layer + self.local_name
+
+    def value(self, m: Machine, values: Values) -> Array:
+        """What it makes of the values it reads."""
+        op: Op = self.op
+        return m.store(op.forward(m, *(values[name] for name in self.reads)))
+
+    def cotangents(self, m: Machine, dy: Array, values: Values) -> Iterator[tuple[str, Array]]:
+        """What it passes back, by the names of the values read."""
+        op: Op = self.op
+        yield from zip(self.reads, op.vjp(m, dy, *(values[name] for name in self.reads)), strict=True)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Stages, each after those it reads; the last one makes the output."""
+
+    stages: tuple[Stage, ...]
+
+    def forward(self, m: Machine, given: Values) -> Values:
+        """What is given, and the value of every stage, by name."""
+        values = dict(given)
+        for stage in self.stages:
+            values[stage.name] = stage.value(m, values)
+        return values
+
+    def backward(self, m: Machine, values: Values, dout: Array) -> Values:
+        """The cotangent of every value that the output depends on, by the value's name."""
+        cotangents = {self.stages[-1].name: dout}
+        for stage in reversed(self.stages):
+            if stage.name in cotangents:
+                for name, cotangent in stage.cotangents(m, cotangents[stage.name], values):
+                    cotangent = m.store(cotangent)
+                    cotangents[name] = m.store(cotangents[name] + cotangent) if name in cotangents else cotangent
+        return cotangents
+
+    def each(self, local_name: str, alter: Callable[[Stage], Stage]) -> "Program":
+        """The program with a stage altered, in every layer; unchanged where it has no such stage."""
+        return Program(tuple(alter(stage) if stage.local_name == local_name else stage for stage in self.stages))
+
+    def change(self, local_name: str, **fields: Any) -> "Program":
+        """The program with fields of a stage's op replaced."""
+        return self.each(local_name, lambda stage: replace(stage, op=replace(stage.op, **fields)))
+
+    def with_op(self, local_name: str, make: Callable[[Any], Any]) -> "Program":
+        """The program with another op in a stage, made of the one that is there."""
+        return self.each(local_name, lambda stage: replace(stage, op=make(stage.op)))
+
+    def reread(self, local_name: str, instead: dict[str, str]) -> "Program":
+        """The program with a stage that reads other values instead of some of its own, all by their local names."""
+
+        def alter(stage: Stage) -> Stage:
+            swap = {stage.layer + old: stage.layer + new for old, new in instead.items()}
+            return replace(stage, reads=tuple(swap.get(name, name) for name in stage.reads))
+
+        return self.each(local_name, alter)
+
+    def op(self, local_name: str) -> Any:
+        """The op of the first stage of a name; None where there is none."""
+        return next((stage.op for stage in self.stages if stage.local_name == local_name), None)

@@ -1,0 +1,74 @@
+"""A block's intermediates as a port exports them: every stage judged on the values that the port itself fed to it.
+
+What a block's outputs hide in half precision, a softmax or a sum of low precision, a single stage cannot: from inputs that are
+known exactly, its value is known to a few roundings. And the stage at fault is told from those it fed.
+"""
+
+import numpy as np
+
+from conformance.block.cases import BlockCase
+from conformance.block.machine import Machine, compute_dtype
+from conformance.block.ops import Norm
+from conformance.block.program import Program, Stage
+from conformance.dialects import Dialect
+from conformance.expected import Expected
+from conformance.norms.cases import NormCase
+from conformance.norms.golden import expected_outputs, norm_values
+from conformance.rounding import HALF, unit_roundoff
+
+Array = np.ndarray
+Values = dict[str, Array]
+
+TAP = "tap."  # what the name of an exported intermediate begins with
+HIDDEN = ("keys", "values")  # stages that only lay out what is known already; nobody exports them
+
+
+def tap_names(program: Program) -> list[str]:
+    """The intermediates of a program that a port may export, in data-flow order."""
+    return [stage.name for stage in program.stages if stage.local_name not in HIDDEN]
+
+
+def expected_taps(case: BlockCase, program: Program, given: Values, taps: Values) -> dict[str, Expected]:
+    """What is expected of every tap, given the port's own values of those that it depends on, in the dtypes they came in.
+
+    A tap may have the storage dtype or the compute dtype. One that depends on another that was not exported is left out.
+    """
+    dtypes = {name: tap.dtype.name for name, tap in taps.items()}
+    values = {name: tensor.astype(np.float64) for name, tensor in (given | taps).items()}
+    expected: dict[str, Expected] = {}
+    with np.errstate(all="ignore"):
+        for stage in program.stages:
+            known = all(name in values for name in stage.reads)
+            if stage.local_name in HIDDEN and known:
+                values[stage.name] = stage.value(Machine(), values)
+            elif stage.name in taps and known:
+                expected[stage.name] = _expected(case, stage, values, dtypes[stage.name])
+    return expected
+
+
+def _expected(case: BlockCase, stage: Stage, values: Values, dtype: str) -> Expected:
+    allowed = (case.dtype, compute_dtype(case.dtype))
+    dtype = dtype if dtype in allowed else case.dtype
+    reads = [values[name] for name in stage.reads]
+    if isinstance(stage.op, Norm):
+        return _of_norm(case, stage.op, reads, dtype)
+    u, v = unit_roundoff(case.dtype), unit_roundoff(compute_dtype(case.dtype))
+    value = stage.op.forward(Machine(), *reads)
+    half_width = stage.op.bound(u, v, value, *reads)
+    stored = Expected.around(value, half_width, case.dtype)
+    if dtype == case.dtype:
+        return stored
+    # The wider dtype may hold what was rounded to the narrower one.
+    return Expected(value, dtype, (*Expected.around(value, half_width, dtype).placements, stored.interval))
+
+
+def _of_norm(case: BlockCase, op: Norm, reads: list[Array], dtype: str) -> Expected:
+    """A norm's intervals, by the rule of the norms' own cases."""
+    x, weight, *bias = reads
+    dialect = Dialect(op.order if case.dtype in HALF else "either_order", 1 if op.weight_offset else 0)
+    question = NormCase(
+        "tap", "", x.shape, op.eps, op="layer_norm" if op.centred else "rms_norm", dialect=dialect, dtype=case.dtype
+    )
+    tensors = {"x": x, "weight": weight, "dy": np.zeros_like(x)} | ({"bias": bias[0]} if bias else {})
+    norm, _ = norm_values(question, tensors)
+    return expected_outputs(question, norm, dialect, {"y": dtype})["y"]

@@ -1,0 +1,73 @@
+"""What is expected of one output: its exact value, and for every element the interval an honest port may return."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from conformance.rounding import round_to, store
+
+Array = np.ndarray
+Interval = tuple[Array, Array]
+Placement = Callable[[float], Interval]
+"""Maps a scale s to the ends of an interval, before the last rounding: the noise s·t around the exact value, pushed
+through the roundings that stand inside the formula. Rounding is monotone: the ends stay ends."""
+
+KEPT_ELEMENTS = 10_000  # larger intervals are computed again when they are needed again, to save memory
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One output: its exact value, its dtype, and the placements of roundings that its dialect admits.
+
+    Every element lies in its interval, and the root mean square of all errors is at most `rms`.
+    """
+
+    value: Array
+    dtype: str
+    placements: tuple[Placement, ...]
+    rms: float = float("inf")
+    _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def around(cls, value: Array, half_width: Array, dtype: str, rms: float = float("inf")) -> "Expected":
+        """The value, give or take so much, then rounded to the dtype."""
+        return cls(value, dtype, (lambda s: (value - s * half_width, value + s * half_width),), rms)
+
+    def admits(self, actual: Array, scale: float = 1.0) -> Array:
+        """Which elements lie in their intervals; none, where all of them together are too far off."""
+        lower, upper = self.interval(scale)
+        admitted = ((lower <= actual) & (actual <= upper)) | (np.isnan(self.value) & np.isnan(actual))
+        if self.rms < float("inf") and not np.array_equal(actual, self.interval(0.0)[0]):
+            admitted &= bool(np.sqrt(np.mean(np.square(actual - self.value))) <= scale * self.rms)
+        return admitted
+
+    def interval(self, scale: float = 1.0) -> Interval:
+        """Lower and upper for noise `scale` times the budget: float64 arrays of numbers of the output's dtype.
+
+        They are the hull over all placements, rounded. A NaN in both says that the output must be NaN there.
+        """
+        if scale in self._intervals:
+            return self._intervals[scale]
+        with np.errstate(all="ignore"):
+            ends = [placement(scale) for placement in self.placements]
+            lower = round_to(np.fmin.reduce([low for low, _ in ends]), self.dtype)
+            upper = round_to(np.fmax.reduce([high for _, high in ends]), self.dtype)
+        if self.value.size <= KEPT_ELEMENTS:
+            self._intervals[scale] = lower, upper
+        return lower, upper
+
+    @property
+    def nearest(self) -> Array:
+        """What an implementation without any noise returns, in the output's dtype."""
+        return store(np.broadcast_to(self.interval(0.0)[0], np.shape(self.value)), self.dtype)
+
+    @property
+    def lower(self) -> Array:
+        """The smallest admissible value of every element, in the output's dtype."""
+        return store(self.interval()[0], self.dtype)
+
+    @property
+    def upper(self) -> Array:
+        """The largest admissible value of every element, in the output's dtype."""
+        return store(self.interval()[1], self.dtype)
