@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from reference.arguments import check_alike, check_float64, check_shape
+
 Array = np.ndarray
 
 
@@ -35,8 +37,7 @@ def visible_keys(
     The queries are the last s of the t positions (the others are cached), so query i stands at position t − s + i, and
     `causal` shows it the keys up to there. `key_mask` is False for keys that are padding.
     """
-    position = np.arange(t - s, t)[:, None] if causal else np.full((s, 1), t)
-    visible = np.arange(t) <= position  # s t
+    visible = np.tri(s, t, t - s, dtype=bool) if causal else np.ones((s, t), dtype=bool)  # s t
     return visible[None] if key_mask is None else visible & key_mask[..., None, None, :]
 
 
@@ -73,6 +74,13 @@ def mix(
     return np.einsum("...hst,...thd->...shd", probs, repeat_heads(v, probs.shape[-3]))
 
 
+def mix_vjp(
+    dy: Float64[Array, "*batch s h d_head"], probs: Float64[Array, "*batch h s t"], h_kv: int
+) -> Float64[Array, "*batch t h_kv d_head"]:
+    """Pull a cotangent of the averages back to the values: every query gives its share of dy, and a group adds up."""
+    return sum_groups(np.einsum("...hst,...shd->...thd", probs, dy), h_kv)
+
+
 def repeat_heads(kv: Float64[Array, "*batch t h_kv d_head"], h: int) -> Float64[Array, "*batch t h d_head"]:
     """Each key or value head as often as there are query heads in its group, one after the other."""
     return np.repeat(kv, h // kv.shape[-2], axis=-2)
@@ -98,9 +106,10 @@ def attention(
 
     Grouped-query where h_kv < h, multi-query where it is 1. A query that may see no key at all gives zeros, and no gradient:
     the policy of this kit, and of torch's scaled_dot_product_attention.
-    Raises `ValueError` for heads that do not group, keys and values of unlike shapes, or more queries than keys.
+    Raises `ValueError` for heads that do not group, keys and values of unlike shapes, more queries than keys, or a key mask
+    that is not of bools and shape [*batch, t].
     """
-    _check(q, k, v)
+    _check("attention", q, k, v, key_mask)
     scores = dot_products(q, k) / np.sqrt(q.shape[-1])  # *batch h s t
     probs = softmax(scores, visible_keys(q.shape[-3], k.shape[-3], causal=causal, key_mask=key_mask))  # *batch h s t
     return Attention(mix(probs, v), scores, probs)
@@ -115,21 +124,36 @@ def attention_vjp(
     causal: bool = True,
     key_mask: Bool[Array, "*batch t"] | None = None,
 ) -> AttentionGradients:
-    """Pull a cotangent dy of y back to q, k and v."""
+    r"""Pull a cotangent dy of y back to q, k and v.
+
+    $$ dp = dy\, v^\top, \qquad ds = p\,(dp - \textstyle\sum_t p\, dp) / \sqrt{d_{head}}, \qquad
+       dq = ds\, k, \qquad dk = ds^\top q, \qquad dv = p^\top dy $$
+
+    A key or value head gets the sum over its group.
+    """
+    _check("attention_vjp", q, k, v, key_mask)
+    check_alike("attention_vjp", q=q, dy=dy)
     _, _, probs = attention(q, k, v, causal=causal, key_mask=key_mask)
-    h, h_kv = q.shape[-2], k.shape[-2]
-    dprobs = np.einsum("...shd,...thd->...hst", dy, repeat_heads(v, h))  # *batch h s t
-    dscores = softmax_vjp(dprobs, probs) / np.sqrt(q.shape[-1])  # *batch h s t
-    dq = np.einsum("...hst,...thd->...shd", dscores, repeat_heads(k, h))  # *batch s h d_head
-    dk = sum_groups(np.einsum("...hst,...shd->...thd", dscores, q), h_kv)  # *batch t h_kv d_head
-    dv = sum_groups(np.einsum("...hst,...shd->...thd", probs, dy), h_kv)  # *batch t h_kv d_head
+    dscores = softmax_vjp(dot_products(dy, v), probs) / np.sqrt(q.shape[-1])  # *batch h s t
+    dq = mix(dscores, k)  # *batch s h d_head
+    dk = mix_vjp(q, dscores, k.shape[-2])  # *batch t h_kv d_head
+    dv = mix_vjp(dy, probs, v.shape[-2])  # *batch t h_kv d_head
     return AttentionGradients(dq, dk, dv)
 
 
-def _check(q: Array, k: Array, v: Array) -> None:
-    if k.shape != v.shape:
-        raise ValueError(f"attention: k has shape {k.shape} and v {v.shape}; they must be the same")
-    if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"attention: {q.shape[-2]} query heads do not share {k.shape[-2]} key heads evenly")
-    if q.shape[-3] > k.shape[-3]:
-        raise ValueError(f"attention: {q.shape[-3]} queries are more than {k.shape[-3]} keys, the last of which are their own")
+def _check(op: str, q: Array, k: Array, v: Array, key_mask: Array | None) -> None:
+    for name, heads in (("q", q), ("k", k)):
+        if heads.ndim < 3:
+            raise ValueError(f"{op}: {name} has shape {heads.shape}; it must be [*batch, s, h, d_head]")
+    check_shape(op, "k", k, (*q.shape[:-3], *k.shape[-3:-1], q.shape[-1]), q=q)
+    check_alike(op, k=k, v=v)
+    check_float64(op, q=q)
+    (s, h), (t, h_kv) = q.shape[-3:-1], k.shape[-3:-1]
+    if h_kv == 0 or h % h_kv:
+        raise ValueError(f"{op}: {h} query heads do not share {h_kv} key heads evenly")
+    if s > t:
+        raise ValueError(f"{op}: {s} queries are more than {t} keys, the last of which are their own")
+    if key_mask is not None:
+        check_shape(op, "key_mask", key_mask, k.shape[:-2], k=k)
+        if key_mask.dtype != np.bool:
+            raise ValueError(f"{op}: key_mask is {key_mask.dtype}; it must be bool")

@@ -1,7 +1,7 @@
 """What a Pre-LN block is made of, and blocks that people know by name."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class BlockConfig:
     def norm_constants(self) -> dict[str, float]:
         """What the norms are given besides tensors."""
         return {"eps": self.eps, "weight_offset": self.weight_offset}
+
+    @property
+    def rope_constants(self) -> dict[str, Any]:
+        """What rope is given besides tensors."""
+        return {"base": self.rope_base, "interleaved": self.rope == "interleaved"}
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""

@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from reference.arguments import check_alike, check_float64, check_shape
 from reference.attention import attention, attention_vjp
 from reference.block_config import BlockConfig
 from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
 from reference.layer_norm import layer_norm, layer_norm_vjp
 from reference.rms_norm import rms_norm, rms_norm_vjp
 from reference.rope import rope, rope_vjp
+from reference.rows import sum_rows
 
 Array = np.ndarray
 Parameters = dict[str, Array]
 
 
 class PreLNBlock(NamedTuple):
-    """The output of `pre_ln_block`, and all intermediates by name in data-flow order; `out` is the last of them."""
+    """The output of `pre_ln_block`, and all intermediates by name in data-flow order, `out` too, and the norms' statistics."""
 
     out: Float64[Array, "*batch s d_model"]
     intermediates: dict[str, Array]
@@ -47,7 +49,7 @@ def pre_ln_block(
 
     Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
     """
-    _check(x, parameters, config)
+    _check("pre_ln_block", x, parameters, config, k_cache, v_cache)
     p, taps = parameters, dict[str, Array]()
     positions = np.arange(position, position + x.shape[-2], dtype=np.float64)  # s
 
@@ -59,8 +61,8 @@ def pre_ln_block(
         q = taps["q_norm"] = _norm(q, p, "attention.q_norm", config)
         k = taps["k_norm"] = _norm(k, p, "attention.k_norm", config)
     if config.rope != "none":
-        turn: dict[str, Any] = {"base": config.rope_base, "interleaved": config.rope == "interleaved"}
-        q, k = taps["q_rope"], taps["k_rope"] = rope(q, positions, **turn), rope(k, positions, **turn)
+        q = taps["q_rope"] = rope(q, positions, **config.rope_constants)
+        k = taps["k_rope"] = rope(k, positions, **config.rope_constants)
     k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)
     attn, taps["scores"], taps["probs"] = attention(q, k, v, causal=config.causal, key_mask=key_mask)
     taps["attn"] = _merge(attn)
@@ -69,12 +71,12 @@ def pre_ln_block(
 
     taps["ffn_norm"] = _norm(h, p, "ffn_norm", config)
     if config.feed_forward == "swiglu":
-        taps["gate"] = _linear(taps["ffn_norm"], p, "feed_forward.gate")
-        taps["up"] = _linear(taps["ffn_norm"], p, "feed_forward.up")
-        taps["act"] = swiglu(taps["gate"], taps["up"])
+        gate = taps["gate"] = _linear(taps["ffn_norm"], p, "feed_forward.gate")
+        up = taps["up"] = _linear(taps["ffn_norm"], p, "feed_forward.up")
+        taps["act"] = swiglu(gate, up)
     else:
-        taps["up"] = _linear(taps["ffn_norm"], p, "feed_forward.up")
-        taps["act"] = gelu(taps["up"], approximate=config.feed_forward == "gelu_tanh")
+        up = taps["up"] = _linear(taps["ffn_norm"], p, "feed_forward.up")
+        taps["act"] = gelu(up, approximate=config.feed_forward == "gelu_tanh")
     taps["ffn_out"] = _linear(taps["act"], p, "feed_forward.down")
     out = taps["out"] = h + taps["ffn_out"]
     return PreLNBlock(out, taps | _statistics(x, "attention_norm", config) | _statistics(h, "ffn_norm", config))
@@ -95,20 +97,21 @@ def pre_ln_block_vjp(
 
     The cache is a constant. Raises as `pre_ln_block` does.
     """
+    _check("pre_ln_block_vjp", x, parameters, config, k_cache, v_cache)
+    check_alike("pre_ln_block_vjp", x=x, dout=dout)
     cache: dict[str, Any] = {"position": position, "k_cache": k_cache, "v_cache": v_cache, "key_mask": key_mask}
     _, taps = pre_ln_block(x, parameters, config, **cache)
-    p: Parameters = parameters
-    gradients: dict[str, Any] = {}
+    p, gradients = parameters, dict[str, Any]()
     positions = np.arange(position, position + x.shape[-2], dtype=np.float64)  # s
 
     dact = _linear_vjp(dout, taps["act"], p, "feed_forward.down", gradients)
     if config.feed_forward == "swiglu":
         dgate, dup = swiglu_vjp(dact, taps["gate"], taps["up"])
         dffn_norm = _linear_vjp(dgate, taps["ffn_norm"], p, "feed_forward.gate", gradients)
+        dffn_norm += _linear_vjp(dup, taps["ffn_norm"], p, "feed_forward.up", gradients)
     else:
         dup = gelu_vjp(dact, taps["up"], approximate=config.feed_forward == "gelu_tanh")
-        dffn_norm = np.zeros_like(x)
-    dffn_norm = dffn_norm + _linear_vjp(dup, taps["ffn_norm"], p, "feed_forward.up", gradients)
+        dffn_norm = _linear_vjp(dup, taps["ffn_norm"], p, "feed_forward.up", gradients)
     dh = dout + _norm_vjp(dffn_norm, taps["h"], p, "ffn_norm", config, gradients)
 
     dattn = _linear_vjp(dh, taps["attn"], p, "attention.o", gradients)
@@ -116,18 +119,18 @@ def pre_ln_block_vjp(
     k = taps.get("k_rope", taps.get("k_norm", taps["k"]))
     keys, values = _with_cache(k_cache, k), _with_cache(v_cache, taps["v"])
     dq, dk, dv = attention_vjp(_heads(dattn, config.d_head), q, keys, values, causal=config.causal, key_mask=key_mask)
-    dk, dv = dk[..., -x.shape[-2] :, :, :], dv[..., -x.shape[-2] :, :, :]
+    past = keys.shape[-3] - x.shape[-2]
+    dk, dv = dk[..., past:, :, :], dv[..., past:, :, :]
     if config.rope != "none":
-        turn: dict[str, Any] = {"base": config.rope_base, "interleaved": config.rope == "interleaved"}
-        dq, dk = rope_vjp(dq, positions, **turn), rope_vjp(dk, positions, **turn)
+        dq = rope_vjp(dq, positions, **config.rope_constants)
+        dk = rope_vjp(dk, positions, **config.rope_constants)
     if config.qk_norm:
         dq = _norm_vjp(dq, taps["q"], p, "attention.q_norm", config, gradients)
         dk = _norm_vjp(dk, taps["k"], p, "attention.k_norm", config, gradients)
-    parts = [
-        _linear_vjp(_merge(d), taps["attention_norm"], p, f"attention.{name}", gradients)
-        for name, d in zip("qkv", (dq, dk, dv), strict=True)
-    ]
-    dx = dh + _norm_vjp(sum(parts, np.zeros_like(x)), x, p, "attention_norm", config, gradients)
+    dattention_norm = np.zeros_like(x)
+    for name, d in {"q": dq, "k": dk, "v": dv}.items():
+        dattention_norm += _linear_vjp(_merge(d), taps["attention_norm"], p, f"attention.{name}", gradients)
+    dx = dh + _norm_vjp(dattention_norm, x, p, "attention_norm", config, gradients)
     return {"dx": dx} | {f"d{name}": gradients[f"d{name}"] for name in config.parameters()}
 
 
@@ -137,10 +140,9 @@ def _linear(x: Array, p: Parameters, name: str) -> Array:
 
 def _linear_vjp(dy: Array, x: Array, p: Parameters, name: str, gradients: dict[str, Any]) -> Array:
     """The cotangent of x; those of weight and bias join the gradients."""
-    rows = dy.reshape(-1, dy.shape[-1])
-    gradients[f"d{name}.weight"] = rows.T @ x.reshape(-1, x.shape[-1])
+    gradients[f"d{name}.weight"] = dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
     if f"{name}.bias" in p:
-        gradients[f"d{name}.bias"] = rows.sum(axis=0)
+        gradients[f"d{name}.bias"] = sum_rows(dy)
     return dy @ p[f"{name}.weight"]
 
 
@@ -167,27 +169,36 @@ def _statistics(x: Array, name: str, config: BlockConfig) -> dict[str, Array]:
 
 
 def _heads(x: Array, d_head: int) -> Array:
-    return x.reshape(*x.shape[:-1], -1, d_head)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // d_head, d_head)
 
 
 def _merge(x: Array) -> Array:
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def _with_cache(cache: Array | None, new: Array) -> Array:
     return new if cache is None else np.concatenate([cache, new], axis=-3)
 
 
-def _check(x: Array, parameters: Parameters, config: BlockConfig) -> None:
+def _check(
+    op: str, x: Array, parameters: Parameters, config: BlockConfig, k_cache: Array | None, v_cache: Array | None
+) -> None:
     if config.n_heads % config.n_kv_heads:
-        raise ValueError(f"pre_ln_block: n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
-    if x.shape[-1] != config.d_model:
-        raise ValueError(f"pre_ln_block: x has shape {x.shape}; its last axis must be d_model, {config.d_model}")
+        raise ValueError(f"{op}: n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
+    if x.ndim < 2 or x.shape[-1] != config.d_model:
+        raise ValueError(f"{op}: x has shape {x.shape}; it must be [*batch, s, {config.d_model}], for that is d_model")
     expected = config.parameters()
-    for name in expected.keys() | parameters.keys():
+    for name in parameters | expected:
         if name not in parameters:
-            raise ValueError(f"pre_ln_block: parameter {name!r} is missing")
+            raise ValueError(f"{op}: parameter {name!r} is missing")
         if name not in expected:
-            raise ValueError(f"pre_ln_block: parameter {name!r} is unknown; this config has {', '.join(expected)}")
+            raise ValueError(f"{op}: parameter {name!r} is unknown; this config has {', '.join(expected)}")
         if parameters[name].shape != expected[name]:
-            raise ValueError(f"pre_ln_block: {name} has shape {parameters[name].shape}; it must be {expected[name]}")
+            raise ValueError(f"{op}: {name} has shape {parameters[name].shape}; it must be {expected[name]}")
+    check_float64(op, x=x, **parameters)
+    if (k_cache is None) != (v_cache is None):
+        raise ValueError(f"{op}: {'v' if v_cache is None else 'k'}_cache is missing; keys and values are cached together")
+    if k_cache is not None and v_cache is not None:
+        past = k_cache.shape[-3:-2]
+        check_shape(op, "k_cache", k_cache, (*x.shape[:-2], *past, config.n_kv_heads, config.d_head), x=x)
+        check_alike(op, k_cache=k_cache, v_cache=v_cache)

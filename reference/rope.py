@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float64
 
+from reference.arguments import check_float64, check_shape
+
 Array = np.ndarray
 
 
@@ -43,12 +45,9 @@ def rope(
 
     $$ y_1 = x_1 \cos\theta - x_2 \sin\theta, \qquad y_2 = x_2 \cos\theta + x_1 \sin\theta $$
 
-    Raises `ValueError` for an odd `d_head`, or positions that are not one for each of x's.
+    Raises `ValueError` for an x that is not of shape [*batch, s, h, d_head], an odd `d_head`, or positions that are not [s].
     """
-    if x.shape[-1] % 2:
-        raise ValueError(f"rope: x has shape {x.shape}; its last axis must be even, for its features are turned in pairs")
-    if positions.shape != x.shape[-3:-2]:
-        raise ValueError(f"rope: positions has shape {positions.shape}; with x of shape {x.shape} it must be {x.shape[-3:-2]}")
+    _check("rope", positions, x=x)
     angles = each_feature(rope_angles(positions, x.shape[-1], base=base), interleaved=interleaved)  # s 1 d_head
     return x * np.cos(angles) + quarter_turn(x, interleaved=interleaved) * np.sin(angles)
 
@@ -61,4 +60,15 @@ def rope_vjp(
     interleaved: bool = False,
 ) -> Float64[Array, "*batch s h d_head"]:
     """Pull a cotangent of y back to x: a rotation's transpose is the rotation the other way."""
+    _check("rope_vjp", positions, dy=dy)
     return rope(dy, -positions, base=base, interleaved=interleaved)
+
+
+def _check(op: str, positions: Array, **rotated: Array) -> None:
+    [(name, x)] = rotated.items()
+    if x.ndim < 3:
+        raise ValueError(f"{op}: {name} has shape {x.shape}; it must be [*batch, s, h, d_head]")
+    if x.shape[-1] % 2:
+        raise ValueError(f"{op}: {name} has shape {x.shape}; its last axis must be even, for its features are turned in pairs")
+    check_shape(op, "positions", positions, x.shape[-3:-2], **rotated)
+    check_float64(op, positions=positions, **rotated)

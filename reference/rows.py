@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float64
 
+from reference.arguments import check_float64, check_shape
+
 
 def sum_rows(a: Float64[np.ndarray, "*batch d"]) -> Float64[np.ndarray, " d"]:
     """Sum over every axis but the last; a single row is its own sum, and no rows sum to zeros.
@@ -17,8 +19,6 @@ def check_rows(op: str, x: np.ndarray, *, dy: np.ndarray | None = None, **parame
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"{op}: x has shape {x.shape}; its last axis must hold at least one feature")
     for name, array, shape in [("dy", dy, x.shape), *((n, p, x.shape[-1:]) for n, p in parameters.items())]:
-        if array is not None and array.shape != shape:
-            raise ValueError(f"{op}: {name} has shape {array.shape}; with x of shape {x.shape} it must be {shape}")
-    for name, array in [("x", x), ("dy", dy), *parameters.items()]:
-        if array is not None and array.dtype != np.float64:
-            raise ValueError(f"{op}: {name} is {array.dtype}; the golden computes in float64 only")
+        if array is not None:
+            check_shape(op, name, array, shape, x=x)
+    check_float64(op, x=x, dy=dy, **parameters)

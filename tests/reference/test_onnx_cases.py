@@ -1,37 +1,25 @@
-"""The golden against the cases that ONNX gives its own backends for LayerNormalization and RMSNormalization.
-
-Importing ONNX's case modules builds the cases in memory, in onnx 1.22 (whose files are written from them) as in 1.23.
-Each also comes `_expanded` into primitive operators with the same numbers; those graphs have many nodes and are left.
-"""
+"""The golden against the cases that ONNX gives its own backends for LayerNormalization and RMSNormalization."""
 
 import numpy as np
-import onnx
 import pytest
-from onnx.backend.test.case.node import _NodeTestCases, layernormalization, rmsnormalization
-from onnx.backend.test.case.test_case import TestCase
+from onnx.backend.test.case.node import layernormalization, rmsnormalization
+from onnx_cases import Case, cases_of
 
 import reference
 
 Array = np.ndarray
 
-MODULES = {"LayerNormalization": layernormalization, "RMSNormalization": rmsnormalization}  # what fills _NodeTestCases
+MODULES = {"LayerNormalization": layernormalization, "RMSNormalization": rmsnormalization}  # what makes the cases
 
 # ONNX computes what it expects in float32, in rows of at most 120: a few of its ulps, and no more than 1.5 are seen.
 TOLERANCE = 3 * np.finfo(np.float32).eps
 
 
-def cases_of(op_type: str) -> list[TestCase]:
-    """Find the cases whose graph is one node of this type."""
-    return [case for case in _NodeTestCases if [node.op_type for node in case.model.graph.node] == [op_type]]
-
-
-def flatten(case: TestCase) -> tuple[list[Array], float]:
+def flatten(case: Case) -> tuple[list[Array], float]:
     """Read x and its parameters in float64, the axes from `axis` on made one, and eps."""
-    [node], [(inputs, _)] = case.model.graph.node, case.data_sets
-    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    x, *parameters = (array.astype(np.float64) for array in inputs)
-    batch = x.shape[: attributes.get("axis", -1)]
-    return [x.reshape(*batch, -1), *(p.ravel() for p in parameters)], attributes.get("epsilon", 1e-5)
+    x, *parameters = (array.astype(np.float64) for array in case.inputs.values())
+    batch = x.shape[: case.attributes.get("axis", -1)]
+    return [x.reshape(*batch, -1), *(p.ravel() for p in parameters)], case.attributes.get("epsilon", 1e-5)
 
 
 def assert_close(expected: Array, golden: Array, size: Array) -> None:
@@ -49,7 +37,7 @@ def test_all_nineteen_cases_are_here(op_type):
 def test_rms_norm_agrees(case):
     arguments, eps = flatten(case)
     golden = reference.rms_norm(*arguments, eps=eps)
-    [(_, [y])] = case.data_sets
+    [y] = case.outputs.values()
     assert_close(y, golden.y, np.abs(golden.y))
 
 
@@ -57,7 +45,7 @@ def test_rms_norm_agrees(case):
 def test_layer_norm_agrees(case):
     (x, weight, bias), eps = flatten(case)
     golden = reference.layer_norm(x, weight, bias, eps=eps)
-    [(_, [y, mean, rstd])] = case.data_sets
+    y, mean, rstd = case.outputs.values()
 
     # ONNX centres once, with a mean that is off by an ulp of this:
     mean_size = np.mean(np.abs(x), axis=-1, keepdims=True)
