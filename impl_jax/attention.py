@@ -13,16 +13,18 @@ from jaxtyping import Bool, Float
 from impl_jax.linear import contract
 from impl_jax.rows import round_to
 
+KeyMask = Bool[Array, "*batch t"] | Float[Array, "*batch t"]
+
 
 class Attention(NamedTuple):
-    """The output of `attend` and the intermediates on the way to it."""
+    """The output of `attention_in_steps` and the intermediates on the way to it."""
 
     y: Float[Array, "*batch s h d_head"]
     scores: Float[Array, "*batch h s t"]
     probs: Float[Array, "*batch h s t"]
 
 
-def visible_keys(s: int, t: int, *, causal: bool = True, key_mask: Array | None = None) -> Bool[Array, "*#batch 1 s t"]:
+def visible_keys(s: int, t: int, *, causal: bool = True, key_mask: KeyMask | None = None) -> Bool[Array, "*#batch 1 s t"]:
     """Which of t keys each of s queries may attend to.
 
     The queries are the last s of the t positions (the others are cached), so query i stands at position t − s + i, and
@@ -60,7 +62,7 @@ def attention(
     q: Float[Array, "*batch s h d_head"],
     k: Float[Array, "*batch t h_kv d_head"],
     v: Float[Array, "*batch t h_kv d_head"],
-    key_mask: Array | None = None,
+    key_mask: KeyMask | None = None,
     *,
     causal: bool = True,
 ) -> Float[Array, "*batch s h d_head"]:
@@ -72,11 +74,18 @@ def attention(
     and y is rounded once, to q's dtype. A query that may see no key at all gives zeros, and no gradient.
     Raises `ValueError` for heads that do not group, keys and values of unlike shapes, or more queries than keys.
     """
-    return attend(q, k, v, key_mask, causal=causal).y
+    return attention_in_steps(q, k, v, key_mask, causal=causal).y
 
 
-def attend(q: Array, k: Array, v: Array, key_mask: Array | None = None, *, causal: bool = True) -> Attention:
-    """`attention`, with its scores and probs, which are not rounded."""
+def attention_in_steps(
+    q: Float[Array, "*batch s h d_head"],
+    k: Float[Array, "*batch t h_kv d_head"],
+    v: Float[Array, "*batch t h_kv d_head"],
+    key_mask: KeyMask | None = None,
+    *,
+    causal: bool = True,
+) -> Attention:
+    """`attention` with its scores and probabilities, which are float32 (float64 for float64)."""
     _check(q, k, v)
     scores = dot_products(q, k) / math.sqrt(q.shape[-1])  # *batch h s t
     probs = softmax(scores, visible_keys(q.shape[-3], k.shape[-3], causal=causal, key_mask=key_mask))  # *batch h s t
@@ -85,8 +94,8 @@ def attend(q: Array, k: Array, v: Array, key_mask: Array | None = None, *, causa
 
 def _check(q: Array, k: Array, v: Array) -> None:
     if k.shape != v.shape:
-        raise ValueError(f"k has shape {list(k.shape)} and v {list(v.shape)}; they must be the same")
+        raise ValueError(f"attention: k has shape {list(k.shape)} and v {list(v.shape)}; they must be the same")
     if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"{q.shape[-2]} query heads do not share {k.shape[-2]} key heads evenly")
+        raise ValueError(f"attention: {q.shape[-2]} query heads do not share {k.shape[-2]} key heads evenly")
     if q.shape[-3] > k.shape[-3]:
-        raise ValueError(f"{q.shape[-3]} queries are more than {k.shape[-3]} keys, the last of which are their own")
+        raise ValueError(f"attention: {q.shape[-3]} queries are more than {k.shape[-3]} keys, the last of which are their own")

@@ -5,10 +5,20 @@ SwiGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202. GELU
 
 import math
 
+import jax
 from jax import Array, lax
 from jaxtyping import Float
 
 from impl_jax.rows import compute_dtype, round_to
+
+
+@jax.custom_jvp
+def sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1 / (1 + exp(−x)); its derivative σ(x) σ(−x) does not cancel, as autodiff's σ(x) (1 − σ(x)) does for large x."""
+    return lax.logistic(x)
+
+
+sigmoid.defjvps(lambda dx, y, x: dx * y * lax.logistic(-x))
 
 
 def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -16,7 +26,7 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
     $$ y = x\, \sigma(x) $$
     """
-    return x * lax.logistic(x)
+    return x * sigmoid(x)
 
 
 def swiglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -39,5 +49,5 @@ def gelu(x: Float[Array, "*shape"], *, approximate: bool = False) -> Float[Array
 
 def _share_below(x: Array, approximate: bool) -> Array:
     if approximate:  # (1 + tanh a) / 2 is sigmoid(2a), which does not cancel
-        return lax.logistic(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+        return sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     return lax.erfc(-x / math.sqrt(2)) / 2

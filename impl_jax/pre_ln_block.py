@@ -3,6 +3,8 @@
 Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745.
 """
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
-from impl_jax.attention import attend
+from impl_jax.attention import KeyMask, attention_in_steps
 from impl_jax.block_config import BlockConfig
 from impl_jax.feed_forward import gelu, swiglu
 from impl_jax.layer_norm import layer_norm
@@ -20,7 +22,8 @@ from impl_jax.rms_norm import rms_norm
 from impl_jax.rope import rope
 from impl_jax.rows import compute_dtype, round_to
 
-Parameters = dict[str, Array]
+Parameters = Mapping[str, Array]
+Taps = OrderedDict[str, Array]  # a plain dictionary comes out of jax.jit sorted
 
 
 def pre_ln_block(
@@ -28,12 +31,12 @@ def pre_ln_block(
     parameters: Parameters,
     k_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
     v_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
-    key_mask: Array | None = None,
+    key_mask: KeyMask | None = None,
     *,
     config: BlockConfig,
     position: ArrayLike = 0,
     taps: bool = False,
-) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], dict[str, Array]]:
+) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
     r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
 
     $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
@@ -52,37 +55,29 @@ def pre_ln_block(
 
 
 class PreLNBlock(nnx.Module):
-    """`pre_ln_block` with learned `parameters`, a dictionary by the names of `config.parameters()`.
-
-    Matrices begin as LeCun's normal draws, biases as zeros, effective norm weights as ones.
-    """
+    """`pre_ln_block` with learned `parameters`, a dictionary by the names of `config.parameters()`."""
 
     def __init__(self, config: BlockConfig, *, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
-        draw = nnx.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         self.config = config
-        self.parameters = nnx.Dict[nnx.Param[Array]]()
-        for name, shape in BlockConfig.parameters(config).items():
-            if len(shape) == 2:
-                initial = draw(rngs.params(), shape, param_dtype)
-            else:
-                initial = jnp.full(shape, 0 if name.endswith("bias") else 1 - config.weight_offset, param_dtype)
-            self.parameters[name] = nnx.Param(initial)
+        shapes = BlockConfig.parameters(config)
+        drawn = {name: initializer(name, config)(rngs.params(), shape, param_dtype) for name, shape in shapes.items()}
+        self.parameters = nnx.Dict({name: nnx.Param(array) for name, array in drawn.items()})
 
     def __call__(
         self,
         x: Float[Array, "*batch s d_model"],
         k_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
         v_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
-        key_mask: Array | None = None,
+        key_mask: KeyMask | None = None,
         *,
         position: ArrayLike = 0,
         taps: bool = False,
-    ) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], dict[str, Array]]:
+    ) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
         """`pre_ln_block` with the parameters held."""
         how: dict[str, Any] = {"config": self.config, "position": position, "taps": taps}
         return pre_ln_block(x, self.save(), k_cache, v_cache, key_mask, **how)
 
-    def save(self) -> Parameters:
+    def save(self) -> dict[str, Array]:
         """Every parameter by its name."""
         return {name: parameter[...] for name, parameter in self.parameters.items()}
 
@@ -93,19 +88,26 @@ class PreLNBlock(nnx.Module):
             parameter[...] = parameters[name].astype(parameter.dtype)
 
 
+def initializer(name: str, config: BlockConfig) -> nnx.Initializer:
+    """Biases begin as zeros, effective norm weights as ones, matrices with a deviation of 0.02, as GPT-2's and Llama's do."""
+    if name.endswith("bias"):
+        return nnx.initializers.zeros
+    return nnx.initializers.constant(1 - config.weight_offset) if "norm" in name else nnx.initializers.normal(0.02)
+
+
 def block_taps(
     x: Array,
     p: Parameters,
     k_cache: Array | None,
     v_cache: Array | None,
-    key_mask: Array | None,
+    key_mask: KeyMask | None,
     config: BlockConfig,
     position: ArrayLike,
-) -> dict[str, Array]:
+) -> Taps:
     """Every intermediate of `pre_ln_block`, by name in data-flow order."""
     _check(x, config)
     check_parameters(p, config)
-    taps = dict[str, Array]()
+    taps = Taps()
 
     stream, x = _branches(x, 2)
     normed = taps["attention_norm"] = _norm(x, p, "attention_norm", config)
@@ -119,7 +121,7 @@ def block_taps(
         turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
         q, k = taps["q_rope"], taps["k_rope"] = rope(q, **turn), rope(k, **turn)
     k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)
-    attn, taps["scores"], taps["probs"] = attend(q, k, v, key_mask, causal=config.causal)
+    attn, taps["scores"], taps["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
     taps["attn"] = _merge(attn)
     taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
     h = taps["h"] = _add(stream, taps["attn_out"])
@@ -144,11 +146,13 @@ def check_parameters(parameters: Parameters, config: BlockConfig) -> None:
     expected = BlockConfig.parameters(config)  # whoever's config this is, if only its fields are these
     for name in expected.keys() | parameters.keys():
         if name not in parameters:
-            raise ValueError(f"parameter {name!r} is missing")
+            raise ValueError(f"pre_ln_block: parameter {name!r} is missing")
         if name not in expected:
-            raise ValueError(f"parameter {name!r} is unknown; this config has {', '.join(expected)}")
+            raise ValueError(f"pre_ln_block: parameter {name!r} is unknown; this config has {', '.join(expected)}")
         if parameters[name].shape != expected[name]:
-            raise ValueError(f"{name} has shape {list(parameters[name].shape)}; it must be {list(expected[name])}")
+            raise ValueError(
+                f"pre_ln_block: {name} has shape {list(parameters[name].shape)}; it must be {list(expected[name])}"
+            )
 
 
 def _linear(x: Array, p: Parameters, name: str) -> Array:
@@ -188,6 +192,6 @@ def _with_cache(cache: Array | None, new: Array) -> Array:
 
 def _check(x: Array, config: BlockConfig) -> None:
     if config.n_heads % config.n_kv_heads:
-        raise ValueError(f"n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
+        raise ValueError(f"pre_ln_block: n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
     if x.shape[-1] != config.d_model:
-        raise ValueError(f"x has shape {list(x.shape)}; its last axis must be d_model, {config.d_model}")
+        raise ValueError(f"pre_ln_block: x has shape {list(x.shape)}; its last axis must be d_model, {config.d_model}")

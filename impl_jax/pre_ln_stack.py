@@ -8,20 +8,21 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
+from impl_jax.attention import KeyMask
 from impl_jax.block_config import BlockConfig
-from impl_jax.pre_ln_block import Parameters, PreLNBlock, block_taps, check_parameters
+from impl_jax.pre_ln_block import Parameters, PreLNBlock, Taps, block_taps, check_parameters
 
 
 def pre_ln_stack(
     x: Float[Array, "*batch s d_model"],
     parameters: Parameters,
-    key_mask: Array | None = None,
+    key_mask: KeyMask | None = None,
     *,
     config: BlockConfig,
     n_layers: int,
     position: ArrayLike = 0,
     taps: bool = False,
-) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], dict[str, Array]]:
+) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
     """`n_layers` blocks of one config, each on the output of the one before.
 
     `parameters` are either flat, every block's with its number before the name (`0.attention.q.weight`), or stacked, with
@@ -31,9 +32,9 @@ def pre_ln_stack(
     if any(name.startswith("0.") for name in parameters):
         parameters = stack_layers(parameters, n_layers)
 
-    def block(x: Array, p: Parameters) -> tuple[Array, dict[str, Array]]:
+    def block(x: Array, p: Parameters) -> tuple[Array, Taps]:
         values = block_taps(x, p, None, None, key_mask, config, position)
-        return values["out"], values if taps else {}
+        return values["out"], values if taps else Taps()
 
     out, values = lax.scan(block, x, parameters, length=n_layers)
     return (out, unstack_layers(values)) if taps else out
@@ -52,16 +53,16 @@ class PreLNStack(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "*batch s d_model"],
-        key_mask: Array | None = None,
+        key_mask: KeyMask | None = None,
         *,
         position: ArrayLike = 0,
         taps: bool = False,
-    ) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], dict[str, Array]]:
+    ) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
         """`pre_ln_stack` with the parameters held."""
         how: dict[str, Any] = {"config": self.config, "n_layers": self.n_layers, "position": position, "taps": taps}
         return pre_ln_stack(x, self._stacked(), key_mask, **how)
 
-    def save(self) -> Parameters:
+    def save(self) -> dict[str, Array]:
         """Every block's every parameter, flat."""
         return unstack_layers(self._stacked())
 
@@ -72,11 +73,11 @@ class PreLNStack(nnx.Module):
         for name, parameter in self.parameters.items():
             parameter[...] = stacked[name].astype(parameter.dtype)
 
-    def _stacked(self) -> Parameters:
+    def _stacked(self) -> dict[str, Array]:
         return {name: parameter[...] for name, parameter in self.parameters.items()}
 
 
-def stack_layers(parameters: Parameters, n_layers: int) -> Parameters:
+def stack_layers(parameters: Parameters, n_layers: int) -> dict[str, Array]:
     """Every block's parameters, numbered, as one array for each name, blocks first.
 
     Raises `ValueError` where the blocks are not 0 to n_layers - 1, or do not all have the same parameters.
@@ -84,11 +85,13 @@ def stack_layers(parameters: Parameters, n_layers: int) -> Parameters:
     names = [name.removeprefix("0.") for name in parameters if name.startswith("0.")]
     expected = {f"{i}.{name}" for i in range(n_layers) for name in names}
     if odd := sorted(expected ^ parameters.keys()):
-        raise ValueError(f"parameters are not those of {n_layers} blocks alike: {', '.join(odd)} missing or too many")
+        raise ValueError(
+            f"pre_ln_stack: parameters are not those of {n_layers} blocks alike: {', '.join(odd)} missing or too many"
+        )
     return {name: jnp.stack([parameters[f"{i}.{name}"] for i in range(n_layers)]) for name in names}
 
 
-def unstack_layers(stacked: dict[str, Array]) -> dict[str, Array]:
+def unstack_layers(stacked: Parameters) -> Taps:
     """The reverse: every block's arrays, its number before their names."""
     n_layers = len(next(iter(stacked.values())))
-    return {f"{i}.{name}": array[i] for i in range(n_layers) for name, array in stacked.items()}
+    return Taps((f"{i}.{name}", array[i]) for i in range(n_layers) for name, array in stacked.items())

@@ -1,7 +1,6 @@
 """Rotary position embedding (Su et al. 2021, "RoFormer", arXiv:2104.09864) for JAX."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -14,10 +13,10 @@ def rope_angles(positions: Float[Array, " s"], d_head: int, *, base: float) -> F
 
     $$ \theta_{s,i} = p_s\, \mathrm{base}^{-2i/d} $$
 
-    The frequencies are NumPy's, in float64 and rounded once: a device's power may be ulps off, which positions multiply.
+    The frequencies are Python's, in float64 and rounded once: a device's power may be ulps off, which positions multiply.
     """
-    frequency = base ** (-np.arange(0, d_head, 2) / d_head)  # d_head/2
-    return positions[:, None] * jnp.asarray(frequency, positions.dtype)  # s d_head/2
+    frequency = jnp.asarray([base ** (-i / d_head) for i in range(0, d_head, 2)], positions.dtype)  # d_head/2
+    return positions[:, None] * frequency  # s d_head/2
 
 
 def rotate(
@@ -32,7 +31,7 @@ def rotate(
     """
     cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]  # s 1 d_head/2
     half = x.shape[-1] // 2
-    first, second = (np.s_[..., 0::2], np.s_[..., 1::2]) if interleaved else (np.s_[..., :half], np.s_[..., half:])
+    first, second = (jnp.s_[..., 0::2], jnp.s_[..., 1::2]) if interleaved else (jnp.s_[..., :half], jnp.s_[..., half:])
     y_1 = x[first] * cos - x[second] * sin  # *batch s h d_head/2
     y_2 = x[second] * cos + x[first] * sin  # *batch s h d_head/2
     return jnp.stack([y_1, y_2], axis=-1).reshape(x.shape) if interleaved else jnp.concatenate([y_1, y_2], axis=-1)
@@ -51,7 +50,7 @@ def rope(
     Raises `ValueError` for an odd `d_head`.
     """
     if x.shape[-1] % 2:
-        raise ValueError(f"x has shape {list(x.shape)}; its last axis must be even, for its features are turned in pairs")
+        raise ValueError(f"rope: x has shape {list(x.shape)}; its last axis must be even, for its features are turned in pairs")
     compute = compute_dtype(x)
     positions = jnp.asarray(position + jnp.arange(x.shape[-3]), compute)  # s
     angles = rope_angles(positions, x.shape[-1], base=base)  # s d_head/2
