@@ -1,6 +1,26 @@
 """JAX: the golden's ops as pure functions and flax nnx modules, for jax.jit on CPU, GPU and TPU."""
 
+from impl_jax.attention import attention
+from impl_jax.block_config import BlockConfig
+from impl_jax.feed_forward import gelu, swiglu
 from impl_jax.layer_norm import LayerNorm, layer_norm
+from impl_jax.pre_ln_block import PreLNBlock, pre_ln_block
+from impl_jax.pre_ln_stack import PreLNStack, pre_ln_stack
 from impl_jax.rms_norm import RMSNorm, rms_norm
+from impl_jax.rope import rope
 
-__all__ = ["LayerNorm", "RMSNorm", "layer_norm", "rms_norm"]
+__all__ = [
+    "BlockConfig",
+    "LayerNorm",
+    "PreLNBlock",
+    "PreLNStack",
+    "RMSNorm",
+    "attention",
+    "gelu",
+    "layer_norm",
+    "pre_ln_block",
+    "pre_ln_stack",
+    "rms_norm",
+    "rope",
+    "swiglu",
+]

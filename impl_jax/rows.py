@@ -1,5 +1,8 @@
 """What both norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -31,11 +34,13 @@ def output_dtype(order: str, x: Array, *parameters: Array | None) -> jnp.dtype:
     return jnp.result_type(x.dtype, *present) if order == "cast_then_scale" else x.dtype
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def round_to(x: Array, dtype: jnp.dtype) -> Array:
     """Cast x to dtype and round it there, even where the compiler would rather keep float32.
 
     XLA may drop a pair of casts (`xla_allow_excess_precision` is on by default): `cast_then_scale` then silently
     becomes `scale_then_cast`. It never drops `reduce_precision`, which however flushes float16's subnormals to zero.
+    The derivative is that of a cast.
     """
     if dtype not in (jnp.bfloat16, jnp.float16):
         return x.astype(dtype)
@@ -45,6 +50,12 @@ def round_to(x: Array, dtype: jnp.dtype) -> Array:
         subnormal = lax.round(x * 2.0**24, lax.RoundingMethod.TO_NEAREST_EVEN) * 2.0**-24
         rounded = jnp.where(jnp.abs(x) < info.tiny, subnormal, rounded)
     return rounded.astype(dtype)
+
+
+@round_to.defjvp
+def _round_to_jvp(dtype: jnp.dtype, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    [x], [dx] = primals, tangents
+    return round_to(x, dtype), dx.astype(dtype)
 
 
 def sum_rows(a: Array) -> Array:

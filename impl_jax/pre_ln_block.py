@@ -1,0 +1,197 @@
+"""The Pre-LN transformer block for JAX.
+
+Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Float
+
+from impl_jax.attention import KeyMask, attention_in_steps
+from impl_jax.block_config import BlockConfig
+from impl_jax.feed_forward import gelu, swiglu
+from impl_jax.layer_norm import layer_norm
+from impl_jax.linear import linear
+from impl_jax.rms_norm import rms_norm
+from impl_jax.rope import rope
+from impl_jax.rows import compute_dtype, round_to
+
+Parameters = Mapping[str, Array]
+Taps = OrderedDict[str, Array]  # a plain dictionary comes out of jax.jit sorted
+
+
+def pre_ln_block(
+    x: Float[Array, "*batch s d_model"],
+    parameters: Parameters,
+    k_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
+    v_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
+    key_mask: KeyMask | None = None,
+    *,
+    config: BlockConfig,
+    position: ArrayLike = 0,
+    taps: bool = False,
+) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
+    r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
+
+    $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
+
+    `parameters` are those that `config.parameters()` names. `position`, perhaps a traced one, is that of x's first row, cached
+    keys (which are rotated already) and values included. `key_mask`, [*batch, t], is False or 0 for padding, over cached and
+    new keys. With `taps`, also every intermediate by name in data-flow order, ending with `out`: the golden's, in the values
+    that the next stage is given.
+
+    Every intermediate is rounded once, to x's dtype, but scores and probs, which stay in float32 (float64 for float64) as all
+    sums do. Parameters may be float32 beside an x of half precision: matrices are then rounded before they multiply.
+    Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
+    """
+    values = block_taps(x, parameters, k_cache, v_cache, key_mask, config, position)
+    return (values["out"], values) if taps else values["out"]
+
+
+class PreLNBlock(nnx.Module):
+    """`pre_ln_block` with learned `parameters`, a dictionary by the names of `config.parameters()`."""
+
+    def __init__(self, config: BlockConfig, *, param_dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
+        self.config = config
+        shapes = BlockConfig.parameters(config)
+        drawn = {name: initializer(name, config)(rngs.params(), shape, param_dtype) for name, shape in shapes.items()}
+        self.parameters = nnx.Dict({name: nnx.Param(array) for name, array in drawn.items()})
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch s d_model"],
+        k_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
+        v_cache: Float[Array, "*batch past h_kv d_head"] | None = None,
+        key_mask: KeyMask | None = None,
+        *,
+        position: ArrayLike = 0,
+        taps: bool = False,
+    ) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
+        """`pre_ln_block` with the parameters held."""
+        how: dict[str, Any] = {"config": self.config, "position": position, "taps": taps}
+        return pre_ln_block(x, self.save(), k_cache, v_cache, key_mask, **how)
+
+    def save(self) -> dict[str, Array]:
+        """Every parameter by its name."""
+        return {name: parameter[...] for name, parameter in self.parameters.items()}
+
+    def load(self, parameters: Parameters) -> None:
+        """Set every parameter, in the dtype that it has. Raises as `pre_ln_block` does."""
+        check_parameters(parameters, self.config)
+        for name, parameter in self.parameters.items():
+            parameter[...] = parameters[name].astype(parameter.dtype)
+
+
+def initializer(name: str, config: BlockConfig) -> nnx.Initializer:
+    """Biases begin as zeros, effective norm weights as ones, matrices with a deviation of 0.02, as GPT-2's and Llama's do."""
+    if name.endswith("bias"):
+        return nnx.initializers.zeros
+    return nnx.initializers.constant(1 - config.weight_offset) if "norm" in name else nnx.initializers.normal(0.02)
+
+
+def block_taps(
+    x: Array,
+    p: Parameters,
+    k_cache: Array | None,
+    v_cache: Array | None,
+    key_mask: KeyMask | None,
+    config: BlockConfig,
+    position: ArrayLike,
+) -> Taps:
+    """Every intermediate of `pre_ln_block`, by name in data-flow order."""
+    _check(x, config)
+    check_parameters(p, config)
+    taps = Taps()
+
+    stream, x = _branches(x, 2)
+    normed = taps["attention_norm"] = _norm(x, p, "attention_norm", config)
+    for name, branch in zip("qkv", _branches(normed, 3), strict=True):
+        taps[name] = _heads(_linear(branch, p, f"attention.{name}"), config.d_head)
+    q, k, v = taps["q"], taps["k"], taps["v"]
+    if config.qk_norm:
+        q = taps["q_norm"] = _norm(q, p, "attention.q_norm", config)
+        k = taps["k_norm"] = _norm(k, p, "attention.k_norm", config)
+    if config.rope != "none":
+        turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        q, k = taps["q_rope"], taps["k_rope"] = rope(q, **turn), rope(k, **turn)
+    k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)
+    attn, taps["scores"], taps["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
+    taps["attn"] = _merge(attn)
+    taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
+    h = taps["h"] = _add(stream, taps["attn_out"])
+
+    stream, h = _branches(h, 2)
+    normed = taps["ffn_norm"] = _norm(h, p, "ffn_norm", config)
+    if config.feed_forward == "swiglu":
+        to_gate, to_up = _branches(normed, 2)
+        taps["gate"] = _linear(to_gate, p, "feed_forward.gate")
+        taps["up"] = _linear(to_up, p, "feed_forward.up")
+        taps["act"] = swiglu(taps["gate"], taps["up"])
+    else:
+        taps["up"] = _linear(normed, p, "feed_forward.up")
+        taps["act"] = gelu(taps["up"], approximate=config.feed_forward == "gelu_tanh")
+    taps["ffn_out"] = _linear(taps["act"], p, "feed_forward.down")
+    taps["out"] = _add(stream, taps["ffn_out"])
+    return taps
+
+
+def check_parameters(parameters: Parameters, config: BlockConfig) -> None:
+    """Raise `ValueError` unless the parameters are those of the config, in name and shape."""
+    expected = BlockConfig.parameters(config)  # whoever's config this is, if only its fields are these
+    for name in expected.keys() | parameters.keys():
+        if name not in parameters:
+            raise ValueError(f"pre_ln_block: parameter {name!r} is missing")
+        if name not in expected:
+            raise ValueError(f"pre_ln_block: parameter {name!r} is unknown; this config has {', '.join(expected)}")
+        if parameters[name].shape != expected[name]:
+            raise ValueError(
+                f"pre_ln_block: {name} has shape {list(parameters[name].shape)}; it must be {list(expected[name])}"
+            )
+
+
+def _linear(x: Array, p: Parameters, name: str) -> Array:
+    return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+
+
+def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
+    """The one with a bias is LayerNorm; rounded once more, for the cast that ends a norm is one that XLA may drop."""
+    weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
+    how: dict[str, Any] = {"eps": config.eps, "order": config.order, "weight_offset": config.weight_offset}
+    y = rms_norm(x, weight, **how) if bias is None else layer_norm(x, weight, bias, **how)
+    return round_to(y.astype(compute_dtype(y)), x.dtype)
+
+
+def _branches(x: Array, n: int) -> list[Array]:
+    """The same x for each of n uses, whose cotangents are then added in float32; autodiff would add them in x's dtype."""
+    wide = x.astype(compute_dtype(x))
+    return [wide.astype(x.dtype) for _ in range(n)]
+
+
+def _add(stream: Array, update: Array) -> Array:
+    compute = compute_dtype(stream)
+    return round_to(stream.astype(compute) + update.astype(compute), stream.dtype)
+
+
+def _heads(x: Array, d_head: int) -> Array:
+    return x.reshape(*x.shape[:-1], -1, d_head)
+
+
+def _merge(x: Array) -> Array:
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _with_cache(cache: Array | None, new: Array) -> Array:
+    return new if cache is None else jnp.concatenate([cache, new], axis=-3)
+
+
+def _check(x: Array, config: BlockConfig) -> None:
+    if config.n_heads % config.n_kv_heads:
+        raise ValueError(f"pre_ln_block: n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
+    if x.shape[-1] != config.d_model:
+        raise ValueError(f"pre_ln_block: x has shape {list(x.shape)}; its last axis must be d_model, {config.d_model}")
