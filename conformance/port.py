@@ -105,6 +105,12 @@ class Port:
         """A block's intermediates by name, each as it is fed to what reads it."""
         return self.evaluate(function, inputs, constants | {"taps": True})[1]
 
+    def vjp_and_taps(
+        self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]
+    ) -> tuple[Any, tuple, dict[str, Any]]:
+        """What `vjp` and `tap` return; a framework may have them at once."""
+        return *self.vjp(function, inputs, dy, constants), self.tap(function, inputs, constants)
+
     def hello(self) -> Hello:
         """What this port says of itself."""
         return Hello(
@@ -139,20 +145,22 @@ class Port:
         names = OPS[call.op]
         parameters = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
         inputs = tuple(parameters if name == "parameters" else given.get(name) for name in names)
-        if gradients:
-            y, cotangents = self.vjp(function, inputs, given[f"d{output}"], constants)
-            outputs = {output: y}
-            for name, cotangent in zip(names, cotangents, strict=True):
-                each = cotangent if isinstance(cotangent, dict) else {name: cotangent}
-                outputs |= {f"d{name}": gradient for name, gradient in each.items()}
+        taps: dict[str, Any] = {}
+        if not gradients:
+            y, cotangents = self.evaluate(function, inputs, constants), ()
+            taps = self.tap(function, inputs, constants) if call.taps else {}
+        elif call.taps:
+            y, cotangents, taps = self.vjp_and_taps(function, inputs, given[f"d{output}"], constants)
         else:
-            outputs = {output: self.evaluate(function, inputs, constants)}
+            y, cotangents = self.vjp(function, inputs, given[f"d{output}"], constants)
+        outputs = {output: y}
+        for name, cotangent in zip(names, cotangents, strict=bool(gradients)):
+            each = cotangent if isinstance(cotangent, dict) else {name: cotangent}
+            outputs |= {f"d{name}": gradient for name, gradient in each.items()}
         missing = [name for name in call.asked if outputs.get(name) is None]
         if missing:
             raise ValueError(f"{call.op} gave no output {missing[0]!r}")
-        wanted = {name: outputs[name] for name in call.asked}
-        if call.taps:
-            wanted |= {f"tap.{name}": tap for name, tap in self.tap(function, inputs, constants).items()}
+        wanted = {name: outputs[name] for name in call.asked} | {f"tap.{name}": tap for name, tap in taps.items()}
         return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
 
     def _constants(self, call: Call) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 import impl_torch.port
 
 
-class Port(impl_torch.port.Port):
+class Port(impl_torch.port.TorchPort):
     """The four lines that most models carry; tensors, gradients and torch.compile are those of impl_torch's port."""
 
     name = "llama"

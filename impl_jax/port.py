@@ -13,13 +13,10 @@ import conformance.port
 import impl_jax
 
 
-class Port(conformance.port.Port):
-    """impl_jax under jax.jit, or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
+class JaxPort(conformance.port.Port):
+    """JAX arrays, jax.vjp, and jax.jit or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
 
-    name = "impl_jax"
-    static = ("order",)  # the constants that are compiled in; eps is not, so that cases share programs
-    rms_norm = staticmethod(impl_jax.rms_norm)
-    layer_norm = staticmethod(impl_jax.layer_norm)
+    static: tuple[str, ...] = ("order",)  # the constants that are compiled in; eps is not, so that cases share programs
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -43,12 +40,36 @@ class Port(conformance.port.Port):
         return np.asarray(tensor)
 
     def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple]:
-        return _compiled(self.static)(function, inputs, dy, **constants)
+        return _compiled(_vjp, self.static)(function, inputs, dy, **constants)
+
+
+class Port(JaxPort):
+    """impl_jax's functions."""
+
+    name = "impl_jax"
+    taps = True
+    static = ("order", "base", "interleaved", "causal", "approximate", "config", "n_layers", "taps")
+    rms_norm = staticmethod(impl_jax.rms_norm)
+    layer_norm = staticmethod(impl_jax.layer_norm)
+    rope = staticmethod(impl_jax.rope)
+    attention = staticmethod(impl_jax.attention)
+    swiglu = staticmethod(impl_jax.swiglu)
+    gelu = staticmethod(impl_jax.gelu)
+    pre_ln_block = staticmethod(impl_jax.pre_ln_block)
+    pre_ln_stack = staticmethod(impl_jax.pre_ln_stack)
+
+    def vjp_and_taps(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple, dict]:
+        return _compiled(_vjp_and_taps, self.static)(function, inputs, dy, **constants, taps=True)
 
 
 @cache
-def _compiled(static: tuple[str, ...]) -> Any:
-    return jax.jit(_vjp, static_argnames=("function", *static))
+def _compiled(how: Any, static: tuple[str, ...]) -> Any:
+    return jax.jit(how, static_argnames=("function", *static))
+
+
+def _vjp_and_taps(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple, dict[str, Array]]:
+    y, pullback, taps = jax.vjp(partial(function, **constants), *inputs, has_aux=True)
+    return y, pullback(dy), taps
 
 
 def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple]:

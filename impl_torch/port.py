@@ -12,15 +12,11 @@ import conformance.port
 import impl_torch
 
 
-class Port(conformance.port.Port):
-    """impl_torch in eager mode, or compiled with `fullgraph=True`; dynamic shapes, so that cases share kernels.
+class TorchPort(conformance.port.Port):
+    """PyTorch tensors and autograd, in eager mode, or compiled with `fullgraph=True`.
 
-    A subclass with functions of its own is a port of those.
+    Shapes are dynamic, so that cases share kernels.
     """
-
-    name = "impl_torch"
-    rms_norm = staticmethod(impl_torch.rms_norm)
-    layer_norm = staticmethod(impl_torch.layer_norm)
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -63,11 +59,34 @@ class Port(conformance.port.Port):
         return (_compiled(function) if self.jit else function)(*inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
-        leaves = tuple(None if tensor is None else tensor.requires_grad_() for tensor in inputs)
-        y = self.evaluate(function, leaves, constants)
-        present = [leaf for leaf in leaves if leaf is not None]
-        gradients = iter(torch.autograd.grad(y, present, dy))
-        return y, tuple(None if leaf is None else next(gradients) for leaf in leaves)
+        leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
+        y = self.evaluate(function, inputs, constants)
+        gradients = dict(zip(leaves, torch.autograd.grad(y, leaves, dy, allow_unused=True), strict=True))
+        return y, tuple(
+            {name: gradients[leaf] for name, leaf in value.items()} if isinstance(value, dict) else gradients.get(value)
+            for value in inputs
+        )
+
+
+class Port(TorchPort):
+    """impl_torch's functions."""
+
+    name = "impl_torch"
+    taps = True
+    rms_norm = staticmethod(impl_torch.rms_norm)
+    layer_norm = staticmethod(impl_torch.layer_norm)
+    rope = staticmethod(impl_torch.rope)
+    attention = staticmethod(impl_torch.attention)
+    swiglu = staticmethod(impl_torch.swiglu)
+    gelu = staticmethod(impl_torch.gelu)
+    pre_ln_block = staticmethod(impl_torch.pre_ln_block)
+    pre_ln_stack = staticmethod(impl_torch.pre_ln_stack)
+
+
+def _leaves(inputs: tuple) -> list[Tensor]:
+    """The tensors among the inputs, those of dictionaries included."""
+    values = [value for each in inputs for value in (each.values() if isinstance(each, dict) else (each,))]
+    return [value for value in values if value is not None]
 
 
 @cache

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import impl_jax.port
 
 
-class Port(impl_jax.port.Port):
+class Port(impl_jax.port.JaxPort):
     """JAX arrays, jax.vjp and jax.jit around a library's own layers, which scale in float32 and cast once.
 
     A subclass has the ops, and names its `packages`. `expected_in_jit` adds to `expected` where XLA compiles. Cases that

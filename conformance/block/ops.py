@@ -204,8 +204,9 @@ class Softmax:
     def bound(self, u: float, v: float, y: Array, scores: Array) -> Array:
         seen = self._seen(scores)
         top = np.max(seen, axis=-1, keepdims=True, initial=-np.inf)
-        depth = np.where(np.isfinite(seen), top - seen, 0.0)
-        return y * v * (16 + math.sqrt(y.shape[-1]) + 2 * depth) + TINY
+        # A compiler may contract the scaling of a score with the subtraction, whose input is then not what was exported.
+        size = np.where(np.isfinite(seen), np.abs(seen) + np.abs(top) + (top - seen), 0.0)
+        return y * v * (16 + math.sqrt(y.shape[-1]) + size) + TINY
 
     def _seen(self, scores: Array) -> Array:
         return np.where(self.visible, scores, scores + self.masked)

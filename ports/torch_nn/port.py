@@ -16,7 +16,7 @@ COMPILED = {"layer_norm/*/bfloat16/*[!1]": HALF, "layer_norm/*/float16/*": HALF}
 EAGER = {"layer_norm/*/float32/width_1": WIDTH_1, "layer_norm/*float16/*": HALF}
 
 
-class Port(impl_torch.port.Port):
+class Port(impl_torch.port.TorchPort):
     """`torch.nn.functional`; tensors, gradients and torch.compile are those of impl_torch's port."""
 
     name = "torch.nn"

@@ -24,7 +24,7 @@ FLOAT64 = {"*/float64/*": "a float64 x is normalised in float32"}
 UNROUNDED = {"*_float32_weight/*": "x_hat is not rounded to half precision before a float32 weight; y is float32"}
 
 
-class Llama(impl_torch.port.Port):
+class Llama(impl_torch.port.TorchPort):
     """LlamaRMSNorm, which most models here have under a name of their own."""
 
     name = "transformers Llama"
