@@ -147,7 +147,7 @@ class Port:
         inputs = tuple(parameters if name == "parameters" else given.get(name) for name in names)
         taps: dict[str, Any] = {}
         if not gradients:
-            y, cotangents = self.evaluate(function, inputs, constants), ()
+            y, cotangents = self.evaluate(function, inputs, constants), tuple[Any, ...]()
             taps = self.tap(function, inputs, constants) if call.taps else {}
         elif call.taps:
             y, cotangents, taps = self.vjp_and_taps(function, inputs, given[f"d{output}"], constants)

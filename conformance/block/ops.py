@@ -23,7 +23,7 @@ from reference.rows import sum_rows
 Array = np.ndarray
 SAME: Callable[[Array], Array] = lambda a: a  # noqa: E731
 ROUNDING = 1.5  # units of u that a bound has for a rounding on the way, which is off by up to one
-TINY = 2.0**-126  # float32's subnormal numbers may be flushed to zero
+TINY = 2.0**-125  # twice the least normal float32: what lies below may be flushed to zero
 
 
 def gamma(v: float, terms: int) -> float:
