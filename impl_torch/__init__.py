@@ -1,6 +1,26 @@
 """PyTorch: the golden's ops as functions and modules, for eager mode and torch.compile."""
 
+from impl_torch.attention import attention
+from impl_torch.block_config import BlockConfig
+from impl_torch.feed_forward import gelu, swiglu
 from impl_torch.layer_norm import LayerNorm, layer_norm
+from impl_torch.pre_ln_block import PreLNBlock, pre_ln_block
+from impl_torch.pre_ln_stack import PreLNStack, pre_ln_stack
 from impl_torch.rms_norm import RMSNorm, rms_norm
+from impl_torch.rope import rope
 
-__all__ = ["LayerNorm", "RMSNorm", "layer_norm", "rms_norm"]
+__all__ = [
+    "BlockConfig",
+    "LayerNorm",
+    "PreLNBlock",
+    "PreLNStack",
+    "RMSNorm",
+    "attention",
+    "gelu",
+    "layer_norm",
+    "pre_ln_block",
+    "pre_ln_stack",
+    "rms_norm",
+    "rope",
+    "swiglu",
+]

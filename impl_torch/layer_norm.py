@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impl_torch.rows import check_order, check_rows, compute_dtype, flatten_trailing, output_dtype, round_to, sum_rows
+from impl_torch.rows import check_order, check_rows, compute_dtype, flatten_trailing, operand, output_dtype, round_to, sum_rows
 
 
 def layer_norm(
@@ -28,7 +28,7 @@ def layer_norm(
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    y, _, _ = _LayerNorm.apply(x, weight, bias, eps, weight_offset, order)
+    y, _, _ = _LayerNorm.apply(x, weight, bias, operand(eps, x), operand(weight_offset, x), order)
     return y
 
 

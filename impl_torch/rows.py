@@ -1,6 +1,7 @@
 """What both norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,14 @@ def output_dtype(order: str, x: Tensor, *parameters: Tensor | None) -> torch.dty
     return dtype
 
 
+def operand(number: float, x: Tensor) -> float | Tensor:
+    """The number; under the compiler, a tensor, with which an `autograd.Function` can be called more than once in a graph.
+
+    With `dynamic=True` a float is symbolic, and torch 2.13 binds it to the first call alone: the second is an internal error.
+    """
+    return x.new_zeros((), dtype=compute_dtype(x)) + number if torch.compiler.is_compiling() else number
+
+
 def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast x to dtype and round it there, even where the compiler would rather keep float32.
 
@@ -47,6 +56,11 @@ def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
     """
     rounded = x.to(dtype)
     return (rounded.view(torch.int16) + 0).view(dtype) if dtype in HALF else rounded
+
+
+def as_stored(x: Tensor) -> Tensor:
+    """x as memory holds it: under the compiler too, whatever reads x reads it rounded. Its gradient passes as it is."""
+    return _AsStored.apply(x) if x.dtype in HALF else x
 
 
 def sum_rows(a: Tensor) -> Tensor:
@@ -60,3 +74,21 @@ def flatten_trailing(x: Tensor, normalized_shape: Sequence[int]) -> Tensor:
     if tuple(x.shape[batch:]) != tuple(normalized_shape):
         raise ValueError(f"x has shape {list(x.shape)}; it must end in the normalized shape {list(normalized_shape)}")
     return x if len(normalized_shape) == 1 else x.flatten(start_dim=batch)
+
+
+class _AsStored(torch.autograd.Function):
+    """`round_to`, whose integers have no gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return round_to(x, x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return dy

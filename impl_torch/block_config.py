@@ -1,0 +1,67 @@
+"""What a Pre-LN block is made of."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What a Pre-LN block is made of.
+
+    norm, eps, weight_offset, order
+        Both norms, and with `qk_norm` the RMSNorm over `d_head` of every query and key head, before they are rotated. `order`
+        says where half precision is cast, before the weight multiplies or after; in float64 there is nothing to cast.
+    n_kv_heads
+        Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
+    rope, rope_base
+        `half_split` (Llama, GPT-NeoX) or `interleaved` (RoFormer, GPT-J) pairs, or `none`.
+    feed_forward
+        `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
+    qkv_bias, o_bias, feed_forward_bias
+        Whether these projections have biases.
+    """
+
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
+    eps: float = 1e-5
+    weight_offset: float = 0.0
+    order: Literal["cast_then_scale", "scale_then_cast"] = "cast_then_scale"
+    qk_norm: bool = False
+    rope: Literal["half_split", "interleaved", "none"] = "half_split"
+    rope_base: float = 10_000.0
+    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    feed_forward_bias: bool = False
+    causal: bool = True
+
+    @property
+    def norm_constants(self) -> dict[str, float]:
+        """What the norms are given besides tensors."""
+        return {"eps": self.eps, "weight_offset": self.weight_offset}
+
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
+        d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
+        shapes = self._norm("attention_norm") | self._linear(matrices, self.qkv_bias)
+        if self.qk_norm:
+            shapes |= {f"attention.{name}_norm.weight": (self.d_head,) for name in "qk"}
+        shapes |= self._linear({"attention.o": (d, d_q)}, self.o_bias) | self._norm("ffn_norm")
+        inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
+        matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
+        return shapes | self._linear(matrices, self.feed_forward_bias)
+
+    def _norm(self, name: str) -> dict[str, tuple[int, ...]]:
+        kinds = ("weight", "bias") if self.norm == "layer_norm" else ("weight",)
+        return {f"{name}.{kind}": (self.d_model,) for kind in kinds}
+
+    def _linear(self, matrices: dict[str, tuple[int, int]], bias: bool) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, shape in matrices.items():
+            shapes |= {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if bias else {})
+        return shapes

@@ -1,0 +1,190 @@
+"""The Pre-LN transformer block (Xiong et al. 2020, arXiv:2002.04745) for PyTorch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from impl_torch.attention import KeyMask, attention, attention_in_steps
+from impl_torch.block_config import BlockConfig
+from impl_torch.feed_forward import gelu, swiglu
+from impl_torch.layer_norm import layer_norm
+from impl_torch.rms_norm import rms_norm
+from impl_torch.rope import rope
+from impl_torch.rows import as_stored
+
+Parameters = Mapping[str, Tensor]
+Taps = dict[str, Tensor]
+Cache = tuple[Float[Tensor, "*batch t h_kv d_head"], Float[Tensor, "*batch t h_kv d_head"]]
+
+
+def pre_ln_block(
+    x: Float[Tensor, "*batch s d_model"],
+    parameters: Parameters,
+    k_cache: Float[Tensor, "*batch past h_kv d_head"] | None = None,
+    v_cache: Float[Tensor, "*batch past h_kv d_head"] | None = None,
+    key_mask: KeyMask | None = None,
+    *,
+    config: BlockConfig,
+    position: int = 0,
+    taps: bool = False,
+) -> Float[Tensor, "*batch s d_model"] | tuple[Float[Tensor, "*batch s d_model"], Taps]:
+    r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
+
+    $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
+
+    `position` is that of x's first row, cached keys (which are rotated already) and values included. `key_mask` is False, or
+    zero, for padding, over cached and new keys. x and the parameters, named as `config.parameters()` names them, share a dtype.
+
+    With `taps`, also the intermediates by name in data-flow order: attention_norm, q, k, v (with `qk_norm` q_norm, k_norm),
+    q_rope, k_rope, scores (scaled, not yet masked), probs, attn (heads merged), attn_out, h, ffn_norm, gate (SwiGLU), up,
+    act, ffn_out, out. Each is what the next stage was given, rounded as it is stored; scores and probs are float32 in half
+    precision. Attention is then computed in steps.
+
+    Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
+    """
+    _check(x, parameters, config)
+    out, _, kept = _block(x, parameters, k_cache, v_cache, key_mask, config=config, position=position, taps=taps)
+    return (out, kept) if taps else out
+
+
+class PreLNBlock(nn.Module):
+    """`pre_ln_block` with parameters of its own, under the names of `config.parameters()`.
+
+    Its submodules hold parameters, and compute nothing.
+    """
+
+    def __init__(
+        self, config: BlockConfig, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        for name, shape in config.parameters().items():
+            holder: nn.Module = self
+            *path, kind = name.split(".")
+            for part in path:
+                if part not in dict(holder.named_children()):
+                    holder.add_module(part, nn.Module())
+                holder = holder.get_submodule(part)
+            holder.register_parameter(kind, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make norms weigh one and biases zero, and draw matrices with a deviation of 0.02, as GPT-2 and Llama do."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
+                nn.init.constant_(parameter, 1.0 - self.config.weight_offset)
+            else:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch s d_model"],
+        k_cache: Float[Tensor, "*batch past h_kv d_head"] | None = None,
+        v_cache: Float[Tensor, "*batch past h_kv d_head"] | None = None,
+        key_mask: KeyMask | None = None,
+        position: int = 0,
+        *,
+        return_cache: bool = False,
+    ) -> Float[Tensor, "*batch s d_model"] | tuple[Float[Tensor, "*batch s d_model"], Cache]:
+        """As `pre_ln_block`; with `return_cache`, also the keys and values, those that were cached and the new."""
+        p = dict(self.named_parameters())
+        _check(x, p, self.config)
+        out, cache, _ = _block(x, p, k_cache, v_cache, key_mask, config=self.config, position=position, taps=False)
+        return (out, cache) if return_cache else out
+
+    def extra_repr(self) -> str:
+        """Its configuration."""
+        return str(self.config)
+
+
+def _block(
+    x: Tensor,
+    p: Parameters,
+    k_cache: Tensor | None,
+    v_cache: Tensor | None,
+    key_mask: Tensor | None,
+    *,
+    config: BlockConfig,
+    position: int,
+    taps: bool,
+) -> tuple[Tensor, Cache, Taps]:
+    kept: Taps = {}
+
+    def tap(name: str, tensor: Tensor) -> Tensor:
+        if taps:
+            kept[name] = tensor = as_stored(tensor)
+        return tensor
+
+    attention_norm = tap("attention_norm", _norm(x, p, "attention_norm", config))  # *batch s d_model
+    q, k, v = (tap(name, _heads(_linear(attention_norm, p, f"attention.{name}"), config.d_head)) for name in "qkv")
+    if config.qk_norm:
+        q = tap("q_norm", _norm(q, p, "attention.q_norm", config))  # *batch s h d_head
+        k = tap("k_norm", _norm(k, p, "attention.k_norm", config))  # *batch s h_kv d_head
+    if config.rope != "none":
+        turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        q, k = tap("q_rope", rope(q, **turn)), tap("k_rope", rope(k, **turn))
+    k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)  # *batch t h_kv d_head
+    if taps:
+        attn, kept["scores"], kept["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
+    else:
+        attn = attention(q, k, v, key_mask, causal=config.causal)  # *batch s h d_head
+    attn = tap("attn", _merge(attn))
+    attn_out = tap("attn_out", _linear(attn, p, "attention.o"))  # *batch s d_model
+    h = tap("h", x + attn_out)
+
+    ffn_norm = tap("ffn_norm", _norm(h, p, "ffn_norm", config))  # *batch s d_model
+    if config.feed_forward == "swiglu":
+        gate = tap("gate", _linear(ffn_norm, p, "feed_forward.gate"))  # *batch s d_ff
+        up = tap("up", _linear(ffn_norm, p, "feed_forward.up"))
+        act = tap("act", swiglu(gate, up))
+    else:
+        up = tap("up", _linear(ffn_norm, p, "feed_forward.up"))  # *batch s d_ff
+        act = tap("act", gelu(up, approximate=config.feed_forward == "gelu_tanh"))
+    ffn_out = tap("ffn_out", _linear(act, p, "feed_forward.down"))  # *batch s d_model
+    return tap("out", h + ffn_out), (k, v), kept
+
+
+def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:
+    return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
+
+
+def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
+    """The one with a bias is LayerNorm."""
+    weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
+    how: dict[str, Any] = {"eps": config.eps, "weight_offset": config.weight_offset, "order": config.order}
+    return rms_norm(x, weight, **how) if bias is None else layer_norm(x, weight, bias, **how)
+
+
+def _heads(x: Tensor, d_head: int) -> Tensor:
+    return x.unflatten(-1, (-1, d_head))
+
+
+def _merge(x: Tensor) -> Tensor:
+    return x.flatten(start_dim=-2)
+
+
+def _with_cache(cache: Tensor | None, new: Tensor) -> Tensor:
+    return new if cache is None else torch.cat([cache, new], dim=-3)
+
+
+def _check(x: Tensor, parameters: Parameters, config: BlockConfig) -> None:
+    if config.n_heads % config.n_kv_heads:
+        raise ValueError(f"pre_ln_block: n_heads is {config.n_heads}, which n_kv_heads, {config.n_kv_heads}, does not divide")
+    if x.shape[-1] != config.d_model:
+        raise ValueError(f"pre_ln_block: x has shape {list(x.shape)}; its last axis must be d_model, {config.d_model}")
+    expected = config.parameters()
+    for name in expected.keys() | parameters.keys():
+        if name not in parameters:
+            raise ValueError(f"pre_ln_block: parameter {name!r} is missing")
+        if name not in expected:
+            raise ValueError(f"pre_ln_block: parameter {name!r} is unknown; this config has {', '.join(expected)}")
+        if parameters[name].shape != expected[name]:
+            raise ValueError(
+                f"pre_ln_block: {name} has shape {list(parameters[name].shape)}; it must be {list(expected[name])}"
+            )
