@@ -131,11 +131,9 @@ def test_a_bias_of_keys_that_are_not_rotated_has_no_gradient():
 
 
 def test_what_is_not_seen_has_no_gradient():
-    """Exactly: neither the queries that see no key, nor the keys that no query sees."""
+    """Exactly: neither the keys that are padding, nor the queries in front, who see nothing else."""
     q, k, v, dy = np.random.default_rng(0).normal(size=(4, 2, 3, 4, 2))
     key_mask = np.array([[False, True, True], [False, False, False]])
-    dq, dk, dv = reference.attention_vjp(dy, q, k, v, key_mask=key_mask)
-    sees = np.array([[False, True, True], [False, False, False]])  # a causal query sees itself, if it is not padding
-    for gradient, there in [(dq, sees), (dk, key_mask), (dv, key_mask)]:
-        assert not gradient[~there].any()
-    assert dv[key_mask].all()
+    for gradient in reference.attention_vjp(dy, q, k, v, key_mask=key_mask):
+        assert not gradient[~key_mask].any()
+        assert gradient[0, 2].all()

@@ -1,0 +1,146 @@
+"""Laws of the block and its ops, and the names, order and shapes that its intermediates are known by."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import reference
+from reference import PRESETS, BlockConfig, small
+
+Array = np.ndarray
+
+CONFIGS = {name: small(config) for name, config in PRESETS.items()}
+LLAMA = CONFIGS["llama"]
+SHAPE = (2, 5)  # batch s
+ROUNDING = 1e-13  # sums of 64 terms near 1, some of them in another order; a wrong key or position is 1e-2
+
+
+def draw(config: BlockConfig, shape: tuple[int, ...] = SHAPE) -> tuple[Array, dict[str, Array], Array]:
+    """Draw x, all parameters, and a cotangent."""
+    rng = np.random.default_rng(0)
+    parameters = {name: rng.normal(size=shape) / np.sqrt(shape[-1]) for name, shape in config.parameters().items()}
+    x, dout = rng.normal(size=(2, *shape, config.d_model))
+    return x, parameters, dout
+
+
+def assert_close(a: Array, b: Array) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=ROUNDING, strict=True)
+
+
+@pytest.mark.parametrize("rope", ["half_split", "none"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_intermediates_come_in_data_flow_order(config, rope):
+    config = replace(config, rope=rope)
+    x, parameters, _ = draw(config)
+    taps = reference.pre_ln_block(x, parameters, config).intermediates
+
+    heads, kv_heads = (config.n_heads, config.d_head), (config.n_kv_heads, config.d_head)
+    expected: dict[str, tuple[int, ...]] = {"attention_norm": (config.d_model,), "q": heads, "k": kv_heads, "v": kv_heads}
+    expected |= {"q_norm": heads, "k_norm": kv_heads} if config.qk_norm else {}
+    expected |= {"q_rope": heads, "k_rope": kv_heads} if rope != "none" else {}
+    expected |= {"scores": (), "probs": (), "attn": (config.n_heads * config.d_head,), "attn_out": (config.d_model,)}
+    expected |= {"h": (config.d_model,), "ffn_norm": (config.d_model,)}
+    expected |= {"gate": (config.d_ff,)} if config.feed_forward == "swiglu" else {}
+    expected |= {"up": (config.d_ff,), "act": (config.d_ff,), "ffn_out": (config.d_model,), "out": (config.d_model,)}
+    expected |= {f"{norm}.{name}": (1,) for norm in ("attention_norm", "ffn_norm") for name in ("mean", "var", "rstd")}
+    shapes = {name: SHAPE + features for name, features in expected.items()}
+    shapes["scores"] = shapes["probs"] = (2, config.n_heads, 5, 5)
+    assert [(name, tap.shape) for name, tap in taps.items()] == list(shapes.items())
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_statistics_are_those_of_the_norms(config):
+    x, parameters, _ = draw(config)
+    out, taps = reference.pre_ln_block(x, parameters, config)
+    assert out is taps["out"]
+    for name, rows in [("attention_norm", x), ("ffn_norm", taps["h"])]:
+        mean, var, rstd = (taps[f"{name}.{statistic}"] for statistic in ("mean", "var", "rstd"))
+        spread = var if config.norm == "layer_norm" else var + mean**2
+        assert_close(rstd, 1 / np.sqrt(spread + config.eps))
+        x_hat = (rows - mean if config.norm == "layer_norm" else rows) * rstd
+        assert_close(taps[name], x_hat * parameters[f"{name}.weight"] + parameters.get(f"{name}.bias", 0.0))
+
+
+@pytest.mark.parametrize("past", [1, 4])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_with_a_cache_the_rest_is_as_in_one_go(config, past):
+    x, parameters, _ = draw(config)
+    whole = reference.pre_ln_block(x, parameters, config).out
+    _, taps = reference.pre_ln_block(x[:, :past], parameters, config)
+    cache = {"k_cache": taps.get("k_rope", taps["k"]), "v_cache": taps["v"]}
+    rest = reference.pre_ln_block(x[:, past:], parameters, config, position=past, **cache).out
+    assert_close(rest, whole[:, past:])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_padding_is_as_if_it_were_not_there(config):
+    """In front, where a causal block would see it; its own rows see nothing, and attention adds zeros to them."""
+    x, parameters, dout = draw(config)
+    padded = np.concatenate([np.full((2, 2, config.d_model), 1e3), x], axis=1)
+    dpadded = np.concatenate([np.zeros((2, 2, config.d_model)), dout], axis=1)
+    mask = np.arange(7) >= np.full((2, 1), 2)
+
+    alone = reference.pre_ln_block(x, parameters, config, position=2)
+    out, taps = reference.pre_ln_block(padded, parameters, config, key_mask=mask)
+    assert_close(out[:, 2:], alone.out)
+    assert not taps["probs"][:, :, :2].any()
+    assert not taps["attn"][:, :2].any()
+
+    expected = reference.pre_ln_block_vjp(dout, x, parameters, config, position=2)
+    gradients = reference.pre_ln_block_vjp(dpadded, padded, parameters, config, key_mask=mask)
+    assert not gradients["dx"][:, :2].any()
+    assert_close(gradients.pop("dx")[:, 2:], expected.pop("dx"))
+    for name, gradient in gradients.items():
+        assert_close(gradient, expected[name])
+
+
+@pytest.mark.parametrize("rope", ["half_split", "interleaved"])
+def test_the_block_knows_distances_only(rope):
+    """Positions are exact, angles are rounded: an ulp of 5000 is 1e-12."""
+    config = replace(LLAMA, rope=rope)
+    x, parameters, _ = draw(config)
+    near, far = (reference.pre_ln_block(x, parameters, config, position=position) for position in (0, 5000))
+    np.testing.assert_allclose(far.out, near.out, rtol=0, atol=1e-11)
+    assert np.abs(far.intermediates["q_rope"] - near.intermediates["q_rope"]).max() > 0.1
+
+
+def test_the_two_ropes_differ_by_a_permutation_of_features():
+    x, positions = np.random.default_rng(0).normal(size=(2, 5, 4, 8)), np.arange(5.0)
+    halves_first = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+    interleaved = reference.rope(x, positions, interleaved=True)
+    np.testing.assert_array_equal(interleaved[..., halves_first], reference.rope(x[..., halves_first], positions))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 5)], ids=str)
+def test_any_batch_is_the_same_sequences(config, shape):
+    """Parameters' gradients are sums over all sequences, so those may differ by their order."""
+    x, parameters, dout = draw(config, shape)
+    flat_x, flat_dout = (a.reshape(-1, 5, config.d_model) for a in (x, dout))
+    values = reference.pre_ln_block(x, parameters, config).intermediates
+    values |= reference.pre_ln_block_vjp(dout, x, parameters, config)
+    flat = reference.pre_ln_block(flat_x, parameters, config).intermediates
+    flat |= reference.pre_ln_block_vjp(flat_dout, flat_x, parameters, config)
+    for name, expected in flat.items():
+        assert_close(values[name].reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)], ids=str)
+def test_of_no_rows_all_gradients_of_parameters_are_zero(config, shape):
+    x, parameters, dout = draw(config, shape)
+    assert reference.pre_ln_block(x, parameters, config).out.shape == x.shape
+    gradients = reference.pre_ln_block_vjp(dout, x, parameters, config)
+    assert gradients.pop("dx").shape == x.shape
+    for name, p in parameters.items():
+        np.testing.assert_array_equal(gradients[f"d{name}"], np.zeros(p.shape), strict=True)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_small_block_hides_no_axis(name):
+    """No two dimensions are equal, and heads share keys if they share them in the preset."""
+    config, full = CONFIGS[name], PRESETS[name]
+    assert len({config.d_model, config.n_heads, config.d_head, config.d_ff}) == 4
+    assert config.n_heads * full.n_kv_heads == config.n_kv_heads * full.n_heads
+    assert (config.n_heads * config.d_head == config.d_model) == (full.n_heads * full.d_head == full.d_model)

@@ -1,0 +1,177 @@
+"""The golden block against Hugging Face's layers, given the same weights in float64: the output, dx and all gradients."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import reference
+from reference import PRESETS, BlockConfig, small
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from transformers import DynamicCache, GPT2Config, LlamaConfig, PreTrainedConfig, Qwen3Config  # noqa: E402
+from transformers.masking_utils import create_causal_mask  # noqa: E402
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block  # noqa: E402
+from transformers.models.llama import modeling_llama  # noqa: E402
+from transformers.models.qwen3 import modeling_qwen3  # noqa: E402
+
+Array = np.ndarray
+Tensors = dict[str, torch.Tensor]
+
+# In the norm: each of some twenty steps, forward and back, is a sum of at most 64 terms, off by √64 · 2⁻⁵³ of what it adds.
+TOLERANCE = 20 * 8 * 2.0**-53
+
+LLAMA, GPT2 = small(PRESETS["llama"]), small(PRESETS["gpt2"])
+CONFIGS = {name: small(config) for name, config in PRESETS.items()} | {
+    "multi_head": replace(LLAMA, n_kv_heads=LLAMA.n_heads),
+    "multi_query": replace(LLAMA, n_kv_heads=1),
+    "biases": replace(LLAMA, qkv_bias=True, o_bias=True, feed_forward_bias=True),
+    "gelu": replace(GPT2, feed_forward="gelu"),
+}
+BATCH, PAST, S = 2, 3, 4
+
+OF_LLAMA = {
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    **{f"attention.{name}": f"self_attn.{name}_proj" for name in "qkvo"},
+    **{f"attention.{name}_norm": f"self_attn.{name}_norm" for name in "qk"},
+    **{f"feed_forward.{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")},
+}
+OF_GPT2 = {
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.o": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.down": "mlp.c_proj",
+}
+
+
+class TorchInFloat64:
+    """torch, but for float32: what a layer computes in float32 whatever it is given, it computes in float64."""
+
+    float = float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@pytest.fixture(autouse=True)
+def _norms_softmax_and_angles_in_float64(monkeypatch):
+    for module in (modeling_llama, modeling_qwen3):
+        monkeypatch.setattr(module, "torch", TorchInFloat64())
+
+
+class Layer(NamedTuple):
+    """A layer of Hugging Face's, which is given its parameters with every call, and what a model has around it."""
+
+    config: PreTrainedConfig
+    module: torch.nn.Module
+    rope: torch.nn.Module | None
+    named_theirs: Callable[[Tensors], Tensors]
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        parameters: Tensors,
+        *,
+        position: int = 0,
+        cache: DynamicCache | None = None,
+        key_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        positions = torch.arange(position, position + x.shape[1])[None]
+        mask = create_causal_mask(self.config, x, key_mask, cache, positions)
+        how = {"attention_mask": mask, "past_key_values": cache}
+        if self.rope is not None:
+            how["position_embeddings"] = self.rope(x, positions)
+        return torch.func.functional_call(self.module, self.named_theirs(parameters), (x,), how, strict=True)
+
+
+def make_layer(config: BlockConfig) -> Layer:
+    sizes = {"hidden_size": config.d_model, "num_attention_heads": config.n_heads, "attn_implementation": "eager"}
+    if config.norm == "layer_norm":
+        act = {"gelu": "gelu", "gelu_tanh": "gelu_new"}[config.feed_forward]
+        gpt2 = GPT2Config(**sizes, n_inner=config.d_ff, activation_function=act, layer_norm_epsilon=config.eps)
+        return Layer(gpt2, GPT2Block(gpt2, layer_idx=0).eval(), None, named_as_gpt2)
+    sizes |= {"num_key_value_heads": config.n_kv_heads, "head_dim": config.d_head, "intermediate_size": config.d_ff}
+    sizes |= {"rms_norm_eps": config.eps, "rope_parameters": {"rope_theta": config.rope_base, "rope_type": "default"}}
+    if config.qk_norm:
+        qwen3 = Qwen3Config(**sizes)
+        rope = modeling_qwen3.Qwen3RotaryEmbedding(qwen3)
+        return Layer(qwen3, modeling_qwen3.Qwen3DecoderLayer(qwen3, layer_idx=0), rope, named_as_llama)
+    llama = LlamaConfig(**sizes, attention_bias=config.qkv_bias, mlp_bias=config.feed_forward_bias)
+    rope = modeling_llama.LlamaRotaryEmbedding(llama)
+    return Layer(llama, modeling_llama.LlamaDecoderLayer(llama, layer_idx=0), rope, named_as_llama)
+
+
+def named_as_llama(parameters: Tensors) -> Tensors:
+    return {f"{OF_LLAMA[layer]}.{kind}": p for (layer, kind), p in split_names(parameters).items()}
+
+
+def named_as_gpt2(parameters: Tensors) -> Tensors:
+    """GPT-2's matrices are [in, out], and those of q, k and v are one."""
+    p = split_names(parameters)
+    p |= {
+        ("attention.qkv", kind): torch.cat([p.pop((f"attention.{name}", kind)) for name in "qkv"])
+        for kind in ("weight", "bias")
+    }
+    return {f"{OF_GPT2[layer]}.{kind}": a.T if a.ndim == 2 else a for (layer, kind), a in p.items()}
+
+
+def split_names(parameters: Tensors) -> dict[tuple[str, str], torch.Tensor]:
+    return {tuple(name.rsplit(".", 1)): p for name, p in parameters.items()}
+
+
+def draw(config: BlockConfig) -> tuple[dict[str, Array], Array, Array, Array]:
+    """Draw all parameters, x, what came before it, and a cotangent: no weight is one, no bias is zero."""
+    rng = np.random.default_rng(0)
+    parameters = {name: rng.normal(size=shape) / math.sqrt(shape[-1]) for name, shape in config.parameters().items()}
+    parameters |= {name: p + np.sign(p) for name, p in parameters.items() if name.endswith("norm.weight")}
+    x, dout = rng.normal(size=(2, BATCH, S, config.d_model))
+    return parameters, x, rng.normal(size=(BATCH, PAST, config.d_model)), dout
+
+
+def to_torch(arrays: dict[str, Array]) -> Tensors:
+    return {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
+
+
+def assert_close(golden: Array, theirs: torch.Tensor, name: str) -> None:
+    expected = theirs.detach().numpy()
+    assert golden.shape == expected.shape
+    assert np.linalg.norm(golden - expected) <= TOLERANCE * max(1, np.linalg.norm(expected)), name
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("cached", [False, True], ids=["", "cached"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_block_is_theirs(config, cached, masked):
+    """Cached keys and values are what each side made of the same x before; padding stands in front, and nobody looks at it."""
+    parameters, x, before, dout = draw(config)
+    layer, theirs, past = make_layer(config), to_torch(parameters | {"x": x}), PAST if cached else 0
+    key_mask = np.ones((BATCH, past + S), dtype=bool)
+    key_mask[0, : past + 2] = not masked
+    dout *= key_mask[:, past:, None]  # their padding has outputs of its own
+
+    ours: dict[str, Any] = {"position": past, "key_mask": key_mask if masked else None}
+    how: dict[str, Any] = {"position": past, "key_mask": torch.tensor(key_mask) if masked else None}
+    if cached:
+        _, taps = reference.pre_ln_block(before, parameters, config)
+        ours |= {"k_cache": taps.get("k_rope", taps["k"]), "v_cache": taps["v"]}
+        how["cache"] = DynamicCache()
+        with torch.no_grad():
+            layer(torch.tensor(before), to_torch(parameters), cache=how["cache"])
+
+    out = layer(their_x := theirs.pop("x"), theirs, **how)
+    out.backward(torch.tensor(dout))
+    seen = key_mask[:, past:]
+    assert_close(reference.pre_ln_block(x, parameters, config, **ours).out[seen], out[seen], "out")
+    gradients = reference.pre_ln_block_vjp(dout, x, parameters, config, **ours)
+    assert_close(gradients.pop("dx"), their_x.grad, "dx")
+    for name, tensor in theirs.items():
+        assert_close(gradients.pop(f"d{name}"), tensor.grad, name)
+    assert not gradients
