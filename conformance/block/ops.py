@@ -197,8 +197,11 @@ class Softmax:
 
     def vjp(self, m: Machine, dy: Array, scores: Array) -> tuple[Array, ...]:
         probs = m.store(self.forward(m, scores))
-        # The row's sum may come from other roundings than those of dy: flash attention forms it from its output's.
-        total = self.inner(np.sum(probs * m.store(dy), axis=-1, keepdims=True))
+        # The row's sum may come from other roundings than those of dy: flash attention forms it from its own output and that
+        # one's cotangent, a sum that need not cancel where dy's does. The size of dy over all keys tells how large it is.
+        size = np.sqrt(np.mean(np.square(dy), axis=-1, keepdims=True))
+        total = np.sum(probs * m.store(dy), axis=-1, keepdims=True) + (m.store(size) - size)
+        total = self.inner(m.compute(total, 4 * size))
         return (self.inner(probs * self.inner(dy - total)),)
 
     def bound(self, u: float, v: float, y: Array, scores: Array) -> Array:
