@@ -1,4 +1,6 @@
-"""The command line: `conformance run`, `properties`, `fuzz`, `identify`, `list`, `explain`, `selftest`, `fixtures`, `serve`."""
+"""The command line: `conformance run`, `properties`, `fuzz`, `identify`, `locate`, `list`, `explain`, `selftest`, `fixtures`,
+`serve`.
+"""
 
 import importlib.util
 import os
@@ -234,6 +236,39 @@ def fuzz(
     report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
     fuzzed.show(search, seed, report, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
     raise typer.Exit(fuzzed.exit_status(search))
+
+
+@app.command()
+def locate(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Activations by name, in a safetensors file.")],
+    b: Annotated[Path | None, typer.Argument(metavar="[B]", help="Those of the other run.")] = None,
+    dtype: Annotated[DType, typer.Option("--dtype", help="What one computes in, if what it stores is finer.")] = "float64",
+    json: JsonOption = None,
+) -> None:
+    """Name the first activation where two runs part, or turn NaN; of one run alone, the first that is not finite.
+
+    Exit status: 0 they agree, 1 they do not, or something is NaN or infinite, 2 wrong usage.
+    """
+    from conformance.locate import describe, locate
+    from conformance.report.location import LocationReport, as_json, show
+    from conformance.tensors import TensorFileError, read_dump, write_atomically
+
+    _check_target(json, "--json")
+    try:
+        dump, other = read_dump(a), read_dump(b) if b else None
+    except TensorFileError as error:
+        raise typer.BadParameter(str(error), param_hint="A" if b is None else "A B") from None
+    if other is None:
+        report = LocationReport(describe(dump.tensors), (str(a),), dump.ordered)
+    else:
+        first, second = (dump, other) if dump.ordered or not other.ordered else (other, dump)
+        names = [*first.tensors, *(name for name in second.tensors if name not in first.tensors)]
+        location = locate(dump.tensors, other.tensors, names, dtype)
+        report = LocationReport(location, (str(a), str(b)), first.ordered)
+    if json:
+        write_atomically(json, as_json(report).encode())
+    show(report, _stdout())
+    raise typer.Exit(report.exit_status)
 
 
 @app.command("list")

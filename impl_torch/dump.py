@@ -55,6 +55,8 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
         case tuple() | list():
             for key, item in zip(getattr(value, "_fields", range(len(value))), value, strict=True):
                 yield from _leaves(f"{name}.{key}", item)
+        case _:  # None, a number, a cache
+            pass
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

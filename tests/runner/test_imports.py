@@ -23,8 +23,8 @@ PORTED = {"equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntim
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
-    "impl_torch": {"jaxtyping", "torch"},
-    "impl_jax": {"flax", "jax", "jaxtyping"},
+    "impl_torch": {"jaxtyping", "safetensors", "torch"},
+    "impl_jax": {"flax", "jax", "jaxtyping", "safetensors"},
     "ports": {"conformance.protocol", "impl_jax", "impl_torch"} | BRIDGE | PORTED,
 }
 
