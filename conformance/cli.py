@@ -240,9 +240,9 @@ def fuzz(
 
 @app.command()
 def locate(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Activations by name, in a safetensors file.")],
-    b: Annotated[Path | None, typer.Argument(metavar="[B]", help="Those of the other run.")] = None,
-    dtype: Annotated[DType, typer.Option("--dtype", help="What one computes in, if what it stores is finer.")] = "float64",
+    a: Annotated[Path, typer.Argument(help="Activations by name, in a safetensors file.")],
+    b: Annotated[Path | None, typer.Argument(help="Those of the other run.")] = None,
+    dtype: Annotated[DType | None, typer.Option("--dtype", help="What one computes in, if it stores something finer.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Name the first activation where two runs part, or turn NaN; of one run alone, the first that is not finite.
@@ -263,7 +263,7 @@ def locate(
     else:
         first, second = (dump, other) if dump.ordered or not other.ordered else (other, dump)
         names = [*first.tensors, *(name for name in second.tensors if name not in first.tensors)]
-        location = locate(dump.tensors, other.tensors, names, dtype)
+        location = locate(dump.tensors, other.tensors, names, dtype or "float64")
         report = LocationReport(location, (str(a), str(b)), first.ordered)
     if json:
         write_atomically(json, as_json(report).encode())

@@ -31,10 +31,10 @@ Array = np.ndarray
 FLOATS = {dtype.name: dtype for code, dtype in DUMPED_DTYPES.items() if code.startswith(("F", "BF"))}
 Fault = Literal["parts", "non-finite", "values"]
 
-STEP = 5.0
-"""How many times what explains it, and the largest such step before it, a difference is when it is called a parting.
+STEP = 6.0
+"""How many times what explains it a difference is when it is called a parting; at least twice the largest such step before it.
 
-Honest pairs stay below 2; below 4.8 where attention is so hot that every block multiplies the difference (docs/locate.md).
+Honest pairs stay below 2.3; below 4.8 where attention is so hot that every block multiplies the difference (docs/locate.md).
 """
 ALONG = 1 / 4
 """The share of e that may lie along a, whatever the number of elements; honest pairs use up to twice as much."""
@@ -159,7 +159,7 @@ class _History:
         explained = max(_one_operation(self.unit, self.width), self.apart, self.handed_on)
         explained_along = max(ALONG * explained, 3 * apart / math.sqrt(max(x.size, 1)), apart**2, self.along)
         step = max(apart / explained, abs(along) / explained_along)
-        fault: Fault | None = "non-finite" if odd else "parts" if step > STEP * self.step else None
+        fault: Fault | None = "non-finite" if odd else "parts" if step > max(STEP, 2 * self.step) else None
         hint = f"b is {1 + along:.4g} times a" if abs(along) > apart / 2 else _in_half(x, y) if finer else ""
         if fault is None:
             self.step = max(self.step, step)
