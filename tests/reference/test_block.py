@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from block_inputs import draw
 
 import reference
-from reference import PRESETS, BlockConfig, small
+from reference import PRESETS, small
 
 Array = np.ndarray
 
@@ -14,14 +15,6 @@ CONFIGS = {name: small(config) for name, config in PRESETS.items()}
 LLAMA = CONFIGS["llama"]
 SHAPE = (2, 5)  # batch s
 ROUNDING = 1e-13  # sums of 64 terms near 1, some of them in another order; a wrong key or position is 1e-2
-
-
-def draw(config: BlockConfig, shape: tuple[int, ...] = SHAPE) -> tuple[Array, dict[str, Array], Array]:
-    """Draw x, all parameters, and a cotangent."""
-    rng = np.random.default_rng(0)
-    parameters = {name: rng.normal(size=shape) / np.sqrt(shape[-1]) for name, shape in config.parameters().items()}
-    x, dout = rng.normal(size=(2, *shape, config.d_model))
-    return x, parameters, dout
 
 
 def assert_close(a: Array, b: Array) -> None:
@@ -32,7 +25,7 @@ def assert_close(a: Array, b: Array) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_intermediates_come_in_data_flow_order(config, rope):
     config = replace(config, rope=rope)
-    x, parameters, _ = draw(config)
+    x, parameters, _ = draw(config, SHAPE)
     taps = reference.pre_ln_block(x, parameters, config).intermediates
 
     heads, kv_heads = (config.n_heads, config.d_head), (config.n_kv_heads, config.d_head)
@@ -51,7 +44,7 @@ def test_intermediates_come_in_data_flow_order(config, rope):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_statistics_are_those_of_the_norms(config):
-    x, parameters, _ = draw(config)
+    x, parameters, _ = draw(config, SHAPE)
     out, taps = reference.pre_ln_block(x, parameters, config)
     assert out is taps["out"]
     for name, rows in [("attention_norm", x), ("ffn_norm", taps["h"])]:
@@ -65,7 +58,7 @@ def test_the_statistics_are_those_of_the_norms(config):
 @pytest.mark.parametrize("past", [1, 4])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_with_a_cache_the_rest_is_as_in_one_go(config, past):
-    x, parameters, _ = draw(config)
+    x, parameters, _ = draw(config, SHAPE)
     whole = reference.pre_ln_block(x, parameters, config).out
     _, taps = reference.pre_ln_block(x[:, :past], parameters, config)
     cache = {"k_cache": taps.get("k_rope", taps["k"]), "v_cache": taps["v"]}
@@ -76,7 +69,7 @@ def test_with_a_cache_the_rest_is_as_in_one_go(config, past):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_padding_is_as_if_it_were_not_there(config):
     """In front, where a causal block would see it; its own rows see nothing, and attention adds zeros to them."""
-    x, parameters, dout = draw(config)
+    x, parameters, dout = draw(config, SHAPE)
     padded = np.concatenate([np.full((2, 2, config.d_model), 1e3), x], axis=1)
     dpadded = np.concatenate([np.zeros((2, 2, config.d_model)), dout], axis=1)
     mask = np.arange(7) >= np.full((2, 1), 2)
@@ -99,7 +92,7 @@ def test_padding_is_as_if_it_were_not_there(config):
 def test_the_block_knows_distances_only(rope):
     """Positions are exact, angles are rounded: an ulp of 5000 is 1e-12."""
     config = replace(LLAMA, rope=rope)
-    x, parameters, _ = draw(config)
+    x, parameters, _ = draw(config, SHAPE)
     near, far = (reference.pre_ln_block(x, parameters, config, position=position) for position in (0, 5000))
     np.testing.assert_allclose(far.out, near.out, rtol=0, atol=1e-11)
     assert np.abs(far.intermediates["q_rope"] - near.intermediates["q_rope"]).max() > 0.1
@@ -110,6 +103,28 @@ def test_the_two_ropes_differ_by_a_permutation_of_features():
     halves_first = np.array([0, 2, 4, 6, 1, 3, 5, 7])
     interleaved = reference.rope(x, positions, interleaved=True)
     np.testing.assert_array_equal(interleaved[..., halves_first], reference.rope(x[..., halves_first], positions))
+
+
+def test_an_interleaved_block_is_one_whose_queries_and_keys_were_permuted():
+    """As checkpoints are converted: the scores are the same, the heads' features and the matrices' rows are not."""
+    x, p, _ = draw(LLAMA, SHAPE)
+    halves_first = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+    rows = {f"attention.{name}.weight": p[f"attention.{name}.weight"].reshape(-1, 8, LLAMA.d_model) for name in "qk"}
+    permuted = p | {name: heads[:, halves_first].reshape(-1, LLAMA.d_model) for name, heads in rows.items()}
+    interleaved = reference.pre_ln_block(x, p, replace(LLAMA, rope="interleaved")).out
+    assert_close(interleaved, reference.pre_ln_block(x, permuted, LLAMA).out)
+    assert np.abs(interleaved - reference.pre_ln_block(x, p, LLAMA).out).max() > 0.1
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_weight_offset_is_that_of_every_norm(config):
+    x, p, dout = draw(config, SHAPE)
+    offset = replace(config, weight_offset=1.0)
+    plus_one = p | {name: weight + 1 for name, weight in p.items() if name.endswith("norm.weight")}
+    assert_close(reference.pre_ln_block(x, p, offset).out, reference.pre_ln_block(x, plus_one, config).out)
+    expected = reference.pre_ln_block_vjp(dout, x, plus_one, config)
+    for name, gradient in reference.pre_ln_block_vjp(dout, x, p, offset).items():
+        assert_close(gradient, expected[name])
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

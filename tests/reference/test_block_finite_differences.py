@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from block_inputs import draw
 
 import reference
 from reference import PRESETS, BlockConfig, small
@@ -30,14 +31,6 @@ CONFIGS = {name: small(config) for name, config in PRESETS.items()} | {
 }
 PAST, S = 2, 3
 CONTEXTS = ["plain", "cached", "masked"]
-
-
-def draw_block(config: BlockConfig) -> tuple[dict[str, Array], Array]:
-    """Draw x and all parameters, and a cotangent: no weight is one, no bias is zero."""
-    rng = np.random.default_rng(0)
-    parameters = {name: rng.normal(size=shape) / math.sqrt(shape[-1]) for name, shape in config.parameters().items()}
-    norms = {name: 1.5 * np.sign(p) + p for name, p in parameters.items() if "norm" in name}
-    return {"x": rng.normal(size=(2, S, config.d_model))} | parameters | norms, rng.normal(size=(2, S, config.d_model))
 
 
 def draw_context(context: str, config: BlockConfig) -> dict[str, int | Array]:
@@ -73,14 +66,13 @@ def assert_gradients(y: Callable[..., Array], arguments: dict[str, Array], dy: A
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_block(config, context):
-    arguments, dout = draw_block(config)
+    x, parameters, dout = draw(config, (2, S))
     how = draw_context(context, config)
 
     def out(x: Array, **parameters: Array) -> Array:
         return reference.pre_ln_block(x, parameters, config, **how).out
 
-    x, parameters = arguments["x"], {name: value for name, value in arguments.items() if name != "x"}
-    assert_gradients(out, arguments, dout, reference.pre_ln_block_vjp(dout, x, parameters, config, **how))
+    assert_gradients(out, {"x": x} | parameters, dout, reference.pre_ln_block_vjp(dout, x, parameters, config, **how))
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -124,8 +116,8 @@ def test_gelu(approximate):
 
 def test_a_bias_of_keys_that_are_not_rotated_has_no_gradient():
     """It adds the same to all scores of a query, and a softmax does not know what all have in common."""
-    arguments, dout = draw_block(GPT2)
-    gradients = reference.pre_ln_block_vjp(dout, arguments.pop("x"), arguments, GPT2)
+    x, parameters, dout = draw(GPT2, (2, S))
+    gradients = reference.pre_ln_block_vjp(dout, x, parameters, GPT2)
     np.testing.assert_allclose(gradients["dattention.k.bias"], 0, atol=1e-14)
     assert np.linalg.norm(gradients["dattention.q.bias"]) > 0.1
 

@@ -1,12 +1,12 @@
 """The golden block against Hugging Face's layers, given the same weights in float64: the output, dx and all gradients."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from block_inputs import draw
 
 import reference
 from reference import PRESETS, BlockConfig, small
@@ -127,15 +127,6 @@ def split_names(parameters: Tensors) -> dict[tuple[str, str], torch.Tensor]:
     return {tuple(name.rsplit(".", 1)): p for name, p in parameters.items()}
 
 
-def draw(config: BlockConfig) -> tuple[dict[str, Array], Array, Array, Array]:
-    """Draw all parameters, x, what came before it, and a cotangent: no weight is one, no bias is zero."""
-    rng = np.random.default_rng(0)
-    parameters = {name: rng.normal(size=shape) / math.sqrt(shape[-1]) for name, shape in config.parameters().items()}
-    parameters |= {name: p + np.sign(p) for name, p in parameters.items() if name.endswith("norm.weight")}
-    x, dout = rng.normal(size=(2, BATCH, S, config.d_model))
-    return parameters, x, rng.normal(size=(BATCH, PAST, config.d_model)), dout
-
-
 def to_torch(arrays: dict[str, Array]) -> Tensors:
     return {name: torch.tensor(array, requires_grad=True) for name, array in arrays.items()}
 
@@ -151,7 +142,8 @@ def assert_close(golden: Array, theirs: torch.Tensor, name: str) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_block_is_theirs(config, cached, masked):
     """Cached keys and values are what each side made of the same x before; padding stands in front, and nobody looks at it."""
-    parameters, x, before, dout = draw(config)
+    x, parameters, dout = draw(config, (BATCH, S))
+    before = np.random.default_rng(1).normal(size=(BATCH, PAST, config.d_model))
     layer, theirs, past = make_layer(config), to_torch(parameters | {"x": x}), PAST if cached else 0
     key_mask = np.ones((BATCH, past + S), dtype=bool)
     key_mask[0, : past + 2] = not masked
