@@ -1,6 +1,6 @@
 """outputs x golden -> Verdict."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from conformance.block.taps import TAP, expected_taps
 from conformance.case import Case
 from conformance.expected import Expected
 from conformance.golden import Golden
+from conformance.rounding import unit_roundoff
 
 Array = np.ndarray
 Status = Literal["pass", "fail", "expected", "skip", "error"]
@@ -36,7 +37,8 @@ class OutputVerdict:
 
     `ratio` is the smallest scale of the tolerance that admits every element, in units of the tolerance: 1 still
     passes; infinite where no noise explains the output (a NaN, say). `worst` is set where a value does not pass.
-    `actual` is what the port returned, in float64.
+    `actual` is what the port returned, in float64. `growth`, of an intermediate, is its error against the golden's own value,
+    as it has grown on the way there: root mean square, relative, in units of the storage dtype's roundoff.
     """
 
     output: str
@@ -47,6 +49,7 @@ class OutputVerdict:
     size: int
     worst: Element | None
     actual: Array = field(repr=False, compare=False)
+    growth: float | None = None
 
     @property
     def passes(self) -> bool:
@@ -106,7 +109,19 @@ def compare_taps(golden: Golden, taps: dict[str, Array]) -> tuple[OutputVerdict,
         return ()
     program = true_program(golden.case, golden.inputs)
     expected = expected_taps(golden.case, program, golden.inputs, taps)
-    return tuple(compare_output(TAP + name, expected[name], taps[name]) for name in expected)
+    return tuple(
+        replace(
+            compare_output(TAP + name, expected[name], taps[name]),
+            growth=_relative(taps[name].astype(np.float64), golden.intermediates[name]) / unit_roundoff(golden.case.dtype),
+        )
+        for name in expected
+    )
+
+
+def _relative(actual: Array, exact: Array) -> float:
+    """The root mean square of the error, relative to that of the values."""
+    with np.errstate(all="ignore"):
+        return float(np.sqrt(np.mean(np.square(actual - exact)) / np.mean(np.square(exact))))
 
 
 def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdict:

@@ -95,11 +95,14 @@ def in_words(cause: Cause, command: str) -> list[Text]:
     details.append(f"example     {example.case.id}  {list(example.case.shape)}")
     if output and output.worst:
         where = ", ".join(map(str, output.worst.index))
-        digits = 17 if example.case.outputs[output.output] == "float64" else 9
+        digits = 17 if output.dtype == "float64" else 9
         details.append(f"worst       {output.output}[{where}]  {_element(output.worst, digits)}")
         details.append(
             f"            {output.outside} of {output.size} elements outside, by up to {ratio(output.ratio)} tolerances"
         )
+    if stage := parting.where(example):
+        details.append(f"parts at    {stage}")
+        details += [f"growth      {parting.growth(example)} roundoffs"] if example.taps else []
     frames = [line.strip() for line in example.detail.splitlines() if line.startswith("  File ")]
     details += [f"where       {frames[-1]}"] if frames else []
     details += [f"reproduce   {command}"] if cause.what != NOT_ASKED else []

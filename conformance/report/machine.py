@@ -6,6 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 import conformance
+from conformance.block.parting import where
+from conformance.compare import OutputVerdict
 from conformance.report.report import Report
 
 FORMAT = 1
@@ -48,21 +50,24 @@ def as_json(report: Report) -> str:
                 "status": verdict.status,
                 "message": verdict.message,
                 "detail": verdict.detail,
-                "outputs": [
-                    {
-                        "output": output.output,
-                        "ratio": output.ratio,
-                        "outside": output.outside,
-                        "size": output.size,
-                        "worst": asdict(output.worst) if output.worst else None,
-                    }
-                    for output in verdict.outputs
-                ],
+                "parts_at": where(verdict) if verdict.status == "fail" else "",
+                "outputs": [_output(output) for output in verdict.outputs],
+                "taps": [_output(tap) | {"growth": tap.growth} for tap in verdict.taps],
             }
             for verdict in report.verdicts
         ],
     }
     return json.dumps(finite(document), indent=1) + "\n"
+
+
+def _output(output: OutputVerdict) -> dict[str, Any]:
+    return {
+        "output": output.output,
+        "ratio": output.ratio,
+        "outside": output.outside,
+        "size": output.size,
+        "worst": asdict(output.worst) if output.worst else None,
+    }
 
 
 def finite(value: Any) -> Any:

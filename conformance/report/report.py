@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from conformance.block.taps import TAP
 from conformance.case import OPS
 from conformance.compare import OutputVerdict, Status, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.rounding import DTYPES
 from conformance.runner import NOT_ASKED, PortRun
+
+NAMED = 4  # outputs that are named in one line
 
 CONFORMS, FAILS, NOT_RUN = 0, 1, 3
 """Exit statuses; 2 is wrong usage."""
@@ -52,8 +55,9 @@ class Cause:
 
     @property
     def example_output(self) -> OutputVerdict | None:
-        """The output of the example that is furthest off; None where there was nothing to judge."""
-        return max((output for output in self.example.outputs if output.outside), key=_deviation, default=None)
+        """The stage of the example that is at fault, or the output that is furthest off; None where nothing was judged."""
+        off = (output for output in self.example.outputs if output.outside)
+        return self.example.parts_at or max(off, key=_deviation, default=None)
 
 
 @dataclass(frozen=True)
@@ -164,22 +168,28 @@ def unexplained(port: str, group: Sequence[Verdict]) -> Cause:
     first = group[0]
     if first.message:
         return Cause(port, first.message, tuple(group))
-    what = f"{first.case.op}: {', '.join(_failing_outputs(first))} outside the intervals; no known mistake explains it"
+    what = f"{first.case.op}: {_in_short(_failing_outputs(first))} outside the intervals; no known mistake explains it"
     if first.case.exposes and len({verdict.case.name for verdict in group}) == 1:
         what += f" ({first.case.name} exposes {first.case.exposes})"
     return Cause(port, what, tuple(group))
 
 
 def _kind(verdict: Verdict) -> tuple[str, ...]:
-    return (verdict.message,) if verdict.message else (verdict.case.op, *_failing_outputs(verdict))
+    return (verdict.message,) if verdict.message else (verdict.case.op, *_failing_outputs(verdict)[:1])
 
 
 def _failing_outputs(verdict: Verdict) -> list[str]:
-    return [output.output for output in verdict.outputs if output.outside]
+    """What is outside its interval; of the intermediates only the first, which the others may follow from."""
+    first = [verdict.parts_at.output.replace(TAP, "the stage ")] if verdict.parts_at else []
+    return first + [output.output for output in verdict.outputs if output.outside]
+
+
+def _in_short(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} others"
 
 
 def _visibility(verdict: Verdict) -> float:
-    return max((_deviation(output) for output in verdict.outputs if output.outside), default=0.0)
+    return max((_deviation(output) for output in verdict.judged if output.outside), default=0.0)
 
 
 def _deviation(output: OutputVerdict) -> float:
