@@ -62,6 +62,15 @@ class TorchInFloat64:
 
 
 @pytest.fixture(autouse=True)
+def _one_thread():
+    """Matrices this small are not worth waiting for another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
 def _norms_softmax_and_angles_in_float64(monkeypatch):
     for module in (modeling_llama, modeling_qwen3):
         monkeypatch.setattr(module, "torch", TorchInFloat64())
