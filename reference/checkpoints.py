@@ -1,0 +1,86 @@
+"""A decoder layer's parameters under the names of other code: dictionaries renamed, their values untouched.
+
+Only names are translated. Which pairs of features rotary embedding turns is a matter of the values: Meta's own checkpoints are
+`interleaved`, and Hugging Face's, of the same models, have had the rows of q and k permuted for `half_split`.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+# Hugging Face's Llama and Qwen3, and MiniMind of 2026.
+HF = {
+    "attention_norm": "input_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "attention.o": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+
+# Meta's Llama, and MiniMind before.
+META = {
+    "attention_norm": "attention_norm",
+    "attention.q": "attention.wq",
+    "attention.k": "attention.wk",
+    "attention.v": "attention.wv",
+    "attention.o": "attention.wo",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.gate": "feed_forward.w1",
+    "feed_forward.up": "feed_forward.w3",
+    "feed_forward.down": "feed_forward.w2",
+}
+
+QK_NORM = {"attention.q_norm", "attention.k_norm"}
+
+
+def from_hf(state_dict: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+    """The parameters of a block from a state dict of Hugging Face's.
+
+    `prefix` picks one layer of a model, such as `model.layers.3.`; what begins otherwise is left.
+    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases and QK-norm are not.
+    """
+    return _from(state_dict, HF, prefix)
+
+
+def to_hf(parameters: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+    """The inverse of `from_hf`; raises as it does."""
+    return _to(parameters, HF, prefix)
+
+
+def from_meta(state_dict: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+    """As `from_hf`, from names like Meta's `attention.wq`, of which `feed_forward.w3` is up; prefixes are `layers.3.`."""
+    return _from(state_dict, META, prefix)
+
+
+def to_meta(parameters: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+    """The inverse of `from_meta`; raises as it does."""
+    return _to(parameters, META, prefix)
+
+
+def _from(state_dict: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:
+    layer = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    return _rename(
+        layer, {their: our for our, their in theirs.items()}, {theirs[our] for our in theirs.keys() - QK_NORM}, prefix
+    )
+
+
+def _to(parameters: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:
+    renamed = _rename(parameters, theirs, theirs.keys() - QK_NORM, "")
+    return {f"{prefix}{name}": value for name, value in renamed.items()}
+
+
+def _rename(values: Mapping[str, Value], names: dict[str, str], needed: set[str], prefix: str) -> dict[str, Value]:
+    known = {f"{name}.{kind}": f"{names[name]}.{kind}" for name in names for kind in ("weight", "bias")}
+    unknown = [prefix + name for name in values if name not in known]
+    missing = [f"{prefix}{name}.weight" for name in names if name in needed and f"{name}.weight" not in values]
+    for fault, found in {"unknown": unknown, "missing": missing}.items():
+        if found:
+            raise ValueError(f"parameters are {fault}: {', '.join(found)}")
+    return {new: values[name] for name, new in known.items() if name in values}

@@ -1,0 +1,116 @@
+"""Checkpoints under other names: what is renamed is all there, and computes what it computed under its own names."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, Qwen3Config
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from impl_torch import BlockConfig, PreLNBlock, pre_ln_block
+from reference.checkpoints import HF, META, from_hf, from_meta, to_hf, to_meta
+
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44}
+BLOCK = BlockConfig(32, n_heads=4, n_kv_heads=2, d_head=8, d_ff=44, eps=1e-3, rope_base=5e5)
+QWEN3 = BlockConfig(32, n_heads=4, n_kv_heads=2, d_head=16, d_ff=44, eps=1e-3, rope_base=1e6, qk_norm=True)
+BIASED = BlockConfig(
+    32, n_heads=4, n_kv_heads=2, d_head=8, d_ff=44, eps=1e-3, qkv_bias=True, o_bias=True, feed_forward_bias=True
+)
+
+
+def llama(**kwargs) -> nn.Module:
+    return LlamaDecoderLayer(LlamaConfig(**SIZES, rms_norm_eps=1e-3, attn_implementation="sdpa", **kwargs), 0)
+
+
+def qwen3() -> nn.Module:
+    config = Qwen3Config(**SIZES, rms_norm_eps=1e-3, head_dim=16, num_hidden_layers=1, attn_implementation="sdpa")
+    return Qwen3DecoderLayer(config, 0)
+
+
+LAYERS = {
+    "llama": (llama, BLOCK),
+    "llama_with_biases": (lambda: llama(attention_bias=True, mlp_bias=True), BIASED),
+    "qwen3": (qwen3, QWEN3),
+}
+
+
+def randomise(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in layer.double().parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return layer
+
+
+def in_float64(layer: nn.Module) -> nn.Module:
+    """Hugging Face's norms compute in float32 whatever they are given."""
+    for norm in layer.modules():
+        if type(norm).__name__.endswith("RMSNorm"):
+            eps = norm.variance_epsilon
+            norm.forward = lambda x, weight=norm.weight, eps=eps: nn.functional.rms_norm(x, weight.shape, weight, eps)
+    return layer
+
+
+def rotary(s: int, config: BlockConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines as Hugging Face's layers take them, in float64 where theirs are float32."""
+    frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+    angles = torch.outer(torch.arange(s, dtype=torch.float64), frequency).repeat(1, 2)
+    return angles.cos()[None], angles.sin()[None]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_block_computes_what_the_layer_does(name):
+    build, config = LAYERS[name]
+    layer = in_float64(randomise(build()))
+    x = torch.randn(2, 7, config.d_model, dtype=torch.float64)
+    expected = layer(x, position_embeddings=rotary(7, config))
+    actual = pre_ln_block(x, from_hf(layer.state_dict()), config=config)
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_there_and_back(name):
+    build, config = LAYERS[name]
+    state_dict = randomise(build()).state_dict()
+    parameters = from_hf(state_dict)
+    assert list(parameters) == list(config.parameters())
+    back = to_hf(parameters)
+    assert back.keys() == state_dict.keys()
+    assert all(back[name] is state_dict[name] for name in back)
+    PreLNBlock(config).load_state_dict(parameters)
+
+
+@pytest.mark.parametrize(("start", "end"), [(from_hf, to_hf), (from_meta, to_meta)])
+def test_a_prefix_picks_a_layer(start, end):
+    layers = [{name: f"{name} of {layer}" for name in BLOCK.parameters()} for layer in (3, 31)]
+    model = end(layers[0], "model.layers.3.") | end(layers[1], "model.layers.31.") | {"model.norm.weight": ""}
+    assert start(model, "model.layers.3.") == layers[0]
+    assert start(model, "model.layers.31.") == layers[1]
+
+
+def test_metas_gate_and_up():
+    names = to_meta({name: name for name in BLOCK.parameters()})
+    assert names["feed_forward.w1.weight"] == "feed_forward.gate.weight"
+    assert names["feed_forward.w2.weight"] == "feed_forward.down.weight"
+    assert names["feed_forward.w3.weight"] == "feed_forward.up.weight"
+    assert from_meta(names) == {name: name for name in BLOCK.parameters()}
+
+
+def test_no_two_names_are_one():
+    for names in (HF, META):
+        assert len(set(names.values())) == len(names)
+
+
+def test_unknown_and_missing_names_are_said():
+    given = to_hf(dict.fromkeys(BLOCK.parameters(), 0), "layers.0.")
+    extra = given | {"layers.0.self_attn.rotary_emb.inv_freq": 0}
+    with pytest.raises(ValueError, match=re.escape("unknown: layers.0.self_attn.rotary_emb.inv_freq")):
+        from_hf(extra, "layers.0.")
+    del given["layers.0.mlp.up_proj.weight"]
+    with pytest.raises(ValueError, match=re.escape("missing: layers.0.mlp.up_proj.weight")):
+        from_hf(given, "layers.0.")
+    with pytest.raises(ValueError, match=re.escape(r"unknown: attention.q_norm.weight")):
+        to_meta(dict.fromkeys(QWEN3.parameters(), 0))
+    with pytest.raises(ValueError, match=r"missing: input_layernorm\.weight"):
+        from_hf({})
