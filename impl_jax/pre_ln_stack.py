@@ -37,7 +37,7 @@ def pre_ln_stack(
         return values["out"], values if taps else Taps()
 
     out, values = lax.scan(block, x, parameters, length=n_layers)
-    return (out, unstack_layers(values)) if taps else out
+    return (out, Taps(unstack_layers(values))) if taps else out
 
 
 class PreLNStack(nnx.Module):
@@ -91,7 +91,7 @@ def stack_layers(parameters: Parameters, n_layers: int) -> dict[str, Array]:
     return {name: jnp.stack([parameters[f"{i}.{name}"] for i in range(n_layers)]) for name in names}
 
 
-def unstack_layers(stacked: Parameters) -> Taps:
+def unstack_layers(stacked: Parameters) -> dict[str, Array]:
     """The reverse: every block's arrays, its number before their names."""
     n_layers = len(next(iter(stacked.values())))
-    return Taps((f"{i}.{name}", array[i]) for i in range(n_layers) for name, array in stacked.items())
+    return {f"{i}.{name}": array[i] for i in range(n_layers) for name, array in stacked.items()}

@@ -35,3 +35,14 @@ def test_a_module_is_its_function(module, function, names):
 def test_the_effective_weight_begins_as_ones(offset):
     parameters = linen.RMSNorm(weight_offset=offset).init(jax.random.key(0), X)["params"]
     np.testing.assert_array_equal(parameters["weight"] + offset, np.ones(33))
+
+
+def test_a_block_is_its_function():
+    config = impl_jax.BlockConfig(16, n_heads=2, n_kv_heads=1, d_head=8, d_ff=24, norm="layer_norm", qkv_bias=True)
+    module, x = linen.PreLNBlock(config), X[..., :16]
+    parameters = module.init(jax.random.key(1), x)["params"]
+    assert jax.tree.map(jnp.shape, parameters) == config.parameters()
+    out, taps = module.apply({"params": parameters}, x, position=3, taps=True)
+    expected = impl_jax.pre_ln_block(x, parameters, config=config, position=3)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(taps["out"], expected)
