@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from conformance.block import parting
 from conformance.compare import Element
 from conformance.identify import Finding
 from conformance.norms.cases import NormOp
