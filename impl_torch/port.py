@@ -56,7 +56,12 @@ class TorchPort(conformance.port.Port):
                 return super().lay_out(tensor, layout)
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Tensor:
-        return (_compiled(function) if self.jit else function)(*inputs, **constants)
+        if not self.jit:
+            return function(*inputs, **constants)
+        if "position" in constants:
+            constants = constants | {"position": torch.tensor(constants["position"], device=self.device)}
+        # A block's sizes are those of its parameters: as symbols they would only cost the compiler time.
+        return _compiled(function, dynamic=not any(isinstance(value, dict) for value in inputs))(*inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
         leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
@@ -82,6 +87,9 @@ class Port(TorchPort):
     pre_ln_block = staticmethod(impl_torch.pre_ln_block)
     pre_ln_stack = staticmethod(impl_torch.pre_ln_stack)
 
+    def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Tensor]:
+        return function(*inputs, **constants, taps=True)[1]  # op by op: another program is not worth compiling
+
 
 def _leaves(inputs: tuple) -> list[Tensor]:
     """The tensors among the inputs, those of dictionaries included."""
@@ -90,5 +98,5 @@ def _leaves(inputs: tuple) -> list[Tensor]:
 
 
 @cache
-def _compiled(function: Any) -> Any:
-    return torch.compile(function, fullgraph=True, dynamic=True)
+def _compiled(function: Any, dynamic: bool) -> Any:
+    return torch.compile(function, fullgraph=True, dynamic=dynamic)

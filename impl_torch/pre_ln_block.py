@@ -29,7 +29,7 @@ def pre_ln_block(
     key_mask: KeyMask | None = None,
     *,
     config: BlockConfig,
-    position: int = 0,
+    position: int | Tensor = 0,
     taps: bool = False,
 ) -> Float[Tensor, "*batch s d_model"] | tuple[Float[Tensor, "*batch s d_model"], Taps]:
     r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
@@ -88,7 +88,7 @@ class PreLNBlock(nn.Module):
         k_cache: Float[Tensor, "*batch past h_kv d_head"] | None = None,
         v_cache: Float[Tensor, "*batch past h_kv d_head"] | None = None,
         key_mask: KeyMask | None = None,
-        position: int = 0,
+        position: int | Tensor = 0,
         *,
         return_cache: bool = False,
     ) -> Float[Tensor, "*batch s d_model"] | tuple[Float[Tensor, "*batch s d_model"], Cache]:
@@ -111,7 +111,7 @@ def _block(
     key_mask: Tensor | None,
     *,
     config: BlockConfig,
-    position: int,
+    position: int | Tensor,
     taps: bool,
 ) -> tuple[Tensor, Cache, Taps]:
     kept: Taps = {}

@@ -16,7 +16,7 @@ def pre_ln_stack(
     *,
     config: BlockConfig,
     n_layers: int,
-    position: int = 0,
+    position: int | Tensor = 0,
     taps: bool = False,
 ) -> Float[Tensor, "*batch s d_model"] | tuple[Float[Tensor, "*batch s d_model"], Taps]:
     """`pre_ln_block`, `n_layers` times; layer 3's parameters and taps have names that begin with `3.`.
@@ -51,7 +51,7 @@ class PreLNStack(nn.ModuleList):
         super().__init__(PreLNBlock(config, device=device, dtype=dtype) for _ in range(n_layers))
 
     def forward(
-        self, x: Float[Tensor, "*batch s d_model"], key_mask: KeyMask | None = None, position: int = 0
+        self, x: Float[Tensor, "*batch s d_model"], key_mask: KeyMask | None = None, position: int | Tensor = 0
     ) -> Float[Tensor, "*batch s d_model"]:
         """As `pre_ln_stack`."""
         for block in self:

@@ -35,14 +35,16 @@ def rotate(
 
 
 def rope(
-    x: Float[Tensor, "*batch s h d_head"], *, position: int = 0, base: float = 10_000.0, interleaved: bool = False
+    x: Float[Tensor, "*batch s h d_head"], *, position: int | Tensor = 0, base: float = 10_000.0, interleaved: bool = False
 ) -> Float[Tensor, "*batch s h d_head"]:
     """Rotate every head's queries or keys by their positions, of which `position` is the first.
+
+    As a tensor, an integer one, it is no constant to torch.compile, which then compiles once for all positions.
 
     Angles, cosines and sines are float32 (float64 for float64): bfloat16 cannot tell position 256 from 257.
     Raises `ValueError` for an odd `d_head`.
     """
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has shape {list(x.shape)}; its last axis must be even, for its features are turned in pairs")
-    positions = torch.arange(position, position + x.shape[-3], dtype=compute_dtype(x), device=x.device)  # s
-    return rotate(x, rope_angles(positions, x.shape[-1], base=base), interleaved=interleaved)
+    positions = position + torch.arange(x.shape[-3], device=x.device)  # s
+    return rotate(x, rope_angles(positions.to(compute_dtype(x)), x.shape[-1], base=base), interleaved=interleaved)
