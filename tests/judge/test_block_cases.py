@@ -1,0 +1,72 @@
+"""The composite ops' table: what is varied, and the tensors that follow from it."""
+
+import numpy as np
+import pytest
+
+from conformance.block.cases import BLOCK_CASES
+from conformance.block.inputs import block_inputs
+from conformance.cases import select
+from conformance.rounding import DTYPES, NUMPY_DTYPES
+from reference import PRESETS
+
+BLOCKS = [case for case in BLOCK_CASES if case.op == "pre_ln_block"]
+SMALL = [case for case in BLOCK_CASES if case.dtype == "float32"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_preset_is_asked_in_every_dtype(dtype):
+    assert {case.kind for case in BLOCKS if case.dtype == dtype and case.name == "random"} >= set(PRESETS)
+
+
+def test_all_that_a_config_offers_is_asked():
+    configs = [case.config for case in BLOCKS if case.dtype == "float32"]
+    assert {config.rope for config in configs} == {"half_split", "interleaved", "none"}
+    assert {config.norm for config in configs} == {"rms_norm", "layer_norm"}
+    assert {config.order for config in configs} == {"cast_then_scale", "scale_then_cast"}
+    assert {config.feed_forward for config in configs} == {"swiglu", "gelu", "gelu_tanh"}
+    for field in ("qk_norm", "qkv_bias", "o_bias", "feed_forward_bias", "causal", "weight_offset"):
+        assert {bool(getattr(config, field)) for config in configs} == {True, False}
+    shared = {config.n_heads // config.n_kv_heads for config in configs}
+    assert shared >= {1, 2, 4}, "multi-head, grouped, multi-query"
+    assert any(config.n_heads * config.d_head != config.d_model for config in configs)
+
+
+def test_the_cache_the_mask_and_far_positions_are_asked():
+    assert any(1 < case.s < case.past + case.s for case in BLOCKS)
+    assert {case.key_mask for case in BLOCKS} == {"absent", "padding", "hides_a_row"}
+    assert max(case.position for case in BLOCKS) >= 5000
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
+def test_no_two_sizes_are_equal(case):
+    """An op that mistakes one axis for another must not get away with it."""
+    c = case.config
+    named = {"batch": case.batch, "s": case.s, "n_heads": c.n_heads, "d_head": c.d_head, "d_ff": c.d_ff, "d_model": c.d_model}
+    sizes = [size for name, size in named.items() if case.is_block or name not in ("d_ff", "d_model")]
+    assert len(set(sizes)) == len(sizes)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
+def test_inputs_are_what_the_case_says(case):
+    tensors = block_inputs(case, 0)
+    output = next(iter(case.outputs))
+    shapes = case.inputs | case.constants | {f"d{output}": case.shape}
+    assert {name: tensor.shape for name, tensor in tensors.items()} == shapes
+    assert {tensor.dtype for tensor in tensors.values()} == {NUMPY_DTYPES[case.dtype]}
+    again = block_inputs(case, 0)
+    assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+    assert not np.array_equal(tensors[f"d{output}"], block_inputs(case, 1)[f"d{output}"])
+
+
+def test_a_key_mask_hides_what_it_says():
+    (padding,), (hides,) = (select(f"pre_ln_block/llama/float32/{name}") for name in ("padding", "hides_a_row"))
+    assert np.argwhere(block_inputs(padding, 0)["key_mask"] == 0).tolist() == [[1, 5], [1, 6]]
+    assert np.argwhere(block_inputs(hides, 0)["key_mask"] == 0).tolist() == [[0, 0]]
+
+
+def test_norm_weights_are_never_one_nor_a_power_of_two():
+    for case in BLOCKS:
+        for name, tensor in block_inputs(case, 0).items():
+            if name.endswith("norm.weight"):
+                w = np.abs(tensor.astype(np.float64) + case.config.weight_offset)
+                assert np.all((w > 1) & (w < 2))
