@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "safetensors", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping", "safetensors"},
-    "ports": {"conformance.protocol", "impl_jax", "impl_torch"} | BRIDGE | PORTED,
+    "ports": {"conformance.protocol", "reference.checkpoints", "impl_jax", "impl_torch"} | BRIDGE | PORTED,
 }
 
 
