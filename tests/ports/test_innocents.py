@@ -52,7 +52,7 @@ INNOCENTS = [
     Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 237, 1, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "jit", 20, 0, ("torch",)),
-    Innocent("ports.transformers.layers:GPT2Layer", "eager", 3, 1, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:GPT2Layer", "eager", 2, 1, ("torch", "transformers")),
     Innocent("ports.transformers.layers:LlamaLayer", "eager", 29, 2, ("torch", "transformers")),
     Innocent("ports.transformers.layers:Qwen3Layer", "eager", 4, 2, ("torch", "transformers")),
     Innocent("ports.transformers.port:Gemma", "eager", 12, 4, ("torch", "transformers")),
