@@ -162,7 +162,7 @@ OPS_OF_A_BLOCK = (
     BlockCase("attention", "multi_head", "random", "the scale, the mask, the axes", MULTI_HEAD),
     BlockCase("attention", "grouped", "random", "heads tiled instead of repeated", LLAMA),
     BlockCase("attention", "multi_query", "random", "one key head for all", MULTI_QUERY),
-    BlockCase("attention", "grouped", "hot", "a softmax in low precision, or without its maximum", LLAMA, hot=12.0),
+    BlockCase("attention", "grouped", "hot", "a softmax in low precision, or without its maximum", LLAMA, hot=40.0),
     BlockCase("attention", "grouped", "cached", "a mask that does not know of the cached keys", LLAMA, s=3, past=6),
     BlockCase("attention", "grouped", "one_query", "decoding: every key is visible to the only query", LLAMA, s=1, past=8),
     BlockCase("attention", "grouped", "padding", "a key mask left out, or inverted", LLAMA, key_mask="padding"),
@@ -184,7 +184,7 @@ BLOCKS = (
         "pre_ln_block", "llama", "hides_a_row", "a query that sees no key: NaN, or the mean", LLAMA, key_mask="hides_a_row"
     ),
     BlockCase("pre_ln_block", "llama", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
-    BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=12.0),
+    BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=24.0),
     BlockCase("pre_ln_block", "llama", "large", "squares of x in half precision", LLAMA, x=Draw(scale=300.0)),
     BlockCase("pre_ln_block", "llama", "small", "eps left out, or outside the root", LLAMA, x=Draw(scale=2**-8)),
 )
