@@ -12,7 +12,7 @@ from conformance.block.ops import Linear, Mix, Softmax
 from conformance.block.wrappers import After, Before, Fused, Map, Measured, swapped
 from conformance.case import Op
 from conformance.mistakes.mistake import Mistake
-from conformance.rounding import largest, round_to
+from conformance.rounding import largest
 from reference.attention import visible_keys
 
 Array = np.ndarray

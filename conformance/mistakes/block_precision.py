@@ -162,6 +162,7 @@ ALREADY = "the storage dtype is the compute dtype: nothing is rounded more than 
 NO_NARROWER: dict[str, str] = dict.fromkeys(SINGLE, ALREADY)
 FEWER = dict.fromkeys(HALF, "a number of half precision has no more significant bits than that")
 NOISE = "roundings inside a stage are as large as those between stages, which an honest block has too"
+ALONE = NO_NARROWER | {f"attention/{dtype}": f"{NOISE}, and attention alone is asked for no intermediate" for dtype in HALF}
 IN_NOISE = {f"{op}/{dtype}": NOISE for op in BLOCKS for dtype in HALF}
 MISTAKES = (
     Mistake(
@@ -183,8 +184,8 @@ MISTAKES = (
         {"bfloat16": "they are in that dtype already"},
     ),
     Mistake(
-        "computed_in_float32",
-        "float64 is computed in float32",
+        "stages_in_float32",
+        "every stage of a float64 block is rounded to float32",
         _everything_in("float32"),
         "An error of 1e-7.",
         "jax without jax_enable_x64",
@@ -207,7 +208,7 @@ MISTAKES = (
         "Probabilities are off by some roundoffs, small ones by as many as their score lies below the largest.",
         "tinygrad#12280",
         ATTENTION,
-        NO_NARROWER,
+        ALONE,
         needs_taps=IN_NOISE,
     ),
     Mistake(
@@ -218,7 +219,6 @@ MISTAKES = (
         "Liger#950",
         BLOCKS,
         NO_NARROWER,
-        needs_taps=IN_NOISE,
     ),
     Mistake(
         "scores_accumulated_in_storage_dtype",
@@ -227,7 +227,7 @@ MISTAKES = (
         "An error that grows with d_head.",
         "planted: a kernel without a float32 accumulator",
         ATTENTION,
-        NO_NARROWER,
+        ALONE,
         needs_taps=IN_NOISE,
     ),
     Mistake(
@@ -237,7 +237,7 @@ MISTAKES = (
         "An error that grows with the number of keys.",
         "planted: a kernel without a float32 accumulator",
         ATTENTION,
-        NO_NARROWER,
+        ALONE,
         needs_taps=IN_NOISE,
     ),
     Mistake(
@@ -248,7 +248,7 @@ MISTAKES = (
         "pytorch#133085",
         BLOCKS,
         NO_NARROWER,
-        needs_taps=IN_NOISE,
+        needs_taps={case: reason for case, reason in IN_NOISE.items() if case != "pre_ln_block/float16"},
     ),
     Mistake(
         "silu_in_storage_dtype",
@@ -257,7 +257,11 @@ MISTAKES = (
         "act is off by some roundoffs.",
         "planted: an activation without a cast to float32",
         SWIGLU,
-        NO_NARROWER,
+        NO_NARROWER
+        | {
+            f"swiglu/{dtype}": "its three roundings are no more than those that swiglu and its gradient may have"
+            for dtype in HALF
+        },
         needs_taps=IN_NOISE,
     ),
     Mistake(
@@ -284,7 +288,7 @@ MISTAKES = (
         _gradients_in_storage,
         "An error that grows with the number of rows.",
         "Liger#950, helion#3595",
-        BLOCKS,
+        ("pre_ln_block",),
         NO_NARROWER,
     ),
 )

@@ -25,9 +25,7 @@ def _turned(angles: Callable[[Composite, Array], Array], *names: str) -> Callabl
     """The stages of these names, q's and k's where there are none, with other angles."""
 
     def alter(composite: Composite) -> Composite:
-        for name in names or ROTATED:
-            composite = composite.with_op(name, lambda op: replace(op, angles=angles(composite, op.angles)))
-        return composite
+        return _with_rotate(lambda op: replace(op, angles=angles(composite, op.angles)), *names)(composite)
 
     return alter
 
