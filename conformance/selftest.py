@@ -142,13 +142,15 @@ def steps(mistakes: Iterable[Mistake] = MISTAKES) -> int:
 
 
 def kills_of(id_: str) -> list[Kill]:
-    """One mistake in every op and dtype."""
+    """One mistake in every op and dtype that there is a case of."""
     (mistake,) = (mistake for mistake in MISTAKES if mistake.id == id_)
     telling: list[str] = []  # the cases that showed it elsewhere are tried first
     kills: list[Kill] = []
     for op in mistake.ops:
         for dtype in DTYPES:
             cases = [case for case in TRIED if (case.op, case.dtype) == (op, dtype)]
+            if not cases:
+                continue
             cases.sort(key=lambda case: case.name not in telling)
             kills.append((_kill if op in NORMS else _kill_in_a_block)(mistake, op, dtype, cases))
             telling.append(kills[-1].case.rpartition("/")[2])

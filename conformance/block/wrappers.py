@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.block.machine import Machine, NoisyMachine
-from conformance.block.ops import Norm, Op
+from conformance.block.ops import Norm
 from conformance.rounding import DTYPES, HALF, unit_roundoff
 
 Array = np.ndarray
@@ -46,8 +46,8 @@ class Map(Measured):
 class After(Measured):
     """An op, and what is done to its value."""
 
-    op: Op
-    then: Op
+    op: Any
+    then: Any
 
     def forward(self, m: Machine, *values: Array) -> Array:
         return self.then.forward(m, self.op.forward(m, *values))
@@ -61,8 +61,8 @@ class After(Measured):
 class Before(Measured):
     """An op, and what is done to one of the values that it reads."""
 
-    op: Op
-    first: Op
+    op: Any
+    first: Any
     index: int = 0
 
     def forward(self, m: Machine, *values: Array) -> Array:
@@ -155,7 +155,7 @@ class Fused(Measured):
         return sum(len(part) for part in self._weights(parameters))
 
 
-def swapped(op: Op, first: int, second: int) -> Op:
+def swapped(op: Any, first: int, second: int) -> Before:
     """An op of one value, with two axes of it exchanged before and after."""
     exchange = Map(lambda x: np.swapaxes(x, first, second), lambda dy, x: np.swapaxes(dy, first, second))
     return Before(After(op, exchange), exchange)

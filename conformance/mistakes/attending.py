@@ -18,7 +18,7 @@ from reference.attention import visible_keys
 Array = np.ndarray
 
 ATTENTION: tuple[Op, ...] = ("attention", "pre_ln_block", "pre_ln_stack")
-MASKED: tuple[Op, ...] = ("attention", "pre_ln_block")  # a stack is asked for without a cache and without padding
+MASKED: tuple[Op, ...] = ("attention", "pre_ln_block")  # a stack is asked for without cache or padding, and with grouped heads
 BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
 WINDOW = 4
 
@@ -446,8 +446,7 @@ SOFTMAX = (
         lambda composite: composite.with_op("scores", lambda op: After(op, CAPS)),
         "Large scores are too small; small ones nearly hide it.",
         "planted: the capping of another model",
-        ATTENTION,
-        needs_taps={"pre_ln_stack/bfloat16": "a score of 3 is capped by a thousandth of it, half of bfloat16's roundoff"},
+        MASKED,
     ),
     Mistake(
         "softmax_over_queries",
@@ -545,7 +544,7 @@ HEADS = (
         _queries_and_keys_swapped,
         "Scores are transposed before the mask; grouped queries do not allow it.",
         "planted: the order of two arguments",
-        ATTENTION,
+        MASKED,
     ),
     Mistake(
         "keys_and_values_swapped",

@@ -16,7 +16,7 @@ from conformance.block.machine import Machine
 from conformance.block.ops import DotProducts, Gelu, Mix, Norm, Softmax, SwiGLU
 from conformance.block.program import Pull, Stage
 from conformance.case import Op
-from conformance.mistakes.attending import ATTENTION
+from conformance.mistakes.attending import ATTENTION, MASKED
 from conformance.mistakes.feed_forward import GELU, SWIGLU
 from conformance.mistakes.mistake import Mistake
 from conformance.mistakes.rotation import ROPE
@@ -359,7 +359,7 @@ ATTENTIONS = (
         _pulls(_exchanged, "scores"),
         "Only where there are as many keys as queries, and as many heads.",
         "planted: the order of two results",
-        ATTENTION,
+        MASKED,
     ),
     Mistake(
         "dk_of_first_head_in_group",
@@ -465,7 +465,7 @@ FEED_FORWARD = (
         _gelu(lambda op: lambda dy, x: (reference.gelu_vjp(dy, x, approximate=not op.approximate),)),
         "dx is off by at most 1e-3.",
         "planted: a forward pass that was changed alone",
-        ("gelu", "pre_ln_block"),
+        GELU,
         {"pre_ln_block/bfloat16": SLOPES, "pre_ln_block/float16": SLOPES},
     ),
     Mistake(
@@ -524,7 +524,7 @@ PARAMETERS = (
         _pulls(_bias(lambda bias, rows: 0 * bias), *LINEAR),
         "They are zero; models without biases hide it.",
         "unsloth#4533",
-        BLOCKS,
+        BLOCK,
     ),
     Mistake(
         "dbias_averaged",
@@ -532,7 +532,7 @@ PARAMETERS = (
         _pulls(_bias(lambda bias, rows: bias / rows), *LINEAR),
         "They are too small; models without biases hide it.",
         "planted: a mean for a sum",
-        BLOCKS,
+        BLOCK,
     ),
     Mistake(
         "layers_gradients_swapped",

@@ -20,7 +20,8 @@ Array = np.ndarray
 Function = Callable[[Array], Array]
 
 SWIGLU: tuple[Op, ...] = ("swiglu", "pre_ln_block", "pre_ln_stack")
-GELU: tuple[Op, ...] = ("gelu", "pre_ln_block", "pre_ln_stack")
+GELU: tuple[Op, ...] = ("gelu", "pre_ln_block")  # no stack is asked for with GELU, nor with biases
+BLOCK: tuple[Op, ...] = ("pre_ln_block",)
 BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
 
 
@@ -187,7 +188,7 @@ MISTAKES = (
         _constant,
         "act is off by a hundredth of the cubic term.",
         "planted: two digits exchanged",
-        ("gelu", "pre_ln_block"),
+        GELU,
         needs_taps={"pre_ln_block/bfloat16": DIGITS, "pre_ln_block/float16": DIGITS},
     ),
     Mistake(
@@ -212,21 +213,21 @@ MISTAKES = (
         _unbiased("q", "k", "v"),
         "Models without these biases hide it.",
         "planted: a checkpoint read without them",
-        BLOCKS,
+        BLOCK,
     ),
     Mistake(
         "attention_bias_missing",
         "the bias after attention is left out",
         _unbiased("attn_out"),
         "Models without this bias hide it.",
-        ops=BLOCKS,
+        ops=BLOCK,
     ),
     Mistake(
         "feed_forward_bias_missing",
         "the biases of the feed-forward layer are left out",
         _unbiased("gate", "up", "ffn_out"),
         "Models without these biases hide it.",
-        ops=BLOCKS,
+        ops=BLOCK,
     ),
     Mistake(
         "query_weight_transposed",

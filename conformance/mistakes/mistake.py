@@ -77,7 +77,7 @@ class Mistake:
 
     def exact(self, case: Case) -> bool:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""
-        return isinstance(case, BlockCase) or self._exact(case.op, case.dtype)
+        return case.op in self.ops and (isinstance(case, BlockCase) or self._exact(case.op, case.dtype))
 
     @cache  # noqa: B019
     def _exact(self, op: str, dtype: str) -> bool:

@@ -189,11 +189,11 @@ def _reads_stack_input(composite: Composite) -> Composite:
     return replace(composite, program=program)
 
 
-ORDER = dict.fromkeys(("float64", "float32"), "nothing is cast where the storage dtype is the compute dtype")
+ORDER: dict[str, str] = dict.fromkeys(("float64", "float32"), "nothing is cast where the storage dtype is the compute dtype")
 CAST = (
     "the norms' order of casting moves every third element by one ulp, which matmuls average out: it is within a block's noise"
 )
-OFFSET = dict.fromkeys(
+OFFSET: dict[str, str] = dict.fromkeys(
     ("float64", "bfloat16", "float16", "pre_ln_stack"), "a block whose norms have an offset is asked for in float32"
 )
 RESIDUAL = (

@@ -64,7 +64,7 @@ def page(result: SelfTest) -> str:
         for mistake in MISTAKES:
             if op in mistake.ops:
                 cell = _cell_of_block if op in TAPPED else _cell
-                cells = " | ".join(cell(kills[mistake.id, dtype]) for dtype in DTYPES)
+                cells = " | ".join(cell(kills[mistake.id, dtype]) if (mistake.id, dtype) in kills else "" for dtype in DTYPES)
                 lines.append(f"| `{mistake.id}` | {cells} |")
         lines.append("")
     hidden = [kill for kill in result.kills if kill.reason]
