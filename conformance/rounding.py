@@ -28,6 +28,11 @@ def largest(dtype: str) -> float:
     return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).max)
 
 
+def smallest(dtype: str) -> float:
+    """The smallest positive number of a dtype, a subnormal one."""
+    return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).smallest_subnormal)
+
+
 def round_to(x: Array, dtype: str) -> Array:
     """Round float64 to the nearest number of `dtype`, ties to even, and return it in float64.
 

@@ -99,8 +99,8 @@ PRESETS = {
 
 
 def small(config: BlockConfig) -> BlockConfig:
-    """The same block in a size to test: no two of its dimensions are equal, and heads share keys as the large one's do."""
+    """The same block in a size to test: no two of its dimensions are equal, and heads share keys where the large one's do."""
     n_heads = 6 if config.n_heads == config.n_kv_heads else 4
-    n_kv_heads = n_heads * config.n_kv_heads // config.n_heads
+    n_kv_heads = max(2, n_heads * config.n_kv_heads // config.n_heads)  # one head for all would hide which one is whose
     d_head = 16 if config.d_head * config.n_heads > config.d_model else 8
     return replace(config, d_model=n_heads * 8, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=d_head, d_ff=20)

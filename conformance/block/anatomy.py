@@ -9,7 +9,7 @@ import numpy as np
 
 from conformance.block.cases import BlockCase
 from conformance.block.ops import Add, Concatenate, DotProducts, Gelu, Linear, Mix, Norm, Rotate, Softmax, SwiGLU
-from conformance.block.program import Program, Stage
+from conformance.block.program import Program, Pull, Stage
 from reference import BlockConfig
 from reference.attention import visible_keys
 from reference.rope import rope_angles
@@ -46,6 +46,10 @@ class Composite:
     def reread(self, local_name: str, instead: dict[str, str]) -> "Composite":
         """With a stage that reads other values."""
         return replace(self, program=self.program.reread(local_name, instead))
+
+    def pull(self, local_name: str, pull: Pull) -> "Composite":
+        """With a stage that passes other cotangents back."""
+        return replace(self, program=self.program.pull(local_name, pull))
 
 
 def true_program(case: BlockCase, given: dict[str, Array]) -> Program:

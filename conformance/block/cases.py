@@ -162,7 +162,7 @@ OPS_OF_A_BLOCK = (
     BlockCase("attention", "multi_head", "random", "the scale, the mask, the axes", MULTI_HEAD),
     BlockCase("attention", "grouped", "random", "heads tiled instead of repeated", LLAMA),
     BlockCase("attention", "multi_query", "random", "one key head for all", MULTI_QUERY),
-    BlockCase("attention", "grouped", "hot", "a softmax in low precision, or without its maximum", LLAMA, hot=12.0),
+    BlockCase("attention", "grouped", "hot", "a softmax in low precision, or without its maximum", LLAMA, hot=48.0),
     BlockCase("attention", "grouped", "cached", "a mask that does not know of the cached keys", LLAMA, s=3, past=6),
     BlockCase("attention", "grouped", "one_query", "decoding: every key is visible to the only query", LLAMA, s=1, past=8),
     BlockCase("attention", "grouped", "padding", "a key mask left out, or inverted", LLAMA, key_mask="padding"),
@@ -184,7 +184,7 @@ BLOCKS = (
         "pre_ln_block", "llama", "hides_a_row", "a query that sees no key: NaN, or the mean", LLAMA, key_mask="hides_a_row"
     ),
     BlockCase("pre_ln_block", "llama", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
-    BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=12.0),
+    BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=24.0),
     BlockCase("pre_ln_block", "llama", "large", "squares of x in half precision", LLAMA, x=Draw(scale=300.0)),
     BlockCase("pre_ln_block", "llama", "small", "eps left out, or outside the root", LLAMA, x=Draw(scale=2**-8)),
 )
@@ -196,12 +196,16 @@ VARIED = (
     BlockCase("pre_ln_block", "gelu_erf", "random", "the tanh for the error function", GELU),
     BlockCase("pre_ln_block", "offset_1", "random", "the norms' offset missing or doubled", replace(LLAMA, weight_offset=1.0)),
 )
+MANY_ROWS = BlockCase(
+    "pre_ln_block", "llama", "many_rows", "a weight's gradient summed in half precision", LLAMA, batch=96, s=6
+)
 STACKS = (BlockCase("pre_ln_stack", "llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=3),)
 
 
 def _table() -> Iterator[BlockCase]:
     for dtype in DTYPES:
         rows = (*OPS_OF_A_BLOCK, *_presets(), *(BLOCKS if dtype != "float64" else ()), *(VARIED if dtype == "float32" else ()))
+        rows = (*rows, MANY_ROWS) if dtype == "bfloat16" else rows
         for case in (*rows, *(STACKS if dtype in ("float32", "bfloat16") else ())):
             yield replace(case, dtype=dtype)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conformance.rounding import round_to, unit_roundoff
+from conformance.rounding import round_to, smallest, unit_roundoff
 
 Array = np.ndarray
 
@@ -33,16 +33,18 @@ class Machine:
 class NoisyMachine(Machine):
     """Every value is off by a random amount of the size that an honest implementation's roundings have.
 
-    Stored values by (1 + u·U(−1, 1)), u the storage dtype's unit roundoff; sums of k products by
-    v·(2 + 0.4·√k)·U(−1, 1)·√Σ(product²), v the compute dtype's. `key` decides the draws.
+    Stored values by (1 + u·U(−1, 1)), u the storage dtype's unit roundoff, or by half of its smallest number where that is
+    more; sums of k products by v·(2 + 0.4·√k)·U(−1, 1)·√Σ(product²), v the compute dtype's. `key` decides the draws.
     """
 
     def __init__(self, storage_dtype: str, key: int) -> None:
         self.u, self.v = unit_roundoff(storage_dtype), unit_roundoff(compute_dtype(storage_dtype))
+        self.half_smallest = smallest(storage_dtype) / 2
         self.generator = np.random.Philox(key=key)
 
     def store(self, a: Array) -> Array:
-        return a * (1 + self.u * self._uniform(a))
+        error = np.maximum(self.u * np.abs(a), np.where(a == 0, 0.0, self.half_smallest))
+        return a + error * self._uniform(a)
 
     def add_up(self, total: Array, terms: int, squares: Callable[[], Array]) -> Array:
         return total + self.v * (2 + 0.4 * np.sqrt(terms)) * np.sqrt(squares()) * self._uniform(total)

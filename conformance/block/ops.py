@@ -111,11 +111,15 @@ class Linear:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Rotary embedding: every pair of features is turned by its angle, [s, d_head/2]; `growth` is that of the angles' error."""
+    """Rotary embedding: every pair of features is turned by its angle, [s, d_head/2]; `growth` is that of the angles' error.
+
+    `inner` is what becomes of the cosines and sines.
+    """
 
     angles: Array
     interleaved: bool
     growth: float = 4.0
+    inner: Callable[[Array], Array] = SAME
 
     def forward(self, m: Machine, x: Array) -> Array:
         cos, sin = self._turn(m)
@@ -134,7 +138,7 @@ class Rotate:
     def _turn(self, m: Machine) -> tuple[Array, Array]:
         angles = m.compute(self.angles, self.growth * np.abs(self.angles))
         angles = each_feature(angles, interleaved=self.interleaved)
-        return m.store(np.cos(angles)), m.store(np.sin(angles))
+        return m.store(self.inner(np.cos(angles))), m.store(self.inner(np.sin(angles)))
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,22 @@ from conformance.block.ops import Op
 
 Array = np.ndarray
 Values = dict[str, Array]
+Pull = Callable[..., tuple[Array, ...]]
+"""Makes the cotangents of what an op reads, of its true ones, the op's own cotangent, and the values read."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One op, the names of the values that it reads, and the name of the one that it makes; `layer` is a stack's prefix."""
+    """One op, the names of the values that it reads, and the name of the one that it makes; `layer` is a stack's prefix.
+
+    `pull` alters what the op passes back.
+    """
 
     local_name: str
     op: Any
     reads: tuple[str, ...]
     layer: str = ""
+    pull: Pull = lambda cotangents, dy, *values: cotangents
 
     @property
     def name(self) -> str:
@@ -35,7 +41,8 @@ class Stage:
     def cotangents(self, m: Machine, dy: Array, values: Values) -> Iterator[tuple[str, Array]]:
         """What it passes back, by the names of the values read."""
         op: Op = self.op
-        yield from zip(self.reads, op.vjp(m, dy, *(values[name] for name in self.reads)), strict=True)
+        reads = [values[name] for name in self.reads]
+        yield from zip(self.reads, self.pull(op.vjp(m, dy, *reads), dy, *reads), strict=True)
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,20 @@ class Program:
         """The program with a stage that reads other values instead of some of its own, all by their local names."""
 
         def alter(stage: Stage) -> Stage:
-            swap = {stage.layer + old: stage.layer + new for old, new in instead.items()}
+            swap = {self.full_name(stage.layer, old): self.full_name(stage.layer, new) for old, new in instead.items()}
             return replace(stage, reads=tuple(swap.get(name, name) for name in stage.reads))
 
         return self.each(local_name, alter)
+
+    def full_name(self, layer: str, local_name: str) -> str:
+        """A value's name in a layer; a layer's x is what its first stage reads, the `out` of the layer below."""
+        if local_name != "x":
+            return layer + local_name
+        return next(stage.reads[0] for stage in self.stages if stage.layer == layer)
+
+    def pull(self, local_name: str, pull: Pull) -> "Program":
+        """The program with a stage that passes other cotangents back."""
+        return self.each(local_name, lambda stage: replace(stage, pull=pull))
 
     def op(self, local_name: str) -> Any:
         """The op of the first stage of a name; None where there is none."""

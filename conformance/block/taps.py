@@ -4,6 +4,9 @@ What a block's outputs hide in half precision, a softmax or a sum of low precisi
 known exactly, its value is known to a few roundings. And the stage at fault is told from those it fed.
 """
 
+from dataclasses import fields, is_dataclass
+from typing import Any
+
 import numpy as np
 
 from conformance.block.cases import BlockCase
@@ -26,6 +29,26 @@ HIDDEN = ("keys", "values")  # stages that only lay out what is known already; n
 def tap_names(program: Program) -> list[str]:
     """The intermediates of a program that a port may export, in data-flow order."""
     return [stage.name for stage in program.stages if stage.local_name not in HIDDEN]
+
+
+def altered_taps(true: Program, altered: Program) -> list[str]:
+    """Where an altered program parts from the true one: the intermediates whose op or inputs differ, in data-flow order.
+
+    What a stage that nobody exports makes otherwise is seen where it is read.
+    """
+    others = {stage.name: stage for stage in altered.stages}
+    differ = {stage.name for stage in true.stages if not _same(stage, others[stage.name])}
+    unseen = {stage.name for stage in true.stages if stage.local_name in HIDDEN} & differ
+    exported = (stage for stage in true.stages if stage.local_name not in HIDDEN)
+    return [stage.name for stage in exported if stage.name in differ or unseen & set(stage.reads)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two stages, or what they consist of, make the same value; how they pull a cotangent back is no matter."""
+    if is_dataclass(a):
+        names = [field.name for field in fields(a) if field.name != "pull"]
+        return type(a) is type(b) and all(_same(getattr(a, name), getattr(b, name)) for name in names)
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a is b or a == b
 
 
 def expected_taps(case: BlockCase, program: Program, given: Values, taps: Values) -> dict[str, Expected]:

@@ -5,7 +5,21 @@ proves that the kit rejects what people really do, and it is the dictionary of a
 intervals of an altered golden has made that mistake.
 """
 
-from conformance.mistakes import dtypes, epsilon, gradients, indexing, parameters, precision, statistics
+from conformance.mistakes import (
+    attending,
+    block_gradients,
+    block_precision,
+    dtypes,
+    epsilon,
+    feed_forward,
+    gradients,
+    indexing,
+    parameters,
+    precision,
+    residual,
+    rotation,
+    statistics,
+)
 from conformance.mistakes.mistake import Mistake
 
 MISTAKES: tuple[Mistake, ...] = (
@@ -16,4 +30,10 @@ MISTAKES: tuple[Mistake, ...] = (
     *dtypes.MISTAKES,
     *gradients.MISTAKES,
     *indexing.MISTAKES,
+    *rotation.MISTAKES,
+    *attending.MISTAKES,
+    *feed_forward.MISTAKES,
+    *residual.MISTAKES,
+    *block_gradients.MISTAKES,
+    *block_precision.MISTAKES,
 )

@@ -38,9 +38,10 @@ class Mistake:
     evidence
         Where it was seen: an issue of the project named, or a statement of how it comes about.
     hidden
-        The dtypes in which no case can show it, each with the reason; every other dtype has a case that rejects it.
+        The ops, dtypes, or ops in a dtype ("op/dtype"), in which no case can show it, each with the reason; wherever else it
+        can be made some case rejects it.
     needs_taps
-        The dtypes in which a block's outputs cannot show it, each with the reason, but an exported intermediate does.
+        Those in which a block's outputs cannot show it, each with the reason, but an exported intermediate does.
     dialect
         Whether it is what another dialect does, and right there.
     """
@@ -76,7 +77,7 @@ class Mistake:
 
     def exact(self, case: Case) -> bool:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""
-        return isinstance(case, BlockCase) or self._exact(case.op, case.dtype)
+        return case.op in self.ops and (isinstance(case, BlockCase) or self._exact(case.op, case.dtype))
 
     @cache  # noqa: B019
     def _exact(self, op: str, dtype: str) -> bool:
@@ -85,7 +86,15 @@ class Mistake:
 
     def hidden_in(self, op: Op, dtype: str) -> str:
         """Why no case of an op and a dtype can show it; empty if one does."""
-        return self.hidden.get(f"{op}/{dtype}", self.hidden.get(dtype, ""))
+        return _reason(self.hidden, op, dtype)
+
+    def needs_taps_in(self, op: Op, dtype: str) -> str:
+        """Why no output of an op and a dtype can show it, though a tap does; empty if one does."""
+        return _reason(self.needs_taps, op, dtype)
+
+
+def _reason(reasons: Mapping[str, str], op: Op, dtype: str) -> str:
+    return reasons.get(f"{op}/{dtype}", reasons.get(op, reasons.get(dtype, "")))
 
 
 def both(first: Mistake, second: Mistake) -> Mistake:

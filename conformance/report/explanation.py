@@ -11,7 +11,7 @@ from conformance.compare import compare_output
 from conformance.golden import golden
 from conformance.inputs import Draw
 from conformance.mistakes import Mistake
-from conformance.norms.cases import NormCase
+from conformance.norms.cases import NORMS, NormCase
 from conformance.properties import Property
 from conformance.rounding import DTYPES
 from conformance.simulation import numbers
@@ -69,15 +69,19 @@ def explain_mistake(mistake: Mistake) -> str:
         f"  ops       {', '.join(mistake.ops)}",
     ]
     for dtype in DTYPES:
-        cases = [case for case in CASES if case.op in mistake.ops and case.dtype == dtype and case.has_fixture]
+        cases = [case for case in CASES if case.op in mistake.ops and case.dtype == dtype]
+        cases = [case for case in cases if case.has_fixture or case.op not in NORMS]
+        if not cases:
+            continue
         ratios = {case: ratio for case in cases if (ratio := _mistaken_ratio(mistake, case)) > 1}
         if ratios:
             clearest = max(ratios, key=lambda case: ratios[case])
             lines.append(f"  {dtype:8}  rejected by {len(ratios)} of {len(cases)} cases, most plainly by {clearest.id}")
         else:
-            lines.append(
-                f"  {dtype:8}  hidden: {' / '.join(dict.fromkeys(mistake.hidden_in(op, dtype) for op in mistake.ops))}"
-            )
+            ops = [op for op in mistake.ops if any(case.op == op for case in cases)]
+            alone = [reason for op in ops if (reason := mistake.needs_taps_in(op, dtype))]
+            reasons = dict.fromkeys(alone or [mistake.hidden_in(op, dtype) for op in ops])
+            lines.append(f"  {dtype:8}  {'seen by taps alone' if alone else 'hidden'}: {' / '.join(reasons)}")
     return "\n".join(lines)
 
 

@@ -4,29 +4,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.case import OPS
+from conformance.case import OPS, TAPPED
 from conformance.mistakes import MISTAKES
+from conformance.norms.cases import NORMS
 from conformance.report.console import ratio
 from conformance.rounding import DTYPES
-from conformance.selftest import PLAIN, SEPARATION, Kill, SelfTest, Separation
+from conformance.selftest import PLAIN, PLAIN_IN_A_BLOCK, SEPARATION, Kill, SelfTest, Separation
 
 
 def show_self_test(result: SelfTest, console: Console) -> None:
     """Print the kill matrix in numbers, whatever is wrong with it, and the separations."""
     console.print(_matrix(result))
     console.print(
-        Text("mistakes seen / made; the rest is hidden there, each for a reason that `explain ID` gives", style="dim")
+        Text(
+            "mistakes seen, and seen by taps alone / made; the rest is hidden there, for a reason that `explain ID` gives",
+            style="dim",
+        )
     )
     for kill in result.wrong:
         console.print(Text(f"{kill.mistake} in {kill.op} {kill.dtype}: {_wrong(kill)}", style="red"))
     console.print()
     console.print(_separations(result))
     style, verdict = ("bold green", "sound") if result.passes else ("bold red", "not sound")
-    misses = sum(not kill.seen for kill in result.wrong)
-    least = min(separation.factor for separation in result.separations)
+    misses = sum(not kill.seen and not kill.reason for kill in result.wrong)
+    least = min((separation.factor for separation in result.separations if separation.op in NORMS), default=float("inf"))
     console.print()
     console.print(
-        Text.assemble((verdict, style), f": {misses} misses, least separation {ratio(least)} (at least {SEPARATION:g})")
+        Text.assemble(
+            (verdict, style), f": {misses} misses, least separation of a norm {ratio(least)} (at least {SEPARATION:g})"
+        )
     )
 
 
@@ -38,10 +44,14 @@ def page(result: SelfTest) -> str:
         "Written by `conformance selftest --page`. Every mistake of the catalogue is made exactly and judged by the suite:",
         f"the error ratio (in tolerances; at most 1 passes) where it is largest, or first at least {PLAIN:g}.",
         "",
+        f"Of a composite op {PLAIN_IN_A_BLOCK:g} is plain. A block has two ratios, that of its outputs and that of its",
+        "intermediates where a port exports them, each judged on what the port itself fed to it; `-` is at most 1.",
+        "",
         "## Separation",
         "",
         "Between the largest ratio of honest arithmetic (four orders of summation, every admitted placement of roundings)",
-        "and the weakest mistake that an output shows more plainly than any other.",
+        "and the weakest mistake that an output shows more plainly than any other. The outputs of a composite op are taken",
+        "together; of its taps, the mistakes count that only they show.",
         "",
         "| op | dtype | output | honest | weakest mistake | its ratio | separation |",
         "|---|---|---|---:|---|---:|---:|",
@@ -53,12 +63,16 @@ def page(result: SelfTest) -> str:
         lines += [f"## {op}", "", f"| mistake | {' | '.join(DTYPES)} |", f"|---|{'---:|' * len(DTYPES)}"]
         for mistake in MISTAKES:
             if op in mistake.ops:
-                cells = " | ".join(_cell(kills[mistake.id, dtype]) for dtype in DTYPES)
+                cell = _cell_of_block if op in TAPPED else _cell
+                cells = " | ".join(cell(kills[mistake.id, dtype]) if (mistake.id, dtype) in kills else "" for dtype in DTYPES)
                 lines.append(f"| `{mistake.id}` | {cells} |")
         lines.append("")
     hidden = [kill for kill in result.kills if kill.reason]
     lines += ["## Hidden, and why", "", "| mistake | op | dtype | reason |", "|---|---|---|---|"]
     lines += [f"| `{kill.mistake}` | {kill.op} | {kill.dtype} | {kill.reason} |" for kill in hidden]
+    alone = [kill for kill in result.kills if kill.needs_taps]
+    lines += ["", "## Seen by taps alone, and why", "", "| mistake | op | dtype | reason |", "|---|---|---|---|"]
+    lines += [f"| `{kill.mistake}` | {kill.op} | {kill.dtype} | {kill.needs_taps} |" for kill in alone]
     return "\n".join(lines) + "\n"
 
 
@@ -72,7 +86,8 @@ def _matrix(result: SelfTest) -> Table:
         for dtype in DTYPES:
             kills = [kill for kill in result.kills if (kill.op, kill.dtype) == (op, dtype)]
             style = "green" if all(kill.right for kill in kills) else "red"
-            cells.append(Text(f"{sum(kill.seen for kill in kills)}/{len(kills)}", style=style))
+            seen, alone = sum(kill.seen for kill in kills), sum(not kill.seen and kill.taps > 1 for kill in kills)
+            cells.append(Text(f"{seen} + {alone}/{len(kills)}" if alone else f"{seen}/{len(kills)}", style=style))
         table.add_row(op, *cells)
     return table
 
@@ -82,13 +97,13 @@ def _separations(result: SelfTest) -> Table:
     for name in ("op", "dtype", "output", "honest", "weakest mistake", "its ratio", "separation"):
         table.add_column(name)
     for separation in result.separations:
-        style = "" if separation.factor >= SEPARATION else "red"
+        style = "" if separation.wide else "red"
         table.add_row(*_separation(separation), style=style)
     return table
 
 
 def _separation(separation: Separation) -> tuple[str, ...]:
-    weakest = (separation.weakest.mistake, ratio(separation.weakest.ratio)) if separation.weakest else ("none", "-")
+    weakest = (separation.weakest.mistake, ratio(separation.ratio)) if separation.weakest else ("none", "-")
     return separation.op, separation.dtype, separation.output, f"{separation.honest:.2f}", *weakest, ratio(separation.factor)
 
 
@@ -96,7 +111,21 @@ def _cell(kill: Kill) -> str:
     return ratio(kill.ratio) if kill.seen else "hidden" if kill.reason else "**missed**"
 
 
+def _cell_of_block(kill: Kill) -> str:
+    if not kill.right or kill.reason:
+        return "hidden" if kill.right else "**missed**" if not kill.seen else "**seen**"
+    return f"{ratio(kill.ratio) if kill.seen else '-'} / {ratio(kill.taps) if kill.taps > 1 else '-'}"
+
+
 def _wrong(kill: Kill) -> str:
+    if kill.seen and kill.needs_taps:
+        return (
+            f"said to need taps ({kill.needs_taps}), but {kill.case} shows it: {ratio(kill.ratio)} tolerances in {kill.output}"
+        )
+    if kill.taps > 1 and kill.reason:
+        return f"said to be hidden ({kill.reason}), but a tap shows it: {ratio(kill.taps)} tolerances"
+    if kill.taps > 1:
+        return f"missed by all outputs, though a tap shows it: {ratio(kill.taps)} tolerances"
     if kill.seen:
         return f"said to be hidden ({kill.reason}), but {kill.case} shows it: {ratio(kill.ratio)} tolerances in {kill.output}"
     return "missed: no case rejects it"

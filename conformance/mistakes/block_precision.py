@@ -1,0 +1,295 @@
+"""A block's precision: what is rounded on the way that should not be, and what is added up in too low a precision.
+
+A block's own noise hides most of it in half precision. A single stage cannot hide it from one who knows what it was given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from conformance.block.anatomy import Composite
+from conformance.block.machine import Machine
+from conformance.block.ops import DotProducts, Linear, Norm, Softmax, SwiGLU
+from conformance.block.wrappers import After, Before, Map, Measured
+from conformance.case import Op
+from conformance.mistakes.attending import ATTENTION
+from conformance.mistakes.feed_forward import SWIGLU
+from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.precision import TF32
+from conformance.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
+
+Array = np.ndarray
+Function = Callable[[Array], Array]
+
+BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
+LINEAR = ("q", "k", "v", "attn_out", "gate", "up", "ffn_out")
+MATMULS = (*LINEAR, "scores", "attn")
+
+
+def _to(dtype: str) -> Function:
+    return lambda a: round_to(a, dtype)
+
+
+@dataclass(frozen=True)
+class _Coarse(Measured):
+    """A product of two matrices of which both are rounded first, forward and backward."""
+
+    op: Any
+    coarse: Function
+
+    def forward(self, m: Machine, a: Array, b: Array, *bias: Array) -> Array:
+        return self.op.forward(m, self.coarse(a), self.coarse(b), *bias)
+
+    def vjp(self, m: Machine, dy: Array, a: Array, b: Array, *bias: Array) -> tuple[Array, ...]:
+        da, db, *_ = self.op.vjp(m, self.coarse(dy), self.coarse(a), self.coarse(b), *bias)
+        return da, db, *self.op.vjp(m, dy, a, b, *bias)[2:]
+
+
+@dataclass(frozen=True)
+class _Accumulated(Measured):
+    """A product of matrices whose terms are rounded and added up one by one; the backward pass is as it should be."""
+
+    op: Any
+    rounded: Function
+
+    def forward(self, m: Machine, a: Array, b: Array, *bias: Array) -> Array:
+        match self.op:
+            case Linear():
+                terms = np.swapaxes(a[..., None, :] * b, -1, -2)  # *batch s in out
+                y = self._sum(terms, -2) + (bias[0] if bias else 0.0)
+                return y.reshape(*y.shape[:-1], -1, self.op.d_head) if self.op.d_head else y
+            case DotProducts():
+                k = np.take(b, self.op.groups, axis=-2)
+                return self.op.scale * self._sum(np.einsum("...shd,...thd->...hstd", a, k), -1)
+            case _:
+                values = np.take(b, self.op.groups, axis=-2)
+                y = self._sum(np.einsum("...hst,...thd->...shtd", a, values), -2)
+                return y.reshape(*y.shape[:-2], -1) if self.op.merged else y
+
+    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
+        return self.op.vjp(m, dy, *values)
+
+    def _sum(self, terms: Array, axis: int) -> Array:
+        total = np.zeros_like(np.take(terms, 0, axis))
+        for term in np.moveaxis(terms, axis, 0):
+            total = self.rounded(total + self.rounded(term))
+        return total
+
+
+@dataclass(frozen=True)
+class _RoughNorm(Measured):
+    """A norm of which every step is rounded; the backward pass is that of the exact one."""
+
+    op: Norm
+    rounded: Function
+
+    def forward(self, m: Machine, x: Array, weight: Array, *bias: Array) -> Array:
+        r = self.rounded
+        centred = r(x - r(np.mean(x, axis=-1, keepdims=True))) if self.op.centred else x
+        rstd = r(1 / np.sqrt(r(r(np.mean(r(np.square(centred)), axis=-1, keepdims=True)) + self.op.eps)))
+        return r(centred * rstd) * (weight + self.op.weight_offset) + (bias[0] if bias else 0.0)
+
+    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
+        return self.op.vjp(m, dy, *values)
+
+
+def _wrapped(wrap: Callable[[Any], Any], *names: str, only: tuple[DType, ...]) -> Callable[[Composite], Composite]:
+    def alter(composite: Composite) -> Composite:
+        for name in names if composite.case.dtype in only else ():
+            composite = composite.with_op(name, wrap)
+        return composite
+
+    return alter
+
+
+def _in_storage(wrap: Callable[[Any, Function], Any], *names: str) -> Callable[[Composite], Composite]:
+    """An op made of the one that is there and of rounding to the storage dtype; where that is the compute dtype, nothing."""
+    return lambda composite: _wrapped(lambda op: wrap(op, _to(composite.case.dtype)), *names, only=HALF)(composite)
+
+
+def _rounds_forward(function: Function) -> Map:
+    return Map(function, lambda dy, a: dy)
+
+
+def _rough_softmax(op: Softmax, rounded: Function) -> Softmax:
+    return replace(op, inner=rounded)
+
+
+def _rough_silu(op: SwiGLU, rounded: Function) -> SwiGLU:
+    return replace(op, activation=lambda x: rounded(x * rounded(1 / rounded(1 + rounded(np.exp(-x))))))
+
+
+def _swiglu(composite: Composite) -> Composite:
+    return _in_storage(_rough_silu, "act")(composite) if isinstance(composite.program.op("act"), SwiGLU) else composite
+
+
+def _gradients_in_storage(composite: Composite) -> Composite:
+    """The rows of every projection's dweight are added up one by one."""
+    if composite.case.dtype not in HALF:
+        return composite
+    rounded = _to(composite.case.dtype)
+
+    def pull(cotangents: tuple[Array, ...], dy: Array, x: Array, *parameters: Array) -> tuple[Array, ...]:
+        inputs = x.reshape(-1, x.shape[-1])
+        rows = dy.reshape(len(inputs), -1)
+        dweight, dbias = np.zeros((rows.shape[-1], inputs.shape[-1])), np.zeros(rows.shape[-1])
+        for row, values in zip(rows, inputs, strict=True):
+            dweight, dbias = rounded(dweight + rounded(np.outer(row, values))), rounded(dbias + row)
+        return cotangents[0], dweight, *([dbias] if len(cotangents) > 2 else [])
+
+    for name in LINEAR:
+        composite = composite.pull(name, pull)
+    return composite
+
+
+def _everything_in(dtype: DType) -> Callable[[Composite], Composite]:
+    """Every stage's value is rounded to a dtype."""
+
+    def alter(composite: Composite) -> Composite:
+        if unit_roundoff(composite.case.dtype) >= unit_roundoff(dtype):
+            return composite
+        for name in {stage.local_name for stage in composite.program.stages}:
+            composite = composite.with_op(name, lambda op: After(op, _rounds_forward(_to(dtype))))
+        return composite
+
+    return alter
+
+
+SINGLE: tuple[DType, ...] = ("float64", "float32")
+ALREADY = "the storage dtype is the compute dtype: nothing is rounded more than it must be"
+NO_NARROWER: dict[str, str] = dict.fromkeys(SINGLE, ALREADY)
+FEWER = dict.fromkeys(HALF, "a number of half precision has no more significant bits than that")
+NOISE = "roundings inside a stage are as large as those between stages, which an honest block has too"
+ALONE = NO_NARROWER | {f"attention/{dtype}": f"{NOISE}, and attention alone is asked for no intermediate" for dtype in HALF}
+IN_NOISE = {f"{op}/{dtype}": NOISE for op in BLOCKS for dtype in HALF}
+MISTAKES = (
+    Mistake(
+        "matmul_in_tf32",
+        "matrices are rounded to 11 significant bits before they are multiplied",
+        _wrapped(lambda op: _Coarse(op, lambda a: significant_bits(a, TF32)), *MATMULS, only=SINGLE),
+        "A block in float32 is off by 8e-4.",
+        "jax#12008, jax#10413",
+        ATTENTION,
+        FEWER,
+    ),
+    Mistake(
+        "matmul_in_bfloat16",
+        "matrices are rounded to bfloat16 before they are multiplied",
+        _wrapped(lambda op: _Coarse(op, _to("bfloat16")), *MATMULS, only=("float64", "float32", "float16")),
+        "A block in float32 is off by 6e-3.",
+        "jax#12008, jax#10413",
+        ATTENTION,
+        {"bfloat16": "they are in that dtype already"},
+    ),
+    Mistake(
+        "stages_in_float32",
+        "every stage of a float64 block is rounded to float32",
+        _everything_in("float32"),
+        "An error of 1e-7.",
+        "jax without jax_enable_x64",
+        ("rope", "attention", "swiglu", "gelu", *BLOCKS),
+        dict.fromkeys(("float32", *HALF), "no value has more bits than float32 has"),
+    ),
+    Mistake(
+        "softmax_in_bfloat16",
+        "every step of the softmax is rounded to bfloat16",
+        _wrapped(lambda op: _rough_softmax(op, _to("bfloat16")), "probs", only=("float64", "float32", "float16")),
+        "A block in float32 is off by 3e-3.",
+        "tinygrad#12280",
+        ATTENTION,
+        {"bfloat16": "softmax_in_storage_dtype is the same"},
+    ),
+    Mistake(
+        "softmax_in_storage_dtype",
+        "every step of the softmax is rounded to the storage dtype",
+        _in_storage(_rough_softmax, "probs"),
+        "Probabilities are off by some roundoffs, small ones by as many as their score lies below the largest.",
+        "tinygrad#12280",
+        ATTENTION,
+        ALONE,
+        needs_taps=IN_NOISE,
+    ),
+    Mistake(
+        "matmul_accumulated_in_storage_dtype",
+        "the terms of the projections are rounded to the storage dtype, and so is every partial sum",
+        _in_storage(_Accumulated, *LINEAR),
+        "An error that grows with the width.",
+        "Liger#950",
+        BLOCKS,
+        NO_NARROWER,
+        needs_taps={"pre_ln_stack/bfloat16": NOISE},
+    ),
+    Mistake(
+        "scores_accumulated_in_storage_dtype",
+        "the terms of a score are rounded to the storage dtype, and so is every partial sum",
+        _in_storage(_Accumulated, "scores"),
+        "An error that grows with d_head.",
+        "planted: a kernel without a float32 accumulator",
+        ATTENTION,
+        ALONE,
+        needs_taps=IN_NOISE,
+    ),
+    Mistake(
+        "values_accumulated_in_storage_dtype",
+        "the terms of attn are rounded to the storage dtype, and so is every partial sum",
+        _in_storage(_Accumulated, "attn"),
+        "An error that grows with the number of keys.",
+        "planted: a kernel without a float32 accumulator",
+        ATTENTION,
+        ALONE,
+        needs_taps=IN_NOISE,
+    ),
+    Mistake(
+        "norm_in_storage_dtype",
+        "every step of the norms is rounded to the storage dtype",
+        _in_storage(_RoughNorm, "attention_norm", "ffn_norm"),
+        "All of a row is off by one factor; squares of 300 overflow float16.",
+        "pytorch#133085",
+        BLOCKS,
+        NO_NARROWER,
+        needs_taps={case: reason for case, reason in IN_NOISE.items() if case != "pre_ln_block/float16"},
+    ),
+    Mistake(
+        "silu_in_storage_dtype",
+        "every step of SiLU is rounded to the storage dtype",
+        _swiglu,
+        "act is off by some roundoffs.",
+        "planted: an activation without a cast to float32",
+        SWIGLU,
+        NO_NARROWER
+        | {
+            f"swiglu/{dtype}": "its three roundings are no more than those that swiglu and its gradient may have"
+            for dtype in HALF
+        },
+        needs_taps=IN_NOISE,
+    ),
+    Mistake(
+        "residual_in_bfloat16",
+        "the residual stream is rounded to bfloat16",
+        _wrapped(lambda op: After(op, _rounds_forward(_to("bfloat16"))), "h", "out", only=("float64", "float32", "float16")),
+        "h and out are off by up to 2^-9.",
+        "planted: a buffer of the wrong dtype",
+        BLOCKS,
+        {"bfloat16": "it is in that dtype already"},
+    ),
+    Mistake(
+        "probs_in_bfloat16",
+        "probabilities are rounded to bfloat16",
+        _wrapped(lambda op: Before(op, _rounds_forward(_to("bfloat16"))), "attn", only=("float64", "float32", "float16")),
+        "attn is off by up to 2^-9.",
+        "planted: the second product of a mixed-precision kernel",
+        ATTENTION,
+        {"bfloat16": "they may be in that dtype"},
+    ),
+    Mistake(
+        "dweight_accumulated_in_storage_dtype",
+        "the rows of the projections' gradients are added up one by one in the storage dtype",
+        _gradients_in_storage,
+        "An error that grows with the number of rows.",
+        "Liger#950, helion#3595",
+        ("pre_ln_block",),
+        NO_NARROWER | {"float16": "a block of many rows is asked for in bfloat16: the sum of few is within the noise"},
+    ),
+)

@@ -1,0 +1,248 @@
+"""The feed-forward layer, and the projections of the whole block: activations, biases, weights."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import reference
+from conformance.block.anatomy import Composite
+from conformance.block.machine import Machine
+from conformance.block.ops import Linear, SwiGLU
+from conformance.block.wrappers import Before, Map, Measured
+from conformance.case import Op
+from conformance.mistakes.mistake import Mistake
+from reference.feed_forward import sigmoid, silu
+
+Array = np.ndarray
+Function = Callable[[Array], Array]
+
+SWIGLU: tuple[Op, ...] = ("swiglu", "pre_ln_block", "pre_ln_stack")
+GELU: tuple[Op, ...] = ("gelu", "pre_ln_block")  # no stack is asked for with GELU, nor with biases
+BLOCK: tuple[Op, ...] = ("pre_ln_block",)
+BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
+
+
+@dataclass(frozen=True)
+class _Sum(Measured):
+    """The gate's SiLU plus up."""
+
+    def forward(self, m: Machine, gate: Array, up: Array) -> Array:
+        return m.store(silu(gate)) + up
+
+    def vjp(self, m: Machine, dy: Array, gate: Array, up: Array) -> tuple[Array, ...]:
+        return reference.swiglu_vjp(dy, gate, np.ones_like(up))[0], dy
+
+
+def _gelu(x: Array) -> Array:
+    return reference.gelu(x)
+
+
+def _gelu_slope(x: Array) -> Array:
+    return reference.gelu_vjp(np.ones_like(x), x)
+
+
+def _silu_slope(x: Array) -> Array:
+    return sigmoid(x) * (1 + x * sigmoid(-x))
+
+
+def _scaled_slope(x: Array) -> Array:
+    return sigmoid(1.702 * x) * (1 + 1.702 * x * sigmoid(-1.702 * x))
+
+
+def _other_constant(x: Array) -> Array:
+    return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044_175 * x**3))
+
+
+def _other_constant_slope(x: Array) -> Array:
+    share = sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044_175 * x**3))
+    return share + x * 2 * share * (1 - share) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044_175 * np.square(x))
+
+
+def _gate(activation: Function, slope: Function) -> Callable[[Composite], Composite]:
+    """Another function of the gate."""
+    return lambda composite: composite.change("act", activation=activation, slope=slope) if _has_gate(composite) else composite
+
+
+def _of_up(function: Function, slope: Function) -> Callable[[Composite], Composite]:
+    """Another function where GELU should be."""
+    made = Map(function, lambda dy, x: dy * slope(x))
+    return lambda composite: composite if _has_gate(composite) else composite.with_op("act", lambda op: made)
+
+
+def _has_gate(composite: Composite) -> bool:
+    return isinstance(composite.program.op("act"), SwiGLU)
+
+
+def _with_gate(alter: Callable[[Composite], Composite]) -> Callable[[Composite], Composite]:
+    return lambda composite: alter(composite) if _has_gate(composite) else composite
+
+
+def _other_formula(composite: Composite) -> Composite:
+    if _has_gate(composite):
+        return composite
+    return composite.with_op("act", lambda op: replace(op, approximate=not op.approximate))
+
+
+def _constant(composite: Composite) -> Composite:
+    tanh = composite.config.feed_forward == "gelu_tanh"
+    return _of_up(_other_constant, _other_constant_slope)(composite) if tanh else composite
+
+
+def _unbiased(*names: str) -> Callable[[Composite], Composite]:
+    """These stages read no bias, whose gradient then is zero."""
+
+    def alter(composite: Composite) -> Composite:
+        program = composite.program
+        for name in names:
+            program = program.each(
+                name, lambda stage: replace(stage, reads=tuple(read for read in stage.reads if not read.endswith(".bias")))
+            )
+        return replace(composite, program=program)
+
+    return alter
+
+
+def _square(name: str, make: Callable[[Linear], Any]) -> Callable[[Composite], Composite]:
+    """Another op where a projection has as many features as it reads."""
+
+    def alter(composite: Composite) -> Composite:
+        rows, columns = composite.config.parameters()[f"attention.{name.removesuffix('_out').replace('attn', 'o')}.weight"]
+        return composite.with_op(name, make) if rows == columns else composite
+
+    return alter
+
+
+TRANSPOSED = Map(np.transpose, lambda dy, weight: dy.T)
+TANH = "the two formulas differ by 4.7e-4 at most, a quarter of bfloat16's roundoff for the values of order one around them"
+DIGITS = "at most 2e-4 of values of order one, less than the roundoff of half precision"
+MISTAKES = (
+    Mistake(
+        "gate_and_up_swapped",
+        "the activation is that of up, not of the gate",
+        _with_gate(lambda composite: composite.reread("act", {"gate": "up", "up": "gate"})),
+        "act is gate·SiLU(up).",
+        "mlx-lm#767",
+        SWIGLU,
+    ),
+    Mistake(
+        "gate_added",
+        "the gate's SiLU is added to up",
+        _with_gate(lambda composite: composite.with_op("act", lambda op: _Sum())),
+        "act is a sum instead of a product.",
+        ops=SWIGLU,
+    ),
+    Mistake(
+        "gelu_for_silu",
+        "the gate goes through GELU",
+        _gate(_gelu, _gelu_slope),
+        "act is too small where the gate is negative, too large where it is positive.",
+        "planted: GeGLU, as other models have it",
+        SWIGLU,
+    ),
+    Mistake(
+        "relu_for_silu",
+        "the gate goes through ReLU",
+        _gate(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64)),
+        "act is zero where the gate is negative.",
+        "planted: ReGLU, as other models have it",
+        SWIGLU,
+    ),
+    Mistake(
+        "sigmoid_for_silu",
+        "the gate goes through a sigmoid",
+        _gate(sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
+        "act lacks a factor of the gate.",
+        "planted: GLU as it was first",
+        SWIGLU,
+    ),
+    Mistake(
+        "silu_of_1.702",
+        "the gate goes through x·sigmoid(1.702 x)",
+        _gate(lambda x: x * sigmoid(1.702 * x), _scaled_slope),
+        "act is off where the gate is neither small nor large.",
+        "planted: the sigmoid that stands for GELU",
+        SWIGLU,
+    ),
+    Mistake(
+        "silu_missing",
+        "the gate is not activated",
+        _gate(lambda x: x, np.ones_like),
+        "act is gate·up.",
+        ops=SWIGLU,
+    ),
+    Mistake(
+        "gelu_of_the_other_formula",
+        "GELU by a hyperbolic tangent where the error function is asked for, or the reverse",
+        _other_formula,
+        "act is off by at most 4.7e-4, near 2.3 and -2.3.",
+        "unsloth's report on Gemma",
+        GELU,
+        needs_taps={"pre_ln_block/bfloat16": TANH},
+    ),
+    Mistake(
+        "gelu_constant_mistyped",
+        "GELU's tanh has 0.044175 for 0.044715",
+        _constant,
+        "act is off by a hundredth of the cubic term.",
+        "planted: two digits exchanged",
+        GELU,
+        needs_taps={"pre_ln_block/bfloat16": DIGITS, "pre_ln_block/float16": DIGITS},
+    ),
+    Mistake(
+        "gelu_by_sigmoid",
+        "GELU is x·sigmoid(1.702 x)",
+        _of_up(lambda x: x * sigmoid(1.702 * x), _scaled_slope),
+        "act is off by up to 0.02.",
+        "planted: quick GELU, as other models have it",
+        GELU,
+    ),
+    Mistake(
+        "relu_for_gelu",
+        "ReLU stands for GELU",
+        _of_up(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64)),
+        "act is zero where x is negative.",
+        ops=GELU,
+    ),
+    Mistake("silu_for_gelu", "SiLU stands for GELU", _of_up(silu, _silu_slope), "act is off by up to 0.2.", ops=GELU),
+    Mistake(
+        "qkv_bias_missing",
+        "the biases of q, k and v are left out",
+        _unbiased("q", "k", "v"),
+        "Models without these biases hide it.",
+        "planted: a checkpoint read without them",
+        BLOCK,
+    ),
+    Mistake(
+        "attention_bias_missing",
+        "the bias after attention is left out",
+        _unbiased("attn_out"),
+        "Models without this bias hide it.",
+        ops=BLOCK,
+    ),
+    Mistake(
+        "feed_forward_bias_missing",
+        "the biases of the feed-forward layer are left out",
+        _unbiased("gate", "up", "ffn_out"),
+        "Models without these biases hide it.",
+        ops=BLOCK,
+    ),
+    Mistake(
+        "query_weight_transposed",
+        "the weight of the queries is used transposed",
+        _square("q", lambda op: Before(op, TRANSPOSED, 1)),
+        "Queries of the wrong features; only a square weight allows it.",
+        "planted: [in, out] read as [out, in]",
+        BLOCKS,
+    ),
+    Mistake(
+        "attention_weight_transposed",
+        "the weight after attention is used transposed",
+        _square("attn_out", lambda op: Before(op, TRANSPOSED, 1)),
+        "attn_out is of the wrong features; only a square weight allows it.",
+        "planted: [in, out] read as [out, in]",
+        BLOCKS,
+    ),
+)
