@@ -59,7 +59,10 @@ def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def as_stored(x: Tensor) -> Tensor:
-    """x as memory holds it: under the compiler too, whatever reads x reads it rounded. Its gradient passes as it is."""
+    """x as memory holds it, for whatever reads it next; its gradient passes as it is.
+
+    A kernel that Inductor fuses for a GPU goes on with what it stores as it was before it was rounded; on a CPU it does not.
+    """
     return _AsStored.apply(x) if x.dtype in HALF else x
 
 

@@ -219,10 +219,11 @@ def assert_taps_are_what_was_fed(inputs: Inputs, config: BlockConfig, taps: dict
     assert max(shares.values()) < 0.01, shares
 
 
-def test_taps_are_what_was_fed():
-    inputs = draw(CONFIGS["qwen3"]).to(torch.bfloat16)
-    _, taps = pre_ln_block(inputs.x, inputs.parameters, config=CONFIGS["qwen3"], taps=True)
-    assert_taps_are_what_was_fed(inputs, CONFIGS["qwen3"], taps)
+@pytest.mark.parametrize("name", ["qwen3", "minimind_2026"])
+def test_taps_are_what_was_fed(name):
+    inputs = draw(CONFIGS[name]).to(torch.bfloat16)
+    _, taps = pre_ln_block(inputs.x, inputs.parameters, config=CONFIGS[name], taps=True)
+    assert_taps_are_what_was_fed(inputs, CONFIGS[name], taps)
     assert {name for name, tensor in taps.items() if tensor.dtype != torch.bfloat16} == {"scores", "probs"}
 
 
@@ -235,7 +236,7 @@ def _fresh_compiler():
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compiled_it_errs_no_more_and_taps_are_what_was_fed(monkeypatch):
-    """The compiler would hand the next stage what a tap was rounded from: the reason for `impl_torch.rows.as_stored`.
+    """For a GPU the compiler would hand the next stage what a tap was rounded from: the reason for `rows.as_stored`.
 
     Compiled without taps it is judged by the kit itself.
     """
