@@ -29,7 +29,8 @@ def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str,
     trials = [
         (mistake.id, op, dtype, (number + DTYPES.index(dtype) + NORMS.index(op)) % len(STYLES))
         for number, mistake in enumerate(MISTAKES)
-        for op in mistake.ops
+        for op in NORMS
+        if op in mistake.ops
         for dtype in dtypes
         if not mistake.hidden_in(op, dtype)
     ]

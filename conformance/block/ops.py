@@ -183,13 +183,9 @@ class DotProducts:
 
 @dataclass(frozen=True)
 class Softmax:
-    """Over the keys that are visible; `masked` is added to the others' scores.
-
-    `inner` is what becomes of every step's value.
-    """
+    """Over the keys that are visible; `inner` is what becomes of every step's value."""
 
     visible: Array
-    masked: float = -np.inf
     inner: Callable[[Array], Array] = SAME
 
     def forward(self, m: Machine, scores: Array) -> Array:
@@ -216,7 +212,7 @@ class Softmax:
         return y * v * (16 + math.sqrt(y.shape[-1]) + size) + TINY
 
     def _seen(self, scores: Array) -> Array:
-        return np.where(self.visible, scores, scores + self.masked)
+        return np.where(self.visible, scores, -np.inf)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.machine import Machine
+from conformance.block.machine import Machine, compute_dtype
 from conformance.block.ops import Linear, Mix, Softmax
 from conformance.block.wrappers import After, Before, Fused, Map, Measured, swapped
 from conformance.case import Op
 from conformance.mistakes.mistake import Mistake
-from conformance.rounding import largest
+from conformance.rounding import largest, round_to
 from reference.attention import visible_keys
 
 Array = np.ndarray
@@ -70,7 +70,18 @@ def _of_first_sequence(composite: Composite, visible: Array, query: Array, key: 
 
 
 def _masked(value: Callable[[str], float]) -> Callable[[Composite], Composite]:
-    return lambda composite: composite.change("probs", masked=value(composite.case.dtype))
+    """So much is added to the scores of hidden keys, in the compute dtype."""
+
+    def alter(composite: Composite) -> Composite:
+        dtype = compute_dtype(composite.case.dtype)
+
+        def masked(op: Softmax) -> Before:
+            lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
+            return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
+
+        return composite.with_op("probs", masked)
+
+    return alter
 
 
 def _softmax(make: Callable[[Softmax], object]) -> Callable[[Composite], Composite]:
@@ -126,7 +137,7 @@ class _Unshifted(Softmax):
 def _unshifted(composite: Composite) -> Composite:
     if composite.case.dtype == "float64":
         return composite
-    return composite.with_op("probs", lambda op: _Unshifted(op.visible, op.masked, op.inner))
+    return composite.with_op("probs", lambda op: _Unshifted(op.visible, op.inner))
 
 
 def _over_queries(op: Softmax) -> object:
@@ -239,8 +250,7 @@ def _prepended(composite: Composite) -> Composite:
 
 
 def _lowest(dtype: str) -> float:
-    """The lowest number of a dtype; scores in half precision are masked in float32."""
-    return -largest("float64" if dtype == "float64" else "float32")
+    return -largest(dtype)
 
 
 FLOAT64 = "a block in float64 is asked for without a cache and without padding; attention itself shows it"

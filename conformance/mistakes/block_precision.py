@@ -160,7 +160,7 @@ def _everything_in(dtype: DType) -> Callable[[Composite], Composite]:
 SINGLE: tuple[DType, ...] = ("float64", "float32")
 ALREADY = "the storage dtype is the compute dtype: nothing is rounded more than it must be"
 NO_NARROWER: dict[str, str] = dict.fromkeys(SINGLE, ALREADY)
-FEWER = dict.fromkeys(HALF, "a number of half precision has no more significant bits than that")
+FEWER: dict[str, str] = dict.fromkeys(HALF, "a number of half precision has no more significant bits than that")
 NOISE = "roundings inside a stage are as large as those between stages, which an honest block has too"
 ALONE = NO_NARROWER | {f"attention/{dtype}": f"{NOISE}, and attention alone is asked for no intermediate" for dtype in HALF}
 IN_NOISE = {f"{op}/{dtype}": NOISE for op in BLOCKS for dtype in HALF}

@@ -194,7 +194,7 @@ CAST = (
     "the norms' order of casting moves every third element by one ulp, which matmuls average out: it is within a block's noise"
 )
 OFFSET: dict[str, str] = dict.fromkeys(
-    ("float64", "bfloat16", "float16", "pre_ln_stack"), "a block whose norms have an offset is asked for in float32"
+    ("float64", "bfloat16", "float16"), "a block whose norms have an offset is asked for in float32"
 )
 RESIDUAL = (
     Mistake(

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from conformance.block.cases import BlockCase
-from conformance.case import Case
+from conformance.case import Case, Op
 from conformance.cases import CASES
 from conformance.compare import compare_output
 from conformance.golden import golden
@@ -78,7 +78,7 @@ def explain_mistake(mistake: Mistake) -> str:
             clearest = max(ratios, key=lambda case: ratios[case])
             lines.append(f"  {dtype:8}  rejected by {len(ratios)} of {len(cases)} cases, most plainly by {clearest.id}")
         else:
-            ops = [op for op in mistake.ops if any(case.op == op for case in cases)]
+            ops: list[Op] = [op for op in mistake.ops if any(case.op == op for case in cases)]
             alone = [reason for op in ops if (reason := mistake.needs_taps_in(op, dtype))]
             reasons = dict.fromkeys(alone or [mistake.hidden_in(op, dtype) for op in ops])
             lines.append(f"  {dtype:8}  {'seen by taps alone' if alone else 'hidden'}: {' / '.join(reasons)}")

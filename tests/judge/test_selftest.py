@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from conformance.mistakes import MISTAKES
+from conformance.norms.cases import NORMS
 from conformance.report.self_test import page, show_self_test
 from conformance.selftest import SEPARATION, SelfTest, Separation, kills_of, self_test, steps
 
@@ -23,11 +24,14 @@ def result() -> SelfTest:
 def test_every_mistake_is_seen_wherever_it_can_be(result):
     assert result.wrong == ()
     assert len({(kill.mistake, kill.op) for kill in result.kills}) == sum(len(mistake.ops) for mistake in MISTAKES)
+    assert not [kill for kill in result.kills if kill.dtype == "float32" and kill.op == "pre_ln_block" and kill.needs_taps]
 
 
 def test_right_and_wrong_lie_far_apart(result):
-    assert len(result.separations) == 4 * (3 + 4)
-    assert min(separation.factor for separation in result.separations) >= 10 * SEPARATION
+    of_norms = [separation for separation in result.separations if separation.op in NORMS]
+    assert len(of_norms) == 4 * (3 + 4)
+    assert min(separation.factor for separation in of_norms) >= 10 * SEPARATION
+    assert {separation.output for separation in result.separations if separation.op not in NORMS} == {"outputs", "taps"}
     assert max(separation.honest for separation in result.separations) < 0.9
     assert result.passes
 
@@ -45,6 +49,17 @@ def test_a_mistake_wrongly_called_hidden_is_told(result):
     broken = SelfTest((stale, *result.kills[1:]), result.separations)
     assert not broken.passes
     assert "said to be hidden (it looks like nothing)" in shown(broken)
+
+
+def test_a_mistake_that_only_taps_show_must_be_shown_by_one(result):
+    kill = next(kill for kill in result.kills if kill.needs_taps)
+    assert kill.right
+    assert not kill.seen
+    assert not replace(kill, taps=0.5).right
+    assert not replace(kill, ratio=2.0).right
+    assert not replace(kill, needs_taps="").right
+    broken = SelfTest((replace(kill, ratio=2.0), *result.kills[1:]), result.separations)
+    assert f"{kill.mistake} in {kill.op} {kill.dtype}: said to need taps" in shown(broken)
 
 
 def test_too_little_room_is_told(result):

@@ -1,0 +1,133 @@
+"""The block's mistakes: each is one thing altered in a program, and is found at the stage where it was made."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import reference
+from conformance.block.anatomy import true_program
+from conformance.block.cases import BLOCK_CASES
+from conformance.block.golden import exact_inputs, run, true_composite
+from conformance.block.machine import Machine
+from conformance.block.taps import TAP, altered_taps
+from conformance.cases import select
+from conformance.compare import compare
+from conformance.golden import golden
+from conformance.mistakes import MISTAKES, block_gradients, block_precision
+from conformance.norms.cases import NORMS
+from conformance.simulation import STYLES, play
+
+OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
+BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
+BACKWARD = (*block_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
+# What is added to hidden scores is rounded, a step in a step function; NaN has no slope; and an order of casting is none here.
+ROUGH = (*(id_ for id_ in BY_ID if id_.startswith("mask_of")), "hidden_row_is_nan", "norm_of_the_other_order")
+FORWARD = tuple(mistake for mistake in OF_BLOCKS if mistake not in BACKWARD)
+SMOOTH = tuple(mistake for mistake in FORWARD if mistake not in block_precision.MISTAKES and mistake.id not in ROUGH)
+COUNTS = {"rope": 17, "attention": 50, "swiglu": 13, "gelu": 8, "pre_ln_block": 157, "pre_ln_stack": 117}
+
+each = lambda mistakes: pytest.mark.parametrize("mistake", mistakes, ids=lambda mistake: mistake.id)  # noqa: E731
+
+
+def test_there_are_as_many_as_are_said():
+    assert len(OF_BLOCKS) == 166
+    assert Counter(op for mistake in OF_BLOCKS for op in mistake.ops) == COUNTS
+
+
+def altering(mistake, dtype):
+    """The first case in which the numbers of a mistake are not the true ones, and both."""
+    for case in BLOCK_CASES:
+        if case.op in mistake.ops and case.dtype == dtype:
+            true = true_composite(case, 0)
+            numbers = [run(composite, Machine(), 0)[1] for composite in (mistake.alter(true), true)]
+            if any(not np.array_equal(numbers[0][name], numbers[1][name]) for name in case.outputs):
+                return case, true, *numbers
+    return None
+
+
+@each(SMOOTH)
+def test_the_backward_pass_of_a_forward_mistake_is_its_own(mistake):
+    """As autograd has it: the derivative of what is computed, by finite differences along a random direction."""
+    case, true, _, _ = altering(mistake, "float32")
+    program, (given, dout) = mistake.alter(true).program, exact_inputs(case, 0)
+    generator, step = np.random.default_rng(0), 1e-6
+    along = {name: generator.normal(size=given[name].shape) for name in case.inputs}
+    ends = [
+        program.forward(Machine(), given | {name: given[name] + sign * step * along[name] for name in along})
+        for sign in (1, -1)
+    ]
+    out = program.stages[-1].name
+    difference = np.sum(dout * (ends[0][out] - ends[1][out])) / (2 * step)
+    cotangents = program.backward(Machine(), program.forward(Machine(), given), dout)
+    slopes = [float(np.sum(cotangents[name] * along[name])) for name in along if name in cotangents]
+    assert sum(slopes) == pytest.approx(difference, rel=1e-5, abs=1e-6 * max(map(abs, slopes)))
+
+
+@each(BACKWARD)
+def test_a_backward_mistake_leaves_the_forward_pass_as_it_was(mistake):
+    case, true, altered, right = altering(mistake, "float32") or altering(mistake, "bfloat16")
+    output, *gradients = case.outputs
+    np.testing.assert_array_equal(altered[output], right[output])
+    assert any(not np.array_equal(altered[name], right[name]) for name in gradients)
+    assert all(altered[name].shape == right[name].shape for name in gradients)
+    assert altered_taps(true.program, mistake.alter(true).program) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each(FORWARD)
+def test_a_mistake_is_found_at_the_stage_where_it_was_made(mistake, dtype):
+    """The first intermediate that does not fit those that it was made of."""
+    for case in BLOCK_CASES:
+        if case.op in mistake.ops and case.is_block and case.dtype == dtype:
+            made = golden(case)
+            altered = altered_taps(true_program(case, made.inputs), mistake.altered(case, 0).program)
+            parts_at = compare("played", made, play(case, 0, STYLES[0], mistake), ()).parts_at
+            if parts_at:
+                assert parts_at.output.removeprefix(TAP) == altered[0]
+                return
+    blocks = [op for op in mistake.ops if op.startswith("pre_ln")]
+    assert all(mistake.hidden_in(op, dtype) for op in blocks)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_without_a_mistake_no_stage_is_found(dtype):
+    for case in select("pre_ln_*", dtype=dtype):
+        assert compare("played", golden(case), play(case, 0, STYLES[0]), ()).parts_at is None
+
+
+def by_hand(case, **changed):
+    """Attention by the reference, of inputs that are changed."""
+    exact = exact_inputs(case, 0)[0]
+    return reference.attention(*(changed.get(name, lambda a: a)(exact[name]) for name in "qkv"), causal=case.config.causal)
+
+
+@pytest.mark.parametrize(
+    ("id_", "changed"),
+    [
+        ("scale_missing", {"q": lambda q: q * np.sqrt(q.shape[-1])}),
+        ("scale_twice", {"q": lambda q: q / np.sqrt(q.shape[-1])}),
+        ("softmax_base_2", {"q": lambda q: q * np.log(2)}),
+        ("key_heads_tiled", dict.fromkeys("kv", lambda a: np.tile(a, (1, 1, 2, 1)))),
+        ("value_heads_tiled", {"k": lambda k: np.repeat(k, 2, axis=-2), "v": lambda v: np.tile(v, (1, 1, 2, 1))}),
+        ("first_key_head_for_all", dict.fromkeys("kv", lambda a: a[..., :1, :])),
+        ("key_heads_reversed", dict.fromkeys("kv", lambda a: a[..., ::-1, :])),
+    ],
+)
+def test_its_values_are_those_of_the_mistake_written_by_hand(id_, changed):
+    (case,) = select("attention/grouped/float64/random")
+    _, outputs = run(BY_ID[id_].altered(case, 0), Machine(), 0)
+    np.testing.assert_allclose(outputs["y"], by_hand(case, **changed).y, rtol=1e-12)
+
+
+def test_a_post_ln_block_is_one():
+    (case,) = select("pre_ln_block/gpt2/float64/random")
+    p, c = exact_inputs(case, 0)[0], case.config
+    linear = lambda x, name: x @ p[f"{name}.weight"].T + p[f"{name}.bias"]  # noqa: E731
+    norm = lambda x, name: reference.layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], eps=c.eps).y  # noqa: E731
+    q, k, v = (linear(p["x"], f"attention.{name}").reshape(*p["x"].shape[:-1], -1, c.d_head) for name in "qkv")
+    h = norm(p["x"] + linear(reference.attention(q, k, v).y.reshape(p["x"].shape), "attention.o"), "attention_norm")
+    up = reference.gelu(linear(h, "feed_forward.up"), approximate=True)
+    out = norm(h + linear(up, "feed_forward.down"), "ffn_norm")
+    _, outputs = run(BY_ID["post_ln"].altered(case, 0), Machine(), 0)
+    np.testing.assert_allclose(outputs["out"], out, rtol=1e-10)
