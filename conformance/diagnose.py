@@ -10,6 +10,7 @@ from conformance.block.cases import BlockCase
 from conformance.block.taps import TAP
 from conformance.compare import OutputVerdict, Verdict, admits, error_ratio
 from conformance.expected import Expected
+from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.norms.anatomy import BACKWARDS
@@ -20,6 +21,7 @@ LARGE = 1_000  # elements beyond which a case is asked only whether the mistake 
 FEW = 0.05  # the share of failing outputs that are too few to tell a mistake from a coincidence
 FILLS = 2.0**-7  # the share of a bound that errors must reach somewhere for the bound to be what explains them
 MOST = 0.9  # the share of an output that is nearly all of it
+NEAR = 32.0  # times the error that honest arithmetic may have; a mistake rarely magnifies it by more
 OUTSIDE = 24.0  # bits of an element that a mistake does not explain
 
 Unit = tuple[Verdict, OutputVerdict]
@@ -141,12 +143,21 @@ def _alternatives(mistake: Mistake, unit: Unit, seed: int) -> list[Expected]:
         return []
     if isinstance(verdict.case, BlockCase):
         if not output.output.startswith(TAP):
-            return [mistake.outputs(verdict.case, seed)[output.output]]
+            return [] if _is_far(mistake, unit, seed) else [mistake.outputs(verdict.case, seed)[output.output]]
         taps = {tap.output.removeprefix(TAP): store(tap.actual, tap.dtype) for tap in verdict.taps}
         expected = mistake.taps(verdict.case, seed, taps).get(output.output.removeprefix(TAP))
         return [expected] if expected else []
     backwards = BACKWARDS if output.output != "y" else BACKWARDS[:1]
     return [mistake.outputs(verdict.case, seed, backward)[output.output] for backward in backwards]
+
+
+def _is_far(mistake: Mistake, unit: Unit, seed: int) -> bool:
+    """Whether an output is nowhere near a mistake's: to find its interval costs many times what its value does."""
+    verdict, output = unit
+    off = output.actual - mistake.values(verdict.case, seed)[output.output]
+    allowed = NEAR * golden(verdict.case, seed).outputs[output.output].rms
+    with np.errstate(all="ignore"):
+        return bool(np.sqrt(np.mean(np.square(off))) > allowed)
 
 
 def _residual(mistake: Mistake, unit: Unit, seed: int) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 
 from conformance.block.anatomy import Composite
 from conformance.block.cases import BlockCase
-from conformance.block.golden import composite_outputs, true_composite
+from conformance.block.golden import composite_outputs, run, true_composite
+from conformance.block.machine import Machine
 from conformance.block.taps import expected_taps
 from conformance.case import Case, Op
 from conformance.expected import Expected
@@ -67,7 +68,16 @@ class Mistake:
     def outputs(self, case: Case, seed: int = 0, backward: Backward = "autograd") -> dict[str, Expected]:
         """What the case would expect if this were right; a composite op's backward pass is always its own."""
         altered = self.altered(case, seed)
-        return composite_outputs(altered, seed) if isinstance(altered, Composite) else outputs_of(altered, backward)
+        if isinstance(altered, Composite):
+            return composite_outputs(altered, seed, self.values(case, seed))
+        return outputs_of(altered, backward)
+
+    @lru_cache(maxsize=KEPT)  # noqa: B019
+    def values(self, case: Case, seed: int) -> dict[str, Array]:
+        """A composite op's outputs, exactly, if this were right."""
+        altered = self.altered(case, seed)
+        assert isinstance(altered, Composite)
+        return run(altered, Machine(), seed)[1]
 
     def taps(self, case: BlockCase, seed: int, taps: dict[str, Array]) -> dict[str, Expected]:
         """What would be expected of a port's intermediates, given those that it fed to each, if this were right."""

@@ -23,6 +23,8 @@ from reference.checkpoints import to_hf
 
 FLOAT64 = {"*/float64/*": "norms, softmax and angles are in float32"}
 GELU = "gelu_new is computed operation by operation in half precision, where 1 + tanh cancels"
+FLOAT16 = {"*/float16/*": GELU}
+BFLOAT16 = {"*/bfloat16/*": f"{GELU}: enough to fail on some inputs"}
 GPT2_NAMES = {
     "attention_norm": "ln_1",
     "attention.o": "attn.c_proj",
@@ -113,8 +115,8 @@ class GPT2Layer(LlamaLayer):
 
     name = "transformers GPT-2 layer"
     orders = ("scale_then_cast",)
-    expected: ClassVar[dict[str, str]] = {"*/float16/*": GELU}
-    skips: ClassVar[dict[str, str]] = {"*/bfloat16/*": f"{GELU}: enough to fail on some inputs"}
+    expected = FLOAT16
+    skips = BFLOAT16
     Config = GPT2Config
     Layer = GPT2Block
     Rope = None
