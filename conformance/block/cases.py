@@ -99,8 +99,11 @@ class BlockCase:
 
     @property
     def has_fixture(self) -> bool:
-        """Whether golden values are stored: in float32, and in other dtypes of the plainest cases."""
-        return self.op != "pre_ln_stack" and (self.dtype == "float32" or self.name == "random")
+        """Whether golden values are stored: of ops in float32 or plain, of blocks the presets' and Llama's."""
+        if not self.is_block:
+            return self.dtype == "float32" or self.name == "random"
+        plain = self.name == "random" and self.kind in PRESETS and self.dtype in ("float32", "bfloat16")
+        return self.op == "pre_ln_block" and (plain or (self.kind == "llama" and self.dtype == "float32"))
 
     @property
     def dialect(self) -> Dialect:
