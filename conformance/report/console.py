@@ -16,6 +16,7 @@ from conformance.rounding import DTYPES
 from conformance.runner import NOT_ASKED
 
 CAUSES_SHOWN = 8
+NO_OP = "no op "  # how the reason begins that a port lacks an op
 
 
 def show(report: Report, console: Console) -> None:
@@ -30,7 +31,7 @@ def show(report: Report, console: Console) -> None:
         ("fails as expected in", "yellow", report.reasons("expected")),
     ):
         for port, reasons in ports.items():
-            counted = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+            counted = ", ".join(f"{reason} ({count})" for reason, count in _in_short(reasons).most_common())
             console.print(Text(f"{port} {what} {reasons.total()}: {counted}", style=style))
     causes = report.causes
     for cause in causes[:CAUSES_SHOWN]:
@@ -61,10 +62,20 @@ def _matrix(report: Report) -> RenderableType:
     for dtype in DTYPES:
         table.add_column(dtype, no_wrap=True)
     matrix = report.matrix
-    for port, op in dict.fromkeys((port, op) for port, op, _ in matrix):
+    judged = [key for key, cell in matrix.items() if set(cell.statuses) != {"skip"}]  # why others are not is said below
+    for port, op in dict.fromkeys((port, op) for port, op, _ in judged or matrix):
         table.add_row(Text(port), op, *(_cell(matrix.get((port, op, dtype))) for dtype in DTYPES))
     caption = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
     return Group(table, Text(caption, style="dim"))
+
+
+def _in_short(reasons: Counter[str]) -> Counter[str]:
+    """The reasons, with the ops that a port lacks as one."""
+    lacking = [reason for reason in reasons if reason.startswith(NO_OP)]
+    short = Counter({reason: count for reason, count in reasons.items() if reason not in lacking})
+    if lacking:
+        short[NO_OP + ", ".join(reason.removeprefix(NO_OP) for reason in lacking)] = sum(reasons[each] for each in lacking)
+    return short
 
 
 def _cell(cell: Cell | None) -> Text:
