@@ -209,7 +209,7 @@ VARIED = (
 MANY_ROWS = BlockCase(
     "pre_ln_block", "llama", "many_rows", "a weight's gradient summed in half precision", LLAMA, batch=96, s=6
 )
-STACKS = (BlockCase("pre_ln_stack", "llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=3),)
+STACKS = (BlockCase("pre_ln_stack", "llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=2),)
 
 
 def _table() -> Iterator[BlockCase]:
@@ -218,6 +218,7 @@ def _table() -> Iterator[BlockCase]:
         rows += [*OPS_OF_A_BLOCK, *BLOCKS] if dtype != "float64" else []
         rows += [*VARIED_OPS, *VARIED] if dtype == "float32" else []
         rows += STACKS if dtype in ("float32", "bfloat16") else []
+        rows += [MANY_ROWS] if dtype == "bfloat16" else []
         yield from (replace(case, dtype=dtype) for case in rows)
 
 
