@@ -189,10 +189,11 @@ class Softmax:
     inner: Callable[[Array], Array] = SAME
 
     def forward(self, m: Machine, scores: Array) -> Array:
-        seen = self._seen(scores)
-        top = np.max(seen, axis=-1, keepdims=True, initial=-np.inf)
-        exponentials = self.inner(np.exp(self.inner(seen - np.where(np.isfinite(top), top, 0.0))))
-        total = self.inner(np.sum(exponentials, axis=-1, keepdims=True))
+        exponents, top = self._exponents(scores)
+        exponentials = self.inner(np.exp(self.inner(m.compute(exponents, _size(exponents, top)))))
+        total = np.sum(exponentials, axis=-1, keepdims=True)
+        # Flash attention makes the probabilities again, or joins parts of a row, by the total's logarithm, as large as a score.
+        total = self.inner(m.compute(total, total * np.abs(top)))
         return self.inner(exponentials / np.where(total == 0, 1.0, total))
 
     def vjp(self, m: Machine, dy: Array, scores: Array) -> tuple[Array, ...]:
@@ -205,14 +206,22 @@ class Softmax:
         return (self.inner(probs * self.inner(dy - total)),)
 
     def bound(self, u: float, v: float, y: Array, scores: Array) -> Array:
-        seen = self._seen(scores)
-        top = np.max(seen, axis=-1, keepdims=True, initial=-np.inf)
-        # A compiler may contract the scaling of a score with the subtraction, whose input is then not what was exported.
-        size = np.where(np.isfinite(seen), np.abs(seen) + np.abs(top) + (top - seen), 0.0)
-        return y * v * (16 + math.sqrt(y.shape[-1]) + size) + TINY
+        return y * v * (16 + math.sqrt(y.shape[-1]) + _size(*self._exponents(scores))) + TINY
 
-    def _seen(self, scores: Array) -> Array:
-        return np.where(self.visible, scores, -np.inf)
+    def _exponents(self, scores: Array) -> tuple[Array, Array]:
+        """How far each score lies below the largest that its row sees, and that one; zero where it sees none."""
+        seen = np.where(self.visible, scores, -np.inf)
+        top = np.max(seen, axis=-1, keepdims=True, initial=-np.inf)
+        top = np.where(np.isfinite(top), top, 0.0)
+        return seen - top, top
+
+
+def _size(exponents: Array, top: Array) -> Array:
+    """Of what a softmax's exponent is rounded with, if it is that of a score that is visible.
+
+    A compiler may contract the scaling of a score with the subtraction, whose input is then not what was exported.
+    """
+    return np.where(np.isfinite(exponents), np.abs(exponents + top) + np.abs(top) - exponents, 0.0)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class _Unshifted(Softmax):
     """Without the row's maximum subtracted: exponentials overflow in float32, whose largest logarithm is 88.7."""
 
     def forward(self, m: Machine, scores: Array) -> Array:
-        exponentials = np.exp(self._seen(scores))
+        exponentials = np.exp(np.where(self.visible, scores, -np.inf))
         exponentials = np.where(exponentials > largest("float32"), np.inf, exponentials)
         total = np.sum(exponentials, axis=-1, keepdims=True)
         return exponentials / np.where(total == 0, 1.0, total)

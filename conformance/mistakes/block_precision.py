@@ -217,9 +217,8 @@ MISTAKES = (
         _in_storage(_Accumulated, *LINEAR),
         "An error that grows with the width.",
         "Liger#950",
-        BLOCKS,
+        ("pre_ln_block",),
         NO_NARROWER,
-        needs_taps={"pre_ln_stack/bfloat16": NOISE},
     ),
     Mistake(
         "scores_accumulated_in_storage_dtype",
@@ -277,11 +276,11 @@ MISTAKES = (
     Mistake(
         "probs_in_bfloat16",
         "probabilities are rounded to bfloat16",
-        _wrapped(lambda op: Before(op, _rounds_forward(_to("bfloat16"))), "attn", only=("float64", "float32", "float16")),
+        _wrapped(lambda op: Before(op, _rounds_forward(_to("bfloat16"))), "attn", only=SINGLE),
         "attn is off by up to 2^-9.",
         "planted: the second product of a mixed-precision kernel",
         ATTENTION,
-        {"bfloat16": "they may be in that dtype"},
+        {"bfloat16": "they may be in that dtype", "float16": "a kernel of float16 does not go by way of bfloat16"},
     ),
     Mistake(
         "dweight_accumulated_in_storage_dtype",

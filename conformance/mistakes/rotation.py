@@ -11,7 +11,7 @@ from conformance.block.ops import Rotate
 from conformance.block.wrappers import After, Before, First, swapped
 from conformance.case import Op
 from conformance.mistakes.mistake import Mistake
-from conformance.rounding import round_to, significant_bits
+from conformance.rounding import HALF, round_to, significant_bits
 
 Array = np.ndarray
 
@@ -75,6 +75,12 @@ def _with_rotate(alter: Callable[[Rotate], Any], *names: str) -> Callable[[Compo
         return composite
 
     return altered
+
+
+def _tables_in_bfloat16(composite: Composite) -> Composite:
+    if composite.case.dtype in HALF:
+        return composite
+    return _with_rotate(lambda op: replace(op, inner=lambda a: round_to(a, "bfloat16")))(composite)
 
 
 def _by_head(composite: Composite) -> Composite:
@@ -279,10 +285,13 @@ MISTAKES = (
     Mistake(
         "rope_tables_in_bfloat16",
         "cosines and sines are rounded to bfloat16",
-        _with_rotate(lambda op: replace(op, inner=lambda a: round_to(a, "bfloat16"))),
-        "Turned features are off by 2^-9; in bfloat16 that is what they may be.",
+        _tables_in_bfloat16,
+        "Turned features are off by 2^-9.",
         "planted: a table kept in the model's dtype",
         ("rope", "pre_ln_block"),
-        hidden={"bfloat16": "the tables may be rounded to the storage dtype"},
+        hidden={
+            "bfloat16": "the tables may be rounded to the storage dtype",
+            "float16": "a model of float16 does not keep its tables in bfloat16",
+        },
     ),
 )
