@@ -1,12 +1,13 @@
 """The journey: case -> inputs -> golden -> port(inputs) -> outputs -> compare -> verdict."""
 
 import tempfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
 Array = np.ndarray
 
-CASES_OF_A_SHARE = 100  # fewer are not worth a process of their own
+CASES_OF_A_PROCESS = 100  # fewer are not worth a process of their own
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
 NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
 
@@ -55,40 +56,50 @@ def run_ports(
     `timeout` is in seconds, for one answer. A port with many cases is run as up to `jobs` processes, which share them.
     `on_verdict` is called from the ports' threads as verdicts come in.
     """
-    shares = _shares(tuple(cases), jobs)
+    asked = tuple(cases)
+    workers = max(1, min(jobs, len(asked) // CASES_OF_A_PROCESS))
     family = Family()
     start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=family)
-    with ThreadPoolExecutor(max_workers=max(1, len(commands) * len(shares))) as pool:
-        runs = [
-            [pool.submit(run_port, spec, partial(start, command), share, seed, timeout, on_verdict) for share in shares]
-            for spec, command in commands.items()
-        ]
+    with ThreadPoolExecutor(max_workers=max(1, len(commands) * workers)) as pool:
+        runs: list[list[Future[PortRun]]] = []
+        for spec, command in commands.items():
+            left = _groups(asked)
+            how = spec, partial(start, command)
+            runs.append([pool.submit(run_port, *how, _drained(left), seed, timeout, on_verdict) for _ in range(workers)])
         try:
-            return tuple(_joined([share.result() for share in run]) for run in runs)
+            return tuple(_joined(asked, [part.result() for part in run]) for run in runs)
         except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
             family.end()
             raise
 
 
-def _shares(cases: tuple[Case, ...], jobs: int) -> tuple[tuple[Case, ...], ...]:
-    """The cases in up to `jobs` runs of neighbours, which share compiled code."""
-    number = max(1, min(jobs, len(cases) // CASES_OF_A_SHARE))
-    ends = [len(cases) * i // number for i in range(number + 1)]
-    return tuple(cases[first:last] for first, last in pairwise(ends))
+def _groups(cases: tuple[Case, ...]) -> deque[tuple[Case, ...]]:
+    """The cases in groups that share compiled code; the last ones, which take a compiler longest, come first."""
+    groups = [tuple(group) for _, group in groupby(cases, lambda case: (case.op, case.dtype))]
+    return deque(reversed(groups))
 
 
-def _joined(shares: list[PortRun]) -> PortRun:
-    """One port's shares as one run, which failed to start if any of them did."""
-    failures = [share.failure for share in shares if share.failure]
-    verdicts = tuple(verdict for share in shares for verdict in share.verdicts)
-    hello = None if failures else shares[0].hello
-    return PortRun(shares[0].spec, hello, () if failures else verdicts, failures[0] if failures else "")
+def _drained(groups: deque[tuple[Case, ...]]) -> Iterator[Case]:
+    """The cases of one group after another, until there is none left that no other process has taken."""
+    while True:
+        try:
+            yield from groups.popleft()
+        except IndexError:
+            return
+
+
+def _joined(cases: tuple[Case, ...], parts: list[PortRun]) -> PortRun:
+    """One port's parts as one run in the order of the cases; it failed to start if any of them did."""
+    failures = [part.failure for part in parts if part.failure]
+    judged = {verdict.case: verdict for part in parts for verdict in part.verdicts}
+    verdicts = () if failures else tuple(judged[case] for case in cases)
+    return PortRun(parts[0].spec, None if failures else parts[0].hello, verdicts, failures[0] if failures else "")
 
 
 def run_port(
     spec: str,
     start: Callable[[], PortProcess],
-    cases: tuple[Case, ...],
+    cases: Iterable[Case],
     seed: int,
     timeout: float,
     on_verdict: Callable[[Verdict], None],

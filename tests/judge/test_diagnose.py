@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from conformance.block.cases import BLOCK_CASES
+from conformance.block.taps import TAP
 from conformance.compare import compare
 from conformance.diagnose import diagnose
 from conformance.golden import golden
@@ -82,6 +84,35 @@ def test_a_small_unknown_error_is_not_put_down_to_low_precision():
         }
 
     assert diagnose(judged("layer_norm", ("float32",), off), seed=0) == ()
+
+
+ASKED = [
+    case for case in BLOCK_CASES if case.op == "pre_ln_block" and case.dtype == "float32" and case.kind in ("llama", "qwen3")
+]
+OF_A_BLOCK = [
+    ("rope_base_1e4", "q_rope"),
+    ("causal_mask_without_cache", "probs"),
+    ("key_heads_tiled", "scores"),
+    ("scale_missing", "scores"),
+    ("residual_from_normed_x", "h"),
+    ("softmax_backward_without_sum", ""),
+    ("dv_of_first_head_in_group", ""),
+]
+
+
+@pytest.mark.parametrize("exports_taps", [True, False])
+@pytest.mark.parametrize(("made", "stage"), OF_A_BLOCK)
+def test_a_block_mistake_is_named_and_found(made, stage, exports_taps):
+    verdicts = []
+    for case in ASKED:
+        answer = play(case, 0, STYLES[0], BY_ID[made])
+        kept = {name: tensor for name, tensor in answer.items() if exports_taps or not name.startswith(TAP)}
+        verdicts.append(compare("port", golden(case), kept, tuple(case.outputs)))
+    first = diagnose(tuple(verdicts), seed=0)[0]
+    assert first.mistake.id == made
+    assert first.outputs == first.failing
+    parted = {verdict.parts_at.output.removeprefix(TAP) for verdict in verdicts if verdict.parts_at}
+    assert parted == ({stage} if exports_taps and stage else set())
 
 
 def judged(op, dtypes, outputs):
