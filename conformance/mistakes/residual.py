@@ -10,7 +10,7 @@ from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
 from conformance.block.ops import Norm
 from conformance.block.program import Stage
-from conformance.block.wrappers import First, Measured, NormedAdd, Weighted
+from conformance.block.wrappers import After, First, Map, Measured, NormedAdd, Weighted
 from conformance.case import Op
 from conformance.mistakes.mistake import Mistake
 from conformance.rounding import HALF
@@ -77,6 +77,11 @@ def _norms(alter: Callable[[Norm], Any], names: tuple[str, ...] = NORMS) -> Call
         return composite
 
     return altered
+
+
+def _as_it_is(op: Norm) -> After:
+    """A norm that no case of the norms is about, and whose intervals are not theirs."""
+    return After(op, Map(lambda y: y))
 
 
 def _eps(value: float) -> Callable[[Composite], Composite]:
@@ -380,7 +385,7 @@ NORM = (
     Mistake(
         "norm_of_the_other_kind",
         "LayerNorm stands for RMSNorm, or RMSNorm for LayerNorm",
-        _norms(lambda op: replace(op, centred=not op.centred)),
+        _norms(lambda op: _as_it_is(replace(op, centred=not op.centred))),
         "Rows without a mean hide it.",
         "keras#22393",
         BLOCKS,
@@ -407,7 +412,7 @@ NORM = (
     Mistake(
         "norm_offset_twice",
         "one is added to the norms' weights twice",
-        _norms(lambda op: replace(op, weight_offset=2 * op.weight_offset)),
+        _norms(lambda op: _as_it_is(replace(op, weight_offset=2 * op.weight_offset))),
         "A weight stored whole hides it.",
         "llama.cpp#5631: by the converter of the checkpoint and by the model",
         BLOCK,
