@@ -122,8 +122,9 @@ def self_test(
     jobs: int = os.cpu_count() or 1, mistakes: Iterable[Mistake] = MISTAKES, on_step: Callable[[], None] = lambda: None
 ) -> SelfTest:
     """Make every mistake, and play every honest style, in `jobs` processes. `on_step` is called `steps` times."""
+    mistakes = tuple(mistakes)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        honest = [(op, dtype, pool.submit(honest_ratios, op, dtype)) for op in OPS for dtype in DTYPES]
+        honest = [(op, dtype, pool.submit(honest_ratios, op, dtype)) for op in _ops(mistakes) for dtype in DTYPES]
         made = [pool.submit(kills_of, mistake.id) for mistake in mistakes]
         for future in [*made, *(future for *_, future in honest)]:
             future.add_done_callback(lambda _: on_step())
@@ -138,7 +139,12 @@ def self_test(
 
 def steps(mistakes: Iterable[Mistake] = MISTAKES) -> int:
     """The number of steps of a self-test."""
-    return len(tuple(mistakes)) + len(OPS) * len(DTYPES)
+    return len(tuple(mistakes)) + len(_ops(mistakes)) * len(DTYPES)
+
+
+def _ops(mistakes: Iterable[Mistake]) -> list[Op]:
+    """The ops that some mistake is made in."""
+    return [op for op in OPS if any(op in mistake.ops for mistake in mistakes)]
 
 
 def kills_of(id_: str) -> list[Kill]:

@@ -9,23 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from conformance.block.golden import RUNS, TAU
 from conformance.block.machine import Machine, NoisyMachine
 from conformance.block.ops import Norm
 from conformance.rounding import DTYPES, HALF, unit_roundoff
 
 Array = np.ndarray
 
-RUNS = 16
-TAU = {"half": 8.0, "single": 24.0}  # as for the outputs of a block: docs/tolerances.md
-
 
 class Measured:
-    """An op whose bound is a multiple of what noise does to it."""
+    """An op whose bound is a multiple of what noise does to it, the one that a block's outputs have."""
 
     def bound(self: Any, u: float, v: float, y: Array, *values: Array) -> Array:
         dtype = next(dtype for dtype in DTYPES if unit_roundoff(dtype) == u)
-        runs = (self.forward(NoisyMachine(dtype, key), *values) for key in range(RUNS))
-        return TAU["half" if dtype in HALF else "single"] * np.sqrt(sum(np.square(run - y) for run in runs) / RUNS)
+        deviations = (self._run(NoisyMachine(dtype, key), *values) - y for key in range(RUNS))
+        return TAU["half" if dtype in HALF else "single"] * np.sqrt(sum(map(np.square, deviations)) / RUNS)
+
+    def _run(self: Any, m: Machine, *values: Array) -> Array:
+        y = self.forward(m, *values)
+        return m.compute(y, 4 * np.abs(y))
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,23 @@ intervals of an altered golden has made that mistake.
 
 from conformance.mistakes import (
     attending,
+    attention_gradients,
     block_gradients,
+    block_norms,
     block_precision,
     dtypes,
     epsilon,
     feed_forward,
     gradients,
+    heads,
     indexing,
+    layers,
     parameters,
     precision,
     residual,
     rotation,
     statistics,
+    visibility,
 )
 from conformance.mistakes.mistake import Mistake
 
@@ -31,9 +36,14 @@ MISTAKES: tuple[Mistake, ...] = (
     *gradients.MISTAKES,
     *indexing.MISTAKES,
     *rotation.MISTAKES,
+    *visibility.MISTAKES,
     *attending.MISTAKES,
+    *heads.MISTAKES,
     *feed_forward.MISTAKES,
     *residual.MISTAKES,
+    *block_norms.MISTAKES,
+    *layers.MISTAKES,
     *block_gradients.MISTAKES,
+    *attention_gradients.MISTAKES,
     *block_precision.MISTAKES,
 )

@@ -1,9 +1,8 @@
-"""A block's backward pass: which paths a cotangent takes, and what of a gradient is missing, doubled, or another's.
+"""A block's backward pass: the paths that a cotangent takes, and the gradients of the parameters.
 
 The forward pass is right in all of these: no intermediate shows them.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,26 +12,20 @@ import numpy as np
 import reference
 from conformance.block.anatomy import Composite, Gradients
 from conformance.block.machine import Machine
-from conformance.block.ops import DotProducts, Gelu, Mix, Norm, Softmax, SwiGLU
+from conformance.block.ops import Gelu, Norm, SwiGLU
 from conformance.block.program import Pull, Stage
-from conformance.case import Op
-from conformance.mistakes.attending import ATTENTION, MASKED
-from conformance.mistakes.feed_forward import GELU, SWIGLU
-from conformance.mistakes.mistake import Mistake
-from conformance.mistakes.rotation import ROPE
+from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, STACK, SWIGLU, Mistake
 from reference.feed_forward import sigmoid, silu
 
 Array = np.ndarray
 Cotangents = tuple[Array, ...]
-
-BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
-BLOCK: tuple[Op, ...] = ("pre_ln_block",)
-STACK: tuple[Op, ...] = ("pre_ln_stack",)
 EXACT = Machine()
 LINEAR = ("q", "k", "v", "attn_out", "gate", "up", "ffn_out")
 
 
-def _pulls(pull: Pull, *names: str) -> Callable[[Composite], Composite]:
+def pulls(pull: Pull, *names: str) -> Callable[[Composite], Composite]:
+    """These stages pass other cotangents back."""
+
     def alter(composite: Composite) -> Composite:
         for name in names:
             composite = composite.pull(name, pull)
@@ -41,7 +34,7 @@ def _pulls(pull: Pull, *names: str) -> Callable[[Composite], Composite]:
     return alter
 
 
-def _made_by(make: Callable[[Any], Callable[..., Cotangents]], *names: str) -> Callable[[Composite], Composite]:
+def made_by(make: Callable[[Any], Callable[..., Cotangents]], *names: str) -> Callable[[Composite], Composite]:
     """The cotangents of these stages made anew, from the op, its own cotangent, and the values read."""
 
     def alter(composite: Composite) -> Composite:
@@ -55,7 +48,7 @@ def _made_by(make: Callable[[Any], Callable[..., Cotangents]], *names: str) -> C
     return alter
 
 
-def _scales(*factors: float) -> Pull:
+def scales(*factors: float) -> Pull:
     """Each cotangent times a factor; those beyond stay as they are."""
 
     def pull(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
@@ -75,51 +68,6 @@ def _statistics_constant(op: Norm) -> Callable[..., Cotangents]:
     return made
 
 
-def _without_row_sum(op: Softmax) -> Callable[..., Cotangents]:
-    return lambda dy, scores: (op.forward(EXACT, scores) * dy,)
-
-
-def _without_mask(op: Softmax) -> Callable[..., Cotangents]:
-    return lambda dy, scores: replace(op, visible=np.ones_like(op.visible)).vjp(EXACT, dy, scores)
-
-
-def _first_of_group(op: DotProducts | Mix) -> tuple[bool, ...]:
-    return tuple(group not in op.groups[:head] for head, group in enumerate(op.groups))
-
-
-def _keys_of_first_head(op: DotProducts) -> Callable[..., Cotangents]:
-    first = np.array(_first_of_group(op))[:, None, None]
-    return lambda dy, q, k: (op.vjp(EXACT, dy, q, k)[0], op.vjp(EXACT, dy * first, q, k)[1])
-
-
-def _values_of_first_head(op: Mix) -> Callable[..., Cotangents]:
-    first = np.array(_first_of_group(op))[:, None]
-
-    def made(dy: Array, probs: Array, values: Array) -> Cotangents:
-        heads = dy.reshape(*dy.shape[:2], len(op.groups), -1)
-        return op.vjp(EXACT, dy, probs, values)[0], op.vjp(EXACT, (heads * first).reshape(dy.shape), probs, values)[1]
-
-    return made
-
-
-def _mean_of_group(composite: Composite) -> Composite:
-    share = composite.config.n_kv_heads / composite.config.n_heads
-    return composite.pull("scores", _scales(1.0, share)).pull("attn", _scales(1.0, share))
-
-
-def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Callable[[Composite], Composite]:
-    def alter(composite: Composite) -> Composite:
-        factor = math.sqrt(composite.config.d_head) ** power
-        return composite.pull("scores", _scales(factor if q else 1.0, factor if k else 1.0))
-
-    return alter
-
-
-def _exchanged(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
-    first, second = cotangents
-    return (second, first) if first.shape == second.shape else cotangents
-
-
 def _without_up(op: SwiGLU) -> Callable[..., Cotangents]:
     return lambda dy, gate, up: (dy * op.slope(gate), dy * op.activation(gate))
 
@@ -129,12 +77,12 @@ def _up_without_silu(op: SwiGLU) -> Callable[..., Cotangents]:
 
 
 def _gated(make: Callable[[SwiGLU], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    made = _made_by(make, "act")
+    made = made_by(make, "act")
     return lambda composite: made(composite) if isinstance(composite.program.op("act"), SwiGLU) else composite
 
 
 def _gelu(make: Callable[[Gelu], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    made = _made_by(make, "act")
+    made = made_by(make, "act")
     return lambda composite: made(composite) if isinstance(composite.program.op("act"), Gelu) else composite
 
 
@@ -209,9 +157,7 @@ def _last_layer_alone(composite: Composite) -> Composite:
 
     def cut(stage: Stage) -> Stage:
         return (
-            replace(stage, pull=_scales(0.0))
-            if stage.layer == prefix and stage.local_name in ("attention_norm", "h")
-            else stage
+            replace(stage, pull=scales(0.0)) if stage.layer == prefix and stage.local_name in ("attention_norm", "h") else stage
         )
 
     return replace(composite, program=replace(composite.program, stages=tuple(map(cut, composite.program.stages))))
@@ -226,7 +172,7 @@ RESIDUAL = (
     Mistake(
         "attention_residual_without_gradient",
         "dx lacks what comes straight through the first sum",
-        _pulls(_scales(0.0), "h"),
+        pulls(scales(0.0), "h"),
         "dx is what attention passes back alone.",
         "quack#52, #53",
         BLOCKS,
@@ -234,7 +180,7 @@ RESIDUAL = (
     Mistake(
         "feed_forward_residual_without_gradient",
         "dh lacks what comes straight through the second sum",
-        _pulls(_scales(0.0), "out"),
+        pulls(scales(0.0), "out"),
         "Attention's gradients and dx are what the feed-forward layer passes back alone.",
         "quack#52, #53",
         BLOCKS,
@@ -242,7 +188,7 @@ RESIDUAL = (
     Mistake(
         "residual_gradient_twice",
         "what comes straight through the first sum is counted twice",
-        _pulls(_scales(2.0), "h"),
+        pulls(scales(2.0), "h"),
         "dx is too large by dh.",
         "planted: added in place, and returned",
         BLOCKS,
@@ -250,7 +196,7 @@ RESIDUAL = (
     Mistake(
         "dx_without_attention",
         "dx lacks what attention passes back",
-        _pulls(_scales(0.0), "attention_norm"),
+        pulls(scales(0.0), "attention_norm"),
         "dx is dh; every parameter's gradient is right.",
         "quack#52, #53",
         BLOCKS,
@@ -258,7 +204,7 @@ RESIDUAL = (
     Mistake(
         "dh_without_feed_forward",
         "dh lacks what the feed-forward layer passes back",
-        _pulls(_scales(0.0), "ffn_norm"),
+        pulls(scales(0.0), "ffn_norm"),
         "dx and attention's gradients are those of a block without its second half.",
         "quack#52, #53",
         BLOCKS,
@@ -266,7 +212,7 @@ RESIDUAL = (
     Mistake(
         "norm_statistics_without_gradient",
         "the norms' statistics are taken for constants",
-        _made_by(_statistics_constant, "attention_norm", "ffn_norm"),
+        made_by(_statistics_constant, "attention_norm", "ffn_norm"),
         "dx keeps its component along x.",
         "tt-metal#53215, xla#8225",
         BLOCKS,
@@ -274,7 +220,7 @@ RESIDUAL = (
     Mistake(
         "norm_weight_gradient_missing",
         "the norms' weights have no gradient",
-        _pulls(_scales(1.0, 0.0), "attention_norm", "ffn_norm"),
+        pulls(scales(1.0, 0.0), "attention_norm", "ffn_norm"),
         "These gradients are zero.",
         "unsloth#4533",
         BLOCKS,
@@ -282,7 +228,7 @@ RESIDUAL = (
     Mistake(
         "norm_weight_gradient_of_last_position",
         "the gradients of the norms' parameters are those of the last position",
-        _made_by(_of_rows(_last_position), "attention_norm", "ffn_norm"),
+        made_by(_of_rows(_last_position), "attention_norm", "ffn_norm"),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -290,7 +236,7 @@ RESIDUAL = (
     Mistake(
         "qk_norm_weight_gradient_of_first_head",
         "the gradients of the weights of q_norm and k_norm are those of the first head",
-        _made_by(_of_rows(_first_head), "q_norm", "k_norm"),
+        made_by(_of_rows(_first_head), "q_norm", "k_norm"),
         "A single head hides it.",
         "planted: one weight for all heads, read as one each",
         BLOCK,
@@ -298,124 +244,10 @@ RESIDUAL = (
     Mistake(
         "qk_norm_statistics_without_gradient",
         "the statistics of q_norm and k_norm are taken for constants",
-        _made_by(_statistics_constant, "q_norm", "k_norm"),
+        made_by(_statistics_constant, "q_norm", "k_norm"),
         "dx, and the gradients of q and k.",
         ZERO_MEAN,
         BLOCK,
-    ),
-)
-ATTENTIONS = (
-    Mistake(
-        "softmax_backward_without_sum",
-        "the softmax passes p·dp back, without the row's sum",
-        _made_by(_without_row_sum, "probs"),
-        "Scores get a gradient that moves them all.",
-        FORMULA,
-        ATTENTION,
-    ),
-    Mistake(
-        "softmax_backward_without_mask",
-        "the probabilities made again for the backward pass are not masked",
-        _made_by(_without_mask, "probs"),
-        "Hidden keys get a gradient.",
-        FORMULA,
-        ATTENTION,
-    ),
-    Mistake(
-        "softmax_without_gradient",
-        "the probabilities are taken for constants",
-        _pulls(_scales(0.0), "probs"),
-        "Queries and keys have no gradient.",
-        "planted: a detach too many",
-        ATTENTION,
-    ),
-    Mistake(
-        "scale_missing_in_backward",
-        "the scores' cotangent is not scaled",
-        _times_scale(1),
-        "dq and dk are too large by the root of d_head.",
-        FORMULA,
-        ATTENTION,
-    ),
-    Mistake(
-        "scale_twice_in_backward",
-        "the scores' cotangent is scaled twice",
-        _times_scale(-1),
-        "dq and dk are too small by the root of d_head.",
-        FORMULA,
-        ATTENTION,
-    ),
-    Mistake(
-        "scale_missing_in_dk",
-        "dk lacks the scale",
-        _times_scale(1, q=False),
-        "dk is too large by the root of d_head.",
-        "planted: a scale folded into the queries",
-        ATTENTION,
-    ),
-    Mistake(
-        "dq_and_dk_swapped",
-        "dq and dk are exchanged",
-        _pulls(_exchanged, "scores"),
-        "Only where there are as many keys as queries, and as many heads.",
-        "planted: the order of two results",
-        MASKED,
-    ),
-    Mistake(
-        "dk_of_first_head_in_group",
-        "dk is that of the first query head of its group",
-        _made_by(_keys_of_first_head, "scores"),
-        "As many key heads as query heads hide it.",
-        "planted: assigned where it should be added",
-        ATTENTION,
-    ),
-    Mistake(
-        "dv_of_first_head_in_group",
-        "dv is that of the first query head of its group",
-        _made_by(_values_of_first_head, "attn"),
-        "As many value heads as query heads hide it.",
-        "planted: assigned where it should be added",
-        ATTENTION,
-    ),
-    Mistake(
-        "dk_and_dv_averaged_over_group",
-        "dk and dv are averaged over the query heads of a group",
-        _mean_of_group,
-        "As many key heads as query heads hide it.",
-        "planted: a mean for a sum",
-        ATTENTION,
-    ),
-    Mistake(
-        "rope_backward_forward",
-        "cotangents are turned forward, not back",
-        _made_by(lambda op: lambda dy, x: (op.forward(EXACT, dy),), "q_rope", "k_rope"),
-        "dq and dk before the rotation; the first position hides it.",
-        "planted: the forward pass used for both",
-        ROPE,
-    ),
-    Mistake(
-        "rope_backward_missing",
-        "cotangents are not turned back",
-        _made_by(lambda op: lambda dy, x: (dy,), "q_rope", "k_rope"),
-        "dq and dk before the rotation; the first position hides it.",
-        FORMULA,
-        ROPE,
-    ),
-    Mistake(
-        "rope_backward_of_keys_missing",
-        "the keys' cotangent is not turned back",
-        _made_by(lambda op: lambda dy, x: (dy,), "k_rope"),
-        "dk before the rotation.",
-        "planted: one of two lines",
-        BLOCKS,
-    ),
-    Mistake(
-        "values_pass_nothing_back",
-        "the normalised x gets no gradient by way of the values",
-        _pulls(_scales(0.0), "v"),
-        "dx and the first norm's gradients; those of the projections are right.",
-        "planted: one of three terms",
-        BLOCKS,
     ),
 )
 FEED_FORWARD = (
@@ -471,7 +303,7 @@ FEED_FORWARD = (
     Mistake(
         "gate_passes_nothing_back",
         "the normalised h gets no gradient by way of the gate",
-        _pulls(_scales(0.0), "gate"),
+        pulls(scales(0.0), "gate"),
         "Everything before; the gate's own weight is right.",
         "planted: one of two terms",
         BLOCKS,
@@ -481,7 +313,7 @@ PARAMETERS = (
     Mistake(
         "dweight_transposed",
         "the gradient of the weight after attention is transposed",
-        _pulls(_weight(_transposed), "attn_out"),
+        pulls(_weight(_transposed), "attn_out"),
         "Only a square weight allows it.",
         "planted: x·dy for dy·x",
         BLOCKS,
@@ -489,7 +321,7 @@ PARAMETERS = (
     Mistake(
         "dweight_missing",
         "the weight after attention has no gradient",
-        _pulls(_scales(1.0, 0.0), "attn_out"),
+        pulls(scales(1.0, 0.0), "attn_out"),
         "It is zero.",
         "unsloth#4533",
         BLOCKS,
@@ -497,7 +329,7 @@ PARAMETERS = (
     Mistake(
         "dweight_halved",
         "the gradients of all projections' weights are halved",
-        _pulls(_scales(1.0, 0.5), *LINEAR),
+        pulls(scales(1.0, 0.5), *LINEAR),
         "They are too small.",
         "planted: a mean over two sequences",
         BLOCKS,
@@ -505,7 +337,7 @@ PARAMETERS = (
     Mistake(
         "dweight_of_last_position",
         "the gradients of the projections' parameters are those of the last position",
-        _made_by(_of_rows(_last_position), *LINEAR),
+        made_by(_of_rows(_last_position), *LINEAR),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -513,7 +345,7 @@ PARAMETERS = (
     Mistake(
         "dweight_of_first_sequence",
         "the gradients of the projections' parameters are those of the first sequence",
-        _made_by(_of_rows(_first_sequence), *LINEAR),
+        made_by(_of_rows(_first_sequence), *LINEAR),
         "A single sequence hides it.",
         "planted: a batch that is not summed over",
         BLOCKS,
@@ -521,7 +353,7 @@ PARAMETERS = (
     Mistake(
         "dbias_missing",
         "the projections' biases have no gradient",
-        _pulls(_bias(lambda bias, rows: 0 * bias), *LINEAR),
+        pulls(_bias(lambda bias, rows: 0 * bias), *LINEAR),
         "They are zero; models without biases hide it.",
         "unsloth#4533",
         BLOCK,
@@ -529,7 +361,7 @@ PARAMETERS = (
     Mistake(
         "dbias_averaged",
         "the gradients of the projections' biases are means over the rows",
-        _pulls(_bias(lambda bias, rows: bias / rows), *LINEAR),
+        pulls(_bias(lambda bias, rows: bias / rows), *LINEAR),
         "They are too small; models without biases hide it.",
         "planted: a mean for a sum",
         BLOCK,
@@ -551,4 +383,4 @@ PARAMETERS = (
         STACK,
     ),
 )
-MISTAKES = (*RESIDUAL, *ATTENTIONS, *FEED_FORWARD, *PARAMETERS)
+MISTAKES = (*RESIDUAL, *FEED_FORWARD, *PARAMETERS)

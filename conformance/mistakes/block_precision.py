@@ -13,17 +13,13 @@ from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
 from conformance.block.ops import DotProducts, Linear, Norm, Softmax, SwiGLU
 from conformance.block.wrappers import After, Before, Map, Measured
-from conformance.case import Op
-from conformance.mistakes.attending import ATTENTION
-from conformance.mistakes.feed_forward import SWIGLU
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, SWIGLU, Mistake
 from conformance.mistakes.precision import TF32
 from conformance.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
 
 Array = np.ndarray
 Function = Callable[[Array], Array]
 
-BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
 LINEAR = ("q", "k", "v", "attn_out", "gate", "up", "ffn_out")
 MATMULS = (*LINEAR, "scores", "attn")
 
@@ -217,7 +213,7 @@ MISTAKES = (
         _in_storage(_Accumulated, *LINEAR),
         "An error that grows with the width.",
         "Liger#950",
-        ("pre_ln_block",),
+        BLOCK,
         NO_NARROWER,
     ),
     Mistake(
@@ -288,7 +284,7 @@ MISTAKES = (
         _gradients_in_storage,
         "An error that grows with the number of rows.",
         "Liger#950, helion#3595",
-        ("pre_ln_block",),
+        BLOCK,
         NO_NARROWER | {"float16": "a block of many rows is asked for in bfloat16: the sum of few is within the noise"},
     ),
 )

@@ -12,17 +12,11 @@ from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
 from conformance.block.ops import Linear, SwiGLU
 from conformance.block.wrappers import Before, Map, Measured
-from conformance.case import Op
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
 from reference.feed_forward import sigmoid, silu
 
 Array = np.ndarray
 Function = Callable[[Array], Array]
-
-SWIGLU: tuple[Op, ...] = ("swiglu", "pre_ln_block", "pre_ln_stack")
-GELU: tuple[Op, ...] = ("gelu", "pre_ln_block")  # no stack is asked for with GELU, nor with biases
-BLOCK: tuple[Op, ...] = ("pre_ln_block",)
-BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ KEPT = 4096  # altered goldens kept, since every port's failures are held agains
 
 RMS: tuple[Op, ...] = ("rms_norm",)
 LAYER: tuple[Op, ...] = ("layer_norm",)
+BLOCK: tuple[Op, ...] = ("pre_ln_block",)
+STACK: tuple[Op, ...] = ("pre_ln_stack",)
+BLOCKS: tuple[Op, ...] = (*BLOCK, *STACK)
+# No stack is asked for with a cache, with padding, with as many key heads as query heads, with GELU, or with biases.
+ROPE: tuple[Op, ...] = ("rope", *BLOCKS)
+ATTENTION: tuple[Op, ...] = ("attention", *BLOCKS)
+MASKED: tuple[Op, ...] = ("attention", *BLOCK)
+SWIGLU: tuple[Op, ...] = ("swiglu", *BLOCKS)
+GELU: tuple[Op, ...] = ("gelu", *BLOCK)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,14 +9,11 @@ import numpy as np
 from conformance.block.anatomy import Composite
 from conformance.block.ops import Rotate
 from conformance.block.wrappers import After, Before, First, swapped
-from conformance.case import Op
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
 from conformance.rounding import HALF, round_to, significant_bits
 
 Array = np.ndarray
 
-ROPE: tuple[Op, ...] = ("rope", "pre_ln_block", "pre_ln_stack")
-BLOCKS: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")
 ROTATED = ("q_rope", "k_rope")
 BFLOAT16_BITS = 8
 
@@ -219,7 +216,7 @@ MISTAKES = (
         _before_qk_norm,
         "The norm's weight meets other features; equal weights hide it.",
         "vllm#16311",
-        ("pre_ln_block",),
+        BLOCK,
     ),
     Mistake(
         "position_restarts",
@@ -227,7 +224,7 @@ MISTAKES = (
         _turned(_made_of(restart=True)),
         "A sequence without a past hides it in the block's output: the taps of turned queries and keys show it.",
         "planted: a cache that positions do not know of",
-        ("rope", "pre_ln_block"),
+        ("rope", *BLOCK),
         hidden={"pre_ln_block/float64": "positions of a block in float64 do begin at zero"},
     ),
     Mistake(
@@ -253,7 +250,7 @@ MISTAKES = (
         _cache_too,
         "Only cached keys show it.",
         "planted: the rotation after the cache",
-        ("pre_ln_block",),
+        BLOCK,
         hidden={"float64": "no block in float64 has cached keys"},
     ),
     Mistake(
@@ -262,7 +259,7 @@ MISTAKES = (
         _turned(_rounded_positions),
         "Beyond 256 whole positions are confused; small ones hide it.",
         "transformers#29285, candle#3520",
-        ("rope", "pre_ln_block"),
+        ("rope", *BLOCK),
         hidden={"pre_ln_block/float64": NEAR_ZERO},
     ),
     Mistake(
@@ -271,7 +268,7 @@ MISTAKES = (
         _turned(_rounded_frequency),
         "Angles are off by up to 2^-9 of themselves, which tells at large positions.",
         "transformers#29285",
-        ("rope", "pre_ln_block"),
+        ("rope", *BLOCK),
         needs_taps={"pre_ln_block/bfloat16": COMMON, "pre_ln_block/float16": COMMON},
     ),
     Mistake(
@@ -280,7 +277,7 @@ MISTAKES = (
         _turned(lambda composite, true: significant_bits(true, BFLOAT16_BITS)),
         "Angles are off by up to 2^-9 of themselves, which tells at large positions.",
         "transformers#29285, candle#3520",
-        ("rope", "pre_ln_block"),
+        ("rope", *BLOCK),
     ),
     Mistake(
         "rope_tables_in_bfloat16",
@@ -288,7 +285,7 @@ MISTAKES = (
         _tables_in_bfloat16,
         "Turned features are off by 2^-9.",
         "planted: a table kept in the model's dtype",
-        ("rope", "pre_ln_block"),
+        ("rope", *BLOCK),
         hidden={
             "bfloat16": "the tables may be rounded to the storage dtype",
             "float16": "a model of float16 does not keep its tables in bfloat16",

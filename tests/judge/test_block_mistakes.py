@@ -12,15 +12,15 @@ from conformance.block.golden import exact_inputs, run, true_composite
 from conformance.block.machine import Machine
 from conformance.block.taps import TAP, altered_taps
 from conformance.cases import select
-from conformance.compare import compare
+from conformance.compare import compare, compare_output
 from conformance.golden import golden
-from conformance.mistakes import MISTAKES, block_gradients, block_precision
+from conformance.mistakes import MISTAKES, attention_gradients, block_gradients, block_precision
 from conformance.norms.cases import NORMS
 from conformance.simulation import STYLES, play
 
 OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
-BACKWARD = (*block_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
+BACKWARD = (*block_gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
 # What is added to hidden scores is rounded, a step in a step function; NaN has no slope; and an order of casting is none here.
 ROUGH = (*(id_ for id_ in BY_ID if id_.startswith("mask_of")), "hidden_row_is_nan", "norm_of_the_other_order")
 FORWARD = tuple(mistake for mistake in OF_BLOCKS if mistake not in BACKWARD)
@@ -88,6 +88,18 @@ def test_a_mistake_is_found_at_the_stage_where_it_was_made(mistake, dtype):
                 return
     blocks = [op for op in mistake.ops if op.startswith("pre_ln")]
     assert all(mistake.hidden_in(op, dtype) for op in blocks)
+
+
+@pytest.mark.parametrize("id_", ["pre_ln_block/llama/float32/cached", "pre_ln_block/qwen3/bfloat16/random"])
+def test_one_who_makes_a_mistake_gets_the_intermediates_that_it_expects(id_):
+    (case,) = select(id_)
+    for mistake in FORWARD:
+        if case.op in mistake.ops:
+            made = play(case, 0, STYLES[0], mistake)
+            taps = {name.removeprefix(TAP): tap for name, tap in made.items() if name.startswith(TAP)}
+            expected = mistake.taps(case, 0, taps)
+            assert expected.keys() == taps.keys()
+            assert [name for name in taps if not compare_output(name, expected[name], taps[name]).passes] == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

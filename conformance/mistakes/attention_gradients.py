@@ -1,0 +1,178 @@
+"""Attention's backward pass: softmax, scale, heads and rotation.
+
+The forward pass is right in all of these: no intermediate shows them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.block.anatomy import Composite
+from conformance.block.ops import DotProducts, Mix, Softmax
+from conformance.mistakes.block_gradients import EXACT, FORMULA, Cotangents, made_by, pulls, scales
+from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
+
+Array = np.ndarray
+
+
+def _without_row_sum(op: Softmax) -> Callable[..., Cotangents]:
+    return lambda dy, scores: (op.forward(EXACT, scores) * dy,)
+
+
+def _without_mask(op: Softmax) -> Callable[..., Cotangents]:
+    return lambda dy, scores: replace(op, visible=np.ones_like(op.visible)).vjp(EXACT, dy, scores)
+
+
+def _first_of_group(op: DotProducts | Mix) -> tuple[bool, ...]:
+    return tuple(group not in op.groups[:head] for head, group in enumerate(op.groups))
+
+
+def _keys_of_first_head(op: DotProducts) -> Callable[..., Cotangents]:
+    first = np.array(_first_of_group(op))[:, None, None]
+    return lambda dy, q, k: (op.vjp(EXACT, dy, q, k)[0], op.vjp(EXACT, dy * first, q, k)[1])
+
+
+def _values_of_first_head(op: Mix) -> Callable[..., Cotangents]:
+    first = np.array(_first_of_group(op))[:, None]
+
+    def made(dy: Array, probs: Array, values: Array) -> Cotangents:
+        heads = dy.reshape(*dy.shape[:2], len(op.groups), -1)
+        return op.vjp(EXACT, dy, probs, values)[0], op.vjp(EXACT, (heads * first).reshape(dy.shape), probs, values)[1]
+
+    return made
+
+
+def _mean_of_group(composite: Composite) -> Composite:
+    share = composite.config.n_kv_heads / composite.config.n_heads
+    return composite.pull("scores", scales(1.0, share)).pull("attn", scales(1.0, share))
+
+
+def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Callable[[Composite], Composite]:
+    def alter(composite: Composite) -> Composite:
+        factor = math.sqrt(composite.config.d_head) ** power
+        return composite.pull("scores", scales(factor if q else 1.0, factor if k else 1.0))
+
+    return alter
+
+
+def _exchanged(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
+    first, second = cotangents
+    return (second, first) if first.shape == second.shape else cotangents
+
+
+MISTAKES = (
+    Mistake(
+        "softmax_backward_without_sum",
+        "the softmax passes p·dp back, without the row's sum",
+        made_by(_without_row_sum, "probs"),
+        "Scores get a gradient that moves them all.",
+        FORMULA,
+        ATTENTION,
+    ),
+    Mistake(
+        "softmax_backward_without_mask",
+        "the probabilities made again for the backward pass are not masked",
+        made_by(_without_mask, "probs"),
+        "Hidden keys get a gradient.",
+        FORMULA,
+        ATTENTION,
+    ),
+    Mistake(
+        "softmax_without_gradient",
+        "the probabilities are taken for constants",
+        pulls(scales(0.0), "probs"),
+        "Queries and keys have no gradient.",
+        "planted: a detach too many",
+        ATTENTION,
+    ),
+    Mistake(
+        "scale_missing_in_backward",
+        "the scores' cotangent is not scaled",
+        _times_scale(1),
+        "dq and dk are too large by the root of d_head.",
+        FORMULA,
+        ATTENTION,
+    ),
+    Mistake(
+        "scale_twice_in_backward",
+        "the scores' cotangent is scaled twice",
+        _times_scale(-1),
+        "dq and dk are too small by the root of d_head.",
+        FORMULA,
+        ATTENTION,
+    ),
+    Mistake(
+        "scale_missing_in_dk",
+        "dk lacks the scale",
+        _times_scale(1, q=False),
+        "dk is too large by the root of d_head.",
+        "planted: a scale folded into the queries",
+        ATTENTION,
+    ),
+    Mistake(
+        "dq_and_dk_swapped",
+        "dq and dk are exchanged",
+        pulls(_exchanged, "scores"),
+        "Only where there are as many keys as queries, and as many heads.",
+        "planted: the order of two results",
+        MASKED,
+    ),
+    Mistake(
+        "dk_of_first_head_in_group",
+        "dk is that of the first query head of its group",
+        made_by(_keys_of_first_head, "scores"),
+        "As many key heads as query heads hide it.",
+        "planted: assigned where it should be added",
+        ATTENTION,
+    ),
+    Mistake(
+        "dv_of_first_head_in_group",
+        "dv is that of the first query head of its group",
+        made_by(_values_of_first_head, "attn"),
+        "As many value heads as query heads hide it.",
+        "planted: assigned where it should be added",
+        ATTENTION,
+    ),
+    Mistake(
+        "dk_and_dv_averaged_over_group",
+        "dk and dv are averaged over the query heads of a group",
+        _mean_of_group,
+        "As many key heads as query heads hide it.",
+        "planted: a mean for a sum",
+        ATTENTION,
+    ),
+    Mistake(
+        "rope_backward_forward",
+        "cotangents are turned forward, not back",
+        made_by(lambda op: lambda dy, x: (op.forward(EXACT, dy),), "q_rope", "k_rope"),
+        "dq and dk before the rotation; the first position hides it.",
+        "planted: the forward pass used for both",
+        ROPE,
+    ),
+    Mistake(
+        "rope_backward_missing",
+        "cotangents are not turned back",
+        made_by(lambda op: lambda dy, x: (dy,), "q_rope", "k_rope"),
+        "dq and dk before the rotation; the first position hides it.",
+        FORMULA,
+        ROPE,
+    ),
+    Mistake(
+        "rope_backward_of_keys_missing",
+        "the keys' cotangent is not turned back",
+        made_by(lambda op: lambda dy, x: (dy,), "k_rope"),
+        "dk before the rotation.",
+        "planted: one of two lines",
+        BLOCKS,
+    ),
+    Mistake(
+        "values_pass_nothing_back",
+        "the normalised x gets no gradient by way of the values",
+        pulls(scales(0.0), "v"),
+        "dx and the first norm's gradients; those of the projections are right.",
+        "planted: one of three terms",
+        BLOCKS,
+    ),
+)

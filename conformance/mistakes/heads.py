@@ -1,0 +1,173 @@
+"""Heads: which belong together, how they are split and merged, and which projection is which."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.block.anatomy import Composite
+from conformance.block.ops import Linear, Mix
+from conformance.block.wrappers import After, Fused, Map
+from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
+
+Array = np.ndarray
+
+
+def _grouped(group: Callable[[int, int, int], int], *names: str) -> Callable[[Composite], Composite]:
+    """Query head i of n reads the key or value head group(i, n, n_kv)."""
+
+    def alter(composite: Composite) -> Composite:
+        n, n_kv = composite.config.n_heads, composite.config.n_kv_heads
+        for name in names or ("scores", "attn"):
+            composite = composite.change(name, groups=tuple(group(head, n, n_kv) for head in range(n)))
+        return composite
+
+    return alter
+
+
+def _merged_as_they_lie(op: Mix) -> object:
+    """[batch, h, s, d] read as [batch, s, h·d]."""
+    heads = len(op.groups)
+
+    def split(a: Array) -> Array:
+        return a.reshape(*a.shape[:2], heads, -1)
+
+    return After(
+        op,
+        Map(
+            lambda y: np.swapaxes(split(y), 1, 2).reshape(y.shape),
+            lambda dy, y: np.swapaxes(dy.reshape(len(y), heads, y.shape[1], -1), 1, 2).reshape(y.shape),
+        ),
+    )
+
+
+def _features_before_heads(op: Linear) -> object:
+    """A projection's rows read as [d_head, h] instead of [h, d_head]."""
+
+    def split(y: Array) -> Array:
+        return np.swapaxes(y.reshape(*y.shape[:-2], y.shape[-1], y.shape[-2]), -1, -2)
+
+    return After(op, Map(split, lambda dy, y: np.swapaxes(dy, -1, -2).reshape(y.shape)))
+
+
+def _split_features_first(composite: Composite) -> Composite:
+    for name in ("q", "k", "v"):
+        composite = composite.with_op(name, _features_before_heads)
+    return composite
+
+
+def _fused_by_group(composite: Composite) -> Composite:
+    """The fused rows stand as all queries, all keys, all values; they are read group by group."""
+    c = composite.config
+    queries = c.n_heads // c.n_kv_heads
+    rows = np.arange((c.n_heads + 2 * c.n_kv_heads) * c.d_head).reshape(c.n_kv_heads, queries + 2, c.d_head)
+    takes = {"q": rows[:, :queries], "k": rows[:, queries], "v": rows[:, queries + 1]}
+    parameters = [name for name in c.parameters() if name.split(".")[:2] in (["attention", part] for part in "qkv")]
+    parameters.sort(key=lambda name: name.endswith("bias"))
+    for name, take in takes.items():
+        op = Fused(tuple(take.reshape(-1).tolist()), c.d_head)
+        composite = replace(
+            composite,
+            program=composite.program.each(
+                name,
+                lambda stage, op=op: replace(
+                    stage, op=op, reads=(stage.reads[0], *(stage.layer + parameter for parameter in parameters))
+                ),
+            ),
+        )
+    return composite
+
+
+def _queries_and_keys_swapped(composite: Composite) -> Composite:
+    if composite.case.op == "attention":
+        same = composite.config.n_heads == composite.config.n_kv_heads and not composite.case.past
+        return composite.reread("scores", {"q": "k", "k": "q"}) if same else composite
+    return _weights_swapped(composite, "q", "k") if composite.config.n_heads == composite.config.n_kv_heads else composite
+
+
+def _keys_and_values_swapped(composite: Composite) -> Composite:
+    if composite.case.op == "attention":
+        return composite.reread("scores", {"k": "v"}).reread("attn", {"v": "k"})
+    return _weights_swapped(composite, "k", "v")
+
+
+def _weights_swapped(composite: Composite, first: str, second: str) -> Composite:
+    for one, other in ((first, second), (second, first)):
+        swap = {f"attention.{one}.{kind}": f"attention.{other}.{kind}" for kind in ("weight", "bias")}
+        composite = composite.reread(one, swap)
+    return composite
+
+
+MISTAKES = (
+    Mistake(
+        "key_heads_tiled",
+        "key and value heads are tiled, not repeated: query head i reads head i mod n_kv",
+        _grouped(lambda head, n, n_kv: head % n_kv),
+        "As many key heads as query heads, or one, hide it.",
+        "onnx#7274, axlearn#842",
+        ATTENTION,
+    ),
+    Mistake(
+        "value_heads_tiled",
+        "value heads are tiled, not repeated",
+        _grouped(lambda head, n, n_kv: head % n_kv, "attn"),
+        "As many value heads as query heads, or one, hide it.",
+        "onnx#7274",
+        ATTENTION,
+    ),
+    Mistake(
+        "first_key_head_for_all",
+        "every query head reads the first key and value head",
+        _grouped(lambda head, n, n_kv: 0),
+        "A single key head hides it.",
+        "planted: a head read as a broadcast axis",
+        ATTENTION,
+    ),
+    Mistake(
+        "key_heads_reversed",
+        "key and value heads are read from the last to the first",
+        _grouped(lambda head, n, n_kv: n_kv - 1 - head * n_kv // n),
+        "A single key head hides it.",
+        ops=ATTENTION,
+    ),
+    Mistake(
+        "heads_merged_untransposed",
+        "heads are merged without being brought next to each other",
+        lambda composite: composite.with_op("attn", _merged_as_they_lie),
+        "Rows and heads are mixed up; a single query hides it.",
+        "planted: a reshape without its transpose",
+        ATTENTION,
+    ),
+    Mistake(
+        "heads_split_features_first",
+        "projections are split into d_head parts of n_heads features",
+        _split_features_first,
+        "Every head has features of all.",
+        "planted: two sizes in the wrong order",
+        BLOCKS,
+    ),
+    Mistake(
+        "fused_projection_split_by_group",
+        "one projection for q, k and v is read group by group, though it is stored one after the other",
+        _fused_by_group,
+        "Heads get each other's weights.",
+        "planted: a checkpoint of another layout",
+        BLOCKS,
+    ),
+    Mistake(
+        "queries_and_keys_swapped",
+        "queries and keys are exchanged",
+        _queries_and_keys_swapped,
+        "Scores are transposed before the mask; grouped queries do not allow it.",
+        "planted: the order of two arguments",
+        MASKED,
+    ),
+    Mistake(
+        "keys_and_values_swapped",
+        "keys and values are exchanged",
+        _keys_and_values_swapped,
+        "Everything.",
+        "planted: the order of two arguments",
+        ATTENTION,
+    ),
+)
