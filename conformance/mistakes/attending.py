@@ -10,7 +10,7 @@ from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
 from conformance.block.ops import Softmax
 from conformance.block.wrappers import After, Before, Map, Measured, swapped
-from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
 from conformance.mistakes.visibility import in_softmax
 from conformance.rounding import largest
 
@@ -135,7 +135,7 @@ MISTAKES = (
         _unshifted,
         "Scores beyond 88 overflow; without them nothing.",
         "planted: the formula as it stands in a book",
-        MASKED,
+        BLOCK,
         {"float64": "an exponential of float64 overflows at 709, far beyond any score that is asked for"},
     ),
 )

@@ -12,6 +12,7 @@ import numpy as np
 from conformance.block.anatomy import Composite
 from conformance.block.ops import DotProducts, Mix, Softmax
 from conformance.mistakes.block_gradients import EXACT, FORMULA, Cotangents, made_by, pulls, scales
+from conformance.mistakes.heads import MULTI_HEAD
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
 
 Array = np.ndarray
@@ -118,6 +119,7 @@ MISTAKES = (
         "Only where there are as many keys as queries, and as many heads.",
         "planted: the order of two results",
         MASKED,
+        MULTI_HEAD,
     ),
     Mistake(
         "dk_of_first_head_in_group",

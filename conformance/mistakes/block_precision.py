@@ -13,7 +13,7 @@ from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
 from conformance.block.ops import DotProducts, Linear, Norm, Softmax, SwiGLU
 from conformance.block.wrappers import After, Before, Map, Measured
-from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, SWIGLU, Mistake
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake
 from conformance.mistakes.precision import TF32
 from conformance.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
 
@@ -222,9 +222,9 @@ MISTAKES = (
         _in_storage(_Accumulated, "scores"),
         "An error that grows with d_head.",
         "planted: a kernel without a float32 accumulator",
-        ATTENTION,
+        MASKED,
         ALONE,
-        needs_taps=IN_NOISE,
+        needs_taps={f"pre_ln_block/{dtype}": NOISE for dtype in HALF},
     ),
     Mistake(
         "values_accumulated_in_storage_dtype",

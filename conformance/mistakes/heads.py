@@ -9,6 +9,7 @@ from conformance.block.anatomy import Composite
 from conformance.block.ops import Linear, Mix
 from conformance.block.wrappers import After, Fused, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
+from conformance.rounding import HALF
 
 Array = np.ndarray
 
@@ -98,6 +99,10 @@ def _weights_swapped(composite: Composite, first: str, second: str) -> Composite
     return composite
 
 
+MULTI_HEAD = {
+    f"attention/{dtype}": "attention alone is asked for with as many key heads as query heads in float32"
+    for dtype in ("float64", *HALF)
+}
 MISTAKES = (
     Mistake(
         "key_heads_tiled",
@@ -161,6 +166,7 @@ MISTAKES = (
         "Scores are transposed before the mask; grouped queries do not allow it.",
         "planted: the order of two arguments",
         MASKED,
+        MULTI_HEAD,
     ),
     Mistake(
         "keys_and_values_swapped",

@@ -225,7 +225,7 @@ MISTAKES = (
         "A sequence without a past hides it in the block's output: the taps of turned queries and keys show it.",
         "planted: a cache that positions do not know of",
         ("rope", *BLOCK),
-        hidden={"pre_ln_block/float64": "positions of a block in float64 do begin at zero"},
+        hidden={"float64": "all positions in float64 begin at zero"},
     ),
     Mistake(
         "position_from_one",
@@ -260,7 +260,7 @@ MISTAKES = (
         "Beyond 256 whole positions are confused; small ones hide it.",
         "transformers#29285, candle#3520",
         ("rope", *BLOCK),
-        hidden={"pre_ln_block/float64": NEAR_ZERO},
+        hidden={"float64": NEAR_ZERO},
     ),
     Mistake(
         "rope_frequencies_in_bfloat16",

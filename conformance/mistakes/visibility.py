@@ -10,7 +10,7 @@ from conformance.block.machine import compute_dtype
 from conformance.block.ops import Softmax
 from conformance.block.wrappers import After, Before, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
-from conformance.rounding import largest, round_to
+from conformance.rounding import HALF, largest, round_to
 from reference.attention import visible_keys
 
 Array = np.ndarray
@@ -108,12 +108,8 @@ def _lowest(dtype: str) -> float:
     return -largest(dtype)
 
 
-FLOAT64 = "a block in float64 is asked for without a cache and without padding; attention itself shows it"
-FLOAT32 = {
-    f"pre_ln_block/{dtype}": "a block that is not causal is asked for in float32"
-    for dtype in ("float64", "bfloat16", "float16")
-}
-PLAIN = {"pre_ln_block/float64": FLOAT64}
+FLOAT64 = {"float64": "nothing in float64 is asked for with a cache, or with padding"}
+CAUSAL: dict[str, str] = dict.fromkeys(("float64", *HALF), "attention that is not causal is asked for in float32")
 MISTAKES = (
     Mistake(
         "causal_mask_missing",
@@ -145,7 +141,7 @@ MISTAKES = (
         "Without cached keys nothing.",
         "flashinfer#348, llama#900",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "causal_mask_unasked",
@@ -154,7 +150,7 @@ MISTAKES = (
         "All rows but the last.",
         "planted: a default of the wrong kind of model",
         MASKED,
-        FLOAT32,
+        CAUSAL,
     ),
     Mistake(
         "window_unasked",
@@ -171,7 +167,7 @@ MISTAKES = (
         "Without cached keys nothing.",
         "planted: a mask of the new keys' size",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "cache_behind",
@@ -180,7 +176,7 @@ MISTAKES = (
         "The mask then hides the wrong keys; where all of them are visible nothing is wrong.",
         "planted: the order of two arguments",
         BLOCK,
-        {"float64": FLOAT64},
+        FLOAT64,
     ),
     Mistake(
         "key_mask_ignored",
@@ -189,7 +185,7 @@ MISTAKES = (
         "Rows that see padding.",
         "planted: an argument that is never passed on",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "key_mask_inverted",
@@ -198,7 +194,7 @@ MISTAKES = (
         "All rows.",
         "planted: a mask of what to hide taken for one of what to see",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "key_mask_on_queries",
@@ -207,7 +203,7 @@ MISTAKES = (
         "Rows of padding are zero, and padding is attended to.",
         "planted: a mask broadcast along the other axis",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "key_mask_of_first_sequence",
@@ -216,7 +212,7 @@ MISTAKES = (
         "Sequences of one length hide it.",
         "planted: a mask without its batch",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "mask_multiplies",
@@ -241,7 +237,7 @@ MISTAKES = (
         "Hidden keys that score 100 more than visible ones come back; a query that sees no key sees all of them.",
         "transformers#17306",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "mask_of_minus_1e4",
@@ -250,7 +246,7 @@ MISTAKES = (
         "A query that sees no key averages them all.",
         "transformers#17306",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "mask_of_minus_1e9",
@@ -259,7 +255,7 @@ MISTAKES = (
         "A query that sees no key averages them all.",
         "flashinfer#4401",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "mask_of_lowest_number",
@@ -268,7 +264,7 @@ MISTAKES = (
         "A query that sees no key averages them all.",
         "transformers#17306",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
     Mistake(
         "hidden_row_is_nan",
@@ -277,6 +273,6 @@ MISTAKES = (
         "NaN in that row, and in every gradient.",
         "transformers#17306, flashinfer#4401",
         MASKED,
-        PLAIN,
+        FLOAT64,
     ),
 )
