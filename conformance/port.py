@@ -133,7 +133,8 @@ class Port:
             given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
-        return Answer(outputs, tuple(name for name in given if self._bits(given[name]) != before[name]))
+        order = (*OPS[call.op], *given)
+        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if self._bits(given[n]) != before[n]))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""

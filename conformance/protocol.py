@@ -136,6 +136,7 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
 
 def read_call(message: dict[str, Any]) -> Call:
     """The runner's question, on the port's side; fields that this version does not know are ignored."""
-    fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name in message}
+    optional = {"settings", "taps"} - message.keys()
+    fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
     fields["asked"] = tuple(fields["asked"])
     return Call(**fields)

@@ -91,9 +91,11 @@ def _drained(groups: deque[tuple[Case, ...]]) -> Iterator[Case]:
 def _joined(cases: tuple[Case, ...], parts: list[PortRun]) -> PortRun:
     """One port's parts as one run in the order of the cases; it failed to start if any of them did."""
     failures = [part.failure for part in parts if part.failure]
-    judged = {verdict.case: verdict for part in parts for verdict in part.verdicts}
-    verdicts = () if failures else tuple(judged[case] for case in cases)
-    return PortRun(parts[0].spec, None if failures else parts[0].hello, verdicts, failures[0] if failures else "")
+    place = {case: number for number, case in enumerate(cases)}
+    verdicts = sorted((verdict for part in parts for verdict in part.verdicts), key=lambda verdict: place[verdict.case])
+    if failures:
+        return PortRun(parts[0].spec, None, (), failures[0])
+    return PortRun(parts[0].spec, parts[0].hello, tuple(verdicts))
 
 
 def run_port(

@@ -151,7 +151,7 @@ def test_nan_and_infinity_stand_in_the_first_row():
         assert np.argwhere(x_rows(case) == np.inf).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("case", select("*/random"), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", select("*/random", cases=NORM_CASES), ids=lambda case: case.id)
 def test_a_signed_weight_is_never_one_nor_a_power_of_two(case):
     """In magnitude strictly between one and two, after rounding, offset included: either would hide the cast order."""
     weights = np.stack([exact(case, seed)["weight"] for seed in range(100)]) + case.dialect.weight_offset

@@ -70,7 +70,7 @@ def test_an_infinity_asks_for_plain_sums(order):
 
 def test_the_honest_norms_compute_in_the_compute_dtype():
     """Else they would prove nothing: a float64 sum has no float32 noise."""
-    for case in select("*/random"):
+    for case in select("*/random", cases=NORM_CASES):
         norm = Honest(case, golden(case).inputs, "pairwise", Arrangement("welford"))
         assert norm.rstd.dtype == norm.dx().dtype == norm.y().dtype == np.dtype(honest(case.dtype).forward)
 

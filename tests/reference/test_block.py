@@ -154,8 +154,9 @@ def test_of_no_rows_all_gradients_of_parameters_are_zero(config, shape):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_small_block_hides_no_axis(name):
-    """No two dimensions are equal, and heads share keys if they share them in the preset."""
+    """No two dimensions are equal, and heads share keys if they share them in the preset, though never all of them one."""
     config, full = CONFIGS[name], PRESETS[name]
     assert len({config.d_model, config.n_heads, config.d_head, config.d_ff}) == 4
-    assert config.n_heads * full.n_kv_heads == config.n_kv_heads * full.n_heads
+    assert (config.n_heads == config.n_kv_heads) == (full.n_heads == full.n_kv_heads)
+    assert config.n_kv_heads > 1
     assert (config.n_heads * config.d_head == config.d_model) == (full.n_heads * full.d_head == full.d_model)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conformance.case import OPS
 from conformance.cases import CASES
 from conformance.cli import app
+from conformance.norms.cases import NORMS
 from conformance.rounding import DTYPES
 
 CONFORMS, FAILS, WRONG_USAGE, NOT_RUN = 0, 1, 2, 3
@@ -89,7 +89,7 @@ def test_the_exit_status_says_how_it_went(arguments, status, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run", "--op", "rope"), "'rope' is not one of 'rms_norm', 'layer_norm'"),
+        (("run", "--op", "silu"), "'silu' is not one of 'rms_norm', 'layer_norm'"),
         (("run", "--dtype", "float8"), "'float8' is not one of 'float64', 'float32', 'bfloat16', 'float16'"),
         (("run", "--mode", "warp"), "'warp' is not one of 'jit', 'eager'"),
         (("run", "--seed", "-1"), "--seed"),
@@ -131,7 +131,7 @@ def test_eps_outside_the_root_is_named_in_every_dtype(tmp_path):
     assert cause["evidence"].startswith("eps_outside_root agrees with 44 of 44 cases and explains 132 of 132 failing outputs")
     near_eps = [case for case in CASES if case.name == "rows_near_eps"]
     assert {case.id for case in near_eps} < set(cause["cases"])
-    assert {(case.op, case.dtype) for case in near_eps} == {(op, dtype) for op in OPS for dtype in DTYPES}
+    assert {(case.op, case.dtype) for case in near_eps} == {(op, dtype) for op in NORMS for dtype in DTYPES}
 
 
 @pytest.mark.parametrize(

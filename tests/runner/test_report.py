@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from conformance.case import OPS
 from conformance.cases import select
 from conformance.compare import OutputVerdict, Verdict, compare
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES, Mistake
+from conformance.norms.cases import NORMS
 from conformance.protocol import Hello
 from conformance.report.console import CAUSES_SHOWN, show
 from conformance.report.machine import as_json
@@ -102,7 +102,7 @@ def test_every_failure_has_one_cause():
 
 def test_a_known_mistake_is_one_cause_for_all_its_cases():
     mistake = next(mistake for mistake in MISTAKES if mistake.id == "weight_missing")
-    ids = [f"{op}/either_order/float32/{name}" for op in OPS for name in ("random", "spike", "no_weight")]
+    ids = [f"{op}/either_order/float32/{name}" for op in NORMS for name in ("random", "spike", "no_weight")]
     verdicts = [judged(id_, made=mistake) for id_ in ids]
     assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
     cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from conformance.case import Case
-from conformance.cases import CASES, select
+from conformance.cases import select
 from conformance.compare import Verdict
+from conformance.norms.cases import NORM_CASES
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
 from conformance.report.report import FAILS, Report
@@ -45,9 +46,9 @@ def statuses(port_run: PortRun) -> list[str]:
 
 
 def test_an_honest_port_passes_every_case():
-    result = run(bad_port("Honest"), *CASES)
+    result = run(bad_port("Honest"), *NORM_CASES)
     assert [verdict for verdict in result.verdicts if verdict.status != "pass"] == []
-    assert [verdict.case for verdict in result.verdicts] == list(CASES)
+    assert [verdict.case for verdict in result.verdicts] == list(NORM_CASES)
 
 
 def test_what_a_port_prints_is_not_its_answer():
