@@ -4,6 +4,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -61,41 +62,53 @@ def run_ports(
     family = Family()
     start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=family)
     with ThreadPoolExecutor(max_workers=max(1, len(commands) * workers)) as pool:
-        runs: list[list[Future[PortRun]]] = []
+        runs: list[list[tuple[list[int], Future[PortRun]]]] = []
         for spec, command in commands.items():
             left = _groups(asked)
-            how = spec, partial(start, command)
-            runs.append([pool.submit(run_port, *how, _drained(left), seed, timeout, on_verdict) for _ in range(workers)])
+            taken: list[list[int]] = [[] for _ in range(workers)]
+            runs.append(
+                [
+                    (
+                        mine,
+                        pool.submit(run_port, spec, partial(start, command), _drained(left, mine), seed, timeout, on_verdict),
+                    )
+                    for mine in taken
+                ]
+            )
         try:
-            return tuple(_joined(asked, [part.result() for part in run]) for run in runs)
+            return tuple(_joined([(mine, part.result()) for mine, part in run]) for run in runs)
         except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
             family.end()
             raise
 
 
-def _groups(cases: tuple[Case, ...]) -> deque[tuple[Case, ...]]:
-    """The cases in groups that share compiled code; the last ones, which take a compiler longest, come first."""
-    groups = [tuple(group) for _, group in groupby(cases, lambda case: (case.op, case.dtype))]
+Group = tuple[tuple[int, Case], ...]
+"""Cases that share compiled code, each with its place among all that are asked."""
+
+
+def _groups(cases: tuple[Case, ...]) -> deque[Group]:
+    """The cases by op and dtype; the last ones, which take a compiler longest, come first."""
+    groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: (item[1].op, item[1].dtype))]
     return deque(reversed(groups))
 
 
-def _drained(groups: deque[tuple[Case, ...]]) -> Iterator[Case]:
-    """The cases of one group after another, until there is none left that no other process has taken."""
-    while True:
-        try:
-            yield from groups.popleft()
-        except IndexError:
-            return
+def _drained(groups: deque[Group], taken: list[int]) -> Iterator[Case]:
+    """The cases of one group after another, until no other process has left one; their places are `taken`."""
+    while groups:
+        with suppress(IndexError):  # another process was faster
+            for place, case in groups.popleft():
+                taken.append(place)
+                yield case
 
 
-def _joined(cases: tuple[Case, ...], parts: list[PortRun]) -> PortRun:
+def _joined(parts: list[tuple[list[int], PortRun]]) -> PortRun:
     """One port's parts as one run in the order of the cases; it failed to start if any of them did."""
-    failures = [part.failure for part in parts if part.failure]
-    place = {case: number for number, case in enumerate(cases)}
-    verdicts = sorted((verdict for part in parts for verdict in part.verdicts), key=lambda verdict: place[verdict.case])
-    if failures:
-        return PortRun(parts[0].spec, None, (), failures[0])
-    return PortRun(parts[0].spec, parts[0].hello, tuple(verdicts))
+    first = parts[0][1]
+    for _, part in parts:
+        if part.failure:
+            return PortRun(first.spec, None, (), part.failure)
+    placed = [pair for taken, part in parts for pair in zip(taken, part.verdicts, strict=True)]
+    return PortRun(first.spec, first.hello, tuple(verdict for _, verdict in sorted(placed, key=lambda pair: pair[0])))
 
 
 def run_port(
