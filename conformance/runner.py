@@ -41,6 +41,12 @@ class PortRun:
     failure: str = ""
 
 
+Group = tuple[tuple[int, Case], ...]
+"""Cases that share compiled code, each with its place among all that are asked."""
+Part = tuple[list[int], Future[PortRun]]
+"""What one process does: the places of the cases that it has taken, and what becomes of them."""
+
+
 def run_ports(
     commands: dict[str, list[str]],
     cases: Iterable[Case],
@@ -62,28 +68,19 @@ def run_ports(
     family = Family()
     start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=family)
     with ThreadPoolExecutor(max_workers=max(1, len(commands) * workers)) as pool:
-        runs: list[list[tuple[list[int], Future[PortRun]]]] = []
+        runs: list[list[Part]] = []
         for spec, command in commands.items():
-            left = _groups(asked)
-            taken: list[list[int]] = [[] for _ in range(workers)]
-            runs.append(
-                [
-                    (
-                        mine,
-                        pool.submit(run_port, spec, partial(start, command), _drained(left, mine), seed, timeout, on_verdict),
-                    )
-                    for mine in taken
-                ]
-            )
+            left, parts = _groups(asked), list[Part]()
+            for _ in range(workers):
+                taken: list[int] = []
+                how = spec, partial(start, command), _drained(left, taken), seed, timeout, on_verdict
+                parts.append((taken, pool.submit(run_port, *how)))
+            runs.append(parts)
         try:
-            return tuple(_joined([(mine, part.result()) for mine, part in run]) for run in runs)
+            return tuple(_joined([(taken, part.result()) for taken, part in parts]) for parts in runs)
         except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
             family.end()
             raise
-
-
-Group = tuple[tuple[int, Case], ...]
-"""Cases that share compiled code, each with its place among all that are asked."""
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
