@@ -60,8 +60,8 @@ class TorchPort(conformance.port.Port):
             return function(*inputs, **constants)
         if "position" in constants:
             constants = constants | {"position": torch.tensor(constants["position"], device=self.device)}
-        # A block's sizes are those of its parameters: as symbols they would only cost the compiler time.
-        return _compiled(function, dynamic=not any(isinstance(value, dict) for value in inputs))(*inputs, **constants)
+        # Only the norms' cases have many shapes; elsewhere symbols for sizes would only cost the compiler time.
+        return _compiled(function, dynamic="eps" in constants)(*inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
         leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
