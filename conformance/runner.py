@@ -84,8 +84,8 @@ def run_ports(
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
-    """The cases by op and dtype; the last ones, which take a compiler longest, come first."""
-    groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: (item[1].op, item[1].dtype))]
+    """Neighbours whose ids differ in their names alone; the last ones, which take a compiler longest, come first."""
+    groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: item[1].id.rpartition("/")[0])]
     return deque(reversed(groups))
 
 
