@@ -17,6 +17,7 @@ The draws follow from the case and the seed, so that the interval is a fixture l
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,9 @@ TAU = {"half": 8.0, "single": 24.0}
 KAPPA = {"half": 1.5, "single": 4.0}
 
 
+@lru_cache(maxsize=64)  # a case's runs follow one another, and all read the same
 def exact_inputs(case: BlockCase, seed: int) -> tuple[Values, Array]:
-    """A case's inputs and constants, and the cotangent of its output, in float64."""
+    """A case's inputs and constants, and the cotangent of its output, in float64; not to be written to."""
     exact = {name: tensor.astype(np.float64) for name, tensor in block_inputs(case, seed).items()}
     return exact, exact.pop(f"d{next(iter(case.outputs))}")
 
