@@ -18,6 +18,11 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
 HALF: tuple[DType, ...] = ("bfloat16", "float16")
 
 
+def compute_dtype(storage_dtype: str) -> DType:
+    """The dtype of an honest implementation's statistics and sums: float32, or float64 for float64."""
+    return "float64" if storage_dtype == "float64" else "float32"
+
+
 def unit_roundoff(dtype: str) -> float:
     """Half the distance from 1 to the next number: the largest relative error of one rounding."""
     return 2.0 ** -(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).nmant + 1)

@@ -12,8 +12,7 @@ $$ t_{ij} = \tau \sqrt{\tfrac12 \sigma_{ij}^2
 The largest of the runs rather than their mean: where a few directions are magnified above all others, a stack's deviations are
 of very unlike size from one run to the next.
 
-The draws follow from the case and the seed, so that the interval is a fixture like any other. docs/tolerances.md says how
-τ and κ were found.
+The draws follow from the case and the seed, so that the interval is a fixture like any other. docs/block.md has the figures.
 """
 
 import hashlib

@@ -4,14 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conformance.rounding import round_to, smallest, unit_roundoff
+from conformance.rounding import compute_dtype, round_to, smallest, unit_roundoff
 
 Array = np.ndarray
-
-
-def compute_dtype(storage_dtype: str) -> str:
-    """The dtype of statistics and sums: float32, or float64 for float64."""
-    return "float64" if storage_dtype == "float64" else "float32"
 
 
 class Machine:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from conformance.block.cases import BlockCase
-from conformance.block.machine import Machine, compute_dtype
+from conformance.block.machine import Machine
 from conformance.block.ops import Norm
 from conformance.block.program import Program, Stage
 from conformance.dialects import Dialect
 from conformance.expected import Expected
 from conformance.norms.cases import NormCase
 from conformance.norms.golden import expected_outputs, norm_values
-from conformance.rounding import HALF, unit_roundoff
+from conformance.rounding import HALF, compute_dtype, unit_roundoff
 
 Array = np.ndarray
 Values = dict[str, Array]

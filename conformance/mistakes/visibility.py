@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.machine import compute_dtype
 from conformance.block.ops import Softmax
 from conformance.block.wrappers import After, Before, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
-from conformance.rounding import HALF, largest, round_to
+from conformance.rounding import HALF, compute_dtype, largest, round_to
 from reference.attention import visible_keys
 
 Array = np.ndarray

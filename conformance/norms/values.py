@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.rounding import DType
+from conformance.rounding import DType, compute_dtype
 from reference.rows import sum_rows as sum_rows
 
 Array = np.ndarray
@@ -38,8 +38,7 @@ class Arithmetic:
 
 def honest(storage_dtype: str) -> Arithmetic:
     """Statistics and sums in float32, or in float64 for float64."""
-    compute: DType = "float64" if storage_dtype == "float64" else "float32"
-    return Arithmetic(compute, compute)
+    return Arithmetic(compute_dtype(storage_dtype), compute_dtype(storage_dtype))
 
 
 @dataclass(frozen=True)
