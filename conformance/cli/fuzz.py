@@ -1,0 +1,62 @@
+"""`conformance fuzz`."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conformance.cli.options import (
+    DeviceOption,
+    DTypeOption,
+    ModeOption,
+    NormOption,
+    OneExecOption,
+    OnePortArgument,
+    TimeoutOption,
+    check_target,
+    command_of,
+)
+from conformance.cli.screen import interruptible, stdout
+
+
+def fuzz(
+    port: OnePortArgument = None,
+    exec_: OneExecOption = None,
+    op: NormOption = None,
+    dtype: DTypeOption = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to search.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Which cases.")] = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+    keep: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the case found here, for run --cases.")] = None,
+) -> None:
+    """Ask a port random cases until one fails; then find the smallest that does.
+
+    Exit status: 0 nothing found, 1 a case fails, 2 wrong usage, 3 the port could not be run.
+    """
+    _need_hypothesis()
+    from conformance import fuzz
+    from conformance.case_files import as_json
+    from conformance.process import PortProcess
+    from conformance.report import fuzzed
+    from conformance.report.report import Report
+    from conformance.tensors import write_atomically
+
+    name, command, arguments = command_of(port, exec_)
+    check_target(keep, "--keep")
+    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+    with interruptible("nothing was found"):
+        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
+    if keep and search.found:
+        write_atomically(keep, as_json(search.found.verdict.case).encode())
+    report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
+    fuzzed.show(search, seed, report, stdout())
+    raise typer.Exit(fuzzed.exit_status(search))
+
+
+def _need_hypothesis() -> None:
+    if importlib.util.find_spec("hypothesis") is None:
+        raise typer.BadParameter("fuzz needs hypothesis: pip install 'norm-conformance[fuzz]'")

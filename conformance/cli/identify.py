@@ -1,0 +1,47 @@
+"""`conformance identify`."""
+
+import sys
+from functools import partial
+
+import typer
+
+from conformance.cli.options import (
+    DeviceOption,
+    ModeOption,
+    NormOption,
+    OneExecOption,
+    OnePortArgument,
+    TimeoutOption,
+    command_of,
+)
+from conformance.cli.screen import stdout
+from conformance.norms.cases import NORMS
+
+
+def identify(
+    port: OnePortArgument = None,
+    exec_: OneExecOption = None,
+    op: NormOption = None,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+) -> None:
+    """Say which dialect a port follows: where it casts, its weight's offset and dtype, the dtype of y, eps and its place.
+
+    Exit status: 0 all could be told, 1 something follows no known dialect, 2 wrong usage, 3 the port could not be run.
+    """
+    from conformance.identify import identify_port
+    from conformance.process import PortFailure, PortProcess
+    from conformance.report.console import show_findings
+    from conformance.session import Session
+
+    spec, command, _ = command_of(port, exec_)
+    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+    try:
+        with Session(start, timeout) as session:
+            found = identify_port(session, (op,) if op else NORMS)
+    except PortFailure as failure:
+        print(f"{spec} could not be run: {failure}", file=sys.stderr)
+        raise typer.Exit(3) from None
+    show_findings(spec, found, stdout())
+    raise typer.Exit(not all(finding.told for findings in found.values() for finding in findings))

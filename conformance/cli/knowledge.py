@@ -1,0 +1,67 @@
+"""`conformance list` and `conformance explain`: what the kit knows."""
+
+import importlib.util
+from difflib import get_close_matches
+from typing import Annotated, Literal
+
+import typer
+
+from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, OpOption, selected
+from conformance.dialects import DIALECTS
+from conformance.mistakes import MISTAKES
+from conformance.properties import PROPERTIES
+
+Listing = Literal["cases", "dialects", "mistakes", "ports", "properties"]
+
+
+def list_(
+    what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes, properties or ports.")] = "cases",
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    case: CaseOption = "*",
+) -> None:
+    """List the cases (an id and what it exposes), the dialects, mistakes and properties the kit knows, or the ports."""
+    match what:
+        case "cases":
+            cases = selected(case, op, dtype)
+            width = max(len(each.id) for each in cases)
+            print("\n".join(f"{each.id:{width}}  {each.exposes}" for each in cases))
+        case "dialects":
+            for dialect in DIALECTS:
+                print(f"{dialect.name:32}  {dialect.sentence}")
+        case "mistakes":
+            for mistake in MISTAKES:
+                print(f"{mistake.id:32}  {mistake.sentence}")
+        case "properties":
+            for each in PROPERTIES:
+                print(f"{each.id:13}  {each.sentence}")
+        case "ports":
+            for port in DEFAULT_PORTS:
+                missing = [name for name in DEFAULT_PORTS[port] if importlib.util.find_spec(name) is None]
+                print(f"{port:12}  {'needs ' + ', '.join(missing) if missing else 'ready'}")
+
+
+def explain(
+    id_: Annotated[
+        str, typer.Argument(metavar="ID", help="A case (or a glob that matches one), dialect, mistake or property.")
+    ],
+) -> None:
+    """Say what a case, a dialect, a mistake or a property is about."""
+    from conformance.report.explanation import explain_case, explain_mistake, explain_property
+
+    mistakes = {mistake.id: mistake for mistake in MISTAKES}
+    dialects = {dialect.name: dialect for dialect in DIALECTS}
+    properties = {each.id: each for each in PROPERTIES}
+    if id_ in mistakes:
+        print(explain_mistake(mistakes[id_]))
+    elif id_ in dialects:
+        print(f"{id_}\n  {dialects[id_].sentence}\n  cases     conformance list --case '*/{id_}/*'")
+    elif id_ in properties:
+        print(explain_property(properties[id_]))
+    elif close := get_close_matches(id_, [*mistakes, *dialects, *properties], n=1, cutoff=0.7):
+        raise typer.BadParameter(f"nothing is called {id_!r}; did you mean {close[0]}?", param_hint="ID")
+    else:
+        case, *others = selected(id_, None, None, "ID")
+        if others:
+            raise typer.BadParameter(f"{1 + len(others)} cases match {id_!r}; name one, such as {case.id}", param_hint="ID")
+        print(explain_case(case))

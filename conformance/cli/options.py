@@ -1,0 +1,89 @@
+"""What the commands are told, and how a wrong use of it is refused."""
+
+import shlex
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from conformance.case import Case, Op
+from conformance.cases import CASES, select
+from conformance.norms.cases import NormOp
+from conformance.rounding import DType
+
+DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
+
+Mode = Literal["jit", "eager"]
+NormOption = Annotated[NormOp | None, typer.Option("--op", help="Only this norm.")]
+OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
+DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
+CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+PortArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
+]
+OnePortArgument = Annotated[str | None, typer.Argument(metavar="[PORT]", help="module:Class, or a package with a port.py.")]
+OneExecOption = Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
+ExecOption = Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
+ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
+TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")]
+
+
+def commands_of(ports: list[str] | None, programs: list[str] | None) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What starts each port asked for, and what names a program on the command line."""
+    from conformance.process import serve_command
+
+    commands = {command: _split(command) for command in programs or ()}
+    arguments = {command: f"--exec {shlex.quote(command)}" for command in commands}
+    return commands | {spec: serve_command(spec) for spec in ports or (() if commands else DEFAULT_PORTS)}, arguments
+
+
+def command_of(port: str | None, program: str | None) -> tuple[str, list[str], dict[str, str]]:
+    """The one port asked for: its spec, what starts it, and what names it on the command line."""
+    if bool(port) == bool(program):
+        raise typer.BadParameter("name one port: module:Class, or --exec COMMAND", param_hint="PORT")
+    commands, arguments = commands_of([port] if port else None, [program] if program else None)
+    return *next(iter(commands.items())), arguments
+
+
+def _split(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise typer.BadParameter(f"{command!r}: {error}", param_hint="--exec") from None
+    if not words:
+        raise typer.BadParameter("the command is empty", param_hint="--exec")
+    return words
+
+
+def check_target(path: Path | None, hint: str) -> None:
+    """Raise a usage error, before anything is run, where a file could not be written."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        problem = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise typer.BadParameter(problem, param_hint=hint)
+
+
+def read_case_file(path: Path) -> tuple[Case, ...]:
+    """The cases that a file holds. Raises a usage error that says what is wrong with it."""
+    from conformance.case_files import CaseFileError, read_cases
+
+    try:
+        return read_cases(path)
+    except CaseFileError as error:
+        raise typer.BadParameter(str(error), param_hint="--cases") from None
+
+
+def selected(
+    pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case", among: tuple[Case, ...] = CASES
+) -> tuple[Case, ...]:
+    """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
+    cases = select(pattern, op=op, dtype=dtype, cases=among)
+    if not cases:
+        close = get_close_matches(pattern, [case.id for case in among], n=1, cutoff=0.5)
+        help_ = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
+        limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
+        raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)
+    return cases

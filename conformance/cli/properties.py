@@ -1,0 +1,63 @@
+"""`conformance properties`."""
+
+import time
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+import typer
+
+from conformance.cli.options import (
+    DeviceOption,
+    DTypeOption,
+    ExecOption,
+    JsonOption,
+    ModeOption,
+    NormOption,
+    PortArguments,
+    SeedOption,
+    TimeoutOption,
+    check_target,
+    commands_of,
+)
+from conformance.cli.screen import interruptible, progress, stdout
+from conformance.properties import PROPERTIES
+
+
+def properties(
+    ports: PortArguments = None,
+    exec_: ExecOption = None,
+    op: NormOption = None,
+    dtype: DTypeOption = None,
+    property_: Annotated[str, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches.")] = "*",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    mode: ModeOption = "jit",
+    timeout: TimeoutOption = 120.0,
+    json: JsonOption = None,
+) -> None:
+    """Judge what holds whatever the values: purity, repeatability, rows, scales, layouts, modes.
+
+    Exit status: 0 all that is required holds, 1 it does not, 2 wrong usage, 3 a port could not be run.
+    """
+    from conformance.inquiry import inquire_ports
+    from conformance.report.properties import PropertiesReport, as_json, show
+    from conformance.tensors import write_atomically
+    from conformance.variants import kinds
+
+    wanted = tuple(each for each in PROPERTIES if fnmatchcase(each.id, property_))
+    if not wanted:
+        known = ", ".join(each.id for each in PROPERTIES)
+        raise typer.BadParameter(f"no property matches {property_!r}; there are {known}", param_hint="--property")
+    commands, arguments = commands_of(ports, exec_)
+    check_target(json, "--json")
+    began = time.monotonic()
+    asked = kinds(op, dtype)
+    with interruptible("nothing was judged"), progress(commands, len(asked)) as advance:
+        inquiries = inquire_ports(
+            commands, asked, wanted=wanted, seed=seed, device=device, mode=mode, timeout=timeout, on_kind=advance
+        )
+    report = PropertiesReport(inquiries, seed, device, mode, time.monotonic() - began, arguments)
+    if json:
+        write_atomically(json, as_json(report).encode())
+    show(report, stdout())
+    raise typer.Exit(report.exit_status)

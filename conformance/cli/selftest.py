@@ -1,0 +1,32 @@
+"""`conformance selftest`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conformance.cli.screen import progress, stdout
+
+
+def selftest(
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the mistakes.")] = os.cpu_count() or 1,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write the whole matrix here, as Markdown.")
+    ] = None,
+) -> None:
+    """Make every known mistake, and see each rejected wherever it can be seen, with room between right and wrong.
+
+    Needs no framework. Exit status: 0 the judge is sound, 1 it is not.
+    """
+    from conformance.report.self_test import page as as_page
+    from conformance.report.self_test import show_self_test
+    from conformance.selftest import self_test, steps
+    from conformance.tensors import write_atomically
+
+    with progress(["mistakes"], steps()) as advance:
+        result = self_test(jobs, on_step=lambda: advance("mistakes"))
+    if page:
+        write_atomically(page, as_page(result).encode())
+    show_self_test(result, stdout())
+    raise typer.Exit(not result.passes)
