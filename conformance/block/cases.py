@@ -149,7 +149,9 @@ MULTI_HEAD = replace(LLAMA, n_kv_heads=4)
 MULTI_QUERY = replace(LLAMA, n_kv_heads=1)
 INTERLEAVED = replace(LLAMA, rope="interleaved")
 GELU, GELU_TANH = replace(GPT2, feed_forward="gelu"), GPT2
-BIASED = replace(LLAMA, qkv_bias=True, o_bias=True, feed_forward_bias=True)
+BIASED = replace(INTERLEAVED, qkv_bias=True, o_bias=True, feed_forward_bias=True)
+ENCODER = replace(GELU, causal=False)  # a vision transformer's block, and torch.nn.TransformerEncoderLayer's with norm_first
+GEMMA = replace(MULTI_QUERY, weight_offset=1.0)  # but for its tanh GELU in the gate
 
 
 def _presets() -> Iterator[BlockCase]:
@@ -199,12 +201,13 @@ BLOCKS = (
     BlockCase("pre_ln_block", "llama", "small", "eps left out, or outside the root", LLAMA, x=Draw(scale=2**-8)),
 )
 VARIED = (
-    BlockCase("pre_ln_block", "biased", "random", "biases left out", BIASED),
-    BlockCase("pre_ln_block", "interleaved", "random", "pairs of halves instead of neighbours", INTERLEAVED, position=30),
-    BlockCase("pre_ln_block", "multi_query", "random", "one key head for all", MULTI_QUERY),
-    BlockCase("pre_ln_block", "not_causal", "random", "a causal mask where none belongs", replace(LLAMA, causal=False)),
-    BlockCase("pre_ln_block", "gelu_erf", "random", "the tanh for the error function", GELU),
-    BlockCase("pre_ln_block", "offset_1", "random", "the norms' offset missing or doubled", replace(LLAMA, weight_offset=1.0)),
+    BlockCase(
+        "pre_ln_block", "encoder", "random", "a causal mask where none belongs; the tanh for the error function", ENCODER
+    ),
+    BlockCase("pre_ln_block", "gemma", "random", "the norms' offset missing or doubled; one key head for all", GEMMA),
+    BlockCase(
+        "pre_ln_block", "biased", "random", "biases left out; pairs of halves instead of neighbours", BIASED, position=30
+    ),
 )
 MANY_ROWS = BlockCase(
     "pre_ln_block", "llama", "many_rows", "a weight's gradient summed in half precision", LLAMA, batch=96, s=6

@@ -38,7 +38,7 @@ COUNTS = {
     ("gelu", "bfloat16"): 5,
     ("gelu", "float16"): 5,
     ("pre_ln_block", "float64"): 5,
-    ("pre_ln_block", "float32"): 18,
+    ("pre_ln_block", "float32"): 15,
     ("pre_ln_block", "bfloat16"): 13,
     ("pre_ln_block", "float16"): 12,
     ("pre_ln_stack", "float32"): 1,
@@ -52,7 +52,7 @@ ids = [case.id for case in CASES]
 def test_the_number_of_cases_is_pinned():
     """Adding cases is fine: count them here. Nothing passes by not being there."""
     assert Counter((case.op, case.dtype) for case in CASES) == COUNTS
-    assert len(CASES) == 510
+    assert len(CASES) == 507
 
 
 def test_ids_are_stable():
