@@ -5,9 +5,29 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
+STATE, PARENT, SESSION, STARTED = 0, 1, 3, 19  # proc(5), counted from the state
 PATIENCE = 2.0  # seconds for the kernel to end what was killed
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process's `stat` from the third on: the state, the parent, the group, the session, and so on."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+
+
+class Process(NamedTuple):
+    """A process, and when it started: its number may be another's by now."""
+
+    pid: int
+    started: str
+
+    def kill(self) -> None:
+        """End it, if it is still alive."""
+        with suppress(OSError):
+            if _stat(self.pid)[STARTED] == self.started:
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def new_mark() -> dict[str, str]:
@@ -15,37 +35,37 @@ def new_mark() -> dict[str, str]:
     return {f"CONFORMANCE_PORT_{uuid4().hex}": "1"}
 
 
-def end(leader: int, mark: dict[str, str]) -> None:
-    """Kill the leader of a session, its group, and on Linux all that descend from it, even from a session of their own.
+def find(leader: int, mark: dict[str, str]) -> frozenset[Process]:
+    """The processes alive of the leader's session and those with the mark, on Linux, and the children of them all.
 
-    Only a process that has emptied its environment, left the session, and lost its parent is not found.
+    Only one that has left the session, emptied its environment and lost its parent is not found.
     """
-    until = time.monotonic() + PATIENCE
-    kin = _kin(leader, mark)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
-    while kin and time.monotonic() < until:
-        for pid in kin:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
-        kin = _kin(leader, mark)
-
-
-def _kin(leader: int, mark: dict[str, str]) -> set[int]:
-    """Those alive in the leader's session, those with the mark, and the children of them all."""
     (name,) = mark
+    alive: dict[int, Process] = {}
     parents: dict[int, int] = {}
     kin: set[int] = set()
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
         with suppress(OSError):  # it has ended meanwhile, or is another user's
-            state, parent, _, session = (folder / "stat").read_text(errors="replace").rpartition(") ")[2].split()[:4]
-            if state in "ZX":
+            fields = _stat(pid)
+            if fields[STATE] in "ZX":
                 continue
-            parents[pid] = int(parent)
-            if int(session) == leader or name.encode() in (folder / "environ").read_bytes():
+            alive[pid], parents[pid] = Process(pid, fields[STARTED]), int(fields[PARENT])
+            if int(fields[SESSION]) == leader or name.encode() in (folder / "environ").read_bytes():
                 kin.add(pid)
     while children := {pid for pid, parent in parents.items() if parent in kin} - kin:
         kin |= children
-    return kin
+    return frozenset(alive[pid] for pid in kin)
+
+
+def end(leader: int, mark: dict[str, str], known: frozenset[Process] = frozenset()) -> None:
+    """Kill the leader's group, all of its kin, and those known from before."""
+    until = time.monotonic() + PATIENCE
+    kin = find(leader, mark) | known
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+    while kin and time.monotonic() < until:
+        for process in kin:
+            process.kill()
+        time.sleep(0.005)
+        kin = find(leader, mark)

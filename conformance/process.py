@@ -120,12 +120,13 @@ class PortProcess:
 
     def close(self, *, politely: bool = True) -> None:
         """End the process and its children; say bye first, unless it is known not to listen."""
+        known = kin.find(self._child.pid, self._mark)
         if politely:
             with suppress(OSError):
                 os.write(self._stdin.fileno(), encode("bye").encode())
             self._stdin.close()
             self._wait()
-        self.kill()
+        kin.end(self._child.pid, self._mark, known)
         self._wait()  # but for what may not be killed
         self._family.release(self)
         for pipe in (self._stdin, self._stdout, self._stderr):

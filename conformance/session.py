@@ -57,7 +57,8 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._end(politely=True)
-        self._tidy_up()
+        for folder in self._folders:  # a port that was still writing may have made it again
+            _remove(folder)
 
     @cached_property
     def hello(self) -> Hello:
@@ -94,7 +95,7 @@ class Session:
             self._end()
             raise NoAnswer("error", f"the port {failure}") from None
         finally:
-            self._tidy_up()
+            _remove(folder)
 
     def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
@@ -137,15 +138,6 @@ class Session:
             self.aftermath = str(failure)
             return answer
 
-    def _tidy_up(self) -> None:
-        """Remove the folders, whatever the port has made of them; one that it still writes to will be removed later."""
-        for folder in self._folders:
-            with suppress(RecursionError):  # folders in folders, thousands deep
-                folder.cleanup()
-            with suppress(OSError):
-                os.unlink(folder.name)  # a link or a file in its place
-        self._folders = [folder for folder in self._folders if os.path.lexists(folder.name)]
-
     def _running(self) -> PortProcess:
         self._process = self._process or self._start()
         return self._process
@@ -154,3 +146,11 @@ class Session:
         if self._process:
             self._process.close(politely=politely)
         self._process = None
+
+
+def _remove(folder: tempfile.TemporaryDirectory[str]) -> None:
+    """Remove a folder, or whatever the port has put in its place."""
+    with suppress(RecursionError):  # folders in folders, thousands deep
+        folder.cleanup()
+    with suppress(OSError):
+        os.unlink(folder.name)
