@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from math import inf
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
@@ -23,6 +23,7 @@ from conformance.process import PortFailure, PortProcess
 from conformance.protocol import Hello
 from conformance.random_cases import cases, questions
 from conformance.runner import judge
+from conformance.session import Session
 
 CASES_SEED = 0  # the seed of the cases' inputs, which differ by name already
 BATCH = 200  # cases that hypothesis remembers at a time; it would remember all of an endless search
@@ -80,32 +81,27 @@ def fuzz(
 
     The cases follow from the seed and from what the port claims to have; `op` and `dtype` limit them.
     """
-    try:
-        process = start()
-    except PortFailure as failure:
-        return Search(spec, None, Counter(), 0, 0.0, failure=str(failure))
-    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        fuzzer = _Fuzzer(spec, start, process, Path(folder), seconds, timeout)
+    with Session(start, timeout, patience=inf) as session, tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        try:
+            hello = session.hello
+        except PortFailure as failure:
+            return Search(spec, None, Counter(), 0, 0.0, failure=str(failure))
+        fuzzer = _Fuzzer(spec, session, seconds)
         set_hypothesis_home_dir(folder)  # not the working directory, which is the user's
         try:
-            asked = questions(process.hello, op, dtype)
+            asked = questions(hello, op, dtype)
             if asked:
                 fuzzer.search(cases(asked), seed)
             return fuzzer.outcome()
         finally:
-            fuzzer.close()
             set_hypothesis_home_dir(None)
 
 
 class _Fuzzer:
-    """One search: the process, the time left, and what was seen."""
+    """One search: the port, the time left, and what was seen."""
 
-    def __init__(
-        self, spec: str, start: Callable[[], PortProcess], process: PortProcess, folder: Path, seconds: float, timeout: float
-    ) -> None:
-        self._spec, self._start, self._folder, self._timeout = spec, start, folder, timeout
-        self._process: PortProcess | None = process
-        self._hello = process.hello
+    def __init__(self, spec: str, session: Session, seconds: float) -> None:
+        self._spec, self._session = spec, session
         self._seconds, self._began = seconds, time.monotonic()
         self._until = self._began + seconds
         self._judged: Counter[tuple[str, str]] = Counter()
@@ -126,12 +122,7 @@ class _Fuzzer:
         """What was seen; the smallest failure is asked once more."""
         found = self._find() if self._failures else None
         seconds = time.monotonic() - self._began
-        return Search(self._spec, self._hello, self._judged, self._skipped, seconds, found)
-
-    def close(self) -> None:
-        """End the port."""
-        if self._process:
-            self._process.close()
+        return Search(self._spec, self._session.hello, self._judged, self._skipped, seconds, found)
 
     def _ask(self, case: NormCase) -> None:
         """Raises `_CaseFails` where the case fails in the way of the first that did."""
@@ -151,19 +142,12 @@ class _Fuzzer:
 
     def _verdict(self, case: NormCase) -> Verdict | None:
         """The verdict on a case; None where it has no answer, or the port says that it is known to fail."""
-        if any(fnmatchcase(case.id, glob) for glob in self._hello.expected):
+        if any(fnmatchcase(case.id, glob) for glob in self._session.hello.expected):
             return None
         golden = compute(case, CASES_SEED)
         if not has_answer(golden):
             return None
-        try:
-            self._process = self._process or self._start()
-            return judge(self._process, self._spec, sum(self._judged.values()), golden, self._folder, self._timeout)
-        except PortFailure as failure:
-            if self._process:
-                self._process.close(politely=False)
-            self._process = None
-            return Verdict(self._spec, case, "error", message=f"the port {failure}")
+        return judge(self._session, self._spec, golden)
 
     def _find(self) -> Found:
         smallest = self._failures[-1]  # hypothesis goes on only to smaller ones, and ends with the smallest

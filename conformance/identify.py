@@ -21,8 +21,7 @@ from conformance.norms.anatomy import Norm, outputs_of, true_norm
 from conformance.norms.cases import NORM_CASES, NORMS, NormCase, NormOp
 from conformance.protocol import Hello
 from conformance.rounding import HALF, DType
-from conformance.runner import NoAnswer
-from conformance.session import Session
+from conformance.session import NoAnswer, Session
 
 Array = np.ndarray
 Ask = Callable[[NormCase], Array | str]
@@ -69,7 +68,7 @@ def identify(op: NormOp, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
 
 def identify_port(session: Session, ops: tuple[NormOp, ...] = NORMS) -> dict[NormOp, tuple[Finding, ...]]:
     """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
-    hello = session.process().hello
+    hello = session.hello
 
     def ask_for_y(case: NormCase) -> Array | str:
         try:

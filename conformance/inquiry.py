@@ -14,8 +14,8 @@ from conformance.properties import BY_ID, PROPERTIES, Finding, Property, Status,
 from conformance.protocol import Answer, Hello
 from conformance.rounding import NUMPY_DTYPES
 from conformance.row_scale import row_scale
-from conformance.runner import NoAnswer, asked_of, unsupported
-from conformance.session import Session
+from conformance.runner import unsupported
+from conformance.session import NoAnswer, Session, asked_of
 from conformance.variants import Question, Variant, questions
 
 Array = np.ndarray
@@ -79,7 +79,7 @@ def inquire(
     other_mode = "eager" if mode == "jit" else "jit"
     with Session(partial(start, mode), timeout) as session, Session(partial(start, other_mode), timeout) as other:
         try:
-            hello = session.process().hello
+            hello = session.hello
         except PortFailure as failure:
             return Inquiry(spec, None, (), str(failure))
         findings: list[Finding] = []

@@ -9,12 +9,15 @@ The runner asks, the port answers, one line each way:
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 PROTOCOL = 1
+EXCERPT = 200  # characters of what is wrong that are shown
+TEXT_LIMIT = 10_000  # characters of a message that are kept
 
 
 class ProtocolError(ValueError):
@@ -84,44 +87,86 @@ def decode(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise ProtocolError(f"not a protocol message: {line.rstrip()[:200]!r}")
+        raise ProtocolError(f"not a protocol message: {line.rstrip()[:EXCERPT]!r}")
     return message
 
 
 def read_hello(message: dict[str, Any]) -> Hello:
     """The port's answer to hello. Raises `ProtocolError` naming the field that is missing or wrong."""
     if message["type"] == "error":
-        raise ProtocolError(str(message.get("message", "the port answered hello with an error")))
+        raise ProtocolError(read_text(message, "message") or "the port answered hello with an error")
     if message["type"] != "hello":
-        raise ProtocolError(f"the port answered hello with {message['type']!r}")
-    if message.get("protocol") != PROTOCOL:
-        raise ProtocolError(f"the port speaks protocol {message.get('protocol')!r}; this kit speaks {PROTOCOL}")
-    for name in ("ops", "dtypes", "orders"):
-        value = message.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ProtocolError(f"hello: field {name!r} is {value!r}; it must be a list of strings")
-    weight_offsets = message.get("weight_offsets", [0])
-    if not isinstance(weight_offsets, list) or any(offset not in (0, 1) for offset in weight_offsets):
-        raise ProtocolError(f"hello: field 'weight_offsets' is {weight_offsets!r}; it must be a list of 0 and 1")
-    if not isinstance(message.get("gradients"), bool):
-        raise ProtocolError(f"hello: field 'gradients' is {message.get('gradients')!r}; it must be true or false")
-    if not isinstance(message.get("taps", False), bool):
-        raise ProtocolError(f"hello: field 'taps' is {message['taps']!r}; it must be true or false")
-    for name in ("versions", "expected"):
-        if not isinstance(message.get(name, {}), dict):
-            raise ProtocolError(f"hello: field {name!r} is {message[name]!r}; it must be an object of strings")
-    return Hello(
-        name=str(message.get("name", "port")),
-        ops=tuple(message["ops"]),
-        dtypes=tuple(message["dtypes"]),
-        orders=tuple(message["orders"]),
-        weight_offsets=tuple(weight_offsets),
-        gradients=message["gradients"],
-        device=str(message.get("device", "")),
-        versions={str(key): str(value) for key, value in message.get("versions", {}).items()},
-        expected={str(glob): str(reason) for glob, reason in message.get("expected", {}).items()},
-        taps=message.get("taps", False),
-    )
+        raise ProtocolError(f"the port answered hello with {message['type'][:EXCERPT]!r}")
+    if type(message.get("protocol")) is not int or message["protocol"] != PROTOCOL:
+        raise ProtocolError(f"the port speaks protocol {_excerpt(message.get('protocol'))}; this kit speaks {PROTOCOL}")
+    fields = {name: message.get(name, default) for name, (default, _, _) in HELLO_FIELDS.items()}
+    for name, (_, is_valid, words) in HELLO_FIELDS.items():
+        if not is_valid(fields[name]):
+            raise ProtocolError(f"hello: field {name!r} is {_excerpt(fields[name])}; it must be {words}")
+    return Hello(**{name: _own(value) for name, value in fields.items()})
+
+
+def _own(value: Any) -> Any:
+    """A valid field as `Hello` has it: lists are tuples, and texts may be shown."""
+    match value:
+        case str():
+            return printable(value)
+        case list():
+            return tuple(_own(item) for item in value)
+        case dict():
+            return {printable(key): printable(text) for key, text in value.items()}
+        case _:
+            return value
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_list_of_offsets(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item in (0, 1) for item in value)
+
+
+def _is_object_of_strings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    "name": ("port", _is_string, "a string"),
+    "ops": (None, _is_list_of_strings, "a list of strings"),
+    "dtypes": (None, _is_list_of_strings, "a list of strings"),
+    "orders": (None, _is_list_of_strings, "a list of strings"),
+    "weight_offsets": ([0], _is_list_of_offsets, "a list of 0 and 1"),
+    "gradients": (None, _is_bool, "true or false"),
+    "device": ("", _is_string, "a string"),
+    "versions": ({}, _is_object_of_strings, "an object of strings"),
+    "expected": ({}, _is_object_of_strings, "an object of strings"),
+    "taps": (False, _is_bool, "true or false"),
+}
+"""Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
+
+
+def printable(text: str) -> str:
+    """A port's text as it may be shown: what would move a terminal's cursor, or is no Unicode, is escaped."""
+    return "".join(char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
+
+
+def _excerpt(value: Any) -> str:
+    return repr(value)[:EXCERPT]
+
+
+def read_text(message: dict[str, Any], field: str) -> str:
+    """A field of an answer that is for people; empty where it is missing."""
+    value = message.get(field, "")
+    return printable(value if isinstance(value, str) else repr(value))[:TEXT_LIMIT]
 
 
 def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
@@ -130,8 +175,8 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ProtocolError(f"field 'overwrote' is {value!r}; it must be a list of strings")
-    return tuple(value)
+        raise ProtocolError(f"field 'overwrote' is {_excerpt(value)}; it must be a list of strings")
+    return tuple(printable(name) for name in value)
 
 
 def read_call(message: dict[str, Any]) -> Call:

@@ -1,31 +1,22 @@
 """The journey: case -> inputs -> golden -> port(inputs) -> outputs -> compare -> verdict."""
 
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
-from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from conformance.case import TAPPED, Case
+from conformance.case import Case
 from conformance.compare import Verdict, compare
 from conformance.golden import Golden, golden
 from conformance.process import Family, PortFailure, PortProcess
-from conformance.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote
-from conformance.tensors import TensorFileError, read_tensors, write_tensors
-
-Array = np.ndarray
+from conformance.protocol import Hello
+from conformance.session import NOT_ASKED, NoAnswer, Session, asked_of
 
 CASES_OF_A_PROCESS = 100  # fewer are not worth a process of their own
-STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
-NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,51 +108,47 @@ def run_port(
     on_verdict: Callable[[Verdict], None],
 ) -> PortRun:
     """Ask one port every case it claims to support; restart it where it fails."""
-    try:
-        process = start()
-    except PortFailure as failure:
-        return PortRun(spec, None, (), str(failure))
-    hello = process.hello
-    verdicts, failures_in_a_row = [], 0
-    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        for id_, case in enumerate(cases):
-            reason = unsupported(case, hello)
-            if reason:
+    with Session(start, timeout) as session:
+        try:
+            hello = session.hello
+        except PortFailure as failure:
+            return PortRun(spec, None, (), str(failure))
+        verdicts: list[Verdict] = []
+        last = 0  # the place of the case asked before
+        for place, case in enumerate(cases):
+            if reason := unsupported(case, hello):
                 verdict = Verdict(spec, case, "skip", message=reason)
-            elif failures_in_a_row == STARTS_IN_A_ROW:
+            elif session.given_up:
                 verdict = Verdict(spec, case, "error", message=NOT_ASKED)
             else:
-                try:
-                    process = process or start()
-                    verdict = ask(process, spec, id_, case, seed, Path(folder), timeout)
-                    failures_in_a_row = 0
-                except PortFailure as failure:
-                    verdict = Verdict(spec, case, "error", message=f"the port {failure}")
-                    failures_in_a_row += 1
-                    if process:
-                        process.close(politely=False)
-                    process = None
+                verdict = ask(session, spec, golden(case, seed))
+                if session.aftermath:
+                    verdicts[last] = spoilt(verdicts[last], session.aftermath)
+                last = place
             verdicts.append(verdict)
             on_verdict(verdict)
-    if process:
-        process.close()
     return PortRun(spec, hello, tuple(verdicts))
 
 
-def ask(process: PortProcess, spec: str, id_: int, case: Case, seed: int, folder: Path, timeout: float) -> Verdict:
-    """One case from inputs to verdict. Raises `PortFailure` if the process can no longer be used."""
-    return as_expected(judge(process, spec, id_, golden(case, seed), folder, timeout), process.hello.expected)
+def ask(session: Session, spec: str, expected: Golden) -> Verdict:
+    """One case from inputs to verdict, in the light of what the port says will fail."""
+    return as_expected(judge(session, spec, expected), session.hello.expected)
 
 
-def judge(process: PortProcess, spec: str, id_: int, expected: Golden, folder: Path, timeout: float) -> Verdict:
-    """What a port makes of a golden's inputs, whatever it says of itself. Raises as `ask` does."""
+def judge(session: Session, spec: str, expected: Golden) -> Verdict:
+    """What a port makes of a golden's inputs, whatever it says of itself."""
     case = expected.case
     try:
-        answer = exchange(process, id_, case, expected.inputs, folder, timeout)
+        answer = session.exchange(case, expected.inputs)
     except NoAnswer as none:
         return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
-    verdict = compare(spec, expected, answer.outputs, asked_of(case, process.hello))
+    verdict = compare(spec, expected, answer.outputs, asked_of(case, session.hello))
     return unless_overwritten(verdict, answer.overwrote)
+
+
+def spoilt(verdict: Verdict, aftermath: str) -> Verdict:
+    """The verdict on a case where it came out later that its answer was not all the port did."""
+    return Verdict(verdict.port, verdict.case, "error", message=f"the port answered, and then {aftermath}")
 
 
 def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...] | None) -> Verdict:
@@ -179,58 +166,6 @@ def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:
     if verdict.status == "pass":
         return replace(verdict, status="fail", message=f"passes, though it is expected to fail: {reason}")
     return replace(verdict, status="expected", message=reason)
-
-
-class NoAnswer(Exception):
-    """A port in good health has no outputs for a case: it skips it, or says what went wrong."""
-
-    def __init__(self, status: Literal["skip", "error"], message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.status: Literal["skip", "error"] = status
-        self.detail = detail
-
-
-def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
-    """The outputs that a port is asked for."""
-    return tuple(case.outputs) if hello.gradients else tuple(case.outputs)[:1]
-
-
-def exchange(process: PortProcess, id_: int, case: Case, given: dict[str, Array], folder: Path, timeout: float) -> Answer:
-    """What a port returns for a case on the inputs `given`, which need not be the case's own.
-
-    Raises `NoAnswer` where it gives no outputs, `PortFailure` where the process can no longer be used.
-    """
-    inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
-    write_tensors(inputs, given)
-    outputs.unlink(missing_ok=True)
-    call = Call(
-        id=id_,
-        case=case.id,
-        op=case.op,
-        dtype=case.dtype,
-        order=case.dialect.order,
-        weight_offset=case.weight_offset or 0,
-        eps=case.eps,
-        layout=case.layout,
-        asked=asked_of(case, process.hello),
-        inputs=str(inputs),
-        outputs=str(outputs),
-        settings=case.settings,
-        taps=process.hello.taps and case.op in TAPPED,
-    )
-    answer = process.ask(id_, encode("case", **asdict(call)), timeout)
-    match answer["type"]:
-        case "done":
-            try:
-                return Answer(read_tensors(outputs), read_overwrote(answer))
-            except (TensorFileError, ProtocolError) as error:
-                raise NoAnswer("error", f"the port said done, but {error}") from None
-        case "skip":
-            raise NoAnswer("skip", str(answer.get("reason", "no reason given")))
-        case "error":
-            raise NoAnswer("error", str(answer.get("message", "no message given")), str(answer.get("detail", "")))
-        case other:
-            raise PortFailure(f"answered a case with {other!r}")
 
 
 def unsupported(case: Case, hello: Hello) -> str:

@@ -1,58 +1,156 @@
-"""A port that is asked whatever one likes, beside the run of its cases."""
+"""A port that is asked one case after another: started, started again where it fails, given up, and tidied up after."""
 
+import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from conformance.case import Case
+from conformance.case import TAPPED, Case
 from conformance.compare import malformed
-from conformance.process import PortFailure, PortProcess
-from conformance.protocol import Answer
-from conformance.runner import NOT_ASKED, STARTS_IN_A_ROW, NoAnswer, asked_of, exchange
+from conformance.process import Aftermath, PortFailure, PortProcess
+from conformance.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
+from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
 Array = np.ndarray
 
+OUTPUTS_LIMIT = 1 << 29  # bytes of the outputs' file: no case's come near
+STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
+NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
+
+
+class NoAnswer(Exception):
+    """A port has no outputs for a case: it skips it, or something went wrong."""
+
+    def __init__(self, status: Literal["skip", "error"], message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.status: Literal["skip", "error"] = status
+        self.detail = detail
+
+
+def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
+    """The outputs that a port is asked for."""
+    return tuple(case.outputs) if hello.gradients else tuple(case.outputs)[:1]
+
 
 class Session:
-    """One port in one mode: started when it is first asked, again where it failed, given up after three failures in a row."""
+    """One port in one mode: started when it is first asked, again where it failed, given up after `patience` failures in a row.
 
-    def __init__(self, start: Callable[[], PortProcess], timeout: float) -> None:
-        self._start, self._timeout = start, timeout
+    `aftermath` says what the port did after its answer and before it took in the case asked last, such as to exit; empty if
+    nothing. It costs that answer, and not the case, of which another process is asked.
+    """
+
+    def __init__(self, start: Callable[[], PortProcess], timeout: float, patience: float = STARTS_IN_A_ROW) -> None:
+        self._start, self._timeout, self._patience = start, timeout, patience
         self._process: PortProcess | None = None
         self._failures = self._asked = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="conformance-")
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self.aftermath = ""
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process:
-            self._process.close()
-        self._folder.cleanup()
+        self._end(politely=True)
+        for folder in self._folders:  # a port that was still writing may have made it again
+            _remove(folder)
 
-    def process(self) -> PortProcess:
-        """The running process. Raises `PortFailure` where it cannot be started."""
-        self._process = self._process or self._start()
-        return self._process
+    @cached_property
+    def hello(self) -> Hello:
+        """What the port first said of itself. Raises `PortFailure` where it cannot be started."""
+        return self._running().hello
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the port has failed so often that it is asked no more."""
+        return self._failures >= self._patience
 
     def ask(self, case: Case, given: dict[str, Array]) -> Answer:
         """The port's answer, well formed. Raises `NoAnswer` where there is none, or none to judge."""
-        if self._failures == STARTS_IN_A_ROW:
-            raise NoAnswer("error", NOT_ASKED)
-        self._asked += 1
-        try:
-            process = self.process()
-            answer = exchange(process, self._asked, case, given, Path(self._folder.name), self._timeout)
-        except PortFailure as failure:
-            self._failures += 1
-            if self._process:
-                self._process.close(politely=False)
-            self._process = None
-            raise NoAnswer("error", f"the port {failure}") from None
-        self._failures = 0
-        problem = malformed(case, answer.outputs, asked_of(case, process.hello))
+        answer = self.exchange(case, given)
+        problem = malformed(case, answer.outputs, asked_of(case, self.hello))
         if problem:
             raise NoAnswer("error", problem)
         return answer
+
+    def exchange(self, case: Case, given: dict[str, Array]) -> Answer:
+        """What the port returns for a case on the inputs `given`, which need not be the case's own.
+
+        Raises `NoAnswer` where it gives no outputs.
+        """
+        if self.given_up:
+            raise NoAnswer("error", NOT_ASKED)
+        # A folder for every case: whatever the port does to it, the next one is as it should be.
+        folder = tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True)
+        self._folders.append(folder)
+        try:
+            return self._exchange(case, given, Path(folder.name))
+        except PortFailure as failure:
+            self._failures += 1
+            self._end()
+            raise NoAnswer("error", f"the port {failure}") from None
+        finally:
+            _remove(folder)
+
+    def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
+        inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
+        write_tensors(inputs, given)
+        call = Call(
+            id=self._asked,
+            case=case.id,
+            op=case.op,
+            dtype=case.dtype,
+            order=case.dialect.order,
+            weight_offset=case.weight_offset or 0,
+            eps=case.eps,
+            layout=case.layout,
+            asked=asked_of(case, self.hello),
+            inputs=str(inputs),
+            outputs=str(outputs),
+            settings=case.settings,
+            taps=self.hello.taps and case.op in TAPPED,
+        )
+        answer = self._put(call)
+        self._failures = 0
+        if answer["type"] != "done":
+            key = "reason" if answer["type"] == "skip" else "message"
+            raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
+        try:
+            return Answer(read_tensors(outputs, OUTPUTS_LIMIT), read_overwrote(answer))
+        except (TensorFileError, ProtocolError) as error:
+            raise NoAnswer("error", f"the port said done, but {error}") from None
+
+    def _put(self, call: Call) -> dict:
+        """The answer of the running process or, where that one failed before it took the question in, of another."""
+        question = self._asked, encode("case", **asdict(call)), self._timeout
+        self._asked += 1
+        self.aftermath = ""
+        try:
+            return self._running().ask(*question)
+        except Aftermath as failure:
+            self._end()
+            answer = self._running().ask(*question)
+            self.aftermath = str(failure)
+            return answer
+
+    def _running(self) -> PortProcess:
+        self._process = self._process or self._start()
+        return self._process
+
+    def _end(self, *, politely: bool = False) -> None:
+        if self._process:
+            self._process.close(politely=politely)
+        self._process = None
+
+
+def _remove(folder: tempfile.TemporaryDirectory[str]) -> None:
+    """Remove a folder, or whatever the port has put in its place."""
+    with suppress(RecursionError):  # folders in folders, thousands deep
+        folder.cleanup()
+    with suppress(OSError):
+        os.unlink(folder.name)

@@ -3,9 +3,10 @@
 import json
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -16,8 +17,11 @@ from conformance.rounding import NUMPY_DTYPES
 
 Array = np.ndarray
 
-DTYPE_NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-DUMPED_DTYPES = {name: NUMPY_DTYPES[dtype] for name, dtype in DTYPE_NAMES.items()} | {
+STORED_DTYPES = {
+    name: NUMPY_DTYPES[dtype]
+    for name, dtype in {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}.items()
+}
+DUMPED_DTYPES = STORED_DTYPES | {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "BOOL": np.dtype(bool),
@@ -45,25 +49,19 @@ def write_tensors(path: Path, tensors: dict[str, Array], *, ordered: bool = Fals
     write_atomically(path, save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata))
 
 
-def read_tensors(path: Path) -> dict[str, Array]:
-    """Read a safetensors file of float64, float32, bfloat16 and float16 tensors.
+def read_tensors(path: Path, limit: int | None = None) -> dict[str, Array]:
+    """Read a safetensors file of float64, float32, bfloat16 and float16 tensors, and of at most `limit` bytes.
 
     Raises `TensorFileError`, which names the file and what is wrong with it.
     """
     # `safetensors.numpy.load` does not know bfloat16 (0.8), hence the deserialiser below it.
     try:
-        entries = deserialize(path.read_bytes())
+        entries = deserialize(read_regular(path, limit))
     except FileNotFoundError:
         raise TensorFileError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise TensorFileError(f"{path}: not a readable safetensors file: {error}") from None
-    tensors = {}
-    for name, entry in entries:
-        if entry["dtype"] not in DTYPE_NAMES:
-            raise TensorFileError(f"{path}: tensor {name!r} is {entry['dtype']}; known are {', '.join(DTYPE_NAMES)}")
-        dtype = NUMPY_DTYPES[DTYPE_NAMES[entry["dtype"]]]
-        tensors[name] = np.frombuffer(bytearray(entry["data"]), dtype=dtype).reshape(entry["shape"])
-    return tensors
+    return {name: _as_array(path, name, entry, entry["data"], STORED_DTYPES) for name, entry in entries}
 
 
 def read_dump(path: Path) -> Dump:
@@ -73,7 +71,7 @@ def read_dump(path: Path) -> Dump:
     them, numbers in the names count as numbers. Raises `TensorFileError`, which names the file and what is wrong with it.
     """
     try:
-        with safe_open(path, "numpy"):  # the format's own checks: the header, every offset, every size
+        with open_regular(path), safe_open(path, "numpy"):  # the format's own checks: the header, every offset, every size
             content = np.memmap(path, np.uint8, "r")
         length = int.from_bytes(content[:8].tobytes(), "little")
         header: dict[str, Any] = json.loads(content[8 : 8 + length].tobytes())
@@ -85,11 +83,37 @@ def read_dump(path: Path) -> Dump:
     tensors: dict[str, Array] = {}
     for name in _as_written(header) if order is None else _in_order(path, order, header):
         entry = header[name]
-        if entry["dtype"] not in DUMPED_DTYPES:
-            raise TensorFileError(f"{path}: tensor {name!r} is {entry['dtype']}; known are {', '.join(DUMPED_DTYPES)}")
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        tensors[name] = content[start:end].view(DUMPED_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        tensors[name] = _as_array(path, name, entry, content[start:end], DUMPED_DTYPES)
     return Dump(tensors, order is not None)
+
+
+def _as_array(path: Path, name: str, entry: dict[str, Any], data: Any, dtypes: dict[str, np.dtype]) -> Array:
+    """A view of a tensor's bytes."""
+    if entry["dtype"] not in dtypes:
+        raise TensorFileError(f"{path}: tensor {name!r} is {entry['dtype']}; known are {', '.join(dtypes)}")
+    try:
+        return np.frombuffer(data, dtypes[entry["dtype"]]).reshape(entry["shape"])
+    except (OverflowError, ValueError) as error:  # it has no element, and an axis or a rank beyond NumPy's
+        raise TensorFileError(f"{path}: tensor {name!r} has shape {entry['shape']!s:.100}: {error}") from None
+
+
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """All bytes of a file. Raises `OSError` where it has more than `limit`, or is a pipe, say, which might never end."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(f"{size} bytes; at most {limit} are expected")
+        return file.read(size)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file. Raises `OSError` where it is a folder, a pipe or a device, and does not wait for one."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return open(descriptor, "rb")
 
 
 def _order(path: Path, metadata: dict[str, str]) -> list[str] | None:

@@ -13,7 +13,7 @@ from conformance.identify import Finding
 from conformance.norms.cases import NormOp
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Cell, Report
 from conformance.rounding import DTYPES
-from conformance.runner import NOT_ASKED
+from conformance.session import NOT_ASKED
 
 CAUSES_SHOWN = 8
 NO_OP = "no op "  # how the reason begins that a port lacks an op

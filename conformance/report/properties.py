@@ -14,7 +14,7 @@ from conformance.inquiry import Inquiry
 from conformance.properties import PROPERTIES, Finding, Property, Status
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN
 from conformance.rounding import DTYPES
-from conformance.runner import NOT_ASKED
+from conformance.session import NOT_ASKED
 
 FORMAT = 1
 WORST_FIRST: tuple[Status, ...] = ("violated", "error", "rounding", "holds", "not asked")

@@ -12,7 +12,8 @@ from conformance.case import OPS
 from conformance.compare import OutputVerdict, Status, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.rounding import DTYPES
-from conformance.runner import NOT_ASKED, PortRun
+from conformance.runner import PortRun
+from conformance.session import NOT_ASKED
 
 NAMED = 4  # outputs that are named in one line
 

@@ -1,0 +1,164 @@
+"""Whatever a port does costs the case it does it on: the others are judged, nothing is left running, no file is left behind."""
+
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conformance.cases import select
+from conformance.process import PortProcess
+from conformance.runner import PortRun, run_port
+
+BEFORE, VICTIM, AFTER = (select(f"rms_norm/either_order/float32/{name}")[0] for name in ("std_0.05", "zero_rows", "random"))
+GIVEN = 1.5  # seconds for an answer, where there will be none
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where temporary files go."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def hostile(way: str) -> list[str]:
+    return [sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), way]
+
+
+def run(way: str, *, timeout: float = 60.0, before: tuple = (BEFORE,)) -> PortRun:
+    start = partial(PortProcess, hostile(way), device="cpu", mode="jit", timeout=60.0)
+    return run_port(way, start, (*before, VICTIM, AFTER), 0, timeout, lambda verdict: None)
+
+
+def costs(way: str, **options) -> tuple[str, str]:
+    """What becomes of the victim; the cases before and after it pass."""
+    *before, victim, after = run(way, **options).verdicts
+    assert [(verdict.status, verdict.message) for verdict in (*before, after)] == [("pass", "")] * (1 + len(before))
+    return victim.status, victim.message
+
+
+def is_left(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("exits_0", "the port exited with status 0"),
+        ("exits_1", "the port exited with status 1"),
+        ("exits_amid_its_answer", "the port exited with status 0"),
+        ("is_killed", "the port was killed by SIGKILL, as happens where memory runs out"),
+        ("crashes", "the port was killed by SIGSEGV"),
+        ("kills_its_group", "the port was killed by SIGTERM"),
+        ("runs_out_of_memory", "MemoryError"),
+        ("leaves_a_child", "the port exited with status 1: out of memory"),
+        ("detaches_and_exits", "the port exited with status 4"),
+        ("floods_stdout", "the port wrote to stdout what is not a protocol message: 'xxx"),
+        (
+            "floods_stdout_with_lines",
+            "the port wrote to stdout what is not a protocol message: 'loss 0.31'; print to stderr instead",
+        ),
+        ("prints", "the port wrote to stdout what is not a protocol message: 'loss 0.31'; print to stderr instead"),
+        ("prints_before_its_answer", "the port wrote to stdout what is not a protocol message: 'loss 0.31'; print to stderr"),
+        ("prints_after_its_answer", r"the port wrote to stdout more than its answer: 'loss 0.31\n'; print to stderr instead"),
+        ("lists", "the port wrote to stdout what is not a protocol message: '[1, 2, 3]'"),
+        ("nests", "the port wrote to stdout what is not a protocol message: '[[["),
+        ("nests_an_id", "the port wrote to stdout what is not a protocol message: "),
+        ("counts_to_infinity", "the port wrote to stdout what is not a protocol message: "),
+        ("is_not_utf8", "the port wrote to stdout what is not a protocol message: "),
+        ("is_a_surrogate", r"\ud800\x1b[2J"),
+        ("nan_id", "the port answered request 1 with id nan"),
+        ("wrong_id", "the port answered request 1 with id -1"),
+        ("true_id", "the port answered request 1 with id True"),
+        ("no_id", "the port answered request 1 with id None"),
+        ("wrong_type", "the port answered a case with 'perhaps'"),
+        ("hello_again", "the port answered a case with 'hello'"),
+        ("no_list", "the port said done, but field 'overwrote' is 'x'; it must be a list of strings"),
+        ("answers_twice", 'the port wrote to stdout more than its answer: \'{"type": "done", "id": 1}'),
+        ("answers_ahead", 'the port wrote to stdout more than its answer: \'{"type": "done", "id": 2}'),
+        ("answers_the_next", "the port answered request 1 with id 2"),
+        ("no_file", "the port said done, but {folder}/outputs.safetensors: no such file"),
+        ("breaks_file", "outputs.safetensors: not a readable safetensors file: "),
+        ("writes_half", "outputs.safetensors: not a readable safetensors file: "),
+        ("writes_an_empty_file", "outputs.safetensors: not a readable safetensors file: "),
+        ("header_of_2_63", "outputs.safetensors: not a readable safetensors file: "),
+        ("header_is_nested", "outputs.safetensors: not a readable safetensors file: "),
+        ("huge_shape", "outputs.safetensors: not a readable safetensors file: "),
+        ("huge_and_empty_shape", "outputs.safetensors: tensor 'y' has shape [0, 9223372036854775808]: "),
+        ("negative_shape", "outputs.safetensors: not a readable safetensors file: "),
+        ("fractional_shape", "outputs.safetensors: not a readable safetensors file: "),
+        ("long_offsets", "outputs.safetensors: not a readable safetensors file: "),
+        ("sparse_file", "not a readable safetensors file: 1099511627776 bytes; at most 536870912 are expected"),
+        ("folder_for_outputs", "outputs.safetensors: not a readable safetensors file: not a regular file"),
+        ("fifo_for_outputs", "outputs.safetensors: not a readable safetensors file: not a regular file"),
+        ("device_for_outputs", "outputs.safetensors: not a readable safetensors file: not a regular file"),
+        ("link_to_itself", "outputs.safetensors: not a readable safetensors file: "),
+        ("link_to_nothing", "outputs.safetensors: no such file"),
+        ("deletes_the_folder", "outputs.safetensors: no such file"),
+        ("file_for_folder", "outputs.safetensors: "),
+    ],
+)
+def test_it_costs_one_case(way, words, folder):
+    status, message = costs(way)
+    assert status == "error"
+    for part in words.split("{folder}"):
+        assert part in message
+    assert is_left(folder) == []
+
+
+@pytest.mark.parametrize("way", ["hangs", "floods_stderr", "detaches_and_hangs"])
+def test_hanging_costs_one_case_and_the_time_given(way, folder):
+    began = time.monotonic()
+    status, message = costs(way, timeout=GIVEN)
+    assert status == "error"
+    assert message.startswith(f"the port did not answer within {GIVEN:g} s")
+    assert GIVEN <= time.monotonic() - began < 30
+    assert is_left(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("way", "timeout", "words"),
+    [
+        ("exits_after_its_answer", 60.0, "exited with status 3"),
+        ("hangs_after_its_answer", GIVEN, f"did not answer within {GIVEN:g} s"),
+        ("closes_stdin", 60.0, "closed its stdin"),
+    ],
+)
+def test_what_it_does_after_its_answer_costs_that_answer(way, timeout, words, folder):
+    assert costs(way, timeout=timeout) == ("error", f"the port answered, and then {words}")
+    assert is_left(folder) == []
+
+
+def test_an_answer_twice_is_not_the_next_one(folder):
+    """Though the port waits for the next question first."""
+    assert costs("answers_again_when_asked_again") == ("error", "the port answered, and then answered request 2 with id 1")
+    assert is_left(folder) == []
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["detaches", "says_much_on_stderr", "litters", "deletes_its_inputs", "edits_its_inputs", "writes_on_and_on", "is_slow"],
+)
+def test_what_harms_nobody_passes_and_is_tidied_up(way, folder):
+    assert costs(way) == ("pass", "")
+    assert is_left(folder) == []
+
+
+def test_a_link_in_place_of_the_folder_is_removed_and_not_followed(folder):
+    assert costs("links_the_folder") == ("pass", "")
+    assert is_left(folder) == ["elsewhere"]
+    assert sorted(path.name for path in (folder / "elsewhere").iterdir()) == ["inputs.safetensors", "outputs.safetensors"]
+
+
+@pytest.mark.parametrize(("way", "words"), [("not_a_number", ""), ("wrong_dtype", "y is float64; expected float32")])
+def test_wrong_numbers_fail(way, words, folder):
+    assert costs(way) == ("fail", words)
+    assert is_left(folder) == []
+
+
+def test_a_reason_that_is_no_text_is_shown_as_it_is():
+    assert costs("no_text") == ("skip", "{'because': None}")
