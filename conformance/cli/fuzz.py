@@ -1,6 +1,7 @@
 """`conformance fuzz`."""
 
 import importlib.util
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ def fuzz(
     from conformance.case_files import as_json
     from conformance.process import PortProcess
     from conformance.report import fuzzed
-    from conformance.report.report import Report
+    from conformance.report.report import Settings
     from conformance.tensors import write_atomically
 
     name, command, arguments = command_of(port, exec_)
@@ -52,8 +53,8 @@ def fuzz(
         search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
     if keep and search.found:
         write_atomically(keep, as_json(search.found.verdict.case).encode())
-    report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
-    fuzzed.show(search, seed, report, stdout())
+    settings = Settings(fuzz.CASES_SEED, device, mode, cases=str(keep or "FILE"))
+    fuzzed.show(search, seed, settings, arguments.get(name, shlex.quote(name)), stdout())
     raise typer.Exit(fuzzed.exit_status(search))
 
 

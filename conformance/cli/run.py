@@ -45,9 +45,10 @@ def run(
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
+    from conformance.report.building import build, digest
     from conformance.report.console import show
     from conformance.report.machine import as_json
-    from conformance.report.report import Report
+    from conformance.report.report import Settings
     from conformance.runner import run_ports
     from conformance.tensors import write_atomically
 
@@ -66,7 +67,8 @@ def run(
             jobs=jobs,
             on_verdict=lambda verdict: advance(verdict.port),
         )
-    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments, str(file or ""))
+    settings = Settings(seed, device, mode, str(file or ""), len(cases), digest(cases))
+    report = build(runs, settings, time.monotonic() - began, arguments)
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, stdout())

@@ -128,7 +128,8 @@ def test_eps_outside_the_root_is_named_in_every_dtype(tmp_path):
     assert "eps is added to the root, not under it" in output
     (cause,) = read_report(tmp_path / "report.json")["causes"]
     assert cause["what"] == "eps is added to the root, not under it"
-    assert cause["evidence"].startswith("eps_outside_root agrees with 44 of 44 cases and explains 132 of 132 failing outputs")
+    evidence = {name: cause["evidence"][name] for name in ("mistake", "agreeing", "judged", "outputs", "failing")}
+    assert tuple(evidence.values()) == ("eps_outside_root", 44, 44, 132, 132)
     near_eps = [case for case in CASES if case.name == "rows_near_eps"]
     assert {case.id for case in near_eps} < set(cause["cases"])
     assert {(case.op, case.dtype) for case in near_eps} == {(op, dtype) for op in NORMS for dtype in DTYPES}
@@ -150,11 +151,16 @@ def test_json_counts_every_case(tmp_path, ports, status, counts):
     arguments = ["--case", "*/either_order/*/spike", "--seed", 3, "--mode", "eager", "--device", "mars", "--json", path]
     assert conformance("run", *ports, *arguments)[0] == status
     report = read_report(path)
-    assert (report["exit_status"], report["seed"], report["mode"], report["device"]) == (status, 3, "eager", "mars")
+    assert {name: report["settings"][name] for name in ("seed", "mode", "device")} == {
+        "seed": 3,
+        "mode": "eager",
+        "device": "mars",
+    }
+    assert report["exit_status"] == status
     assert [port["port"] for port in report["ports"]] == ports
     failures = {"no_such_module": "ModuleNotFoundError: No module named 'no_such_module'"}
     assert [port["failure"] for port in report["ports"]] == [failures.get(port, "") for port in ports]
-    assert {name: sum(cell.get(name, 0) for cell in report["matrix"]) for name in counts} == counts
+    assert {name: sum(cell["statuses"].get(name, 0) for cell in report["matrix"]) for name in counts} == counts
     assert {name: [verdict["status"] for verdict in report["verdicts"]].count(name) for name in counts} == counts
     assert len(report["verdicts"]) == sum(counts.values())
 
