@@ -19,7 +19,9 @@
 static const struct json *message; /* the one in hand; NULL until its line is read */
 
 static const char abilities[] =
-    "\"ops\": [\"rms_norm\", \"layer_norm\", \"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
+    "\"protocol\": 1, \"name\": \"c\", \"device\": \"cpu\", "
+    "\"ops\": [\"rms_norm\", \"layer_norm\", "
+    "\"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
     "\"dtypes\": [\"float64\", \"float32\", \"bfloat16\", \"float16\"], "
     "\"orders\": [\"cast_then_scale\", \"scale_then_cast\"], \"weight_offsets\": [0, 1], \"gradients\": true, \"taps\": true";
 
@@ -28,7 +30,7 @@ static void hello(void)
     const char *device = json_text(message, "device");
     if (strcmp(device, "cpu") != 0)
         refuse("no device %s: this is plain C", device);
-    printf("{\"type\": \"hello\", \"protocol\": 1, \"name\": \"c\", %s, \"device\": \"cpu\", \"versions\": {\"cc\": ", abilities);
+    printf("{\"type\": \"hello\", %s, \"versions\": {\"cc\": ", abilities);
     json_print(stdout, COMPILER);
     puts("}}");
 }

@@ -9,6 +9,8 @@
 #include "numbers.h"
 #include "scratch.h"
 
+enum { WIDEST = 1 << 20 };
+
 static const struct tensor *input(const struct tensor *given, const char *name)
 {
     const struct tensor *found = find(given, name);
@@ -112,7 +114,7 @@ static void answer_rope(const struct json *settings, bool backward, const struct
 
 static void answer_attention(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
 {
-    const struct tensor *q = input(given, "q"), *k = input(given, "k"), *v = input(given, "v"), *mask = find(given, "key_mask");
+    const struct tensor *q = input(given, "q"), *k = input(given, "k"), *mask = find(given, "key_mask");
     struct attention how = {
         .s = axis_from_last(q, 3),
         .t = axis_from_last(k, 3),
@@ -122,7 +124,7 @@ static void answer_attention(const struct json *settings, bool backward, const s
         .causal = json_true(settings, "causal"),
         .key_mask = mask ? decode(mask) : NULL,
     };
-    if (!q->count || !how.h_kv || how.h % how.h_kv || how.s > how.t)
+    if (!q->count || !k->count || how.h % how.h_kv || how.s > how.t)
         refuse("%zu query heads over %zu key heads, %zu queries over %zu keys", how.h, how.h_kv, how.s, how.t);
     how.batch = q->count / (how.s * how.h * how.d_head);
     if (k->count != how.batch * how.t * how.h_kv * how.d_head || (mask && mask->count != how.batch * how.t))
@@ -138,7 +140,7 @@ static void answer_attention(const struct json *settings, bool backward, const s
     attention_vjp(how, input_like(given, "dy", q), of_q, of_k, of_v, probs, dq, dk, dv);
     output(outputs, "dq", q, dq);
     output(outputs, "dk", k, dk);
-    output(outputs, "dv", v, dv);
+    output(outputs, "dv", input(given, "v"), dv);
 }
 
 static void answer_swiglu(bool backward, const struct tensor *given, struct tensor **outputs)
@@ -168,6 +170,15 @@ static void answer_gelu(const struct json *settings, bool backward, const struct
     output(outputs, "dx", x, dx);
 }
 
+/* So bounded, the product of any three is far from an overflow. */
+static size_t width(const struct json *config, const char *name)
+{
+    size_t size = json_size(config, name);
+    if (size > WIDEST)
+        refuse("%s is %zu; it must be %d at most", name, size, WIDEST);
+    return size;
+}
+
 static struct block block_of(const struct json *settings, const struct tensor *given)
 {
     const struct tensor *x = input(given, "x"), *k_cache = find(given, "k_cache"), *v_cache = find(given, "v_cache");
@@ -179,11 +190,11 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .like = *x,
         .s = axis_from_last(x, 2),
         .past = k_cache ? axis_from_last(k_cache, 3) : 0,
-        .d_model = json_size(config, "d_model"),
-        .n_heads = json_size(config, "n_heads"),
-        .n_kv_heads = json_size(config, "n_kv_heads"),
-        .d_head = json_size(config, "d_head"),
-        .d_ff = json_size(config, "d_ff"),
+        .d_model = width(config, "d_model"),
+        .n_heads = width(config, "n_heads"),
+        .n_kv_heads = width(config, "n_kv_heads"),
+        .d_head = width(config, "d_head"),
+        .d_ff = width(config, "d_ff"),
         .position = json_size(settings, "position"),
         .casts_first = casts_first(json_text(config, "order")),
         .qk_norm = json_true(config, "qk_norm"),
@@ -198,11 +209,13 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .given = given,
         .layer = "",
     };
-    if (!x->count || axis_from_last(x, 1) != b.d_model || !b.n_kv_heads || b.n_heads % b.n_kv_heads || !b.d_head || b.d_head % 2)
-        refuse("x, d_model and the heads do not go together");
+    if (!x->count || axis_from_last(x, 1) != b.d_model)
+        refuse("x is empty, or its last axis is not d_model");
+    if (!b.n_kv_heads || b.n_heads % b.n_kv_heads || !b.d_head || (b.rope && b.d_head % 2))
+        refuse("%zu query heads over %zu key heads of %zu features", b.n_heads, b.n_kv_heads, b.d_head);
     b.batch = x->count / (b.s * b.d_model);
     size_t cached = b.batch * b.past * b.n_kv_heads * b.d_head;
-    if (b.past && (!v_cache || k_cache->count != cached || v_cache->count != cached))
+    if (b.past && (!cached || !v_cache || k_cache->count != cached || v_cache->count != cached))
         refuse("k_cache and v_cache must be of shape [*batch, past, n_kv_heads, d_head]");
     return b;
 }

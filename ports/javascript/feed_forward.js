@@ -41,13 +41,18 @@ export function swigluVjp(dy, gate, up) {
 const twiceTheAngle = (x) => Math.sqrt(8 / Math.PI) * (x + 0.044715 * x ** 3);
 const shareBelow = (x, approximate) => (approximate ? sigmoid(twiceTheAngle(x)) : erfc(-x / Math.SQRT2) / 2);
 
+// The derivatives of the two.
+const density = (x) => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI);
+const slopeByTanh = (x) => {
+  const a = twiceTheAngle(x);
+  return sigmoid(a) * sigmoid(-a) * Math.sqrt(8 / Math.PI) * (1 + 3 * 0.044715 * x * x);
+};
+
 export function gelu(x, approximate) {
   return array(x, x.length, (i) => x[i] * shareBelow(x[i], approximate));
 }
 
 export function geluVjp(dy, x, approximate) {
-  const density = (x) => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI);
-  const byTanh = (x) => sigmoid(twiceTheAngle(x)) * sigmoid(-twiceTheAngle(x)) * Math.sqrt(8 / Math.PI) * (1 + 3 * 0.044715 * x * x);
-  const slope = approximate ? byTanh : density;
+  const slope = approximate ? slopeByTanh : density;
   return array(x, x.length, (i) => dy[i] * (shareBelow(x[i], approximate) + x[i] * slope(x[i])));
 }
