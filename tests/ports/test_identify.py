@@ -25,6 +25,12 @@ DIALECTS = [
     ),
     ("ports.keras", "keras", (SCALE, "scale_then_cast, the weight rounded first; y is bfloat16"), (SCALE, SCALE)),
     ("ports.mlx", "mlx", (CAST, PROMOTED), (CAST, PROMOTED)),
+    (
+        "ports.numpy",
+        "numpy",
+        (SCALE, SCALE, CAST, "cast_then_scale; y is float32"),
+        (SCALE, SCALE, CAST, "cast_then_scale; y is float32"),
+    ),
     ("ports.onnxruntime", "onnxruntime", (NOT_ASKED, NOT_ASKED), (SCALE, NOT_ASKED)),
     ("ports.onnxruntime.port:Simplified", "onnxruntime", (SCALE, NOT_ASKED), None),
     ("ports.torch_nn", "torch", (SCALE, SCALE), (SCALE, SCALE)),

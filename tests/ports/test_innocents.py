@@ -46,6 +46,7 @@ INNOCENTS = [
     Innocent("ports.keras", "jit", 12, 8, ("jax", "keras")),
     Innocent("ports.mlx", "eager", 180, 56, ("mlx",)),
     Innocent("ports.mlx", "jit", 10, 10, ("mlx",)),
+    Innocent("ports.numpy", "eager", 510, 0, ("numpy",)),
     Innocent("ports.onnxruntime", "eager", 180, 0, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 104, 4, ("onnx", "onnxruntime")),
     Innocent("ports.torch_nn", "eager", 180, 58, ("torch",)),

@@ -18,14 +18,19 @@ ROOT = Path(__file__).parents[2]
 KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
 ON_DEMAND = {"hypothesis": {"conformance.fuzz", "conformance.random_cases"}}  # an extra, and the modules that need it
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
-PORTED = {"equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "torch", "transformers"}
+PORTED = {
+    *("equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime"),
+    *("tensorflow", "tinygrad", "torch", "transformers"),
+}
 
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "safetensors", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping", "safetensors"},
-    "ports": {"conformance.protocol", "reference.checkpoints", "impl_jax", "impl_torch"} | BRIDGE | PORTED,
+    "ports": {"conformance.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
+    | BRIDGE
+    | PORTED,
 }
 
 
