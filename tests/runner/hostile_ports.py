@@ -49,9 +49,10 @@ def wait_forever() -> None:
 
 
 def detach(*, bare: bool = False) -> None:
-    """Leave a grandchild in a session of its own, whose parent is gone; or a bare child, without an environment."""
+    """Leave a grandchild in a session of its own, whose parent is gone; or a bare child, whose environment is empty."""
     if bare:
-        subprocess.Popen(["/bin/sleep", "1000"], env={}, start_new_session=True)
+        child = subprocess.Popen(["/bin/sleep", "1000"], env={}, start_new_session=True)
+        Path(sys.argv[2]).write_text(str(child.pid))
     elif os.fork() == 0:
         os.setsid()
         if os.fork() == 0:

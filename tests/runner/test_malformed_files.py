@@ -255,7 +255,7 @@ def test_a_damaged_manifest_is_read_or_refused(tmp_path, text):
         "\n".join(check(tmp_path)).encode()
 
 
-@pytest.mark.parametrize("file", ["../a", "/etc/passwd", "a/../../b", "a//b", "", ".", "a/.hidden", "a\0b", "\ud800", "a\nb"])
+@pytest.mark.parametrize("file", ["../a", "/etc/passwd", "a/../../b", "a//b", "", ".", "a/.hidden", "a\0b", "a\nb"])
 def test_no_fixture_lies_outside_its_folder(tmp_path, file):
     text = json.dumps(FOLDER | {"cases": [ENTRY | {"file": file}]}).encode()
     assert "case number 0: field 'file' is " in refusal_of_manifest(tmp_path, text)
