@@ -101,12 +101,14 @@ def read_dump(path: Path) -> Dump:
 
 def _as_array(path: Path, name: str, entry: dict[str, Any], data: Any, dtypes: dict[str, np.dtype]) -> Array:
     """A view of a tensor's bytes."""
+    if not name.isprintable():
+        raise TensorFileError(f"{path}: tensor {name!r:.80} has a name that cannot be shown")
     if entry["dtype"] not in dtypes:
-        raise TensorFileError(f"{path}: tensor {name!r} is {entry['dtype']}; known are {', '.join(dtypes)}")
+        raise TensorFileError(f"{path}: tensor {name!r:.80} is {entry['dtype']}; known are {', '.join(dtypes)}")
     try:
         return np.frombuffer(data, dtypes[entry["dtype"]]).reshape(entry["shape"])
     except (OverflowError, ValueError) as error:  # it has no element, and an axis or a rank beyond NumPy's
-        raise TensorFileError(f"{path}: tensor {name!r} has shape {entry['shape']!s:.100}: {error}") from None
+        raise TensorFileError(f"{path}: tensor {name!r:.80} has shape {entry['shape']!s:.100}: {error}") from None
 
 
 def read_regular(path: Path, limit: int | None = None) -> bytes:

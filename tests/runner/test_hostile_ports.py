@@ -1,6 +1,7 @@
 """Whatever a port does costs the case it does it on: the others are judged, nothing is left running, no file is left behind."""
 
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 from conformance.cases import select
 from conformance.process import PortProcess, serve_command
 from conformance.runner import run_port, run_ports
+from tests.runner.test_cli import CONFORMS, FAILS, NOT_RUN, conformance
 
 BEFORE, VICTIM, AFTER = (select(f"rms_norm/either_order/float32/{name}")[0] for name in ("std_0.05", "zero_rows", "random"))
 MEMORY = 200_000  # kilobytes that a flood may add to what this process takes; all of it would be many times that
@@ -33,10 +35,13 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def hostile(*way: str) -> list[str]:
+    return [sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), *way]
+
+
 def costs(*way: str, timeout: float = 60.0) -> tuple[str, str]:
     """What becomes of the victim; the cases before and after it pass, and memory stays within bounds."""
-    command = [sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), *way]
-    start = partial(PortProcess, command, device="cpu", mode="jit", timeout=60.0)
+    start = partial(PortProcess, hostile(*way), device="cpu", mode="jit", timeout=60.0)
     before = peak()
     first, victim, last = run_port(way[0], start, (BEFORE, VICTIM, AFTER), 0, timeout, lambda verdict: None).verdicts
     assert [(verdict.status, verdict.message) for verdict in (first, last)] == [("pass", "")] * 2
@@ -193,3 +198,19 @@ def test_an_answer_from_memory_passes_with_no_seed_but_its_own():
     for seed, status in {0: "pass", 7: "fail"}.items():
         (result,) = run_ports(port, cases, seed=seed)
         assert [verdict.status for verdict in result.verdicts] == [status] * 4
+
+
+@pytest.mark.parametrize("way", ["steers", "has_odd_dtypes"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--case", "rms_norm/either_order/*/r*"),
+        ("identify",),
+        ("fuzz", "--seconds", 1),
+        ("properties", "--op", "rms_norm"),
+    ],
+)
+def test_no_command_trips_over_what_a_port_says(way, command):
+    status, said = conformance(*command, "--exec", shlex.join(hostile(way)))
+    assert status in (CONFORMS, FAILS, NOT_RUN)
+    assert "\x1b" not in said

@@ -157,6 +157,7 @@ LIES = {
     "bytes of no tensor": packed({"x": F64}, bytes(16)),
     "a tensor twice": packed(b'{"x": %s, "x": %s}' % ((json.dumps(F64).encode(),) * 2), bytes(16)),
     "an unknown dtype": packed({"x": F64 | {"dtype": "F33"}}, bytes(8)),
+    "a name that steers a terminal": packed({"\x1b[2J": F64}, bytes(8)),
     "no UTF-8": packed(b'{"\xff": {}}', b""),
     "a deep header": packed(b"[" * 100_000, b""),
     "a header of 2^63": (2**63).to_bytes(8, "little") + b"{}",
