@@ -55,7 +55,8 @@ def show_findings(port: str, found: Mapping[NormOp, tuple[Finding, ...]], consol
         table.add_column(Text(name), overflow="fold")
     for op, findings in found.items():
         for finding in findings:
-            table.add_row(op, finding.asked, Text(finding.found, style="bold" if finding.told else "red"), finding.evidence)
+            found_ = Text(finding.found, style="bold" if finding.told else "red")
+            table.add_row(op, Text(finding.asked), found_, Text(finding.evidence))
     console.print(table)
 
 

@@ -48,8 +48,8 @@ def in_a_shell(*arguments: object, **options) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
-def rubbish(*way: str) -> str:
-    return shlex.join([sys.executable, str(Path(__file__).with_name("rubbish.py")), *way])
+def hostile(*way: str) -> str:
+    return shlex.join([sys.executable, str(Path(__file__).with_name("hostile_ports.py")), *way])
 
 
 def causes(result: subprocess.CompletedProcess[str]) -> list[str]:
@@ -71,7 +71,7 @@ def read_report(path: Path) -> dict:
         ((HONEST,), CONFORMS, "conforms: 1 passed"),
         ((WRONG,), FAILS, "does not conform: 1 failed"),
         ((HONEST, WRONG), FAILS, "does not conform: 1 passed, 1 failed"),
-        (("--exec", rubbish("no_file")), FAILS, "does not conform: 1 error"),
+        (("--exec", hostile("no_file")), FAILS, "does not conform: 1 error"),
         (("no_such_module",), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError: No module named"),
         (("--exec", "./no_such_program"), NOT_RUN, "./no_such_program could not be run: "),
         ((HONEST, "no_such_module"), NOT_RUN, "1 passed"),
@@ -175,14 +175,14 @@ def test_an_op_that_a_port_lacks_is_not_judged():
 def test_a_program_is_run_with_its_arguments(tmp_path):
     """Beside a port in Python, which costs it nothing; split as a shell would, and not run by one."""
     spaced = tmp_path / "a b"
-    status, output = conformance("run", HONEST, "--exec", rubbish("tidies_up", str(spaced)), "--case", VICTIM)
+    status, output = conformance("run", HONEST, "--exec", hostile("tidies_up", str(spaced)), "--case", VICTIM)
     assert status == FAILS
     assert "does not conform: 1 passed, 1 error" in output
     assert spaced.read_text() == "tidy"
 
 
 def test_a_port_is_not_waited_for_longer_than_asked():
-    status, output = conformance("run", "--exec", rubbish("hangs"), "--case", VICTIM, "--timeout", "1.5")
+    status, output = conformance("run", "--exec", hostile("hangs"), "--case", VICTIM, "--timeout", "1.5")
     assert status == FAILS
     assert "the port did not answer within 1.5 s" in output
 
@@ -200,15 +200,15 @@ def test_a_seed_gives_other_inputs(tmp_path):
     ("port", "options"),
     [
         ([WRONG], ["--seed", "7", "--mode", "eager", "--device", "mars"]),
-        (["--exec", rubbish("no_file")], []),
-        (["--exec", rubbish("no_file", "_" * 99)], []),
-        (["--exec", rubbish("no_file", '"$HOME"')], []),
+        (["--exec", hostile("no_file")], []),
+        (["--exec", hostile("no_file", "_" * 99)], []),
+        (["--exec", hostile("no_file", '"$HOME"')], []),
         (["--exec", "./no_file"], []),
     ],
     ids=["module", "program", "long", "quotes", "bare"],
 )
 def test_the_command_that_a_report_prints_shows_the_same_failure(port, options, tmp_path):
-    (tmp_path / "no_file").write_text(f"#!/bin/sh\nexec {rubbish('no_file')}\n")
+    (tmp_path / "no_file").write_text(f"#!/bin/sh\nexec {hostile('no_file')}\n")
     (tmp_path / "no_file").chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first = in_a_shell("run", *port, "--case", "rms_norm/*/float32/zero_rows", *options, cwd=tmp_path, env=environment)
@@ -275,9 +275,9 @@ def test_a_port_is_found_where_the_command_is_run(tmp_path):
         (["--exec", ""], WRONG_USAGE),
         (["--exec", "node 'port.js"], WRONG_USAGE),
         ([HONEST, "--json", "."], WRONG_USAGE),
-        (["--exec", rubbish("null_versions")], NOT_RUN),
-        (["--exec", rubbish("nests")], FAILS),
-        (["--exec", rubbish("no_file", "[/b]")], FAILS),
+        (["--exec", hostile("null_versions")], NOT_RUN),
+        (["--exec", hostile("nests")], FAILS),
+        (["--exec", hostile("no_file", "[/b]")], FAILS),
     ],
     ids=["no program", "open quotation", "folder for a file", "versions", "deep nesting", "brackets"],
 )
@@ -287,7 +287,7 @@ def test_no_stack_trace_is_shown(arguments, status):
     assert result.returncode == status
 
 
-@pytest.mark.parametrize("port", [["--exec", rubbish("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
+@pytest.mark.parametrize("port", [["--exec", hostile("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
 def test_every_pipe_is_closed(port, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "always::ResourceWarning")
     assert in_a_shell("run", *port, "--case", VICTIM).stderr == ""
@@ -295,7 +295,7 @@ def test_every_pipe_is_closed(port, monkeypatch):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
 def test_an_interrupted_run_takes_its_ports_along(sign, wait_for_processes):
-    command = [sys.executable, "-m", "conformance", "run", "--exec", rubbish("hangs"), "--case", VICTIM]
+    command = [sys.executable, "-m", "conformance", "run", "--exec", hostile("hangs"), "--case", VICTIM]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         assert wait_for_processes(3)  # itself, the port and the port's own child
         run.send_signal(sign)

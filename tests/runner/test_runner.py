@@ -16,7 +16,8 @@ from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
 from conformance.report.building import build
 from conformance.report.report import FAILS, Settings
-from conformance.runner import STARTS_IN_A_ROW, PortRun, run_port, run_ports, unsupported
+from conformance.runner import PortRun, run_port, run_ports, unsupported
+from conformance.session import STARTS_IN_A_ROW
 
 VICTIM, FOLLOWER = select("rms_norm/either_order/float32/zero_rows") + select("rms_norm/either_order/float32/random")
 HELLO = Hello(
