@@ -49,6 +49,8 @@ INNOCENTS = [
     Innocent("ports.numpy", "eager", 510, 0, ("numpy",)),
     Innocent("ports.onnxruntime", "eager", 180, 0, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 104, 4, ("onnx", "onnxruntime")),
+    Innocent("ports.tensorflow", "eager", 492, 6, ("tensorflow",)),
+    Innocent("ports.tensorflow.port:Moments", "eager", 58, 49, ("tensorflow",)),
     Innocent("ports.torch_nn", "eager", 180, 58, ("torch",)),
     Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 237, 1, ("torch",)),
