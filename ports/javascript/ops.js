@@ -27,7 +27,8 @@ function blocks({ op, settings }, given, backward) {
   const outputs = { out: like(given.x, out) };
   for (const { taps } of layers) for (const [name, tap] of Object.entries(taps)) outputs[`tap.${name}`] = tap;
   if (!backward) return outputs;
-  outputs.dx = like(given.x, layers.reduceRight((cotangent, layer) => layer.backward(cotangent), given.dout.values));
+  const dx = layers.reduceRight((cotangent, layer) => layer.backward(cotangent), given.dout.values);
+  outputs.dx = like(given.x, dx);
   return Object.assign(outputs, ...layers.map(({ gradients }) => gradients));
 }
 
