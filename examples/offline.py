@@ -1,4 +1,4 @@
-"""RMSNorm computed where the kit is not, from the golden fixtures: `python offline.py FIXTURES DIR`, then `conformance judge DIR`."""
+"""RMSNorm where the kit is not: `python offline.py FIXTURES DIR` reads inputs, writes outputs; then `conformance judge DIR`."""
 
 import json
 import sys
