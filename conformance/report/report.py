@@ -14,6 +14,7 @@ FORMAT = 2
 
 CONFORMS, FAILS, NOT_RUN = 0, 1, 3
 """Exit statuses; 2 is wrong usage."""
+OFFLINE = "offline"  # the mode of outputs that were computed elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,8 @@ def command(settings: Settings, argument: str, case: str) -> str:
     options = [f"--cases {shlex.quote(settings.cases)}"] if settings.cases else []
     options += [f"--case '{case}'"]
     options += [f"--seed {settings.seed}"] if settings.seed else []
+    if settings.mode == OFFLINE:
+        return " ".join(["conformance judge", argument, *options])
     options += [f"--device {shlex.quote(settings.device)}"] if settings.device != "cpu" else []
     options += [f"--mode {settings.mode}"] if settings.mode != "jit" else []
     return " ".join(["conformance run", argument, *options])
