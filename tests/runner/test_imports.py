@@ -15,7 +15,7 @@ import pytest
 import conformance
 
 ROOT = Path(__file__).parents[2]
-KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
+KIT = {"jinja2", "ml_dtypes", "numpy", "rich", "safetensors", "typer"}
 ON_DEMAND = {"hypothesis": {"conformance.fuzz", "conformance.random_cases"}}  # an extra, and the modules that need it
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
 PORTED = {
