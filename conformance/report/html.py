@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from conformance.report import figures, words
 from conformance.report.report import CONFORMS, NOT_RUN, Cell, Report
 from conformance.rounding import DTYPES
-from conformance.runner import NOT_ASKED
+from conformance.session import NOT_ASKED
 
 DRAWN = 40  # causes that are drawn; of the others the words are enough
 OTHERS = 12  # failing outputs of an example that are drawn beside the worst

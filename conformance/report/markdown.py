@@ -5,7 +5,7 @@ import re
 from conformance.report import words
 from conformance.report.report import CONFORMS, Cell, Report
 from conformance.rounding import DTYPES
-from conformance.runner import NOT_ASKED
+from conformance.session import NOT_ASKED
 
 LIMIT = 900_000  # bytes; GitHub takes a summary of at most 1 MiB: https://docs.github.com/actions/reference/workflow-commands
 LONGEST = 20_000  # characters of one cause, or of all that is skipped
