@@ -30,7 +30,8 @@ from conformance.report.report import (
 )
 from conformance.report.spread import errors
 from conformance.rounding import DTYPES
-from conformance.runner import NOT_ASKED, PortRun
+from conformance.runner import PortRun
+from conformance.session import NOT_ASKED
 
 NAMED = 4  # outputs that are named in one line
 DIALECT = "speaks another dialect: "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from conformance.block.taps import TAP
 from conformance.compare import Element, Status
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, Report
-from conformance.runner import NOT_ASKED
+from conformance.session import NOT_ASKED
 
 NO_OP = "no op "  # how the reason begins that a port lacks an op
 CAPTION = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"

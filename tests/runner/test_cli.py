@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,7 @@ def test_the_exit_status_says_how_it_went(arguments, status, words):
         (("run", "--dtype", "float8"), "'float8' is not one of 'float64', 'float32', 'bfloat16', 'float16'"),
         (("run", "--mode", "warp"), "'warp' is not one of 'jit', 'eager'"),
         (("run", "--seed", "-1"), "--seed"),
+        (("run", "--seed", "fresh"), "'fresh' is neither a whole number from 0 on nor `random`"),
         (("run", "--timeout", "0"), "--timeout"),
         (("run", "--sed", "7"), "No such option: --sed"),
         (("run", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
@@ -163,6 +166,54 @@ def test_json_counts_every_case(tmp_path, ports, status, counts):
     assert {name: sum(cell["statuses"].get(name, 0) for cell in report["matrix"]) for name in counts} == counts
     assert {name: [verdict["status"] for verdict in report["verdicts"]].count(name) for name in counts} == counts
     assert len(report["verdicts"]) == sum(counts.values())
+
+
+def test_verbose_shows_every_case_and_quiet_the_conclusion_alone():
+    ask = ["run", WRONG, "--case", "rms_norm/*/float32/rows_*_eps"]
+    plain, verbose, quiet = (in_a_shell(*ask, *how).stdout.splitlines() for how in ((), ("--verbose",), ("--quiet",)))
+    cases = [line for line in verbose if line.startswith("fail ") and "/rows_" in line]
+    assert len(cases) == 3
+    assert cases[0].startswith(f"fail     {WRONG}  rms_norm/either_order/float32/rows_near_eps  y ")
+    assert [re.sub(r"in .* s", "", line) for line in verbose if line not in cases] == [
+        re.sub(r"in .* s", "", line) for line in plain
+    ]
+    assert len(quiet) == 1
+    assert quiet[0].startswith("does not conform: 3 failed in ")
+
+
+def test_a_report_is_plain_but_on_a_terminal_and_colourless_where_that_is_asked():
+    """On a pseudo-terminal: with colours, unless NO_COLOR says not (https://no-color.org)."""
+    ask = [sys.executable, "-m", "conformance", "run", HONEST, "--case", VICTIM]
+
+    def on_a_terminal(**environment: str) -> str:
+        ours, theirs = pty.openpty()
+        kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+        subprocess.run(ask, stdout=theirs, env=kept | {"TERM": "xterm-256color"} | environment, timeout=60, check=True)
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # at the end, on Linux
+            while part := os.read(ours, 65536):
+                said += part
+        os.close(ours)
+        return said.decode()
+
+    colour = re.compile(r"\x1b\[[\d;]*3\dm")
+    assert colour.search(on_a_terminal())
+    assert not colour.search(on_a_terminal(NO_COLOR="1"))
+    assert "conforms" in on_a_terminal(NO_COLOR="1")
+    assert "\x1b" not in in_a_shell(*ask[3:]).stdout
+
+
+def test_a_random_seed_is_printed_and_is_another_every_time(tmp_path):
+    def seed() -> int:
+        status, said = conformance("run", WRONG, "--case", VICTIM, "--seed", "random", "--json", tmp_path / "r.json")
+        seed = read_report(tmp_path / "r.json")["settings"]["seed"]
+        assert status == FAILS
+        assert said.endswith(f"seed {seed}")
+        assert f"--case '{VICTIM}' --seed {seed}" in said
+        return seed
+
+    assert seed() != seed()
 
 
 def test_an_op_that_a_port_lacks_is_not_judged():

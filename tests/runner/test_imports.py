@@ -15,7 +15,7 @@ import pytest
 import conformance
 
 ROOT = Path(__file__).parents[2]
-KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
+KIT = {"jinja2", "ml_dtypes", "numpy", "rich", "safetensors", "typer"}
 ON_DEMAND = {  # extras, and the modules that need them
     "hypothesis": {"conformance.fuzz", "conformance.random_cases"},
     "pytest": {"conformance.pytest_plugin", "conformance.pytest_port"},
