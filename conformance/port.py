@@ -35,6 +35,10 @@ OPS = {
 """The tensors that each op is called with, in order; `parameters` is a dict of them by name."""
 
 
+NOT_WRITTEN = "not written yet"
+"""Why an op of a port that has just been begun skips a case; a report says what to write next."""
+
+
 class Skip(Exception):
     """Raised by a port for a case it does not claim to support; the reason is reported."""
 

@@ -11,6 +11,7 @@ from conformance.block import parting
 from conformance.compare import Element
 from conformance.identify import Finding
 from conformance.norms.cases import NormOp
+from conformance.report.remarks import is_begun, next_steps, without_gradients
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Cell, Report
 from conformance.rounding import DTYPES
 from conformance.session import NOT_ASKED
@@ -24,7 +25,7 @@ def show(report: Report, console: Console) -> None:
     for run in report.runs:
         if run.failure:
             console.print(Text.assemble((run.spec, "bold"), " could not be run: ", (run.failure, "red")))
-    if report.matrix:
+    if any(verdict.status != "skip" for verdict in report.verdicts):
         console.print(_matrix(report))
     for what, style, ports in (
         ("skipped", "dim", report.reasons("skip")),
@@ -33,6 +34,8 @@ def show(report: Report, console: Console) -> None:
         for port, reasons in ports.items():
             counted = ", ".join(f"{reason} ({count})" for reason, count in _in_short(reasons).most_common())
             console.print(Text(f"{port} {what} {reasons.total()}: {counted}", style=style))
+    for port in without_gradients(report):
+        console.print(Text(f"{port} has no gradients: y alone was judged", style="dim"))
     causes = report.causes
     for cause in causes[:CAUSES_SHOWN]:
         console.print()
@@ -42,6 +45,8 @@ def show(report: Report, console: Console) -> None:
         console.print(f"\n… and {len(causes) - CAUSES_SHOWN} more causes; --json FILE writes them all.")
     console.print()
     console.print(_conclusion(report))
+    for step in next_steps(report):
+        console.print(Text(step, style="bold"), soft_wrap=True)
 
 
 def show_findings(port: str, found: Mapping[NormOp, tuple[Finding, ...]], console: Console) -> None:
@@ -63,7 +68,7 @@ def _matrix(report: Report) -> RenderableType:
         table.add_column(dtype, no_wrap=True)
     matrix = report.matrix
     judged = [key for key, cell in matrix.items() if set(cell.statuses) != {"skip"}]  # why others are not is said below
-    for port, op in dict.fromkeys((port, op) for port, op, _ in judged or matrix):
+    for port, op in dict.fromkeys((port, op) for port, op, _ in judged):
         table.add_row(Text(port), op, *(_cell(matrix.get((port, op, dtype))) for dtype in DTYPES))
     caption = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
     return Group(table, Text(caption, style="dim"))
@@ -137,4 +142,6 @@ def _conclusion(report: Report) -> Text:
         FAILS: ("bold red", "does not conform"),
         NOT_RUN: ("bold red", "a port was not judged" if counts["pass"] + counts["fail"] else "not judged"),
     }[report.exit_status]
+    if is_begun(report):
+        style, verdict = "bold yellow", "nothing to judge yet"
     return Text.assemble((verdict, style), f": {counted or 'no case was run'} in {report.seconds:.1f} s")

@@ -1,0 +1,28 @@
+"""What a report remarks beside its verdicts: where y alone was judged, and what to write next."""
+
+import shlex
+from collections.abc import Iterator
+
+from conformance.port import NOT_WRITTEN
+from conformance.report.report import Report
+
+
+def without_gradients(report: Report) -> list[str]:
+    """The ports whose gradients were not asked for, since they have none."""
+    judged = {verdict.port for verdict in report.verdicts if verdict.status in ("pass", "fail")}
+    return [run.spec for run in report.runs if run.spec in judged and run.hello and not run.hello.gradients]
+
+
+def next_steps(report: Report) -> Iterator[str]:
+    """The first op that each port has yet to have written, and how to judge it then."""
+    for run in report.runs:
+        port = report.arguments.get(run.spec, shlex.quote(run.spec))
+        for op in (verdict.case.op for verdict in run.verdicts if verdict.message == NOT_WRITTEN):
+            yield f"next: write {op}, then conformance run {port} --op {op}"
+            break
+
+
+def is_begun(report: Report) -> bool:
+    """Whether there is nothing to judge because nothing is written yet."""
+    statuses = {verdict.status for verdict in report.verdicts}
+    return statuses == {"skip"} and any(verdict.message == NOT_WRITTEN for verdict in report.verdicts)
