@@ -58,10 +58,10 @@ class Port:
         pre_ln_stack(x, parameters, key_mask, *, config, position, n_layers) -> out
 
     Tensors are what `to_tensor` made; an absent one is None. A norm that can do both takes `weight_offset`, a float to add to
-    the weight, and `order`, which is passed in half precision only: give it a default. One that can do one of them does not
-    take it, and `orders` says which side the cast is on. `parameters` are a dict by name, and `config` a
-    `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
-    with `taps=True`, and then returns out and a dict of its intermediates.
+    the weight, and `order`, which is passed in half precision only: give it a default. One that does not take `order` casts
+    on one side of the weight, and is asked in half precision once `orders` says on which. `parameters` are a dict by name,
+    and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
+    also called with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run. `expected` maps globs of case ids that are known to fail to the
     reason; a case so listed that passes is a failure. `skips` maps globs of those not to be answered, where chance decides,
     say.
@@ -149,8 +149,8 @@ class Port:
             name=self.name,
             ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
             dtypes=self.dtypes,
-            orders=self.orders,
-            weight_offsets=self._weight_offsets(),
+            orders=self.orders if self._tells("order", self.orders is not Port.orders) else (),
+            weight_offsets=self.weight_offsets if self._tells("weight_offset", 0 not in self.weight_offsets) else (0,),
             gradients=(type(self).vjp, type(self).gradients) != (Port.vjp, Port.gradients),
             device=self.device,
             versions=self.versions(),
@@ -210,11 +210,10 @@ class Port:
             constants["order"] = call.order
         return constants
 
-    def _weight_offsets(self) -> tuple[int, ...]:
-        """Those declared; of two, 0 alone where no norm takes one."""
-        norms = [getattr(self, norm, None) for norm in ("rms_norm", "layer_norm")]
-        both = 0 not in self.weight_offsets or any(_keywords(norm)("weight_offset") for norm in norms if callable(norm))
-        return self.weight_offsets if both else (0,)
+    def _tells(self, keyword: str, declared: bool) -> bool:
+        """Whether a port says what it does, or a norm takes it as a keyword, and so does either."""
+        norms = [getattr(self, op, None) for op in ("rms_norm", "layer_norm")]
+        return declared or any(_keywords(norm)(keyword) for norm in norms if callable(norm))
 
     def _bits(self, tensor: Any) -> bytes | None:
         """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""

@@ -3,8 +3,10 @@
 import shlex
 from collections.abc import Iterator
 
+from conformance.norms.cases import NORMS
 from conformance.port import NOT_WRITTEN
 from conformance.report.report import Report
+from conformance.rounding import HALF
 
 
 def without_gradients(report: Report) -> list[str]:
@@ -14,12 +16,15 @@ def without_gradients(report: Report) -> list[str]:
 
 
 def next_steps(report: Report) -> Iterator[str]:
-    """The first op that each port has yet to have written, and how to judge it then."""
+    """What the author of each port that is not finished has to do next, and how to judge it then."""
     for run in report.runs:
         port = report.arguments.get(run.spec, shlex.quote(run.spec))
-        for op in (verdict.case.op for verdict in run.verdicts if verdict.message == NOT_WRITTEN):
-            yield f"next: write {op}, then conformance run {port} --op {op}"
-            break
+        unwritten = next((verdict.case.op for verdict in run.verdicts if verdict.message == NOT_WRITTEN), None)
+        judged = {verdict.case.op for verdict in run.verdicts if verdict.status in ("pass", "fail")}
+        if run.hello and not run.hello.orders and judged & set(NORMS) and set(HALF) & set(run.hello.dtypes):
+            yield f"next: conformance identify {port}, and say in `orders` which side of the weight it casts on"
+        elif unwritten:
+            yield f"next: write {unwritten}, then conformance run {port} --op {unwritten}"
 
 
 def is_begun(report: Report) -> bool:
