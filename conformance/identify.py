@@ -74,7 +74,7 @@ def identify_port(session: Session, ops: tuple[NormOp, ...] = NORMS) -> dict[Nor
         try:
             return session.ask(case, golden(case).inputs).outputs["y"]
         except NoAnswer as answer:
-            return str(answer)
+            return str(answer).partition("\n")[0]
 
     return {op: identify(op, hello, ask_for_y) for op in ops if op in hello.ops}
 

@@ -48,6 +48,7 @@ INNOCENTS = [
     Innocent("ports.mlx", "jit", 10, 10, ("mlx",)),
     Innocent("ports.onnxruntime", "eager", 180, 0, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 104, 4, ("onnx", "onnxruntime")),
+    Innocent("ports.paddle", "eager", 169, 1, ("paddle",)),
     Innocent("ports.torch_nn", "eager", 180, 58, ("torch",)),
     Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 237, 1, ("torch",)),

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
 ON_DEMAND = {"hypothesis": {"conformance.fuzz", "conformance.random_cases"}}  # an extra, and the modules that need it
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
-PORTED = {"equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "torch", "transformers"}
+PORTED = {"equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "paddle", "torch", "transformers"}
 
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
