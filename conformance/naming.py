@@ -56,8 +56,7 @@ def load(name: str) -> type[Port]:
 
 def entry_points_by_name() -> dict[str, EntryPoint]:
     """The ports of the packages installed, sorted by name."""
-    found = sorted(entry_points(group=GROUP), key=lambda each: each.name)
-    return {each.name: each for each in reversed(found)}
+    return {each.name: each for each in sorted(entry_points(group=GROUP), key=lambda each: each.name)}
 
 
 def missing_module(name: str) -> str:
