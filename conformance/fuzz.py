@@ -19,7 +19,7 @@ from conformance.answerable import has_answer
 from conformance.compare import Verdict
 from conformance.golden import compute
 from conformance.norms.cases import NormCase
-from conformance.process import PortFailure, PortProcess
+from conformance.process import PortFailure, RunningPort
 from conformance.protocol import Hello
 from conformance.random_cases import cases, questions
 from conformance.runner import judge
@@ -69,7 +69,7 @@ class _CaseFails(Exception):
 
 def fuzz(
     spec: str,
-    start: Callable[[], PortProcess],
+    start: Callable[[], RunningPort],
     *,
     seconds: float,
     seed: int = 0,

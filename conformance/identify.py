@@ -74,7 +74,7 @@ def identify_port(session: Session, ops: tuple[NormOp, ...] = NORMS) -> dict[Nor
         try:
             return session.ask(case, golden(case).inputs).outputs["y"]
         except NoAnswer as answer:
-            return str(answer)
+            return str(answer).partition("\n")[0]
 
     return {op: identify(op, hello, ask_for_y) for op in ops if op in hello.ops}
 
@@ -82,8 +82,8 @@ def identify_port(session: Session, ops: tuple[NormOp, ...] = NORMS) -> dict[Nor
 def _findings(op: NormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
     offset = 0 if 0 in hello.weight_offsets else 1
     half = next((dtype for dtype in HALF if dtype in hello.dtypes), None)
-    orders: list[Order] = [order for order in ORDERS if order in hello.orders]
-    if half is None or not orders:
+    orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)]
+    if half is None:
         yield Finding("cast order", "not to be told", "no half precision: there is no cast")
     else:
         for order in orders:

@@ -9,7 +9,7 @@ import numpy as np
 
 from conformance.golden import golden
 from conformance.norms.cases import NormCase
-from conformance.process import Family, PortFailure, PortProcess
+from conformance.process import Family, PortFailure, PortProcess, RunningPort
 from conformance.properties import BY_ID, PROPERTIES, Finding, Property, Status, difference, verdict
 from conformance.protocol import Answer, Hello
 from conformance.rounding import NUMPY_DTYPES
@@ -19,7 +19,7 @@ from conformance.session import NoAnswer, Session, asked_of
 from conformance.variants import Question, Variant, questions
 
 Array = np.ndarray
-Start = Callable[[str], PortProcess]
+Start = Callable[[str], RunningPort]
 """Starts the port in a mode, `jit` or `eager`. Raises `PortFailure`."""
 
 

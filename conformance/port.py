@@ -1,16 +1,16 @@
 """What the author of a Python port writes, and how it is served.
 
 A port is a class with a method for every op it has, conversions to and from its framework's tensors, and one hook for
-gradients. `python -m conformance serve module:Class` turns it into a process that speaks the protocol.
+gradients. `conformance serve NAME` turns it into a process that speaks the protocol.
 """
 
-import importlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -35,6 +35,10 @@ OPS = {
 """The tensors that each op is called with, in order; `parameters` is a dict of them by name."""
 
 
+NOT_WRITTEN = "not written yet"
+"""Why an op of a port that has just been begun skips a case; a report says what to write next."""
+
+
 class Skip(Exception):
     """Raised by a port for a case it does not claim to support; the reason is reported."""
 
@@ -44,8 +48,8 @@ class Port:
 
     An op is supported if the subclass has a method of its name:
 
-        rms_norm(x, weight, *, eps, weight_offset, order=…) -> y
-        layer_norm(x, weight, bias, *, eps, weight_offset, order=…) -> y
+        rms_norm(x, weight, *, eps) -> y
+        layer_norm(x, weight, bias, *, eps) -> y
         rope(x, *, position, base, interleaved) -> y
         attention(q, k, v, key_mask, *, causal) -> y
         swiglu(gate, up) -> y
@@ -53,8 +57,9 @@ class Port:
         pre_ln_block(x, parameters, k_cache, v_cache, key_mask, *, config, position) -> out
         pre_ln_stack(x, parameters, key_mask, *, config, position, n_layers) -> out
 
-    Tensors are what `to_tensor` made; an absent one is None. `order` is passed in half precision only, where it makes a
-    difference: give it a default. `weight_offset` is passed unless `weight_offsets` is (0,). `parameters` are a dict by name,
+    Tensors are what `to_tensor` made; an absent one is None. A norm that can do both takes `weight_offset`, a float to add to
+    the weight, and `order`, which is passed in half precision only: give it a default. One that does not take `order` casts
+    on one side of the weight, and is asked in half precision once `orders` says on which. `parameters` are a dict by name,
     and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
     also called with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run. `expected` maps globs of case ids that are known to fail to the
@@ -79,27 +84,54 @@ class Port:
         return {}
 
     def to_tensor(self, array: np.ndarray) -> Any:
-        """A NumPy array (bfloat16 as ml_dtypes) to a tensor of the same dtype on `self.device`."""
-        raise NotImplementedError(f"{type(self).__name__} must define to_tensor")
+        """A NumPy array (bfloat16 as ml_dtypes) to a tensor of the same dtype on `self.device`: here, the array itself."""
+        return array
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         """A tensor to a NumPy array of the same dtype and shape."""
-        raise NotImplementedError(f"{type(self).__name__} must define to_numpy")
+        return np.asarray(tensor)
 
     def lay_out(self, tensor: Any, layout: str) -> Any:
         """The same values with other strides: permuted, sliced, strided or expanded."""
-        raise Skip("no strides to lay tensors out with")
+        if not isinstance(tensor, np.ndarray):
+            raise Skip("no strides to lay tensors out with")
+        match layout:
+            case "permuted":
+                return np.swapaxes(np.swapaxes(tensor, -1, -2).copy(), -1, -2)
+            case "sliced":
+                return np.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(3, 4)])[..., 3:-4]
+            case "strided":
+                return np.repeat(tensor, 2, axis=-1)[..., ::2]
+            case "expanded":
+                return np.broadcast_to(tensor[:1], tensor.shape)
+            case _:
+                raise Skip(f"no layout {layout}")
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
         """y alone, where no gradients are asked for; compiled, where `self.jit` says so."""
         return function(*inputs, **constants)
 
-    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
-        """y = function(*inputs, **constants), and the gradients of ⟨y, dy⟩ for every input (None for a None).
+    def gradients(self, function: Callable[..., Any], tensors: list[Any], dy: Any) -> tuple[Any, Sequence[Any]]:
+        """y = function(*tensors), and the gradients of ⟨y, dy⟩ for each of the tensors.
 
         Leave it out, and only y is judged.
         """
-        raise Skip(f"no gradients: {type(self).__name__} does not define vjp")
+        raise Skip(f"no gradients: {type(self).__name__} does not define them")
+
+    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
+        """y = function(*inputs, **constants), and its gradients for every input (None for a None), by `gradients`.
+
+        To be overridden where functions are compiled, and kept.
+        """
+        names = [(place, name) for place, each in enumerate(inputs) for name in (each if isinstance(each, dict) else [None])]
+        present = [(place, name) for place, name in names if inputs[place] is not None]
+
+        def of_tensors(*tensors: Any) -> Any:
+            return function(*_placed(inputs, present, tensors), **constants)
+
+        tensors = [inputs[place] if name is None else inputs[place][name] for place, name in present]
+        y, gradients = self.gradients(of_tensors, tensors, dy)
+        return y, _placed(inputs, present, gradients)
 
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
         """A block's intermediates by name, each as it is fed to what reads it."""
@@ -117,9 +149,9 @@ class Port:
             name=self.name,
             ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
             dtypes=self.dtypes,
-            orders=self.orders,
-            weight_offsets=self.weight_offsets,
-            gradients=type(self).vjp is not Port.vjp,
+            orders=self.orders if self._tells("order", self.orders is not Port.orders) else (),
+            weight_offsets=self.weight_offsets if self._tells("weight_offset", 0 not in self.weight_offsets) else (0,),
+            gradients=(type(self).vjp, type(self).gradients) != (Port.vjp, Port.gradients),
             device=self.device,
             versions=self.versions(),
             expected=dict(self.expected),
@@ -169,11 +201,19 @@ class Port:
         if call.op not in ("rms_norm", "layer_norm"):
             return call.settings | ({"config": BlockConfig(**call.settings["config"])} if "config" in call.settings else {})
         constants: dict[str, Any] = {"eps": call.eps}
-        if self.weight_offsets != (0,):
+        takes = _keywords(getattr(self, call.op))
+        if self.weight_offsets != (0,) and takes("weight_offset"):
             constants["weight_offset"] = float(call.weight_offset)
-        if call.order != "either_order":
+        elif call.weight_offset and 0 in self.weight_offsets:
+            raise Skip(f"no weight offset {call.weight_offset}")
+        if call.order != "either_order" and takes("order"):
             constants["order"] = call.order
         return constants
+
+    def _tells(self, keyword: str, declared: bool) -> bool:
+        """Whether a port says what it does, or a norm takes it as a keyword, and so does either."""
+        norms = [getattr(self, op, None) for op in ("rms_norm", "layer_norm")]
+        return declared or any(_keywords(norm)(keyword) for norm in norms if callable(norm))
 
     def _bits(self, tensor: Any) -> bytes | None:
         """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""
@@ -183,32 +223,37 @@ class Port:
             return None
 
 
+def _keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
+    """Tells whether a function takes a keyword; one that says nothing of itself takes any."""
+    try:
+        parameters = signature(function).parameters
+    except ValueError:
+        return lambda name: True
+    any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return lambda name: any_ or name in parameters
+
+
+def _placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:
+    """The inputs with other values in their places, one by one, those of dictionaries included."""
+    placed: list[Any] = [{} if isinstance(each, dict) else None for each in inputs]
+    for (place, name), value in zip(places, values, strict=True):
+        if name is None:
+            placed[place] = value
+        else:
+            placed[place][name] = value
+    return tuple(placed)
+
+
 def cache_folder(name: str) -> Path:
     """Where a port may keep what it compiled, between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "norm-conformance" / name
 
 
-def load(spec: str) -> type[Port]:
-    """The port class that `module:Class` names; a bare `module` means `module.port:Port`.
+def serve(find: Callable[[], type[Port]]) -> None:
+    """Speak the protocol on stdin and stdout, until `bye` or the end of input, for the port that is found.
 
-    Raises `ImportError` or `TypeError`, with the part of the spec that is wrong.
+    A failing case is answered as an error.
     """
-    module_name, _, class_name = spec.partition(":")
-    if not module_name:
-        raise ImportError(f"{spec!r} names no module: a port is module:Class, or a package with a port.py")
-    if not class_name:
-        module_name, class_name = f"{module_name}.port", "Port"
-    module = importlib.import_module(module_name)
-    if not hasattr(module, class_name):
-        raise ImportError(f"module {module_name} has no class {class_name!r}")
-    port = getattr(module, class_name)
-    if not (isinstance(port, type) and issubclass(port, Port)):
-        raise TypeError(f"{module_name}:{class_name} is not a subclass of conformance.port.Port")
-    return port
-
-
-def serve(spec: str) -> None:
-    """Speak the protocol on stdin and stdout until `bye` or the end of input; a failing case is answered as an error."""
     requests, answers = sys.stdin, _private_stdout()
     port: Port | None = None
     for line in requests:
@@ -217,25 +262,40 @@ def serve(spec: str) -> None:
             os._exit(0)  # at once: a framework may take seconds to tidy up
         try:
             if message["type"] == "hello":
-                port = load(spec)(message["device"], jit=message["mode"] == "jit")
-                answer = encode("hello", protocol=PROTOCOL, **asdict(port.hello()))
+                port = find()(message["device"], jit=message["mode"] == "jit")
+                answer = greeting(port)
             else:
                 assert port is not None, "the first message is hello"
-                call = read_call(message)
-                given = port.answer(call, read_tensors(Path(call.inputs)))
-                outputs: dict[str, Any] = dict(given.outputs)
-                for name, output in outputs.items():
-                    if not isinstance(output, np.ndarray):
-                        raise TypeError(f"output {name!r} is a {type(output).__name__}; it must be a NumPy array")
-                write_tensors(Path(call.outputs), outputs)
-                answer = encode("done", id=call.id, overwrote=given.overwrote)
-        except Skip as reason:
-            answer = encode("skip", id=message.get("id"), reason=str(reason))
+                answer = answered(port, message)
         except Exception as error:
-            summary = f"{type(error).__name__}: {error}"
-            answer = encode("error", id=message.get("id"), message=summary, detail=traceback.format_exc())
+            answer = unanswered(message, error)
         answers.write(answer)
         answers.flush()
+
+
+def greeting(port: Port) -> str:
+    """A port's answer to hello."""
+    return encode("hello", protocol=PROTOCOL, **asdict(port.hello()))
+
+
+def answered(port: Port, message: dict[str, Any]) -> str:
+    """A port's answer to a case, its outputs written. Raises whatever the port raises."""
+    call = read_call(message)
+    given = port.answer(call, read_tensors(Path(call.inputs)))
+    outputs: dict[str, Any] = dict(given.outputs)
+    for name, output in outputs.items():
+        if not isinstance(output, np.ndarray):
+            raise TypeError(f"output {name!r} is a {type(output).__name__}; it must be a NumPy array")
+    write_tensors(Path(call.outputs), outputs)
+    return encode("done", id=call.id, overwrote=given.overwrote)
+
+
+def unanswered(message: dict[str, Any], error: Exception) -> str:
+    """A port's answer where it raised: why it skips the case, or what went wrong."""
+    if isinstance(error, Skip):
+        return encode("skip", id=message.get("id"), reason=str(error))
+    summary, detail = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    return encode("error", id=message.get("id"), message=summary, detail=detail)
 
 
 def _private_stdout() -> TextIO:

@@ -10,7 +10,7 @@ import termios
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from conformance import kin
 from conformance.protocol import EXCERPT, PROTOCOL, Hello, ProtocolError, decode, encode, printable, read_hello
@@ -30,6 +30,21 @@ class PortFailure(Exception):
 
 class Aftermath(PortFailure):
     """It failed after it had answered a request, and before it took in the next, which may be asked of another process."""
+
+
+class RunningPort(Protocol):
+    """A port that has said hello, and can be asked: a `PortProcess`, or one in the runner's own process."""
+
+    @property
+    def hello(self) -> Hello: ...  # noqa: D102 - what it says of itself
+
+    def ask(self, id_: int, request: str, timeout: float) -> dict[str, Any]:
+        """Send a request and return the answer with its id. Raises `PortFailure`; the port is of no use after that."""
+        ...
+
+    def close(self, *, politely: bool = True) -> None:
+        """End the port; say bye first, unless it is known not to listen."""
+        ...
 
 
 class Family:

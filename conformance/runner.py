@@ -12,7 +12,7 @@ from itertools import groupby
 from conformance.case import Case
 from conformance.compare import Verdict, compare
 from conformance.golden import Golden, golden
-from conformance.process import Family, PortFailure, PortProcess
+from conformance.process import Family, PortFailure, PortProcess, RunningPort
 from conformance.protocol import Hello
 from conformance.session import NOT_ASKED, NoAnswer, Session, asked_of
 from conformance.shard import family
@@ -102,7 +102,7 @@ def _joined(parts: list[tuple[list[int], PortRun]]) -> PortRun:
 
 def run_port(
     spec: str,
-    start: Callable[[], PortProcess],
+    start: Callable[[], RunningPort],
     cases: Iterable[Case],
     seed: int,
     timeout: float,

@@ -13,7 +13,7 @@ import numpy as np
 
 from conformance.case import TAPPED, Case
 from conformance.compare import malformed
-from conformance.process import Aftermath, PortFailure, PortProcess
+from conformance.process import Aftermath, PortFailure, RunningPort
 from conformance.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
 from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
@@ -45,9 +45,9 @@ class Session:
     nothing. It costs that answer, and not the case, of which another process is asked.
     """
 
-    def __init__(self, start: Callable[[], PortProcess], timeout: float, patience: float = STARTS_IN_A_ROW) -> None:
+    def __init__(self, start: Callable[[], RunningPort], timeout: float, patience: float = STARTS_IN_A_ROW) -> None:
         self._start, self._timeout, self._patience = start, timeout, patience
-        self._process: PortProcess | None = None
+        self._process: RunningPort | None = None
         self._failures = self._asked = 0
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
         self.aftermath = ""
@@ -138,7 +138,7 @@ class Session:
             self.aftermath = str(failure)
             return answer
 
-    def _running(self) -> PortProcess:
+    def _running(self) -> RunningPort:
         self._process = self._process or self._start()
         return self._process
 

@@ -1,7 +1,7 @@
 """What a Pre-LN block is made of, and blocks that people know by name."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ class BlockConfig:
     o_bias: bool = False
     feed_forward_bias: bool = False
     causal: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError`, naming the field and its choices, for any other."""
+        for field in fields(self):
+            choices, given = get_args(field.type), getattr(self, field.name)
+            if choices and given not in choices:
+                raise ValueError(f"BlockConfig: {field.name} is {given!r}; it must be one of {', '.join(choices)}")
 
     @property
     def norm_constants(self) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from conformance.cli.options import (
     DeviceOption,
     DTypeOption,
+    InProcessOption,
     ModeOption,
     NormOption,
     OneExecOption,
@@ -18,6 +18,7 @@ from conformance.cli.options import (
     TimeoutOption,
     check_target,
     command_of,
+    starter,
 )
 from conformance.cli.screen import interruptible, stdout
 
@@ -32,6 +33,7 @@ def fuzz(
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
+    in_process: InProcessOption = False,
     keep: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the case found here, for run --cases.")] = None,
 ) -> None:
     """Ask a port random cases until one fails; then find the smallest that does.
@@ -41,14 +43,13 @@ def fuzz(
     _need_hypothesis()
     from conformance import fuzz
     from conformance.case_files import as_json
-    from conformance.process import PortProcess
     from conformance.report import fuzzed
     from conformance.report.report import Settings
     from conformance.tensors import write_atomically
 
     name, command, arguments = command_of(port, exec_)
     check_target(keep, "--keep")
-    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+    start = starter(name, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     with interruptible("nothing was found"):
         search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
     if keep and search.found:

@@ -1,18 +1,19 @@
 """`conformance identify`."""
 
 import sys
-from functools import partial
 
 import typer
 
 from conformance.cli.options import (
     DeviceOption,
+    InProcessOption,
     ModeOption,
     NormOption,
     OneExecOption,
     OnePortArgument,
     TimeoutOption,
     command_of,
+    starter,
 )
 from conformance.cli.screen import stdout
 from conformance.norms.cases import NORMS
@@ -25,18 +26,19 @@ def identify(
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
+    in_process: InProcessOption = False,
 ) -> None:
     """Say which dialect a port follows: where it casts, its weight's offset and dtype, the dtype of y, eps and its place.
 
     Exit status: 0 all could be told, 1 something follows no known dialect, 2 wrong usage, 3 the port could not be run.
     """
     from conformance.identify import identify_port
-    from conformance.process import PortFailure, PortProcess
+    from conformance.process import PortFailure
     from conformance.report.console import show_findings
     from conformance.session import Session
 
     spec, command, _ = command_of(port, exec_)
-    start = partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+    start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
         with Session(start, timeout) as session:
             found = identify_port(session, (op,) if op else NORMS)

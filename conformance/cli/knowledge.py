@@ -1,6 +1,5 @@
 """`conformance list` and `conformance explain`: what the kit knows."""
 
-import importlib.util
 from difflib import get_close_matches
 from typing import Annotated, Literal
 
@@ -36,9 +35,23 @@ def list_(
             for each in PROPERTIES:
                 print(f"{each.id:13}  {each.sentence}")
         case "ports":
-            for port in DEFAULT_PORTS:
-                missing = [name for name in DEFAULT_PORTS[port] if importlib.util.find_spec(name) is None]
-                print(f"{port:12}  {'needs ' + ', '.join(missing) if missing else 'ready'}")
+            rows = _ports()
+            width = max(len(name) for name, _ in rows)
+            print("\n".join(f"{name:{width}}  {readiness}" for name, readiness in rows))
+
+
+def _ports() -> list[tuple[str, str]]:
+    """The ports that have a name of their own, the default ones first, and whether each is ready."""
+    from conformance.naming import entry_points_by_name, missing_module
+
+    needed = {name: (packages, "") for name, packages in DEFAULT_PORTS.items()}
+    for name, entry in entry_points_by_name().items():
+        of = f", from {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+        needed.setdefault(name, ((entry.module,), of))
+    missing = {name: [each for each in map(missing_module, modules) if each] for name, (modules, _) in needed.items()}
+    return [
+        (name, (f"needs {', '.join(missing[name])}" if missing[name] else "ready") + of) for name, (_, of) in needed.items()
+    ]
 
 
 def explain(

@@ -2,9 +2,11 @@
 
 import secrets
 import shlex
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +14,9 @@ from conformance.case import Case, Op
 from conformance.cases import CASES, select
 from conformance.norms.cases import NormOp
 from conformance.rounding import DType
+
+if TYPE_CHECKING:
+    from conformance.process import RunningPort
 
 DRAWN_SEEDS = 2**31
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
@@ -21,12 +26,14 @@ NormOption = Annotated[NormOp | None, typer.Option("--op", help="Only this norm.
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
-PortArguments = Annotated[
-    list[str] | None, typer.Argument(metavar="[PORT]…", help="module:Class, or a package with a port.py.")
-]
-OnePortArgument = Annotated[str | None, typer.Argument(metavar="[PORT]", help="module:Class, or a package with a port.py.")]
+PORT_FORMS = "A file, folder or program, a package with a port.py, module:Class, or what `list ports` lists."
+PortArguments = Annotated[list[str] | None, typer.Argument(metavar="[PORT]…", help=PORT_FORMS)]
+OnePortArgument = Annotated[str | None, typer.Argument(metavar="[PORT]", help=PORT_FORMS)]
 OneExecOption = Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
 ExecOption = Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
+InProcessOption = Annotated[
+    bool, typer.Option("--in-process", help="Run it in this very process, for breakpoint() and debuggers; no time-out.")
+]
 
 
 def _seed(said: str | int) -> int:
@@ -51,19 +58,45 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=
 
 def commands_of(ports: list[str] | None, programs: list[str] | None) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What starts each port asked for, and what names a program on the command line."""
-    from conformance.process import serve_command
+    from conformance.naming import PortNameError, command
 
-    commands = {command: _split(command) for command in programs or ()}
-    arguments = {command: f"--exec {shlex.quote(command)}" for command in commands}
-    return commands | {spec: serve_command(spec) for spec in ports or (() if commands else DEFAULT_PORTS)}, arguments
+    commands = {program: _split(program) for program in programs or ()}
+    arguments = {program: f"--exec {shlex.quote(program)}" for program in commands}
+    try:
+        return commands | {port: command(port) for port in ports or (() if commands else DEFAULT_PORTS)}, arguments
+    except PortNameError as error:
+        raise typer.BadParameter(str(error), param_hint="PORT") from None
 
 
 def command_of(port: str | None, program: str | None) -> tuple[str, list[str], dict[str, str]]:
     """The one port asked for: its spec, what starts it, and what names it on the command line."""
     if bool(port) == bool(program):
-        raise typer.BadParameter("name one port: module:Class, or --exec COMMAND", param_hint="PORT")
+        raise typer.BadParameter("name one port: a file, module:Class, or --exec COMMAND", param_hint="PORT")
     commands, arguments = commands_of([port] if port else None, [program] if program else None)
     return *next(iter(commands.items())), arguments
+
+
+def starter(
+    name: str, command: list[str], *, device: str, mode: Mode, timeout: float, in_process: bool
+) -> Callable[[], "RunningPort"]:
+    """What starts the one port asked for, as a process or in this one."""
+    if in_process:
+        from conformance.in_process import PortInProcess
+
+        check_in_process({name: command})
+        return partial(PortInProcess, name, device=device, mode=mode)
+    from conformance.process import PortProcess
+
+    return partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
+
+
+def check_in_process(commands: dict[str, list[str]]) -> None:
+    """Raise a usage error where a port is no class in Python, which alone can be run in this process."""
+    from conformance.process import serve_command
+
+    for name, command in commands.items():
+        if command != serve_command(name):
+            raise typer.BadParameter(f"{name} is a program; only a port in Python can be run here", param_hint="--in-process")
 
 
 def _split(command: str) -> list[str]:

@@ -14,12 +14,14 @@ from conformance.cli.options import (
     DrawnSeedOption,
     DTypeOption,
     ExecOption,
+    InProcessOption,
     JsonOption,
     ModeOption,
     OpOption,
     PortArguments,
     ShardOption,
     TimeoutOption,
+    check_in_process,
     commands_of,
     read_case_file,
     selected,
@@ -40,6 +42,7 @@ def run(
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
+    in_process: InProcessOption = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
     shard: ShardOption = "1/1",
     json: JsonOption = None,
@@ -53,6 +56,7 @@ def run(
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
+    from conformance.in_process import run_in_process
     from conformance.report.building import build, digest
     from conformance.report.report import Settings
     from conformance.runner import run_ports
@@ -61,18 +65,24 @@ def run(
     cases, number, shards = shard_of(shard, asked)
     commands, arguments = commands_of(ports, exec_)
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
+    if in_process:
+        check_in_process(commands)
     began = time.monotonic()
-    with interruptible("nothing was judged"), progress(commands, len(cases)) as advance:
-        runs = run_ports(
-            commands,
-            cases,
-            seed=seed,
-            device=device,
-            mode=mode,
-            timeout=timeout,
-            jobs=jobs,
-            on_verdict=lambda verdict: advance(verdict.port),
-        )
+    shown = () if in_process else commands  # a debugger needs the terminal for itself
+    with interruptible("nothing was judged"), progress(shown, len(cases)) as advance:
+        if in_process:
+            runs = run_in_process(commands, cases, seed=seed, device=device, mode=mode)
+        else:
+            runs = run_ports(
+                commands,
+                cases,
+                seed=seed,
+                device=device,
+                mode=mode,
+                timeout=timeout,
+                jobs=jobs,
+                on_verdict=lambda verdict: advance(verdict.port),
+            )
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
     report = build(runs, settings, time.monotonic() - began, arguments)
     publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

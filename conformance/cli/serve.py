@@ -1,15 +1,16 @@
 """`conformance serve`."""
 
-import sys
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from conformance.cli.options import PORT_FORMS
 
-def serve(spec: Annotated[str, typer.Argument(metavar="PORT", help="module:Class, or a package with a port.py.")]) -> None:
+
+def serve(name: Annotated[str, typer.Argument(metavar="PORT", help=PORT_FORMS)]) -> None:
     """Serve a Python port on stdin and stdout; `run` starts this by itself."""
+    from conformance.naming import load
     from conformance.port import serve
 
-    sys.path.insert(0, str(Path.cwd()))
-    serve(spec)
+    serve(partial(load, name))

@@ -9,6 +9,7 @@ from rich.text import Text
 from conformance.identify import Finding
 from conformance.norms.cases import NormOp
 from conformance.report import words
+from conformance.report.remarks import is_begun, next_steps, without_gradients
 from conformance.report.report import CONFORMS, CaseEntry, Cause, Cell, Report
 from conformance.rounding import DTYPES
 
@@ -21,13 +22,15 @@ def show(report: Report, console: Console, *, verbose: bool = False, quiet: bool
     if not quiet:
         _show_body(report, console, verbose)
     console.print(_conclusion(report))
+    for step in () if quiet else next_steps(report):
+        console.print(Text(step, style="bold"), soft_wrap=True)
 
 
 def _show_body(report: Report, console: Console, verbose: bool) -> None:
     for port in report.ports:
         if port.failure:
             console.print(Text.assemble((port.port, "bold"), " could not be run: ", (port.failure, "red")))
-    if report.matrix:
+    if report.matrix and not is_begun(report):
         console.print(_matrix(report))
     for what, style, ports in (
         ("skipped", "dim", report.reasons("skip")),
@@ -36,6 +39,8 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
         for port, reasons in ports.items():
             counted = ", ".join(f"{reason} ({count})" for reason, count in words.in_short(reasons))
             console.print(Text(f"{port} {what} {sum(reasons.values())}: {counted}", style=style))
+    for port in without_gradients(report):
+        console.print(Text(f"{port} has no gradients: y alone was judged", style="dim"))
     for entry in report.verdicts if verbose else ():
         console.print(_case(entry), soft_wrap=True)
     shown = report.causes if verbose else report.causes[:CAUSES_SHOWN]
@@ -92,4 +97,5 @@ def _case(entry: CaseEntry) -> Text:
 
 def _conclusion(report: Report) -> Text:
     verdict, because = words.conclusion(report)
-    return Text.assemble((verdict, "bold green" if report.exit_status == CONFORMS else "bold red"), f": {because}")
+    style = "yellow" if is_begun(report) else "green" if report.exit_status == CONFORMS else "red"
+    return Text.assemble((verdict, f"bold {style}"), f": {because}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from conformance.block.taps import TAP
 from conformance.compare import Element, Status
+from conformance.report.remarks import is_begun
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, Report
 from conformance.session import NOT_ASKED
 
@@ -34,6 +35,7 @@ def conclusion(report: Report) -> tuple[str, str]:
         FAILS: "does not conform",
         NOT_RUN: "a port was not judged" if judged else "not judged",
     }[report.exit_status]
+    verdict = "nothing to judge yet" if is_begun(report) else verdict
     settings = report.settings
     seed = f", seed {settings.seed}" if settings.seed else ""
     shard = f", shard {settings.shard} of {settings.shards}" if settings.shards > 1 else ""

@@ -51,6 +51,7 @@ INNOCENTS = [
     Innocent("ports.onnxruntime.port:Simplified", "eager", 104, 4, ("onnx", "onnxruntime")),
     Innocent("ports.tensorflow", "eager", 492, 6, ("tensorflow",)),
     Innocent("ports.tensorflow.port:Moments", "eager", 58, 49, ("tensorflow",)),
+    Innocent("ports.paddle", "eager", 169, 1, ("paddle",)),
     Innocent("ports.torch_nn", "eager", 180, 58, ("torch",)),
     Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 237, 1, ("torch",)),

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import conformance.pytest_port
-import conformance.trial  # here, so that pytest within pytest does not load NumPy again
 from conformance.cases import select
 
 pytest_plugins = "pytester"

@@ -1,0 +1,31 @@
+"""`conformance new`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the port is of, such as a framework.")],
+    block: Annotated[bool, typer.Option("--block", help="With the ops of a Pre-LN block too.")] = False,
+) -> None:
+    """Write a port to begin with, NAME_port.py: it runs at once, and skips what is not written yet.
+
+    Exit status: 0 it is written, 2 it is there already, or the name is none.
+    """
+    from conformance.skeleton import skeleton
+    from conformance.tensors import write_atomically
+
+    if not name.isidentifier():
+        raise typer.BadParameter(f"{name!r} is no name: letters, digits and underscores", param_hint="NAME")
+    name = name.removesuffix("_port")
+    path = Path(f"{name}_port.py")  # a file autograd.py would hide autograd itself
+    if path.exists():
+        raise typer.BadParameter(f"{path} is there already, and is left as it is", param_hint="NAME")
+    write_atomically(path, skeleton(name, str(path), block=block).encode())
+    print(f"""{path} is written: it runs, and skips what is not written yet. Write rms_norm, then
+
+    conformance run {path} --op rms_norm --dtype float32
+    conformance identify {path}        # which side of the weight it casts on
+    conformance run {path} --in-process --case '*/float32/random'    # to stop at a breakpoint()""")

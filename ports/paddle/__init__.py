@@ -1,0 +1,1 @@
+"""PaddlePaddle's layers as they ship."""
