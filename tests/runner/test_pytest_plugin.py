@@ -1,8 +1,9 @@
 """The pytest plugin in someone else's project: a test for every case of a port, and cases for tests of one's own."""
 
-import importlib.util
 import os
+import sys
 import xml.etree.ElementTree as xml
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -133,9 +134,9 @@ def test_a_bad_port_costs_its_own_case(name, words, project):
 
 def test_a_hung_port_costs_its_own_case(project, wait_for_processes):
     project.makepyfile("def test_it(): pass")
-    result = run(project, bad("Hangs"), "--conformance-case", TWO, "--conformance-timeout", 12)
+    result = run(project, bad("Hangs"), "--conformance-case", TWO, "--conformance-timeout", 8)
     result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["the port did not answer within 12 s"])
+    result.stdout.fnmatch_lines(["the port did not answer within 8 s"])
     assert wait_for_processes(0)
 
 
@@ -179,7 +180,7 @@ def test_wrong_usage_is_said_before_anything_runs(arguments, words, project):
     assert words in result.stderr.str()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="no pytest-xdist")
+@pytest.mark.skipif(not find_spec("xdist"), reason="no xdist")
 def test_cases_that_share_compiled_code_are_of_one_group(project):
     """That xdist keeps a group on one worker is its own affair; 3.8 does not under pytest 9.2."""
     project.makeconftest("""
@@ -191,7 +192,22 @@ def test_cases_that_share_compiled_code_are_of_one_group(project):
     assert lines == [f"{case.id} of {case.id.rpartition('/')[0]}" for case in select("*/width_7")]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="no pytest-xdist")
+@pytest.mark.parametrize(
+    "workers",
+    [(), pytest.param(("-p", "xdist", "-n", "1"), marks=pytest.mark.skipif(not find_spec("xdist"), reason="no xdist"))],
+    ids=["alone", "xdist"],
+)
+def test_what_a_port_does_after_its_answer_fails_the_session(workers, project):
+    """Its test has passed by then."""
+    program = f"{sys.executable} -S {ROOT / 'tests/runner/hostile_ports.py'} exits_after_its_answer"
+    options = f"--conformance-exec={program}", "--conformance-case", f"{VICTIM}*"
+    result = project.runpytest_subprocess(*PLUGIN, *workers, *options)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*: the port answered, and then exited with status 3  (1 case: float32)"])
+
+
+@pytest.mark.skipif(not find_spec("xdist"), reason="no xdist")
 def test_workers_have_a_port_each_and_report_together(project, wait_for_processes):
     project.makepyfile("def test_it(): pass")
     arguments = ("-n", "2", "--dist", "loadgroup", bad("EpsOutsideRoot"), "--conformance-case", "rms_norm/*/float32/r*_eps")
