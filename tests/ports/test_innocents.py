@@ -13,6 +13,7 @@ import pytest
 from conformance.cases import CASES
 from conformance.process import serve_command
 from conformance.runner import run_ports
+from ports.tinygrad.clang import find_clang
 
 # Compiling takes seconds for every op, dtype and dialect: under a compiler, what shows the order of the casts is enough.
 ASKED = {"eager": CASES, "jit": tuple(case for case in CASES if case.name in ("random", "far_from_one", "width_1"))}
@@ -52,6 +53,7 @@ INNOCENTS = [
     Innocent("ports.tensorflow", "eager", 492, 6, ("tensorflow",)),
     Innocent("ports.tensorflow.port:Moments", "eager", 58, 49, ("tensorflow",)),
     Innocent("ports.paddle", "eager", 169, 1, ("paddle",)),
+    Innocent("ports.tinygrad", "jit", 23, 13, ("tinygrad",)),
     Innocent("ports.torch_nn", "eager", 180, 58, ("torch",)),
     Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 237, 1, ("torch",)),
@@ -77,6 +79,8 @@ def test_it_is_not_accused_of_what_is_not_on_record(innocent):
     missing = [package for package in innocent.packages if find_spec(package) is None]
     if missing:
         pytest.skip(f"no {missing[0]}")
+    if "tinygrad" in innocent.packages and find_clang() is None:
+        pytest.skip("no clang 15 or later, which tinygrad's CPU device compiles with")
     command = {innocent.spec: serve_command(innocent.spec)}
     [run] = run_ports(command, ASKED[innocent.mode], mode=innocent.mode, seed=1, timeout=300)
     assert not run.failure
