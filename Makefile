@@ -36,6 +36,7 @@ benchmarks: $(VENV)/.installed-test ## Measure the kit and the layers against th
 
 clean: ## Remove the virtual environment and every cache
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
+	$(MAKE) --silent -C ports/c clean
 
 $(VENV)/.pip: constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -16,6 +16,7 @@ Array = np.ndarray
 
 LARGEST_X = 2.0**36  # beyond it the third power of rstd, which autograd forms, comes near float32's subnormal numbers
 SMALLEST_NORMAL = 2.0**-126  # of float32
+LARGEST_RANK = 8
 LARGEST_SIZE = 2**24  # elements of x: no fault needs more to show, and a mistyped shape should not cost all memory
 
 # The tolerances take the roundings of a sum to behave like a random walk, γ(k) = v·(8 + √k). Those of a running sum of equal
@@ -85,8 +86,10 @@ def _of_dialect(case: NormCase) -> str:
 def _of_shape(case: NormCase) -> str:
     if not case.shape or case.shape[-1] < 1 or min(case.shape) < 0:
         return "shape: it must have a last axis of at least 1, and no negative one"
+    if len(case.shape) > LARGEST_RANK:
+        return f"shape: it has {len(case.shape)} axes; {LARGEST_RANK} are enough for any fault"
     if prod(case.shape) > LARGEST_SIZE:
-        return f"shape: it has {prod(case.shape)} elements; {LARGEST_SIZE} are enough for any fault"
+        return f"shape: it has more than {LARGEST_SIZE} elements, which are enough for any fault"
     if case.layout == "permuted" and len(case.shape) < 2:
         return "layout: permuted needs two axes"
     if case.layout == "expanded" and case.x.rows != "dense":
@@ -97,7 +100,7 @@ def _of_shape(case: NormCase) -> str:
 
 
 def _of_numbers(case: NormCase) -> str:
-    if not (0 < case.eps < inf and case.eps == float(np.float32(case.eps))):
+    if not (0 < case.eps <= largest("float32") and case.eps == float(np.float32(case.eps))):
         return "eps: it must be positive, finite and a float32 number, which every implementation can be given"
     for name, scale in (("x.scale", case.x.scale), ("dy_scale", case.dy_scale)):
         if not 0 <= scale < inf:

@@ -6,9 +6,11 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from conformance import json_text
 from conformance.answerable import why_unanswerable
 from conformance.norms.cases import NormCase
 
+LIMIT = 1 << 24  # bytes of a file
 NAME = re.compile(r"[\w.+-]+")  # a part of a path
 
 
@@ -25,10 +27,15 @@ def as_json(*cases: Any) -> str:
 def read_cases(path: Path) -> tuple[NormCase, ...]:
     """The cases of a file that holds one or a list of them. Raises `CaseFileError`."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CaseFileError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        with path.open("rb") as file:  # which may be a pipe
+            text = file.read(LIMIT + 1)
+    except (OSError, ValueError) as error:  # a ValueError is a null character
+        raise CaseFileError(f"{path}: {getattr(error, 'strerror', error)}") from None
+    if len(text) > LIMIT:
+        raise CaseFileError(f"{path}: more than {LIMIT} bytes; cases have a few hundred each")
+    try:
+        document = json_text.parse(text)
+    except ValueError as error:
         raise CaseFileError(f"{path}: not JSON: {error}") from None
     objects = document if isinstance(document, list) else [document]
     if not objects:
@@ -51,6 +58,8 @@ def read_case(item: Any) -> NormCase:
     case: NormCase = _read(NormCase, item, "")
     if not NAME.fullmatch(case.name):
         raise CaseFileError(f"name: {case.name!r} must be letters, digits and any of _ . + -")
+    if not case.exposes.isprintable():
+        raise CaseFileError(f"exposes: {case.exposes!r:.80} has characters that cannot be shown")
     if reason := why_unanswerable(case):
         raise CaseFileError(reason)
     return case

@@ -37,8 +37,9 @@ class OutputVerdict:
 
     `ratio` is the smallest scale of the tolerance that admits every element, in units of the tolerance: 1 still
     passes; infinite where no noise explains the output (a NaN, say). `worst` is set where a value does not pass.
-    `actual` is what the port returned, in float64. `growth`, of an intermediate, is its error against the golden's own value,
-    as it has grown on the way there: root mean square, relative, in units of the storage dtype's roundoff.
+    `actual` is what the port returned, in float64, and `expected` what it is held against, kept where a value does not pass.
+    `growth`, of an intermediate, is its error against the golden's own value, as it has grown on the way there: root mean
+    square, relative, in units of the storage dtype's roundoff.
     """
 
     output: str
@@ -50,6 +51,7 @@ class OutputVerdict:
     worst: Element | None
     actual: Array = field(repr=False, compare=False)
     growth: float | None = None
+    expected: Expected | None = field(default=None, repr=False, compare=False)
 
     @property
     def passes(self) -> bool:
@@ -131,7 +133,8 @@ def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdic
     outside = int(np.size(admitted) - np.count_nonzero(admitted))
     ratio = error_ratio(expected, actual) if dtype == expected.dtype else float("inf")
     worst = _worst(expected, actual, admitted) if outside else None
-    return OutputVerdict(name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual)
+    kept = expected if outside else None
+    return OutputVerdict(name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual, expected=kept)
 
 
 def agrees(verdict: Verdict, expected: dict[str, Expected]) -> bool:

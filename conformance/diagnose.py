@@ -48,8 +48,8 @@ class Diagnosis:
     runner_up: tuple[Mistake, int] | None
 
 
-def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
-    """The fewest known mistakes that explain what fails, the one that explains most first.
+def diagnose(verdicts: tuple[Verdict, ...], seed: int, among: tuple[Mistake, ...] = MISTAKES) -> tuple[Diagnosis, ...]:
+    """The fewest known mistakes (`among` some) that explain what fails, the one that explains most first.
 
     `verdicts` are those of one port and one op, judged with `seed`. Failures that no mistake explains appear in none.
     """
@@ -61,9 +61,9 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int) -> tuple[Diagnosis, ...]:
     left = failing
     while len(left) > FEW * len(failing):
         found = [diagnosis.mistake for diagnosis in diagnoses]
-        ranked = _ranked(MISTAKES, left, judged, seed)
+        ranked = _ranked(among, left, judged, seed)
         if not ranked:  # two at once may leave numbers that neither has alone
-            known = [mistake for mistake in MISTAKES if mistake.exact(left[0][0].case)]  # a bound, doubled, holds anything
+            known = [mistake for mistake in among if mistake.exact(left[0][0].case)]  # a bound, doubled, holds anything
             pairs = (both(first, second) for first in found[:2] if first in known for second in known)
             ranked = _ranked(pairs, left, judged, seed)
         if not ranked:

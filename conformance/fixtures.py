@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -19,17 +20,20 @@ import ml_dtypes
 import numpy as np
 
 import conformance
+from conformance import json_text
 from conformance.case import Case
 from conformance.cases import CASES
 from conformance.golden import golden
 from conformance.rounding import store
-from conformance.tensors import TensorFileError, read_tensors, write_tensors
+from conformance.tensors import TensorFileError, open_regular, parse_tensors, read_regular, write_tensors
 
 Array = np.ndarray
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMAT = 1
 MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 1 << 24  # bytes
+FILE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*")  # a path that does not leave the folder
 PAGES = ("README.md", "manifest.schema.json")  # what lies in the folder and is not generated
 
 # Another CPU may sum in another order: golden values are compared in float64 ulps of a tensor's largest value.
@@ -96,24 +100,30 @@ def read_manifest(folder: Path = FIXTURES) -> dict[str, Any]:
     """The manifest. Raises `FixtureError` where it is missing, no JSON, or of a format this version does not know."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json_text.parse(read_regular(path, MANIFEST_LIMIT))
     except FileNotFoundError:
         raise FixtureError(f"{path}: no such file; `conformance fixtures generate` writes it") from None
+    except OSError as error:
+        raise FixtureError(f"{path}: not readable: {error}") from None
     except ValueError as error:
         raise FixtureError(f"{path}: not JSON: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise FixtureError(f"{path}: field 'format' is {found!r}; this version reads {FORMAT}")
+        raise FixtureError(f"{path}: field 'format' is {found!r:.80}; this version reads {FORMAT}")
     if not isinstance(manifest.get("cases"), list) or manifest.get("count") != len(manifest["cases"]):
-        raise FixtureError(f"{path}: field 'count' is {manifest.get('count')!r}, which is not the number of its cases")
+        raise FixtureError(f"{path}: field 'count' is {manifest.get('count')!r:.80}, which is not the number of its cases")
     for number, entry in enumerate(manifest["cases"]):
         for field, type_ in {"id": str, "file": str, "sha256": str, "bytes": int}.items():
             value = entry.get(field) if isinstance(entry, dict) else None
-            if not isinstance(value, type_):
-                raise FixtureError(f"{path}: case number {number}: field {field!r} is {value!r}; it must be {type_.__name__}")
+            if type(value) is not type_:
+                raise FixtureError(
+                    f"{path}: case number {number}: field {field!r} is {value!r:.80}; it must be {type_.__name__}"
+                )
+        if not FILE.fullmatch(entry["file"]):
+            raise FixtureError(f"{path}: case number {number}: field 'file' is {entry['file']!r:.80}; it must be a path within")
     twice = [id_ for id_, count in Counter(entry["id"] for entry in manifest["cases"]).items() if count > 1]
     if twice:
-        raise FixtureError(f"{path}: case {twice[0]} is listed more than once")
+        raise FixtureError(f"{path}: case {twice[0]!r:.80} is listed more than once")
     return manifest
 
 
@@ -121,15 +131,19 @@ def read_fixture(folder: Path, entry: dict[str, Any]) -> dict[str, Array]:
     """The tensors of one entry of the manifest. Raises `FixtureError` unless the file is whole and unedited."""
     path = folder / entry["file"]
     try:
-        content = path.read_bytes()
-    except OSError:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry["bytes"]:
+                raise FixtureError(f"{path}: {size} bytes, {entry['bytes']} in the manifest")
+            content = file.read(size)
+    except FileNotFoundError:
         raise FixtureError(f"{path}: missing") from None
-    if len(content) != entry["bytes"]:
-        raise FixtureError(f"{path}: {len(content)} bytes, {entry['bytes']} in the manifest")
+    except OSError as error:
+        raise FixtureError(f"{path}: not readable: {error}") from None
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise FixtureError(f"{path}: edited: its sha256 is not the one in the manifest")
     try:
-        return read_tensors(path)
+        return parse_tensors(path, content)
     except TensorFileError as error:
         raise FixtureError(str(error)) from None
 

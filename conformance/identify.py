@@ -89,7 +89,10 @@ def _findings(op: NormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
         for order in orders:
             for weight_dtype in WEIGHT_DTYPES:
                 yield _cast_order(_case(op, half, Dialect(order, offset, weight_dtype)), ask)
-    widest = next(dtype for dtype in WIDEST_FIRST if dtype in hello.dtypes)
+    widest = next((dtype for dtype in WIDEST_FIRST if dtype in hello.dtypes), None)
+    if widest is None:
+        yield Finding("eps", "not asked", f"none of the port's dtypes is known: {', '.join(hello.dtypes) or 'it has none'}")
+        return
     yield _eps(_case(op, widest, Dialect(orders[0] if widest in HALF else "either_order", offset)), ask)
 
 

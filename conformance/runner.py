@@ -15,6 +15,7 @@ from conformance.golden import Golden, golden
 from conformance.process import Family, PortFailure, PortProcess, RunningPort
 from conformance.protocol import Hello
 from conformance.session import NOT_ASKED, NoAnswer, Session, asked_of
+from conformance.shard import family
 
 CASES_OF_A_PROCESS = 100  # fewer are not worth a process of their own
 
@@ -56,8 +57,8 @@ def run_ports(
     """
     asked = tuple(cases)
     workers = max(1, min(jobs, len(asked) // CASES_OF_A_PROCESS))
-    family = Family()
-    start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=family)
+    processes = Family()
+    start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=processes)
     with ThreadPoolExecutor(max_workers=max(1, len(commands) * workers)) as pool:
         runs: list[list[Part]] = []
         for spec, command in commands.items():
@@ -70,13 +71,13 @@ def run_ports(
         try:
             return tuple(_joined([(taken, part.result()) for taken, part in parts]) for parts in runs)
         except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
-            family.end()
+            processes.end()
             raise
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
     """Neighbours whose ids differ in their names alone; the last ones, which take a compiler longest, come first."""
-    groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: item[1].id.rpartition("/")[0])]
+    groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: family(item[1]))]
     return deque(reversed(groups))
 
 

@@ -13,9 +13,11 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
+from conformance import json_text
 from conformance.rounding import NUMPY_DTYPES
 
 Array = np.ndarray
+NUMBER = re.compile("([0-9]{1,18})")
 
 STORED_DTYPES = {
     name: NUMPY_DTYPES[dtype]
@@ -54,12 +56,21 @@ def read_tensors(path: Path, limit: int | None = None) -> dict[str, Array]:
 
     Raises `TensorFileError`, which names the file and what is wrong with it.
     """
-    # `safetensors.numpy.load` does not know bfloat16 (0.8), hence the deserialiser below it.
     try:
-        entries = deserialize(read_regular(path, limit))
+        content = read_regular(path, limit)
     except FileNotFoundError:
         raise TensorFileError(f"{path}: no such file") from None
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise TensorFileError(f"{path}: not a readable safetensors file: {error}") from None
+    return parse_tensors(path, content)
+
+
+def parse_tensors(path: Path, content: bytes) -> dict[str, Array]:
+    """The tensors of a file that was read; raises as `read_tensors` does."""
+    # `safetensors.numpy.load` does not know bfloat16 (0.8), hence the deserialiser below it.
+    try:
+        entries = deserialize(content)
+    except SafetensorError as error:
         raise TensorFileError(f"{path}: not a readable safetensors file: {error}") from None
     return {name: _as_array(path, name, entry, entry["data"], STORED_DTYPES) for name, entry in entries}
 
@@ -90,12 +101,14 @@ def read_dump(path: Path) -> Dump:
 
 def _as_array(path: Path, name: str, entry: dict[str, Any], data: Any, dtypes: dict[str, np.dtype]) -> Array:
     """A view of a tensor's bytes."""
+    if not name.isprintable():
+        raise TensorFileError(f"{path}: tensor {name!r:.80} has a name that cannot be shown")
     if entry["dtype"] not in dtypes:
-        raise TensorFileError(f"{path}: tensor {name!r} is {entry['dtype']}; known are {', '.join(dtypes)}")
+        raise TensorFileError(f"{path}: tensor {name!r:.80} is {entry['dtype']}; known are {', '.join(dtypes)}")
     try:
         return np.frombuffer(data, dtypes[entry["dtype"]]).reshape(entry["shape"])
     except (OverflowError, ValueError) as error:  # it has no element, and an axis or a rank beyond NumPy's
-        raise TensorFileError(f"{path}: tensor {name!r} has shape {entry['shape']!s:.100}: {error}") from None
+        raise TensorFileError(f"{path}: tensor {name!r:.80} has shape {entry['shape']!s:.100}: {error}") from None
 
 
 def read_regular(path: Path, limit: int | None = None) -> bytes:
@@ -121,7 +134,7 @@ def _order(path: Path, metadata: dict[str, str]) -> list[str] | None:
     if "order" not in metadata:
         return None
     try:
-        order = json.loads(metadata["order"])
+        order = json_text.parse(metadata["order"].encode())
     except ValueError:
         order = None
     if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
@@ -141,7 +154,12 @@ def _as_written(header: dict[str, Any]) -> list[str]:
     of_dtype = [[name for name in written if header[name]["dtype"] == dtype] for dtype in DUMPED_DTYPES]
     if any(names != sorted(names) for names in of_dtype):
         return written
-    return sorted(written, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return sorted(written, key=_with_numbers)
+
+
+def _with_numbers(name: str) -> list[str | int]:
+    """A name's parts, of which every second is a number."""
+    return [int(part) if place % 2 else part for place, part in enumerate(NUMBER.split(name))]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Where a failing block parts from the golden, in words: the stage, judged on what it was fed, and how errors grow."""
+"""Where a failing block parts from the golden, in words: the stage, judged on what it was fed."""
 
 from conformance.block.cases import BlockCase
 from conformance.block.taps import TAP
@@ -19,12 +19,3 @@ def where(verdict: Verdict) -> str:
     if gradients:
         return f"the backward pass: every stage is right forward; going back, {gradients[-1]} is the first gradient to leave"
     return "between the stages: each is right for what it was fed"
-
-
-def growth(verdict: Verdict) -> str:
-    """Every stage's error as it has grown so far; of a stack, the layers', and the stages of the one that parts."""
-    stages = {tap.output.removeprefix(TAP): tap.growth for tap in verdict.taps}
-    if verdict.case.op == "pre_ln_stack":
-        layer = verdict.parts_at.output.removeprefix(TAP).partition(".")[0] if verdict.parts_at else None
-        stages = {name: error for name, error in stages.items() if name.endswith(".out") or name.partition(".")[0] == layer}
-    return ", ".join(f"{name} {error:.2g}" for name, error in stages.items())

@@ -7,8 +7,10 @@ import typer
 from conformance.cli.fixtures import check, generate
 from conformance.cli.fuzz import fuzz
 from conformance.cli.identify import identify
+from conformance.cli.judge import judge
 from conformance.cli.knowledge import explain, list_
 from conformance.cli.locate import locate
+from conformance.cli.merge import merge
 from conformance.cli.new import new
 from conformance.cli.properties import properties
 from conformance.cli.run import run
@@ -21,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Judge implementations of RMSNorm, LayerNorm and the Pre-LN transformer block against an exact golden.",
 )
-for command in (new, run, identify, properties, fuzz, locate, list_, explain, selftest, serve):
+for command in (new, run, judge, merge, identify, properties, fuzz, locate, list_, explain, selftest, serve):
     app.command(command.__name__.rstrip("_"))(command)
 
 fixtures = typer.Typer(no_args_is_help=True, help="The committed golden data: generate it, or check it.")

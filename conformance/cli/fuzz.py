@@ -1,6 +1,7 @@
 """`conformance fuzz`."""
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def fuzz(
     from conformance import fuzz
     from conformance.case_files import as_json
     from conformance.report import fuzzed
-    from conformance.report.report import Report
+    from conformance.report.report import Settings
     from conformance.tensors import write_atomically
 
     name, command, arguments = command_of(port, exec_)
@@ -53,8 +54,8 @@ def fuzz(
         search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
     if keep and search.found:
         write_atomically(keep, as_json(search.found.verdict.case).encode())
-    report = Report((), fuzz.CASES_SEED, device, mode, search.seconds, arguments, str(keep or "FILE"))
-    fuzzed.show(search, seed, report, stdout())
+    settings = Settings(fuzz.CASES_SEED, device, mode, cases=str(keep or "FILE"))
+    fuzzed.show(search, seed, settings, arguments.get(name, shlex.quote(name)), stdout())
     raise typer.Exit(fuzzed.exit_status(search))
 
 

@@ -1,5 +1,6 @@
 """What the commands are told, and how a wrong use of it is refused."""
 
+import secrets
 import shlex
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ from conformance.rounding import DType
 if TYPE_CHECKING:
     from conformance.process import RunningPort
 
+DRAWN_SEEDS = 2**31
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
 
 Mode = Literal["jit", "eager"]
@@ -32,7 +34,22 @@ ExecOption = Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND
 InProcessOption = Annotated[
     bool, typer.Option("--in-process", help="Run it in this very process, for breakpoint() and debuggers; no time-out.")
 ]
+
+
+def _seed(said: str | int) -> int:
+    """A seed as it is said, or one that nobody knows before."""
+    if said == "random":
+        return secrets.randbelow(DRAWN_SEEDS)
+    if not str(said).isdecimal():
+        raise typer.BadParameter(f"{said!r} is neither a whole number from 0 on nor `random`")
+    return int(said)
+
+
 SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")]
+DrawnSeedOption = Annotated[
+    int, typer.Option("--seed", parser=_seed, metavar="N|random", help="Which inputs: 0 are the committed fixtures' own.")
+]
+ShardOption = Annotated[str, typer.Option(metavar="I/N", help="Only part I of N of the cases; `merge` joins the reports.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
 ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
 TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may take for one answer.")]
@@ -120,3 +137,16 @@ def selected(
         limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
         raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)
     return cases
+
+
+def shard_of(said: str, asked: tuple[Case, ...]) -> tuple[tuple[Case, ...], int, int]:
+    """The part I/N of the cases asked for, and I and N. Raises a usage error where there is none."""
+    from conformance.shard import shard
+
+    number, slash, count = said.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"{said!r} is not I/N, such as 1/4", param_hint="--shard")
+    cases = shard(asked, int(number), int(count)) if int(count) <= len(asked) else ()
+    if not cases:
+        raise typer.BadParameter(f"{len(asked)} cases are too few for {count} shards: {said} has none", param_hint="--shard")
+    return cases, int(number), int(count)

@@ -11,6 +11,7 @@ from conformance.cases import CASES
 from conformance.cli.options import (
     CaseOption,
     DeviceOption,
+    DrawnSeedOption,
     DTypeOption,
     ExecOption,
     InProcessOption,
@@ -18,15 +19,16 @@ from conformance.cli.options import (
     ModeOption,
     OpOption,
     PortArguments,
-    SeedOption,
+    ShardOption,
     TimeoutOption,
     check_in_process,
-    check_target,
     commands_of,
     read_case_file,
     selected,
+    shard_of,
 )
-from conformance.cli.screen import interruptible, progress, stdout
+from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
+from conformance.cli.screen import interruptible, progress
 
 
 def run(
@@ -36,28 +38,33 @@ def run(
     dtype: DTypeOption = None,
     case: CaseOption = "*",
     file: Annotated[Path | None, typer.Option("--cases", metavar="FILE", help="Cases kept by fuzz, not the kit's own.")] = None,
-    seed: SeedOption = 0,
+    seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
     in_process: InProcessOption = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
+    shard: ShardOption = "1/1",
     json: JsonOption = None,
+    junit: JunitOption = None,
+    markdown: MarkdownOption = None,
+    html: HtmlOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run the conformance suite: impl_torch and impl_jax, or the ports named.
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
     from conformance.in_process import run_in_process
-    from conformance.report.console import show
-    from conformance.report.machine import as_json
-    from conformance.report.report import Report
+    from conformance.report.building import build, digest
+    from conformance.report.report import Settings
     from conformance.runner import run_ports
-    from conformance.tensors import write_atomically
 
-    cases = selected(case, op, dtype, among=read_case_file(file) if file else CASES)
+    asked = selected(case, op, dtype, among=read_case_file(file) if file else CASES)
+    cases, number, shards = shard_of(shard, asked)
     commands, arguments = commands_of(ports, exec_)
-    check_target(json, "--json")
+    check_targets(json=json, junit=junit, markdown=markdown, html=html)
     if in_process:
         check_in_process(commands)
     began = time.monotonic()
@@ -76,8 +83,6 @@ def run(
                     jobs=jobs,
                     on_verdict=lambda verdict: advance(verdict.port),
                 )
-    report = Report(runs, seed, device, mode, time.monotonic() - began, arguments, str(file or ""))
-    if json:
-        write_atomically(json, as_json(report).encode())
-    show(report, stdout())
-    raise typer.Exit(report.exit_status)
+    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
+    report = build(runs, settings, time.monotonic() - began, arguments)
+    publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

@@ -1,1 +1,3 @@
-"""Verdicts to something a person or a program reads: data first (`report`), rendering last (`console`, `machine`)."""
+"""Verdicts to something a person or a program reads: data first (`building` makes a `report` of them, `machine` writes and reads
+it), rendering last (`console`, `junit`, `markdown`, `html`).
+"""

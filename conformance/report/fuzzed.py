@@ -1,7 +1,7 @@
 """A search for failing cases, on a terminal."""
 
 from collections import Counter
-from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.text import Text
@@ -10,9 +10,10 @@ from conformance.case_files import as_json
 from conformance.diagnose import diagnose
 from conformance.fuzz import CASES_SEED, Found, Search
 from conformance.norms.cases import NormCase
+from conformance.report.building import assemble, entry, explained
 from conformance.report.console import in_words
 from conformance.report.explanation import describe
-from conformance.report.report import CONFORMS, FAILS, NOT_RUN, Cause, Report, known, unexplained
+from conformance.report.report import CONFORMS, FAILS, NOT_RUN, PortEntry, Report, Settings
 
 
 def exit_status(search: Search) -> int:
@@ -22,14 +23,14 @@ def exit_status(search: Search) -> int:
     return FAILS if search.found else CONFORMS
 
 
-def show(search: Search, seed: int, report: Report, console: Console) -> None:
-    """Print what was found and what was asked; `report` knows the command that repeats a case."""
+def show(search: Search, seed: int, settings: Settings, argument: str, console: Console) -> None:
+    """Print what was found and what was asked; `settings` and what names the port on the command line repeat a case."""
     if search.failure:
         console.print(Text.assemble((search.spec, "bold"), " could not be run: ", (search.failure, "red")))
         return
     if search.found:
-        command = report.command(search.found.verdict)
-        for line in (*in_words(cause(search.found), command), *map(Text, _details(search.found))):
+        report = report_on(search.found, settings, argument)
+        for line in (*in_words(report, report.causes[0]), *map(Text, _details(search.found))):
             console.print(line, soft_wrap=True)
         console.print()
     console.print(Text(_shares(search), style="dim"))
@@ -47,16 +48,19 @@ def show(search: Search, seed: int, report: Report, console: Console) -> None:
     console.print(Text.assemble((verdict, style), f": {pace}, seed {seed}"))
 
 
-def cause(found: Found) -> Cause:
+def report_on(found: Found, settings: Settings, argument: str) -> Report:
     """What is wrong, shown by the smallest case: a mistake, if all the witnesses bear it out.
 
     So small a case may agree with many that were not made.
     """
     verdict = found.verdict
     diagnoses = diagnose((verdict, *found.witnesses), CASES_SEED)
-    if diagnoses and diagnoses[0].agreeing == diagnoses[0].judged:
-        return replace(known(verdict.port, diagnoses[:1]), verdicts=(verdict,))
-    return unexplained(verdict.port, [verdict])
+    borne_out = [each for each in diagnoses[:1] if each.agreeing == each.judged]
+    made = [
+        (port, what, evidence, (verdict.case.id,))
+        for port, what, evidence, _ in map(partial(explained, verdict.port), borne_out)
+    ]
+    return assemble(settings, 0.0, [PortEntry(verdict.port, argument, None)], [entry(verdict)], made)
 
 
 def _details(found: Found) -> list[str]:

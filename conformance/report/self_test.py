@@ -7,7 +7,7 @@ from rich.text import Text
 from conformance.case import OPS, TAPPED
 from conformance.mistakes import MISTAKES
 from conformance.norms.cases import NORMS
-from conformance.report.console import ratio
+from conformance.report.words import ratio
 from conformance.rounding import DTYPES
 from conformance.selftest import PLAIN, PLAIN_IN_A_BLOCK, SEPARATION, Kill, SelfTest, Separation
 

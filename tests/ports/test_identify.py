@@ -11,6 +11,7 @@ from conformance.session import Session
 
 PROMOTED = "scale_then_cast; y is float32"  # nothing is rounded
 SCALE, CAST = "scale_then_cast; y is bfloat16", "cast_then_scale; y is bfloat16"
+EITHER = (SCALE, SCALE, CAST, "cast_then_scale; y is float32")  # whichever is asked
 NOT_ASKED = "not asked"
 
 # Port, packages, and for both weights, x's own dtype and float32: RMSNorm's dialect, and LayerNorm's where it has one.
@@ -25,8 +26,10 @@ DIALECTS = [
     ),
     ("ports.keras", "keras", (SCALE, "scale_then_cast, the weight rounded first; y is bfloat16"), (SCALE, SCALE)),
     ("ports.mlx", "mlx", (CAST, PROMOTED), (CAST, PROMOTED)),
+    ("ports.numpy", "numpy", EITHER, EITHER),
     ("ports.onnxruntime", "onnxruntime", (NOT_ASKED, NOT_ASKED), (SCALE, NOT_ASKED)),
     ("ports.onnxruntime.port:Simplified", "onnxruntime", (SCALE, NOT_ASKED), None),
+    ("ports.tensorflow", "tensorflow", EITHER, EITHER),
     ("ports.torch_nn", "torch", (SCALE, SCALE), (SCALE, SCALE)),
     (
         "ports.transformers.port:Gemma",

@@ -31,6 +31,8 @@ HELLOS = {
     "other_protocol": HELLO | {"protocol": 2},
     "no_licence": {"type": "error", "message": "no licence found"},
     "no_hello": {"type": "done"},
+    "steers": HELLO | {"name": "\x1b[31m", "versions": {"[/red]": "\x1b[2J"}},
+    "has_odd_dtypes": HELLO | {"dtypes": ["int8"]},
     "hello_and_more": json.dumps(HELLO) + "\nloading ...",
 }
 
@@ -49,9 +51,10 @@ def wait_forever() -> None:
 
 
 def detach(*, bare: bool = False) -> None:
-    """Leave a grandchild in a session of its own, whose parent is gone; or a bare child, without an environment."""
+    """Leave a grandchild in a session of its own, whose parent is gone; or a bare child, whose environment is empty."""
     if bare:
-        subprocess.Popen(["/bin/sleep", "1000"], env={}, start_new_session=True)
+        child = subprocess.Popen(["/bin/sleep", "1000"], env={}, start_new_session=True)
+        Path(sys.argv[2]).write_text(str(child.pid))
     elif os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -314,6 +317,8 @@ if __name__ == "__main__":
         if request["type"] == "hello":
             time.sleep(0.3 * (way == "is_slow"))
             say(HELLOS.get(way, HELLO))
+        elif way == "steers":
+            say({"type": "error", "id": request["id"], "message": "\x1b[2J [/red] [link=x]", "detail": "\x1b[2J"})
         elif request["case"].endswith(f"/{VICTIM}"):
             say(*answers(way, request))
         else:

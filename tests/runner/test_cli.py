@@ -2,12 +2,14 @@
 
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,8 +50,8 @@ def in_a_shell(*arguments: object, **options) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
-def rubbish(*way: str) -> str:
-    return shlex.join([sys.executable, str(Path(__file__).with_name("rubbish.py")), *way])
+def hostile(*way: str) -> str:
+    return shlex.join([sys.executable, str(Path(__file__).with_name("hostile_ports.py")), *way])
 
 
 def causes(result: subprocess.CompletedProcess[str]) -> list[str]:
@@ -71,7 +73,7 @@ def read_report(path: Path) -> dict:
         ((HONEST,), CONFORMS, "conforms: 1 passed"),
         ((WRONG,), FAILS, "does not conform: 1 failed"),
         ((HONEST, WRONG), FAILS, "does not conform: 1 passed, 1 failed"),
-        (("--exec", rubbish("no_file")), FAILS, "does not conform: 1 error"),
+        (("--exec", hostile("no_file")), FAILS, "does not conform: 1 error"),
         (("no_such_module",), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError: No module named"),
         (("--exec", "./no_such_program"), NOT_RUN, "./no_such_program could not be run: "),
         ((HONEST, "no_such_module"), NOT_RUN, "1 passed"),
@@ -93,6 +95,7 @@ def test_the_exit_status_says_how_it_went(arguments, status, words):
         (("run", "--dtype", "float8"), "'float8' is not one of 'float64', 'float32', 'bfloat16', 'float16'"),
         (("run", "--mode", "warp"), "'warp' is not one of 'jit', 'eager'"),
         (("run", "--seed", "-1"), "--seed"),
+        (("run", "--seed", "fresh"), "'fresh' is neither a whole number from 0 on nor `random`"),
         (("run", "--timeout", "0"), "--timeout"),
         (("run", "--sed", "7"), "No such option: --sed"),
         (("run", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
@@ -128,7 +131,8 @@ def test_eps_outside_the_root_is_named_in_every_dtype(tmp_path):
     assert "eps is added to the root, not under it" in output
     (cause,) = read_report(tmp_path / "report.json")["causes"]
     assert cause["what"] == "eps is added to the root, not under it"
-    assert cause["evidence"].startswith("eps_outside_root agrees with 44 of 44 cases and explains 132 of 132 failing outputs")
+    evidence = {name: cause["evidence"][name] for name in ("mistake", "agreeing", "judged", "outputs", "failing")}
+    assert tuple(evidence.values()) == ("eps_outside_root", 44, 44, 132, 132)
     near_eps = [case for case in CASES if case.name == "rows_near_eps"]
     assert {case.id for case in near_eps} < set(cause["cases"])
     assert {(case.op, case.dtype) for case in near_eps} == {(op, dtype) for op in NORMS for dtype in DTYPES}
@@ -150,13 +154,66 @@ def test_json_counts_every_case(tmp_path, ports, status, counts):
     arguments = ["--case", "*/either_order/*/spike", "--seed", 3, "--mode", "eager", "--device", "mars", "--json", path]
     assert conformance("run", *ports, *arguments)[0] == status
     report = read_report(path)
-    assert (report["exit_status"], report["seed"], report["mode"], report["device"]) == (status, 3, "eager", "mars")
+    assert {name: report["settings"][name] for name in ("seed", "mode", "device")} == {
+        "seed": 3,
+        "mode": "eager",
+        "device": "mars",
+    }
+    assert report["exit_status"] == status
     assert [port["port"] for port in report["ports"]] == ports
     failures = {"no_such_module": "ModuleNotFoundError: No module named 'no_such_module'"}
     assert [port["failure"] for port in report["ports"]] == [failures.get(port, "") for port in ports]
-    assert {name: sum(cell.get(name, 0) for cell in report["matrix"]) for name in counts} == counts
+    assert {name: sum(cell["statuses"].get(name, 0) for cell in report["matrix"]) for name in counts} == counts
     assert {name: [verdict["status"] for verdict in report["verdicts"]].count(name) for name in counts} == counts
     assert len(report["verdicts"]) == sum(counts.values())
+
+
+def test_verbose_shows_every_case_and_quiet_the_conclusion_alone():
+    ask = ["run", WRONG, "--case", "rms_norm/*/float32/rows_*_eps"]
+    plain, verbose, quiet = (in_a_shell(*ask, *how).stdout.splitlines() for how in ((), ("--verbose",), ("--quiet",)))
+    cases = [line for line in verbose if line.startswith("fail ") and "/rows_" in line]
+    assert len(cases) == 3
+    assert cases[0].startswith(f"fail     {WRONG}  rms_norm/either_order/float32/rows_near_eps  y ")
+    assert [re.sub(r"in .* s", "", line) for line in verbose if line not in cases] == [
+        re.sub(r"in .* s", "", line) for line in plain
+    ]
+    assert len(quiet) == 1
+    assert quiet[0].startswith("does not conform: 3 failed in ")
+
+
+def test_a_report_is_plain_but_on_a_terminal_and_colourless_where_that_is_asked():
+    """On a pseudo-terminal: with colours, unless NO_COLOR says not (https://no-color.org)."""
+    ask = [sys.executable, "-m", "conformance", "run", HONEST, "--case", VICTIM]
+
+    def on_a_terminal(**environment: str) -> str:
+        ours, theirs = pty.openpty()
+        kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+        subprocess.run(ask, stdout=theirs, env=kept | {"TERM": "xterm-256color"} | environment, timeout=60, check=True)
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # at the end, on Linux
+            while part := os.read(ours, 65536):
+                said += part
+        os.close(ours)
+        return said.decode()
+
+    colour = re.compile(r"\x1b\[[\d;]*3\dm")
+    assert colour.search(on_a_terminal())
+    assert not colour.search(on_a_terminal(NO_COLOR="1"))
+    assert "conforms" in on_a_terminal(NO_COLOR="1")
+    assert "\x1b" not in in_a_shell(*ask[3:]).stdout
+
+
+def test_a_random_seed_is_printed_and_is_another_every_time(tmp_path):
+    def seed() -> int:
+        status, said = conformance("run", WRONG, "--case", VICTIM, "--seed", "random", "--json", tmp_path / "r.json")
+        seed = read_report(tmp_path / "r.json")["settings"]["seed"]
+        assert status == FAILS
+        assert said.endswith(f"seed {seed}")
+        assert f"--case '{VICTIM}' --seed {seed}" in said
+        return seed
+
+    assert seed() != seed()
 
 
 def test_an_op_that_a_port_lacks_is_not_judged():
@@ -169,14 +226,14 @@ def test_an_op_that_a_port_lacks_is_not_judged():
 def test_a_program_is_run_with_its_arguments(tmp_path):
     """Beside a port in Python, which costs it nothing; split as a shell would, and not run by one."""
     spaced = tmp_path / "a b"
-    status, output = conformance("run", HONEST, "--exec", rubbish("tidies_up", str(spaced)), "--case", VICTIM)
+    status, output = conformance("run", HONEST, "--exec", hostile("tidies_up", str(spaced)), "--case", VICTIM)
     assert status == FAILS
     assert "does not conform: 1 passed, 1 error" in output
     assert spaced.read_text() == "tidy"
 
 
 def test_a_port_is_not_waited_for_longer_than_asked():
-    status, output = conformance("run", "--exec", rubbish("hangs"), "--case", VICTIM, "--timeout", "1.5")
+    status, output = conformance("run", "--exec", hostile("hangs"), "--case", VICTIM, "--timeout", "1.5")
     assert status == FAILS
     assert "the port did not answer within 1.5 s" in output
 
@@ -194,15 +251,15 @@ def test_a_seed_gives_other_inputs(tmp_path):
     ("port", "options"),
     [
         ([WRONG], ["--seed", "7", "--mode", "eager", "--device", "mars"]),
-        (["--exec", rubbish("no_file")], []),
-        (["--exec", rubbish("no_file", "_" * 99)], []),
-        (["--exec", rubbish("no_file", '"$HOME"')], []),
+        (["--exec", hostile("no_file")], []),
+        (["--exec", hostile("no_file", "_" * 99)], []),
+        (["--exec", hostile("no_file", '"$HOME"')], []),
         (["--exec", "./no_file"], []),
     ],
     ids=["module", "program", "long", "quotes", "bare"],
 )
 def test_the_command_that_a_report_prints_shows_the_same_failure(port, options, tmp_path):
-    (tmp_path / "no_file").write_text(f"#!/bin/sh\nexec {rubbish('no_file')}\n")
+    (tmp_path / "no_file").write_text(f"#!/bin/sh\nexec {hostile('no_file')}\n")
     (tmp_path / "no_file").chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first = in_a_shell("run", *port, "--case", "rms_norm/*/float32/zero_rows", *options, cwd=tmp_path, env=environment)
@@ -269,9 +326,9 @@ def test_a_port_is_found_where_the_command_is_run(tmp_path):
         (["--exec", ""], WRONG_USAGE),
         (["--exec", "node 'port.js"], WRONG_USAGE),
         ([HONEST, "--json", "."], WRONG_USAGE),
-        (["--exec", rubbish("null_versions")], NOT_RUN),
-        (["--exec", rubbish("nests")], FAILS),
-        (["--exec", rubbish("no_file", "[/b]")], FAILS),
+        (["--exec", hostile("null_versions")], NOT_RUN),
+        (["--exec", hostile("nests")], FAILS),
+        (["--exec", hostile("no_file", "[/b]")], FAILS),
     ],
     ids=["no program", "open quotation", "folder for a file", "versions", "deep nesting", "brackets"],
 )
@@ -281,7 +338,7 @@ def test_no_stack_trace_is_shown(arguments, status):
     assert result.returncode == status
 
 
-@pytest.mark.parametrize("port", [["--exec", rubbish("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
+@pytest.mark.parametrize("port", [["--exec", hostile("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
 def test_every_pipe_is_closed(port, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "always::ResourceWarning")
     assert in_a_shell("run", *port, "--case", VICTIM).stderr == ""
@@ -289,7 +346,7 @@ def test_every_pipe_is_closed(port, monkeypatch):
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
 def test_an_interrupted_run_takes_its_ports_along(sign, wait_for_processes):
-    command = [sys.executable, "-m", "conformance", "run", "--exec", rubbish("hangs"), "--case", VICTIM]
+    command = [sys.executable, "-m", "conformance", "run", "--exec", hostile("hangs"), "--case", VICTIM]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         assert wait_for_processes(3)  # itself, the port and the port's own child
         run.send_signal(sign)

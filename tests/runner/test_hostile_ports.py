@@ -1,5 +1,8 @@
 """Whatever a port does costs the case it does it on: the others are judged, nothing is left running, no file is left behind."""
 
+import resource
+import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -9,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from conformance.cases import select
-from conformance.process import PortProcess
-from conformance.runner import PortRun, run_port
+from conformance.process import PortProcess, serve_command
+from conformance.runner import run_port, run_ports
+from tests.runner.test_cli import CONFORMS, FAILS, NOT_RUN, conformance
 
 BEFORE, VICTIM, AFTER = (select(f"rms_norm/either_order/float32/{name}")[0] for name in ("std_0.05", "zero_rows", "random"))
+MEMORY = 200_000  # kilobytes that a flood may add to what this process takes; all of it would be many times that
 GIVEN = 1.5  # seconds for an answer, where there will be none
 
 
@@ -25,20 +30,28 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
-def hostile(way: str) -> list[str]:
-    return [sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), way]
+def peak() -> int:
+    """The most memory that this process has ever had, in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def run(way: str, *, timeout: float = 60.0, before: tuple = (BEFORE,)) -> PortRun:
-    start = partial(PortProcess, hostile(way), device="cpu", mode="jit", timeout=60.0)
-    return run_port(way, start, (*before, VICTIM, AFTER), 0, timeout, lambda verdict: None)
+def hostile(*way: str) -> list[str]:
+    return [sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), *way]
 
 
-def costs(way: str, **options) -> tuple[str, str]:
-    """What becomes of the victim; the cases before and after it pass."""
-    *before, victim, after = run(way, **options).verdicts
-    assert [(verdict.status, verdict.message) for verdict in (*before, after)] == [("pass", "")] * (1 + len(before))
+def costs(*way: str, timeout: float = 60.0) -> tuple[str, str]:
+    """What becomes of the victim; the cases before and after it pass, and memory stays within bounds."""
+    start = partial(PortProcess, hostile(*way), device="cpu", mode="jit", timeout=60.0)
+    before = peak()
+    first, victim, last = run_port(way[0], start, (BEFORE, VICTIM, AFTER), 0, timeout, lambda verdict: None).verdicts
+    assert [(verdict.status, verdict.message) for verdict in (first, last)] == [("pass", "")] * 2
+    assert peak() - before < MEMORY
     return victim.status, victim.message
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2][0] not in "ZX"
 
 
 def is_left(folder: Path) -> list[str]:
@@ -110,7 +123,7 @@ def test_it_costs_one_case(way, words, folder):
     assert is_left(folder) == []
 
 
-@pytest.mark.parametrize("way", ["hangs", "floods_stderr", "detaches_and_hangs"])
+@pytest.mark.parametrize("way", ["hangs", "floods_stderr"])
 def test_hanging_costs_one_case_and_the_time_given(way, folder):
     began = time.monotonic()
     status, message = costs(way, timeout=GIVEN)
@@ -141,10 +154,25 @@ def test_an_answer_twice_is_not_the_next_one(folder):
 
 @pytest.mark.parametrize(
     "way",
-    ["detaches", "says_much_on_stderr", "litters", "deletes_its_inputs", "edits_its_inputs", "writes_on_and_on", "is_slow"],
+    ["says_much_on_stderr", "litters", "deletes_its_inputs", "edits_its_inputs", "writes_on_and_on", "is_slow"],
 )
 def test_what_harms_nobody_passes_and_is_tidied_up(way, folder):
     assert costs(way) == ("pass", "")
+    assert is_left(folder) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+@pytest.mark.parametrize(("way", "status", "timeout"), [("detaches", "pass", 60.0), ("detaches_and_hangs", "error", GIVEN)])
+def test_a_child_in_a_session_of_its_own_ends_with_the_port_and_a_bystander_does_not(way, status, timeout, folder, tmp_path):
+    """The one whose parent is gone is known by its environment, the one whose environment is empty by its parent."""
+    bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        assert costs(way, str(tmp_path / "pid"), timeout=timeout)[0] == status
+        assert not is_alive(int((tmp_path / "pid").read_text()))
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
     assert is_left(folder) == []
 
 
@@ -162,3 +190,27 @@ def test_wrong_numbers_fail(way, words, folder):
 
 def test_a_reason_that_is_no_text_is_shown_as_it_is():
     assert costs("no_text") == ("skip", "{'because': None}")
+
+
+def test_an_answer_from_memory_passes_with_no_seed_but_its_own():
+    port = {"memory": serve_command("tests.runner.bad_ports:AnswersFromMemory")}
+    cases = select("*_norm/either_order/float32/random") + select("*_norm/cast_then_scale/bfloat16/random")
+    for seed, status in {0: "pass", 7: "fail"}.items():
+        (result,) = run_ports(port, cases, seed=seed)
+        assert [verdict.status for verdict in result.verdicts] == [status] * 4
+
+
+@pytest.mark.parametrize("way", ["steers", "has_odd_dtypes"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--case", "rms_norm/either_order/*/r*"),
+        ("identify",),
+        ("fuzz", "--seconds", 1),
+        ("properties", "--op", "rms_norm"),
+    ],
+)
+def test_no_command_trips_over_what_a_port_says(way, command):
+    status, said = conformance(*command, "--exec", shlex.join(hostile(way)))
+    assert status in (CONFORMS, FAILS, NOT_RUN)
+    assert "\x1b" not in said

@@ -15,17 +15,25 @@ import pytest
 import conformance
 
 ROOT = Path(__file__).parents[2]
-KIT = {"ml_dtypes", "numpy", "rich", "safetensors", "typer"}
-ON_DEMAND = {"hypothesis": {"conformance.fuzz", "conformance.random_cases"}}  # an extra, and the modules that need it
+KIT = {"jinja2", "ml_dtypes", "numpy", "rich", "safetensors", "typer"}
+ON_DEMAND = {  # extras, and the modules that need them
+    "hypothesis": {"conformance.fuzz", "conformance.random_cases"},
+    "pytest": {"conformance.pytest_plugin", "conformance.pytest_port"},
+}
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
-PORTED = {"equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "paddle", "torch", "transformers"}
+PORTED = {
+    *("equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime"),
+    *("paddle", "tensorflow", "tinygrad", "torch", "transformers"),
+}
 
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "safetensors", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping", "safetensors"},
-    "ports": {"conformance.protocol", "reference.checkpoints", "impl_jax", "impl_torch"} | BRIDGE | PORTED,
+    "ports": {"conformance.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
+    | BRIDGE
+    | PORTED,
 }
 
 
@@ -96,8 +104,16 @@ def test_what_an_extra_brings_is_imported_on_demand():
 def test_what_is_imported_is_declared():
     """And nothing else is: a dependency that no module imports is one too many."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["fuzz"]
+    extras = project["optional-dependencies"]
+    requirements = project["dependencies"] + extras["fuzz"] + extras["pytest"]
     declared = {re.match(r"\w+", requirement)[0] for requirement in requirements}
     trees = modules("conformance") | modules("reference")
     others = {other.partition(".")[0] for tree in trees.values() for other in imported(tree)}
     assert others - sys.stdlib_module_names - MAY_IMPORT.keys() == declared
+
+
+def test_the_pytest_plugin_costs_nothing_where_it_is_not_used():
+    """pytest loads it in every project of an environment that has the kit."""
+    code = "import sys, pytest; before = set(sys.modules); import conformance.pytest_plugin; print(*set(sys.modules) - before)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert set(result.stdout.split()) == {"conformance", "conformance.pytest_plugin"}

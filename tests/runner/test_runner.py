@@ -14,7 +14,8 @@ from conformance.compare import Verdict
 from conformance.norms.cases import NORM_CASES
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
-from conformance.report.report import FAILS, Report
+from conformance.report.building import build
+from conformance.report.report import FAILS, Settings
 from conformance.runner import PortRun, run_port, run_ports, unsupported
 from conformance.session import STARTS_IN_A_ROW
 
@@ -86,14 +87,14 @@ def test_a_port_that_overwrites_its_input_fails_and_is_told_so_once(name, tensor
     result = run(port, *select("rms_norm/*/random"))
     assert {(verdict.status, verdict.message) for verdict in result.verdicts} == {("fail", f"overwrites its input {tensor}")}
     assert all(output.outside == 0 for verdict in result.verdicts for output in verdict.outputs)
-    [cause] = Report((result,), 0, "cpu", "jit", 0.0).causes
-    assert (cause.what, len(cause.verdicts)) == (f"overwrites its input {tensor}", len(result.verdicts))
+    [cause] = build([result], Settings(0, "cpu", "jit")).causes
+    assert (cause.what, len(cause.cases)) == (f"overwrites its input {tensor}", len(result.verdicts))
 
 
 def test_overwriting_is_told_beside_a_known_mistake():
     case = select("rms_norm/either_order/float32/rows_near_eps")
     result = run({"both": serve_command("tests.runner.impure_ports:OverwritesXAndMistakesEps")}, *case)
-    causes = [cause.what for cause in Report((result,), 0, "cpu", "jit", 0.0).causes]
+    causes = [cause.what for cause in build([result], Settings(0, "cpu", "jit")).causes]
     assert causes == ["eps is added to the root, not under it", "overwrites its inputs x, weight"]
 
 
@@ -222,7 +223,7 @@ def test_a_case_expected_to_fail_must_fail():
     assert (fails.status, fails.message) == ("expected", "eps outside the root")
     assert fails.ratio > 1
     assert (passes.status, passes.message) == ("fail", "passes, though it is expected to fail: nothing is wrong here")
-    report = Report((run(bad_port("KnowsItsFaults"), *cases),), 0, "cpu", "jit", 1.0)
+    report = build([run(bad_port("KnowsItsFaults"), *cases)], Settings(0, "cpu", "jit"))
     assert report.exit_status == FAILS
     (cause,) = report.causes
     assert cause.what == passes.message

@@ -1,0 +1,45 @@
+"""`conformance judge`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conformance.cases import CASES
+from conformance.cli.options import CaseOption, DTypeOption, JsonOption, OpOption, check_target, selected
+from conformance.cli.screen import interruptible, progress, stdout
+
+
+def judge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Outputs: DIR/CASE.safetensors for every case computed.")],
+    op: OpOption = None,
+    dtype: DTypeOption = None,
+    case: CaseOption = "*",
+    json: JsonOption = None,
+) -> None:
+    """Judge outputs that were computed elsewhere, from the inputs in the committed fixtures.
+
+    Exit status: 0 they conform, 1 they do not, 2 wrong usage, 3 no outputs of the cases asked for.
+    """
+    from conformance.offline import SEED, OutputsError, answered, judge_folder
+    from conformance.report.building import build, digest
+    from conformance.report.console import show
+    from conformance.report.machine import as_json
+    from conformance.report.report import OFFLINE, Settings
+    from conformance.tensors import write_atomically
+
+    check_target(json, "--json")
+    began = time.monotonic()
+    try:
+        files = answered(folder)
+        cases = selected(case, op, dtype, among=tuple(each for each in CASES if each.has_fixture or each.id in files))
+        with interruptible("nothing was judged"), progress([str(folder)], len(cases)) as advance:
+            run = judge_folder(folder, cases, lambda verdict: advance(verdict.port))
+    except OutputsError as error:
+        raise typer.BadParameter(str(error), param_hint="DIR") from None
+    report = build([run], Settings(SEED, "", OFFLINE, asked=len(cases), digest=digest(cases)), time.monotonic() - began)
+    if json:
+        write_atomically(json, as_json(report).encode())
+    show(report, stdout())
+    raise typer.Exit(report.exit_status)

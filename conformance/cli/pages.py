@@ -1,0 +1,49 @@
+"""The report in files: where each is to be written, and writing them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conformance.cli.options import check_target
+
+if TYPE_CHECKING:
+    from conformance.report.report import Report
+
+JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the report as JUnit XML here.")]
+MarkdownOption = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown here.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page here.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print every case, and every cause.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the conclusion only.")]
+
+
+def check_targets(**files: Path | None) -> None:
+    """Raise a usage error, before anything is run, where one of the files could not be written."""
+    for name, file in files.items():
+        check_target(file, f"--{name}")
+
+
+def publish(
+    report: "Report",
+    *,
+    json: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    html: Path | None,
+    verbose: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Write the files asked for, print the report, and exit with its status."""
+    from conformance.cli.screen import stdout
+    from conformance.report.console import show
+    from conformance.report.html import as_html
+    from conformance.report.junit import as_junit
+    from conformance.report.machine import as_json
+    from conformance.report.markdown import as_markdown
+    from conformance.tensors import write_atomically
+
+    for file, render in ((json, as_json), (junit, as_junit), (markdown, as_markdown), (html, as_html)):
+        if file:
+            write_atomically(file, render(report).encode(errors="replace"))
+    show(report, stdout(), verbose=verbose, quiet=quiet)
+    raise typer.Exit(report.exit_status)

@@ -1,0 +1,224 @@
+#include "block.h"
+
+#include <string.h>
+
+#include "attention.h"
+#include "feed_forward.h"
+#include "norms.h"
+#include "numbers.h"
+#include "scratch.h"
+
+/* A parameter, which may be NULL where it is a bias. */
+static const struct tensor *parameter(const struct block *b, const char *name, const char *kind, size_t count)
+{
+    const char *full = joined(b->layer, name, kind);
+    const struct tensor *found = find(b->given, full);
+    if (!found && strcmp(kind, ".bias") != 0)
+        refuse("%s is missing", full);
+    if (found && found->count != count)
+        refuse("%s has %zu elements; it must have %zu", full, found->count, count);
+    return found;
+}
+
+static real *values(const struct tensor *parameter)
+{
+    return parameter ? decode(parameter) : NULL;
+}
+
+/* The axes after x's own *batch. */
+struct axes {
+    size_t rank, size[3];
+};
+
+static real *keep(const struct block *b, struct tensor **taps, const char *name, enum dtype dtype, struct axes axes, real *made)
+{
+    struct tensor like = b->like;
+    like.dtype = dtype;
+    like.rank -= 2;
+    like.count = b->batch;
+    for (size_t i = 0; i < axes.rank; i++)
+        like.count *= like.shape[like.rank++] = axes.size[i];
+    round_all(dtype, like.count, made);
+    if (taps)
+        put(taps, joined("tap.", b->layer, name), &like, encode(dtype, like.count, made));
+    return made;
+}
+
+static struct norm norm_of(const struct block *b, bool centred, size_t count, size_t d)
+{
+    return (struct norm){centred, b->casts_first, b->like.dtype, b->eps, b->weight_offset, count / d, d};
+}
+
+static real *normalised(const struct block *b, const char *name, size_t count, size_t d, const real *x)
+{
+    const struct tensor *weight = parameter(b, name, ".weight", d), *bias = parameter(b, name, ".bias", d);
+    real *y = reals(count);
+    norm(norm_of(b, bias, count, d), x, values(weight), values(bias), y);
+    return y;
+}
+
+static real *normalised_vjp(const struct block *b, const char *name, size_t count, size_t d, const real *dy, const real *x,
+                            struct tensor **gradients)
+{
+    const struct tensor *weight = parameter(b, name, ".weight", d), *bias = parameter(b, name, ".bias", d);
+    real *dx = reals(count), *dweight = reals(d), *dbias = reals(d);
+    norm_vjp(norm_of(b, bias, count, d), dy, x, values(weight), dx, dweight, dbias);
+    put(gradients, joined("d", weight->name, ""), weight, encode(weight->dtype, d, dweight));
+    if (bias)
+        put(gradients, joined("d", bias->name, ""), bias, encode(bias->dtype, d, dbias));
+    return dx;
+}
+
+static real *projected(const struct block *b, const char *name, size_t in, size_t out, const real *x)
+{
+    size_t rows = b->batch * b->s;
+    real *y = reals(rows * out);
+    const struct tensor *weight = parameter(b, name, ".weight", out * in), *bias = parameter(b, name, ".bias", out);
+    linear((struct linear){rows, in, out}, x, values(weight), values(bias), y);
+    return y;
+}
+
+/* dx is added to. */
+static void projected_vjp(const struct block *b, const char *name, size_t in, size_t out, const real *dy, const real *x,
+                          real *dx, struct tensor **gradients)
+{
+    const struct tensor *weight = parameter(b, name, ".weight", out * in), *bias = parameter(b, name, ".bias", out);
+    real *dweight = reals(out * in), *dbias = reals(out);
+    linear_vjp((struct linear){b->batch * b->s, in, out}, dy, x, values(weight), dx, dweight, dbias);
+    put(gradients, joined("d", weight->name, ""), weight, encode(weight->dtype, out * in, dweight));
+    if (bias)
+        put(gradients, joined("d", bias->name, ""), bias, encode(bias->dtype, out, dbias));
+}
+
+static real *rotated(const struct block *b, size_t heads, bool backwards, const real *x)
+{
+    real *y = reals(b->batch * b->s * heads * b->d_head);
+    rope((struct rope){b->batch, b->s, heads, b->d_head, b->position, b->rope_base, b->interleaved, backwards}, x, y);
+    return y;
+}
+
+static struct attention attention_of(const struct block *b)
+{
+    size_t t = b->past + b->s;
+    const struct tensor *mask = find(b->given, "key_mask");
+    if (mask && mask->count != b->batch * t)
+        refuse("key_mask has %zu elements; it must have %zu", mask->count, b->batch * t);
+    return (struct attention){b->batch, b->s, t, b->n_heads, b->n_kv_heads, b->d_head, b->causal, values(mask)};
+}
+
+/* Keys or values, [batch, past + s, n_kv_heads, d_head]: those that were cached, then the new. */
+static real *with_cache(const struct block *b, const char *name, const real *fresh)
+{
+    size_t position = b->n_kv_heads * b->d_head, old = b->past * position, new = b->s * position;
+    real *all = reals(b->batch * (old + new)), *cache = b->past ? decode(find(b->given, name)) : NULL;
+    for (size_t i = 0; i < b->batch; i++) {
+        if (cache)
+            memcpy(all + i * (old + new), cache + i * old, old * sizeof(real));
+        memcpy(all + i * (old + new) + old, fresh + i * new, new * sizeof(real));
+    }
+    return all;
+}
+
+/* Its transpose: what was cached is constant. */
+static real *without_cache(const struct block *b, const real *all)
+{
+    size_t position = b->n_kv_heads * b->d_head, old = b->past * position, new = b->s * position;
+    real *fresh = reals(b->batch * new);
+    for (size_t i = 0; i < b->batch; i++)
+        memcpy(fresh + i * new, all + i * (old + new) + old, new * sizeof(real));
+    return fresh;
+}
+
+static real *added(size_t count, const real *a, const real *b)
+{
+    real *total = reals(count);
+    for (size_t i = 0; i < count; i++)
+        total[i] = a[i] + b[i];
+    return total;
+}
+
+struct stages block(const struct block *b, const real *x, struct tensor **taps)
+{
+    enum dtype stored = b->like.dtype, computed = stored == F64 ? F64 : F32;
+    size_t rows = b->batch * b->s, d = b->d_model, d_q = b->n_heads * b->d_head, d_kv = b->n_kv_heads * b->d_head;
+    struct axes stream = {2, {b->s, d}}, heads = {3, {b->s, b->n_heads, b->d_head}}, inner = {2, {b->s, b->d_ff}};
+    struct axes kv_heads = {3, {b->s, b->n_kv_heads, b->d_head}}, merged = {2, {b->s, d_q}};
+    struct axes scores = {3, {b->n_heads, b->s, b->past + b->s}};
+    struct stages m = {.x = x};
+
+    m.attention_norm = keep(b, taps, "attention_norm", stored, stream, normalised(b, "attention_norm", rows * d, d, x));
+    m.q = keep(b, taps, "q", stored, heads, projected(b, "attention.q", d, d_q, m.attention_norm));
+    m.k = keep(b, taps, "k", stored, kv_heads, projected(b, "attention.k", d, d_kv, m.attention_norm));
+    m.v = keep(b, taps, "v", stored, kv_heads, projected(b, "attention.v", d, d_kv, m.attention_norm));
+    const real *q = m.q, *k = m.k;
+    if (b->qk_norm) {
+        q = m.q_norm = keep(b, taps, "q_norm", stored, heads, normalised(b, "attention.q_norm", rows * d_q, b->d_head, q));
+        k = m.k_norm = keep(b, taps, "k_norm", stored, kv_heads, normalised(b, "attention.k_norm", rows * d_kv, b->d_head, k));
+    }
+    if (b->rope) {
+        q = m.q_rope = keep(b, taps, "q_rope", stored, heads, rotated(b, b->n_heads, false, q));
+        k = m.k_rope = keep(b, taps, "k_rope", stored, kv_heads, rotated(b, b->n_kv_heads, false, k));
+    }
+    m.keys = with_cache(b, "k_cache", k);
+    m.values = with_cache(b, "v_cache", m.v);
+    m.scores = reals(rows * b->n_heads * (b->past + b->s));
+    m.probs = reals(rows * b->n_heads * (b->past + b->s));
+    m.attn = reals(rows * d_q);
+    attention(attention_of(b), q, m.keys, m.values, m.scores, m.probs, m.attn);
+    keep(b, taps, "scores", computed, scores, m.scores);
+    keep(b, taps, "probs", computed, scores, m.probs);
+    keep(b, taps, "attn", stored, merged, m.attn);
+    m.attn_out = keep(b, taps, "attn_out", stored, stream, projected(b, "attention.o", d_q, d, m.attn));
+    m.h = keep(b, taps, "h", stored, stream, added(rows * d, x, m.attn_out));
+
+    m.ffn_norm = keep(b, taps, "ffn_norm", stored, stream, normalised(b, "ffn_norm", rows * d, d, m.h));
+    if (b->swiglu)
+        m.gate = keep(b, taps, "gate", stored, inner, projected(b, "feed_forward.gate", d, b->d_ff, m.ffn_norm));
+    m.up = keep(b, taps, "up", stored, inner, projected(b, "feed_forward.up", d, b->d_ff, m.ffn_norm));
+    m.act = reals(rows * b->d_ff);
+    if (b->swiglu)
+        swiglu(rows * b->d_ff, m.gate, m.up, m.act);
+    else
+        gelu(b->gelu_tanh, rows * b->d_ff, m.up, m.act);
+    keep(b, taps, "act", stored, inner, m.act);
+    m.ffn_out = keep(b, taps, "ffn_out", stored, stream, projected(b, "feed_forward.down", b->d_ff, d, m.act));
+    m.out = keep(b, taps, "out", stored, stream, added(rows * d, m.h, m.ffn_out));
+    return m;
+}
+
+real *block_vjp(const struct block *b, const struct stages *m, const real *dout, struct tensor **gradients)
+{
+    size_t rows = b->batch * b->s, d = b->d_model, d_q = b->n_heads * b->d_head, d_kv = b->n_kv_heads * b->d_head;
+    size_t all_keys = b->batch * (b->past + b->s) * d_kv;
+
+    real *dact = reals(rows * b->d_ff), *dgate = reals(rows * b->d_ff), *dup = reals(rows * b->d_ff);
+    real *dffn_norm = reals(rows * d);
+    projected_vjp(b, "feed_forward.down", b->d_ff, d, dout, m->act, dact, gradients);
+    if (b->swiglu) {
+        swiglu_vjp(rows * b->d_ff, dact, m->gate, m->up, dgate, dup);
+        projected_vjp(b, "feed_forward.gate", d, b->d_ff, dgate, m->ffn_norm, dffn_norm, gradients);
+    } else {
+        gelu_vjp(b->gelu_tanh, rows * b->d_ff, dact, m->up, dup);
+    }
+    projected_vjp(b, "feed_forward.up", d, b->d_ff, dup, m->ffn_norm, dffn_norm, gradients);
+    const real *dh = added(rows * d, dout, normalised_vjp(b, "ffn_norm", rows * d, d, dffn_norm, m->h, gradients));
+
+    real *dattn = reals(rows * d_q), *dq = reals(rows * d_q), *dkeys = reals(all_keys), *dvalues = reals(all_keys);
+    projected_vjp(b, "attention.o", d_q, d, dh, m->attn, dattn, gradients);
+    const real *q = b->rope ? m->q_rope : b->qk_norm ? m->q_norm : m->q;
+    attention_vjp(attention_of(b), dattn, q, m->keys, m->values, m->probs, dq, dkeys, dvalues);
+    real *dk = without_cache(b, dkeys), *dv = without_cache(b, dvalues);
+    if (b->rope) {
+        dq = rotated(b, b->n_heads, true, dq);
+        dk = rotated(b, b->n_kv_heads, true, dk);
+    }
+    if (b->qk_norm) {
+        dq = normalised_vjp(b, "attention.q_norm", rows * d_q, b->d_head, dq, m->q, gradients);
+        dk = normalised_vjp(b, "attention.k_norm", rows * d_kv, b->d_head, dk, m->k, gradients);
+    }
+    real *dattention_norm = reals(rows * d);
+    projected_vjp(b, "attention.q", d, d_q, dq, m->attention_norm, dattention_norm, gradients);
+    projected_vjp(b, "attention.k", d, d_kv, dk, m->attention_norm, dattention_norm, gradients);
+    projected_vjp(b, "attention.v", d, d_kv, dv, m->attention_norm, dattention_norm, gradients);
+    return added(rows * d, dh, normalised_vjp(b, "attention_norm", rows * d, d, dattention_norm, m->x, gradients));
+}

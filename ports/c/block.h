@@ -1,0 +1,33 @@
+/* The Pre-LN transformer block: out = h + feed_forward(norm(h)), h = x + attention(norm(x)). */
+
+#ifndef BLOCK_H
+#define BLOCK_H
+
+#include <stdbool.h>
+
+#include "real.h"
+#include "safetensors.h"
+
+struct block {
+    struct tensor like; /* x: its dtype is that of what is stored, its shape [*batch, s, d_model] */
+    size_t batch, s, past, d_model, n_heads, n_kv_heads, d_head, d_ff, position;
+    bool casts_first, qk_norm, rope, interleaved, swiglu, gelu_tanh, causal;
+    real eps, weight_offset, rope_base;
+    const struct tensor *given; /* the parameters, k_cache, v_cache and key_mask */
+    const char *layer;          /* what the names of its parameters begin with */
+};
+
+/* What the forward pass leaves to the backward pass; the names are those of docs/spec.md. */
+struct stages {
+    const real *x;
+    real *attention_norm, *q, *k, *v, *q_norm, *k_norm, *q_rope, *k_rope, *keys, *values, *scores, *probs, *attn, *attn_out;
+    real *h, *ffn_norm, *gate, *up, *act, *ffn_out, *out;
+};
+
+/* The intermediates are rounded as they are stored, all but scores and probs, and join `taps`, unless it is NULL. */
+struct stages block(const struct block *b, const real *x, struct tensor **taps);
+
+/* dx, of <out, dout>; the parameters' gradients join `gradients`. Nothing is rounded on the way. */
+real *block_vjp(const struct block *b, const struct stages *made, const real *dout, struct tensor **gradients);
+
+#endif

@@ -1,0 +1,288 @@
+#include "ops.h"
+
+#include <string.h>
+
+#include "attention.h"
+#include "block.h"
+#include "feed_forward.h"
+#include "norms.h"
+#include "numbers.h"
+#include "scratch.h"
+
+enum { WIDEST = 1 << 20 };
+
+static const struct tensor *input(const struct tensor *given, const char *name)
+{
+    const struct tensor *found = find(given, name);
+    if (!found)
+        refuse("tensor %s is missing", name);
+    return found;
+}
+
+static real *input_like(const struct tensor *given, const char *name, const struct tensor *like)
+{
+    const struct tensor *found = input(given, name);
+    if (found->count != like->count)
+        refuse("%s has %zu elements; it must have %zu, as %s has", name, found->count, like->count, like->name);
+    return decode(found);
+}
+
+static const struct tensor *row_parameter(const struct tensor *given, const char *name, size_t d)
+{
+    const struct tensor *found = find(given, name);
+    if (found && found->count != d)
+        refuse("%s has %zu elements; it must have %zu, as x's last axis has", name, found->count, d);
+    return found;
+}
+
+static void output(struct tensor **outputs, const char *name, const struct tensor *like, const real *made)
+{
+    put(outputs, name, like, encode(like->dtype, like->count, made));
+}
+
+static size_t axis_from_last(const struct tensor *tensor, size_t back)
+{
+    if (tensor->rank < back)
+        refuse("%s has %zu axes; it must have %zu at least", tensor->name, tensor->rank, back);
+    return tensor->shape[tensor->rank - back];
+}
+
+static bool casts_first(const char *order)
+{
+    return strcmp(order, "cast_then_scale") == 0;
+}
+
+static void answer_norm(const struct json *message, bool centred, bool backward, const struct tensor *given,
+                        struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x");
+    size_t d = axis_from_last(x, 1);
+    if (d == 0)
+        refuse("x has no features");
+    struct norm how = {
+        .centred = centred,
+        .casts_first = casts_first(json_text(message, "order")),
+        .dtype = x->dtype,
+        .eps = (real)json_number(message, "eps"),
+        .weight_offset = (real)json_number(message, "weight_offset"),
+        .rows = x->count / d,
+        .d = d,
+    };
+    const struct tensor *weight = row_parameter(given, "weight", d), *bias = row_parameter(given, "bias", d);
+    const struct tensor *widest = weight ? weight : bias;
+    real *of_x = decode(x), *w = weight ? decode(weight) : NULL, *y = reals(x->count);
+    struct tensor of_y = *x;
+    if (how.casts_first && widest && widest->dtype < of_y.dtype) /* promoted: what multiplies last says */
+        of_y.dtype = widest->dtype;
+    norm(how, of_x, w, bias ? decode(bias) : NULL, y);
+    output(outputs, "y", &of_y, y);
+    if (!backward)
+        return;
+    real *dx = reals(x->count), *dweight = reals(d), *dbias = reals(d);
+    norm_vjp(how, input_like(given, "dy", x), of_x, w, dx, dweight, dbias);
+    output(outputs, "dx", x, dx);
+    if (weight)
+        output(outputs, "dweight", weight, dweight);
+    if (bias)
+        output(outputs, "dbias", bias, dbias);
+}
+
+static void answer_rope(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x");
+    size_t d_head = axis_from_last(x, 1), heads = axis_from_last(x, 2), s = axis_from_last(x, 3);
+    struct rope how = {
+        .batch = x->count ? x->count / (s * heads * d_head) : 0,
+        .s = s,
+        .heads = heads,
+        .d_head = d_head,
+        .position = json_size(settings, "position"),
+        .base = (real)json_number(settings, "base"),
+        .interleaved = json_true(settings, "interleaved"),
+    };
+    if (d_head % 2)
+        refuse("x has a last axis of %zu; it must be even, for features are turned in pairs", d_head);
+    real *made = reals(x->count);
+    rope(how, decode(x), made);
+    output(outputs, "y", x, made);
+    if (!backward)
+        return;
+    how.backwards = true;
+    rope(how, input_like(given, "dy", x), made);
+    output(outputs, "dx", x, made);
+}
+
+static void answer_attention(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *q = input(given, "q"), *k = input(given, "k"), *mask = find(given, "key_mask");
+    struct attention how = {
+        .s = axis_from_last(q, 3),
+        .t = axis_from_last(k, 3),
+        .h = axis_from_last(q, 2),
+        .h_kv = axis_from_last(k, 2),
+        .d_head = axis_from_last(q, 1),
+        .causal = json_true(settings, "causal"),
+        .key_mask = mask ? decode(mask) : NULL,
+    };
+    if (!q->count || !k->count || how.h % how.h_kv || how.s > how.t)
+        refuse("%zu query heads over %zu key heads, %zu queries over %zu keys", how.h, how.h_kv, how.s, how.t);
+    how.batch = q->count / (how.s * how.h * how.d_head);
+    if (k->count != how.batch * how.t * how.h_kv * how.d_head || (mask && mask->count != how.batch * how.t))
+        refuse("k or key_mask is not of the shape that goes with q");
+    size_t count = how.batch * how.h * how.s * how.t;
+    real *of_q = decode(q), *of_k = decode(k), *of_v = input_like(given, "v", k);
+    real *scores = reals(count), *probs = reals(count), *y = reals(q->count);
+    attention(how, of_q, of_k, of_v, scores, probs, y);
+    output(outputs, "y", q, y);
+    if (!backward)
+        return;
+    real *dq = reals(q->count), *dk = reals(k->count), *dv = reals(k->count);
+    attention_vjp(how, input_like(given, "dy", q), of_q, of_k, of_v, probs, dq, dk, dv);
+    output(outputs, "dq", q, dq);
+    output(outputs, "dk", k, dk);
+    output(outputs, "dv", input(given, "v"), dv);
+}
+
+static void answer_swiglu(bool backward, const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *gate = input(given, "gate");
+    real *of_gate = decode(gate), *of_up = input_like(given, "up", gate), *y = reals(gate->count);
+    swiglu(gate->count, of_gate, of_up, y);
+    output(outputs, "y", gate, y);
+    if (!backward)
+        return;
+    real *dgate = reals(gate->count), *dup = reals(gate->count);
+    swiglu_vjp(gate->count, input_like(given, "dy", gate), of_gate, of_up, dgate, dup);
+    output(outputs, "dgate", gate, dgate);
+    output(outputs, "dup", gate, dup);
+}
+
+static void answer_gelu(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x");
+    bool approximate = json_true(settings, "approximate");
+    real *of_x = decode(x), *y = reals(x->count), *dx = reals(x->count);
+    gelu(approximate, x->count, of_x, y);
+    output(outputs, "y", x, y);
+    if (!backward)
+        return;
+    gelu_vjp(approximate, x->count, input_like(given, "dy", x), of_x, dx);
+    output(outputs, "dx", x, dx);
+}
+
+/* So bounded, the product of any three is far from an overflow. */
+static size_t width(const struct json *config, const char *name)
+{
+    size_t size = json_size(config, name);
+    if (size > WIDEST)
+        refuse("%s is %zu; it must be %d at most", name, size, WIDEST);
+    return size;
+}
+
+static struct block block_of(const struct json *settings, const struct tensor *given)
+{
+    const struct tensor *x = input(given, "x"), *k_cache = find(given, "k_cache"), *v_cache = find(given, "v_cache");
+    const struct json *config = json_get(settings, "config");
+    if (!config)
+        refuse("the settings have no config");
+    const char *feed_forward = json_text(config, "feed_forward"), *pairs = json_text(config, "rope");
+    struct block b = {
+        .like = *x,
+        .s = axis_from_last(x, 2),
+        .past = k_cache ? axis_from_last(k_cache, 3) : 0,
+        .d_model = width(config, "d_model"),
+        .n_heads = width(config, "n_heads"),
+        .n_kv_heads = width(config, "n_kv_heads"),
+        .d_head = width(config, "d_head"),
+        .d_ff = width(config, "d_ff"),
+        .position = json_size(settings, "position"),
+        .casts_first = casts_first(json_text(config, "order")),
+        .qk_norm = json_true(config, "qk_norm"),
+        .rope = strcmp(pairs, "none") != 0,
+        .interleaved = strcmp(pairs, "interleaved") == 0,
+        .swiglu = strcmp(feed_forward, "swiglu") == 0,
+        .gelu_tanh = strcmp(feed_forward, "gelu_tanh") == 0,
+        .causal = json_true(config, "causal"),
+        .eps = (real)json_number(config, "eps"),
+        .weight_offset = (real)json_number(config, "weight_offset"),
+        .rope_base = (real)json_number(config, "rope_base"),
+        .given = given,
+        .layer = "",
+    };
+    if (!x->count || axis_from_last(x, 1) != b.d_model)
+        refuse("x is empty, or its last axis is not d_model");
+    if (!b.n_kv_heads || b.n_heads % b.n_kv_heads || !b.d_head || (b.rope && b.d_head % 2))
+        refuse("%zu query heads over %zu key heads of %zu features", b.n_heads, b.n_kv_heads, b.d_head);
+    b.batch = x->count / (b.s * b.d_model);
+    size_t cached = b.batch * b.past * b.n_kv_heads * b.d_head;
+    if (b.past && (!cached || !v_cache || k_cache->count != cached || v_cache->count != cached))
+        refuse("k_cache and v_cache must be of shape [*batch, past, n_kv_heads, d_head]");
+    return b;
+}
+
+/* A block, or a stack of them: each one's out is the next one's x. */
+static void answer_blocks(const struct json *message, const struct json *settings, bool backward, const struct tensor *given,
+                          struct tensor **outputs)
+{
+    struct block b = block_of(settings, given);
+    bool stack = strcmp(json_text(message, "op"), "pre_ln_stack") == 0, tapped = json_true(message, "taps");
+    size_t n_layers = stack ? json_size(settings, "n_layers") : 1;
+    struct stages *made = take(n_layers + 1, sizeof *made);
+    const char **names = take(n_layers + 1, sizeof *names);
+    const real *stream = decode(&b.like);
+    for (size_t i = 0; i < n_layers; i++) {
+        b.layer = names[i] = stack ? numbered(i) : "";
+        made[i] = block(&b, stream, tapped ? outputs : NULL);
+        stream = made[i].out;
+    }
+    output(outputs, "out", &b.like, stream);
+    if (!backward)
+        return;
+    const real *cotangent = input_like(given, "dout", &b.like);
+    for (size_t i = n_layers; i-- > 0;) {
+        b.layer = names[i];
+        cotangent = block_vjp(&b, &made[i], cotangent, outputs);
+    }
+    output(outputs, "dx", &b.like, cotangent);
+}
+
+/* Of the outputs, those asked for and the taps. */
+static struct tensor *wanted(const struct json *asked, const struct tensor *outputs)
+{
+    struct tensor *kept = NULL;
+    for (const struct json *name = asked->first; name; name = name->next) {
+        const struct tensor *found = name->text ? find(outputs, name->text) : NULL;
+        if (!found)
+            refuse("there is no output %s", name->text ? name->text : "without a name");
+        put(&kept, found->name, found, found->bytes);
+    }
+    for (const struct tensor *tap = outputs; tap; tap = tap->next)
+        if (strncmp(tap->name, "tap.", 4) == 0)
+            put(&kept, tap->name, tap, tap->bytes);
+    return kept;
+}
+
+struct tensor *answer(const struct json *message, const struct tensor *given)
+{
+    const char *op = json_text(message, "op");
+    const struct json *asked = json_get(message, "asked"), *settings = json_get(message, "settings");
+    if (!asked || !settings)
+        refuse("the message has no asked, or no settings");
+    bool backward = asked->first && asked->first->next; /* the first one asked for is the op's own output */
+    struct tensor *outputs = NULL;
+    if (strcmp(op, "rms_norm") == 0 || strcmp(op, "layer_norm") == 0)
+        answer_norm(message, *op == 'l', backward, given, &outputs);
+    else if (strcmp(op, "rope") == 0)
+        answer_rope(settings, backward, given, &outputs);
+    else if (strcmp(op, "attention") == 0)
+        answer_attention(settings, backward, given, &outputs);
+    else if (strcmp(op, "swiglu") == 0)
+        answer_swiglu(backward, given, &outputs);
+    else if (strcmp(op, "gelu") == 0)
+        answer_gelu(settings, backward, given, &outputs);
+    else if (strcmp(op, "pre_ln_block") == 0 || strcmp(op, "pre_ln_stack") == 0)
+        answer_blocks(message, settings, backward, given, &outputs);
+    else
+        skip("no op %s", op);
+    return wanted(asked, outputs);
+}

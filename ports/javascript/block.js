@@ -1,0 +1,163 @@
+// The Pre-LN transformer block: out = h + feed_forward(norm(h)), h = x + attention(norm(x)).
+
+import { attention, attentionVjp, rope } from "./attention.js";
+import { gelu, geluVjp, linear, linearVjp, swiglu, swigluVjp } from "./feed_forward.js";
+import { norm, normVjp } from "./norms.js";
+import { array, round } from "./numbers.js";
+
+const added = (...arrays) => array(arrays[0], arrays[0].length, (i) => arrays.reduce((total, a) => total + a[i], 0));
+
+// One layer: `config` is the message's, `given` the file's tensors, `layer` what the names of its parameters begin with.
+export class Block {
+  constructor(config, position, given, layer) {
+    this.config = config;
+    this.layer = layer;
+    this.given = given;
+    this.dtype = given.x.dtype;
+    const { d_model: d, d_head: dHead, n_heads: h, n_kv_heads: hKv } = config;
+    const s = given.x.shape.at(-2);
+    const t = s + (given.k_cache ? given.k_cache.shape.at(-3) : 0);
+    const batch = given.x.values.length / (s * d);
+    this.leading = given.x.shape.slice(0, -2);
+    this.sizes = { batch, s, t, h, hKv, dHead, dQ: h * dHead, dKv: hKv * dHead, d, dFf: config.d_ff };
+    this.attends = { ...this.sizes, causal: config.causal, keyMask: given.key_mask?.values };
+    this.turns = { s, dHead, position, base: config.rope_base, interleaved: config.rope === "interleaved" };
+    this.taps = {};
+    this.gradients = {};
+  }
+
+  // All intermediates by name; what the backward pass needs of them stays in this.made.
+  forward(x) {
+    const { config, sizes } = this;
+    const { s, t, h, hKv, dHead, dQ, dKv, d, dFf } = sizes;
+    const m = (this.made = { x });
+    const keep = (name, values, shape, dtype = this.dtype) => {
+      m[name] = round(dtype, values);
+      this.taps[this.layer + name] = { dtype, shape: [...this.leading, ...shape], values };
+      return values;
+    };
+
+    keep("attention_norm", this.norm("attention_norm", d, x), [s, d]);
+    m.q_in = keep("q", this.linear("attention.q", d, dQ, m.attention_norm), [s, h, dHead]);
+    m.k_in = keep("k", this.linear("attention.k", d, dKv, m.attention_norm), [s, hKv, dHead]);
+    keep("v", this.linear("attention.v", d, dKv, m.attention_norm), [s, hKv, dHead]);
+    if (config.qk_norm) {
+      m.q_in = keep("q_norm", this.norm("attention.q_norm", dHead, m.q), [s, h, dHead]);
+      m.k_in = keep("k_norm", this.norm("attention.k_norm", dHead, m.k), [s, hKv, dHead]);
+    }
+    if (config.rope !== "none") {
+      m.q_in = keep("q_rope", rope({ ...this.turns, heads: h }, m.q_in), [s, h, dHead]);
+      m.k_in = keep("k_rope", rope({ ...this.turns, heads: hKv }, m.k_in), [s, hKv, dHead]);
+    }
+    m.keys = this.withCache("k_cache", m.k_in);
+    m.values = this.withCache("v_cache", m.v);
+    const { scores, probs, y } = attention(this.attends, m.q_in, m.keys, m.values);
+    const computed = this.dtype === "float64" ? "float64" : "float32";
+    keep("scores", scores, [h, s, t], computed);
+    keep("probs", probs, [h, s, t], computed);
+    keep("attn", y, [s, dQ]);
+    keep("attn_out", this.linear("attention.o", dQ, d, m.attn), [s, d]);
+    keep("h", added(x, m.attn_out), [s, d]);
+
+    keep("ffn_norm", this.norm("ffn_norm", d, m.h), [s, d]);
+    if (config.feed_forward === "swiglu") keep("gate", this.linear("feed_forward.gate", d, dFf, m.ffn_norm), [s, dFf]);
+    keep("up", this.linear("feed_forward.up", d, dFf, m.ffn_norm), [s, dFf]);
+    keep("act", m.gate ? swiglu(m.gate, m.up) : gelu(m.up, config.feed_forward === "gelu_tanh"), [s, dFf]);
+    keep("ffn_out", this.linear("feed_forward.down", dFf, d, m.act), [s, d]);
+    return keep("out", added(m.h, m.ffn_out), [s, d]);
+  }
+
+  // dx, of <out, dout>; the parameters' gradients join this.gradients. Nothing is rounded to half precision on the way.
+  backward(dout) {
+    const { config, sizes, made: m } = this;
+    const { h, hKv, dHead, dQ, dKv, d, dFf } = sizes;
+
+    const dact = this.linearVjp("feed_forward.down", dFf, d, dout, m.act);
+    const { dgate, dup } = m.gate
+      ? swigluVjp(dact, m.gate, m.up)
+      : { dup: geluVjp(dact, m.up, config.feed_forward === "gelu_tanh") };
+    const dffnNorm = [this.linearVjp("feed_forward.up", d, dFf, dup, m.ffn_norm)];
+    if (dgate) dffnNorm.push(this.linearVjp("feed_forward.gate", d, dFf, dgate, m.ffn_norm));
+    const dh = added(dout, this.normVjp("ffn_norm", d, added(...dffnNorm), m.h));
+
+    const dattn = this.linearVjp("attention.o", dQ, d, dh, m.attn);
+    const { dq: dqIn, dk: dkeys, dv: dvalues } = attentionVjp(this.attends, dattn, m.q_in, m.keys, m.values, m.probs);
+    let [dq, dk, dv] = [dqIn, this.withoutCache(dkeys), this.withoutCache(dvalues)];
+    if (config.rope !== "none") {
+      dq = rope({ ...this.turns, heads: h, backwards: true }, dq);
+      dk = rope({ ...this.turns, heads: hKv, backwards: true }, dk);
+    }
+    if (config.qk_norm) {
+      dq = this.normVjp("attention.q_norm", dHead, dq, m.q);
+      dk = this.normVjp("attention.k_norm", dHead, dk, m.k);
+    }
+    const dattentionNorm = added(
+      this.linearVjp("attention.q", d, dQ, dq, m.attention_norm),
+      this.linearVjp("attention.k", d, dKv, dk, m.attention_norm),
+      this.linearVjp("attention.v", d, dKv, dv, m.attention_norm),
+    );
+    return added(dh, this.normVjp("attention_norm", d, dattentionNorm, m.x));
+  }
+
+  parameter(name) {
+    return this.given[this.layer + name];
+  }
+
+  // The norm with a bias is LayerNorm.
+  howToNorm(name, d) {
+    const { eps, order, weight_offset: weightOffset } = this.config;
+    const centred = this.parameter(`${name}.bias`) !== undefined;
+    return { centred, castsFirst: order === "cast_then_scale", dtype: this.dtype, eps, weightOffset, d };
+  }
+
+  norm(name, d, x) {
+    return norm(this.howToNorm(name, d), x, this.parameter(`${name}.weight`).values, this.parameter(`${name}.bias`)?.values);
+  }
+
+  normVjp(name, d, dy, x) {
+    const { dx, dweight, dbias } = normVjp(this.howToNorm(name, d), dy, x, this.parameter(`${name}.weight`).values);
+    this.grow(name, dweight, dbias);
+    return dx;
+  }
+
+  linear(name, inner, out, x) {
+    const rows = this.sizes.batch * this.sizes.s;
+    return linear({ rows, inner, out }, x, this.parameter(`${name}.weight`).values, this.parameter(`${name}.bias`)?.values);
+  }
+
+  linearVjp(name, inner, out, dy, x) {
+    const rows = this.sizes.batch * this.sizes.s;
+    const { dx, dweight, dbias } = linearVjp({ rows, inner, out }, dy, x, this.parameter(`${name}.weight`).values);
+    this.grow(name, dweight, dbias);
+    return dx;
+  }
+
+  grow(name, dweight, dbias) {
+    for (const [kind, values] of Object.entries({ weight: dweight, bias: dbias })) {
+      const parameter = this.parameter(`${name}.${kind}`);
+      if (parameter) this.gradients[`d${this.layer}${name}.${kind}`] = { ...parameter, values };
+    }
+  }
+
+  // Keys or values, [batch, t, hKv, dHead]: those that were cached, then the new.
+  withCache(name, fresh) {
+    const cache = this.given[name]?.values;
+    if (!cache) return fresh;
+    const { batch } = this.sizes;
+    const [old, young] = [cache.length / batch, fresh.length / batch];
+    const all = array(fresh, cache.length + fresh.length);
+    for (let i = 0; i < batch; i++) {
+      all.set(cache.subarray(i * old, (i + 1) * old), i * (old + young));
+      all.set(fresh.subarray(i * young, (i + 1) * young), i * (old + young) + old);
+    }
+    return all;
+  }
+
+  // Its transpose: what was cached is constant.
+  withoutCache(all) {
+    const { batch, s, t, dKv } = this.sizes;
+    const fresh = array(all, batch * s * dKv);
+    for (let i = 0; i < batch; i++) fresh.set(all.subarray((i * t + t - s) * dKv, (i + 1) * t * dKv), i * s * dKv);
+    return fresh;
+  }
+}

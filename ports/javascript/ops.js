@@ -1,0 +1,71 @@
+// A case answered: its op, with the constants of the message and the tensors of its file. Each op returns all of its outputs.
+
+import { attention, attentionVjp, rope } from "./attention.js";
+import { Block } from "./block.js";
+import { gelu, geluVjp, swiglu, swigluVjp } from "./feed_forward.js";
+import { norm, normVjp } from "./norms.js";
+
+const like = (tensor, values, dtype = tensor.dtype) => ({ dtype, shape: tensor.shape, values });
+
+function normOp(centred) {
+  return ({ order, eps, weight_offset: weightOffset }, { x, weight, bias, dy }, backward) => {
+    const castsFirst = order === "cast_then_scale";
+    const how = { centred, castsFirst, dtype: x.dtype, eps, weightOffset, d: x.shape.at(-1) };
+    const promotes = castsFirst && [weight, bias].some((parameter) => parameter?.dtype === "float32");
+    const y = like(x, norm(how, x.values, weight?.values, bias?.values), promotes ? "float32" : x.dtype);
+    if (!backward) return { y };
+    const { dx, dweight, dbias } = normVjp(how, dy.values, x.values, weight?.values);
+    return { y, dx: like(x, dx), ...(weight && { dweight: like(weight, dweight) }), ...(bias && { dbias: like(bias, dbias) }) };
+  };
+}
+
+function blocks({ op, settings }, given, backward) {
+  const { config, position, n_layers: nLayers = 1 } = settings;
+  const names = op === "pre_ln_stack" ? [...Array(nLayers).keys()].map((i) => `${i}.`) : [""];
+  const layers = names.map((layer) => new Block(config, position, given, layer));
+  const out = layers.reduce((stream, layer) => layer.forward(stream), given.x.values);
+  const outputs = { out: like(given.x, out) };
+  for (const { taps } of layers) for (const [name, tap] of Object.entries(taps)) outputs[`tap.${name}`] = tap;
+  if (!backward) return outputs;
+  const dx = layers.reduceRight((cotangent, layer) => layer.backward(cotangent), given.dout.values);
+  outputs.dx = like(given.x, dx);
+  return Object.assign(outputs, ...layers.map(({ gradients }) => gradients));
+}
+
+export const OPS = {
+  rms_norm: normOp(false),
+  layer_norm: normOp(true),
+
+  rope({ settings }, { x, dy }, backward) {
+    const [s, heads, dHead] = x.shape.slice(-3);
+    const how = { ...settings, s, heads, dHead };
+    const y = like(x, rope(how, x.values));
+    return backward ? { y, dx: like(x, rope({ ...how, backwards: true }, dy.values)) } : { y };
+  },
+
+  attention({ settings }, { q, k, v, key_mask: keyMask, dy }, backward) {
+    const [s, h, dHead] = q.shape.slice(-3);
+    const [t, hKv] = k.shape.slice(-3);
+    const batch = q.values.length / (s * h * dHead);
+    const how = { ...settings, batch, s, t, h, hKv, dHead, keyMask: keyMask?.values };
+    const { probs, y } = attention(how, q.values, k.values, v.values);
+    if (!backward) return { y: like(q, y) };
+    const { dq, dk, dv } = attentionVjp(how, dy.values, q.values, k.values, v.values, probs);
+    return { y: like(q, y), dq: like(q, dq), dk: like(k, dk), dv: like(v, dv) };
+  },
+
+  swiglu(_, { gate, up, dy }, backward) {
+    const y = like(gate, swiglu(gate.values, up.values));
+    if (!backward) return { y };
+    const { dgate, dup } = swigluVjp(dy.values, gate.values, up.values);
+    return { y, dgate: like(gate, dgate), dup: like(up, dup) };
+  },
+
+  gelu({ settings: { approximate } }, { x, dy }, backward) {
+    const y = like(x, gelu(x.values, approximate));
+    return backward ? { y, dx: like(x, geluVjp(dy.values, x.values, approximate)) } : { y };
+  },
+
+  pre_ln_block: blocks,
+  pre_ln_stack: blocks,
+};

@@ -1,0 +1,1 @@
+"""NumPy, gradients by hand."""

@@ -1,0 +1,149 @@
+"""Attention by itself, the Pre-LN block, and blocks one after another, written down on a tape."""
+
+from typing import Any
+
+import numpy as np
+
+from ports.numpy.attention import dot_products, mix, rope, softmax
+from ports.numpy.feed_forward import gelu, swiglu
+from ports.numpy.rows import Array, Backward, layer_norm, linear, rms_norm, widen
+from ports.numpy.tape import Tape
+from reference.block_config import BlockConfig
+
+Parameters = dict[str, Array]
+
+
+def attention(q: Array, k: Array, v: Array, key_mask: Array | None, *, causal: bool) -> tuple[Array, Backward]:
+    r"""Average the values with weights that the queries and keys agree on.
+
+    $$ y = \mathrm{softmax}(q k^\top / \sqrt{d_{head}})\, v $$
+    """
+    tape = Tape(q=q, k=k, v=v, key_mask=key_mask)
+    _attend(tape, "q", "k", "v", causal=causal)
+
+    def backward(dy: Array) -> tuple[Any, ...]:
+        d = tape.backward("_heads", dy)
+        return d["q"], d["k"], d["v"], None
+
+    return tape.values["_heads"], backward
+
+
+def pre_ln_block(
+    x: Array,
+    parameters: Parameters,
+    k_cache: Array | None = None,
+    v_cache: Array | None = None,
+    key_mask: Array | None = None,
+    *,
+    config: BlockConfig,
+    position: int,
+    taps: dict[str, Array] | None = None,
+) -> tuple[Array, Backward]:
+    r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
+
+    $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
+
+    `taps`, where given, is filled with the intermediates.
+    """
+    tape = Tape(x=x, k_cache=k_cache, v_cache=v_cache, key_mask=key_mask, **parameters)
+    rows = x.shape[:-1]  # *batch s
+
+    _norm(tape, "attention_norm", "x", "attention_norm", config)
+    for name in "qkv":
+        _linear(tape, f"_{name}", "attention_norm", f"attention.{name}")
+        tape.step(name, _reshape, f"_{name}", shape=(*rows, -1, config.d_head))
+    q, k = "q", "k"
+    if config.qk_norm:
+        _norm(tape, "q_norm", q, "attention.q_norm", config)
+        _norm(tape, "k_norm", k, "attention.k_norm", config)
+        q, k = "q_norm", "k_norm"
+    if config.rope != "none":
+        tape.step("q_rope", rope, q, position=position, **config.rope_constants)
+        tape.step("k_rope", rope, k, position=position, **config.rope_constants)
+        q, k = "q_rope", "k_rope"
+    tape.step("_keys", _append, "k_cache", k)
+    tape.step("_values", _append, "v_cache", "v")
+    _attend(tape, q, "_keys", "_values", causal=config.causal)
+    tape.step("attn", _reshape, "_heads", shape=(*rows, -1))
+    _linear(tape, "attn_out", "attn", "attention.o")
+    tape.step("h", _add, "x", "attn_out")
+
+    _norm(tape, "ffn_norm", "h", "ffn_norm", config)
+    _linear(tape, "up", "ffn_norm", "feed_forward.up")
+    if config.feed_forward == "swiglu":
+        _linear(tape, "gate", "ffn_norm", "feed_forward.gate")
+        tape.step("act", swiglu, "gate", "up")
+    else:
+        tape.step("act", gelu, "up", approximate=config.feed_forward == "gelu_tanh")
+    _linear(tape, "ffn_out", "act", "feed_forward.down")
+    tape.step("out", _add, "h", "ffn_out")
+
+    if taps is not None:
+        taps |= {name: tape.values[name] for name, _, _ in tape.steps if not name.startswith("_")}
+
+    def backward(dout: Array) -> tuple[Any, ...]:
+        d = tape.backward("out", dout)
+        return d["x"], {name: d[name] for name in parameters}, None, None, None
+
+    return tape.values["out"], backward
+
+
+def pre_ln_stack(
+    x: Array,
+    parameters: Parameters,
+    key_mask: Array | None = None,
+    *,
+    config: BlockConfig,
+    position: int,
+    n_layers: int,
+    taps: dict[str, Array] | None = None,
+) -> tuple[Array, Backward]:
+    """Blocks one after another; the names of their parameters and taps begin with their number."""
+    backwards: list[Backward] = []
+    for layer in range(n_layers):
+        own = {name.removeprefix(f"{layer}."): p for name, p in parameters.items() if name.startswith(f"{layer}.")}
+        seen: dict[str, Array] = {}
+        x, backward = pre_ln_block(x, own, None, None, key_mask, config=config, position=position, taps=seen)
+        backwards.append(backward)
+        if taps is not None:
+            taps |= {f"{layer}.{name}": tap for name, tap in seen.items()}
+
+    def backward_through_all(d: Array) -> tuple[Any, ...]:
+        gradients: dict[str, Array] = {}
+        for layer, backward in reversed(list(enumerate(backwards))):
+            d, own, *_ = backward(d)
+            gradients |= {f"{layer}.{name}": gradient for name, gradient in own.items()}
+        return d, gradients, None
+
+    return x, backward_through_all
+
+
+def _attend(tape: Tape, q: str, k: str, v: str, *, causal: bool) -> None:
+    tape.step("scores", dot_products, q, k)
+    tape.step("probs", softmax, "scores", "key_mask", causal=causal)
+    tape.step("_heads", mix, "probs", v)
+
+
+def _norm(tape: Tape, name: str, x: str, parameter: str, config: BlockConfig) -> None:
+    """The one with a bias is LayerNorm."""
+    how: dict[str, Any] = config.norm_constants | {"order": config.order}
+    names = [each for kind in ("weight", "bias") if (each := f"{parameter}.{kind}") in tape.values]
+    tape.step(name, layer_norm if len(names) == 2 else rms_norm, x, *names, **how)
+
+
+def _linear(tape: Tape, name: str, x: str, parameter: str) -> None:
+    tape.step(name, linear, x, f"{parameter}.weight", f"{parameter}.bias")
+
+
+def _add(stream: Array, update: Array) -> tuple[Array, Backward]:
+    return (widen(stream) + widen(update)).astype(stream.dtype), lambda d: (d, d)
+
+
+def _append(cache: Array | None, new: Array) -> tuple[Array, Backward]:
+    """What is new after what is cached, which is a constant."""
+    together = new if cache is None else np.concatenate([cache, new], axis=-3)
+    return together, lambda d: (None, d[..., -new.shape[-3] :, :, :])
+
+
+def _reshape(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, Backward]:
+    return x.reshape(shape), lambda d: (d.reshape(x.shape),)

@@ -1,0 +1,67 @@
+"""NumPy, whose gradients are written by hand: every op returns y and the function that pulls dy back."""
+
+from typing import Any
+
+import numpy as np
+
+import conformance.port
+from ports.numpy import attention as attending
+from ports.numpy import block, feed_forward, rows
+
+Array = np.ndarray
+
+
+class Port(conformance.port.Port):
+    """In the compute dtype, float32 but for float64; half precision is ml_dtypes'. Both modes are the same."""
+
+    name = "numpy"
+    taps = True
+    rms_norm = staticmethod(rows.rms_norm)
+    layer_norm = staticmethod(rows.layer_norm)
+    rope = staticmethod(attending.rope)
+    attention = staticmethod(block.attention)
+    swiglu = staticmethod(feed_forward.swiglu)
+    gelu = staticmethod(feed_forward.gelu)
+    pre_ln_block = staticmethod(block.pre_ln_block)
+    pre_ln_stack = staticmethod(block.pre_ln_stack)
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=jit)
+        if device != "cpu":
+            raise ValueError(f"no device {device}: NumPy's arrays are in the memory of the CPU")
+        np.seterr(all="ignore")  # a NaN that is given is a NaN that is asked for
+
+    def versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__}
+
+    def to_tensor(self, array: Array) -> Array:
+        return array
+
+    def to_numpy(self, tensor: Array) -> Array:
+        return tensor
+
+    def lay_out(self, tensor: Array, layout: str) -> Array:
+        match layout:
+            case "permuted":
+                return np.swapaxes(np.swapaxes(tensor, -1, -2).copy(), -1, -2)
+            case "sliced":
+                return np.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(3, 4)])[..., 3:-4]
+            case "strided":
+                return np.repeat(tensor, 2, axis=-1)[..., ::2]
+            case "expanded":
+                return np.broadcast_to(tensor[:1], tensor.shape)
+            case _:
+                return super().lay_out(tensor, layout)
+
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Array:
+        y, _ = function(*inputs, **constants)
+        return y
+
+    def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple]:
+        y, backward = function(*inputs, **constants)
+        return y, backward(dy)
+
+    def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Array]:
+        taps: dict[str, Array] = {}
+        function(*inputs, **constants, taps=taps)
+        return taps

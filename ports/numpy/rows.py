@@ -1,0 +1,110 @@
+"""RMSNorm and LayerNorm over rows, and the matrix product; each returns y and the function that pulls dy back to its inputs.
+
+What is read is widened first, half precision to float32, and what is returned is rounded once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Backward = Callable[[Array], tuple[Any, ...]]
+"""From dy to the gradients of ⟨y, dy⟩, one for every input, None for a None."""
+
+
+def widen(x: Array) -> Array:
+    """x in the dtype that is computed in."""
+    return x.astype(np.result_type(x, np.float32), copy=False)
+
+
+def rms_norm(
+    x: Array, weight: Array | None, *, eps: float, weight_offset: float = 0.0, order: str = "cast_then_scale"
+) -> tuple[Array, Backward]:
+    r"""Divide every row by its root mean square, then scale.
+
+    $$ y = w\, \hat x, \qquad \hat x = r\,x, \qquad dx = r\,(g - \hat x\, \overline{g \hat x}), \quad g = w\,dy $$
+    """
+    wide = widen(x)
+    rstd = 1 / np.sqrt(np.mean(np.square(wide), axis=-1, keepdims=True) + eps)  # *batch 1
+    x_hat = wide * rstd  # *batch d
+    y, scale_backward = _scale(x_hat, x, weight, None, weight_offset, order)
+
+    def backward(dy: Array) -> tuple[Any, ...]:
+        g, dweight, _ = scale_backward(dy)
+        dx = rstd * (g - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))  # *batch d
+        return dx.astype(x.dtype), dweight
+
+    return y, backward
+
+
+def layer_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    eps: float,
+    weight_offset: float = 0.0,
+    order: str = "scale_then_cast",
+) -> tuple[Array, Backward]:
+    r"""Centre every row, divide it by its standard deviation, then scale and shift.
+
+    $$ y = w\, \hat x + b, \qquad \hat x = r\,(x - \mu), \qquad
+       dx = r\,(g - \bar g - \hat x\, \overline{g \hat x}), \quad g = w\,dy $$
+    """
+    wide = widen(x)
+    centred = wide - np.mean(wide, axis=-1, keepdims=True)  # *batch d
+    rstd = 1 / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + eps)  # *batch 1
+    x_hat = centred * rstd  # *batch d
+    y, scale_backward = _scale(x_hat, x, weight, bias, weight_offset, order)
+
+    def backward(dy: Array) -> tuple[Any, ...]:
+        g, dweight, dbias = scale_backward(dy)
+        shift = np.mean(g, axis=-1, keepdims=True)  # *batch 1
+        dx = rstd * (g - shift - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))  # *batch d
+        return dx.astype(x.dtype), dweight, dbias
+
+    return y, backward
+
+
+def _scale(
+    x_hat: Array, x: Array, weight: Array | None, bias: Array | None, weight_offset: float, order: str
+) -> tuple[Array, Backward]:
+    """Cast to x's dtype, then scale and shift, in which a float32 parameter promotes y; or scale and shift, then cast."""
+    present = [parameter for parameter in (weight, bias) if parameter is not None]
+    w = None if weight is None else widen(weight) + weight_offset  # d
+    cast_first = order == "cast_then_scale"
+    y = widen(x_hat.astype(x.dtype)) if cast_first else x_hat
+    y = y if w is None else y * w  # *batch d
+    y = y if bias is None else y + widen(bias)  # *batch d
+
+    def backward(dy: Array) -> tuple[Any, ...]:
+        dy = widen(dy)
+        g = dy if w is None else dy * w  # *batch d
+        dweight = None if weight is None else _sum_rows(dy * x_hat).astype(weight.dtype)  # d
+        dbias = None if bias is None else _sum_rows(dy).astype(bias.dtype)  # d
+        return g, dweight, dbias
+
+    return y.astype(np.result_type(x, *present) if cast_first else x.dtype), backward
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Backward]:
+    r"""Multiply every row by the matrix, which is [out, in], and add the bias.
+
+    $$ y = W x + b, \qquad dx = W^\top dy, \qquad dW = \textstyle\sum_{rows} dy\, x^\top $$
+    """
+    wide, matrix = widen(x), widen(weight)
+    y = wide @ matrix.T  # *batch d_out
+    y = y if bias is None else y + widen(bias)
+
+    def backward(dy: Array) -> tuple[Any, ...]:
+        dy = widen(dy)
+        dweight = dy.reshape(-1, dy.shape[-1]).T @ wide.reshape(-1, x.shape[-1])  # d_out d_in
+        dbias = None if bias is None else _sum_rows(dy).astype(bias.dtype)  # d_out
+        return (dy @ matrix).astype(x.dtype), dweight.astype(weight.dtype), dbias
+
+    return y.astype(x.dtype), backward
+
+
+def _sum_rows(a: Array) -> Array:
+    return a.reshape(-1, a.shape[-1]).sum(axis=0)

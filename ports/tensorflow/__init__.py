@@ -1,0 +1,1 @@
+"""TensorFlow before the kit."""
