@@ -33,9 +33,8 @@ def conclusion(report: Report) -> tuple[str, str]:
     verdict = {
         CONFORMS: "conforms",
         FAILS: "does not conform",
-        NOT_RUN: "a port was not judged" if judged else "not judged",
+        NOT_RUN: "a port was not judged" if judged else "nothing to judge yet" if is_begun(report) else "not judged",
     }[report.exit_status]
-    verdict = "nothing to judge yet" if is_begun(report) else verdict
     settings = report.settings
     seed = f", seed {settings.seed}" if settings.seed else ""
     shard = f", shard {settings.shard} of {settings.shards}" if settings.shards > 1 else ""
