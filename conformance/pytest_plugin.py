@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from conformance.trial import Trial
 
 OPTIONS = {
-    "port": ("PORT", "Judge this port, a test for every case: module:Class, or a package with a port.py."),
+    "port": ("PORT", "Judge this port, a test for every case: module:Class, a file, or what else `run` takes."),
     "exec": ("COMMAND", "Judge this program, in any language, a test for every case."),
     "seed": ("N", "Which inputs: 0, the default, are the committed fixtures' own."),
     "device": ("DEVICE", "Where the port computes, in its framework's words: cpu, if not said."),

@@ -16,7 +16,8 @@ from conformance.case import OPS, Case
 from conformance.cases import CASES, select
 from conformance.compare import Verdict
 from conformance.golden import golden
-from conformance.process import PortFailure, PortProcess
+from conformance.naming import PortNameError, command
+from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import assemble, build, digest
 from conformance.report.machine import as_json, parse
 from conformance.report.report import FAILS, Settings
@@ -65,17 +66,22 @@ def read(said: Mapping[str, str]) -> Asked:
     if not 0 < timeout < float("inf"):
         raise ValueError(f"--conformance-timeout: {said['timeout']!r} is not a number of seconds")
     cases = _selected(said["case"] or "*", "--conformance-case", op=said["op"] or None, dtype=said["dtype"] or None)
-    command, argument = _command(said["port"], said["exec"])
+    starts, argument = _command(said["port"], said["exec"])
     settings = Settings(
         int(said["seed"] or 0), said["device"] or "cpu", said["mode"] or "jit", asked=len(cases), digest=digest(cases)
     )
-    return Asked(said["port"] or said["exec"], command, argument, settings, timeout, cases, Teller(settings, argument))
+    return Asked(said["port"] or said["exec"], starts, argument, settings, timeout, cases, Teller(settings, argument))
 
 
 def _command(port: str, program: str) -> tuple[list[str], str]:
     """What starts a port, and what names it on the command line of the kit."""
     if not program:
-        return [sys.executable, "-c", SERVE.format(path=sys.path), "serve", port], shlex.quote(port)
+        try:
+            starts = command(port) if port else []
+        except PortNameError as error:
+            raise ValueError(f"--conformance-port: {error}") from None
+        served = [sys.executable, "-c", SERVE.format(path=sys.path), "serve", port]
+        return served if starts == serve_command(port) else starts, shlex.quote(port)
     try:
         words = shlex.split(program)
     except ValueError as error:
