@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from conformance import json_text
 from conformance.case import OPS, Case
 from conformance.cases import CASES
 from conformance.compare import Verdict, compare
@@ -14,9 +15,10 @@ from conformance.protocol import PROTOCOL, Hello, ProtocolError, read_hello
 from conformance.rounding import DTYPES
 from conformance.runner import PortRun, as_expected, unsupported
 from conformance.session import OUTPUTS_LIMIT, asked_of
-from conformance.tensors import TensorFileError, read_tensors
+from conformance.tensors import TensorFileError, read_regular, read_tensors
 
 ABOUT = "port.json"  # what the implementation says of itself
+ABOUT_LIMIT = 1 << 20  # bytes of it
 SUFFIX = ".safetensors"
 SEED = 0  # the fixtures'
 NOTHING = "no outputs in the folder"  # why a case is skipped
@@ -56,10 +58,10 @@ def about(folder: Path) -> Hello:
     path, said = folder / ABOUT, dict[str, Any]()
     if path.exists():
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
+            said = json_text.parse(read_regular(path, ABOUT_LIMIT))
         except OSError as error:
-            raise OutputsError(f"{path}: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
+            raise OutputsError(f"{path}: {error.strerror or error}") from None
+        except ValueError as error:
             raise OutputsError(f"{path}: not JSON: {error}") from None
     if not isinstance(said, dict):
         raise OutputsError(f"{path}: {json.dumps(said)[:80]} must be an object with fields of hello")
