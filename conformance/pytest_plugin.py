@@ -126,20 +126,21 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     port.close()
     if exitstatus != pytest.ExitCode.INTERRUPTED and port.verdicts:
-        reports = session.config.stash.setdefault(REPORTS, [])
-        reports.append(port.report())
+        report = port.report()
+        session.config.stash.setdefault(REPORTS, []).append(report)
         if hasattr(session.config, "workeroutput"):
-            session.config.workeroutput["conformance"] = reports[0]  # pyright: ignore
+            session.config.workeroutput["conformance"] = report, port.spoilt  # pyright: ignore
     if port.spoilt and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: Any) -> None:
-    """Take a worker's report."""
-    report = getattr(node, "workeroutput", {}).get("conformance")
-    if report:
+    """Take a worker's report, and whether a test of its that passed is in error after all."""
+    if said := getattr(node, "workeroutput", {}).get("conformance"):
+        report, spoilt = said
         node.config.stash.setdefault(REPORTS, []).append(report)
+        node.config.stash[PORT].spoilt |= spoilt
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

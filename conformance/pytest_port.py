@@ -106,7 +106,11 @@ def marked(marks: Sequence[tuple[Sequence[str], Mapping[str, str]]], asked: Aske
 
 
 class PortUnderTest:
-    """The port of a session: started for the first case, started again where it fails, and closed."""
+    """The port of a session: started for the first case, started again where it fails, and closed.
+
+    `spoilt`: a case that passed is in error after all, for what the port did after its answer. Its test is over by then; the
+    summary names it, and the session fails.
+    """
 
     def __init__(self, asked: Asked) -> None:
         self.asked, self.verdicts, self.spoilt = asked, list[Verdict](), False
@@ -137,7 +141,7 @@ class PortUnderTest:
             verdict = Verdict(spec, case, "error", message=NOT_ASKED)
         else:
             verdict = ask(session, spec, golden(case, self.asked.seed))
-            if session.aftermath and self.verdicts:  # what is reported of it already, the summary corrects
+            if session.aftermath and self.verdicts:
                 self.verdicts[-1], self.spoilt = spoilt(self.verdicts[-1], session.aftermath), True
         self.verdicts.append(verdict)
         return verdict

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from conformance.cases import CASES
-from conformance.cli.options import CaseOption, DTypeOption, JsonOption, OpOption, check_target, selected
-from conformance.cli.screen import interruptible, progress, stdout
+from conformance.cli.options import CaseOption, DTypeOption, JsonOption, OpOption, selected
+from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
+from conformance.cli.screen import interruptible, progress
 
 
 def judge(
@@ -17,6 +18,11 @@ def judge(
     dtype: DTypeOption = None,
     case: CaseOption = "*",
     json: JsonOption = None,
+    junit: JunitOption = None,
+    markdown: MarkdownOption = None,
+    html: HtmlOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Judge outputs that were computed elsewhere, from the inputs in the committed fixtures.
 
@@ -24,12 +30,9 @@ def judge(
     """
     from conformance.offline import SEED, OutputsError, answered, judge_folder
     from conformance.report.building import build, digest
-    from conformance.report.console import show
-    from conformance.report.machine import as_json
     from conformance.report.report import OFFLINE, Settings
-    from conformance.tensors import write_atomically
 
-    check_target(json, "--json")
+    check_targets(json=json, junit=junit, markdown=markdown, html=html)
     began = time.monotonic()
     try:
         files = answered(folder)
@@ -39,7 +42,4 @@ def judge(
     except OutputsError as error:
         raise typer.BadParameter(str(error), param_hint="DIR") from None
     report = build([run], Settings(SEED, "", OFFLINE, asked=len(cases), digest=digest(cases)), time.monotonic() - began)
-    if json:
-        write_atomically(json, as_json(report).encode())
-    show(report, stdout())
-    raise typer.Exit(report.exit_status)
+    publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

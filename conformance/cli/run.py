@@ -68,21 +68,21 @@ def run(
     if in_process:
         check_in_process(commands)
     began = time.monotonic()
-    with interruptible("nothing was judged"):
+    shown = () if in_process else commands  # a debugger needs the terminal for itself
+    with interruptible("nothing was judged"), progress(shown, len(cases)) as advance:
         if in_process:
             runs = run_in_process(commands, cases, seed=seed, device=device, mode=mode)
         else:
-            with progress(commands, len(cases)) as advance:
-                runs = run_ports(
-                    commands,
-                    cases,
-                    seed=seed,
-                    device=device,
-                    mode=mode,
-                    timeout=timeout,
-                    jobs=jobs,
-                    on_verdict=lambda verdict: advance(verdict.port),
-                )
+            runs = run_ports(
+                commands,
+                cases,
+                seed=seed,
+                device=device,
+                mode=mode,
+                timeout=timeout,
+                jobs=jobs,
+                on_verdict=lambda verdict: advance(verdict.port),
+            )
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
     report = build(runs, settings, time.monotonic() - began, arguments)
     publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

@@ -1,3 +1,5 @@
-"""Verdicts to something a person or a program reads: data first (`building` makes a `report` of them, `machine` writes and reads
-it), rendering last (`console`, `junit`, `markdown`, `html`).
+"""Verdicts to something a person or a program reads.
+
+Data first (`building` makes a `report` of them, `machine` writes and reads it), rendering last (`console`, `junit`, `markdown`,
+`html`).
 """

@@ -9,7 +9,7 @@ from rich.text import Text
 from conformance.identify import Finding
 from conformance.norms.cases import NormOp
 from conformance.report import words
-from conformance.report.remarks import next_steps, without_gradients
+from conformance.report.remarks import is_begun, next_steps, without_gradients
 from conformance.report.report import CONFORMS, CaseEntry, Cause, Cell, Report
 from conformance.rounding import DTYPES
 
@@ -30,7 +30,7 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
     for port in report.ports:
         if port.failure:
             console.print(Text.assemble((port.port, "bold"), " could not be run: ", (port.failure, "red")))
-    if any(cell.judged for cell in report.matrix):
+    if report.matrix and not is_begun(report):
         console.print(_matrix(report))
     for what, style, ports in (
         ("skipped", "dim", report.reasons("skip")),
@@ -97,4 +97,5 @@ def _case(entry: CaseEntry) -> Text:
 
 def _conclusion(report: Report) -> Text:
     verdict, because = words.conclusion(report)
-    return Text.assemble((verdict, "bold green" if report.exit_status == CONFORMS else "bold red"), f": {because}")
+    style = "yellow" if is_begun(report) else "green" if report.exit_status == CONFORMS else "red"
+    return Text.assemble((verdict, f"bold {style}"), f": {because}")

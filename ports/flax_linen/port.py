@@ -1,9 +1,11 @@
 """flax.linen's RMSNorm and LayerNorm: as they ship, and with LayerNorm's variance in two passes."""
 
+import jax.numpy as jnp
 from flax import linen
 from jax import Array
 
 import ports.jax_library
+from ports.jax_library import UNSEEN, visible
 
 
 class TwoPass(ports.jax_library.Port):
@@ -12,6 +14,7 @@ class TwoPass(ports.jax_library.Port):
     name = "flax_linen, two passes"
     packages = ("flax",)
     use_fast_variance = False
+    expected = {"attention/*/hides_a_row": UNSEEN}  # noqa: RUF012
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, order: str = "scale_then_cast") -> Array:
         norm = linen.RMSNorm(epsilon=eps, dtype=x.dtype, use_scale=weight is not None)
@@ -29,6 +32,12 @@ class TwoPass(ports.jax_library.Port):
         )
         return _apply(norm, x, scale=weight, bias=bias)
 
+    @staticmethod
+    def attention(q: Array, k: Array, v: Array, key_mask: Array | None, *, causal: bool) -> Array:
+        """Keys and values are repeated for it; without a mask nothing is hidden."""
+        k, v = (jnp.repeat(a, q.shape[-2] // a.shape[-2], axis=-2) for a in (k, v))
+        return linen.dot_product_attention(q, k, v, mask=visible(q.shape[-3], k.shape[-3], key_mask, causal))
+
 
 class Port(TwoPass):
     """As they ship: LayerNorm's variance is E[x²] - E[x]², in one pass, which cancels where the mean is large."""
@@ -36,6 +45,7 @@ class Port(TwoPass):
     name = "flax_linen"
     use_fast_variance = True
     expected = {  # noqa: RUF012
+        **TwoPass.expected,
         "layer_norm/*/mean_*": "E[x²] - E[x]² at a large mean: ratios of 2 to 9e8",
         "layer_norm/either_order/float32/constant_rows": "E[x²] - E[x]² leaves rounding for zero: ratios of 16 to 5e4",
     }

@@ -1,4 +1,4 @@
-"""onnxruntime's norms as they ship, each as a model of one node on the CPU; y alone, for it has no gradients."""
+"""onnxruntime's operators as they ship, each as a model of one node on the CPU; y alone, for it has no gradients."""
 
 from functools import cache
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 import conformance.port
@@ -17,10 +18,14 @@ INPUTS = ("X", "Scale", "B")
 
 
 class Port(conformance.port.Port):
-    """RMSNormalization and LayerNormalization, the operators of ONNX. Both modes are the same session."""
+    """The operators of ONNX. Both modes are the same session; the product of swiglu is NumPy's."""
 
     name = "onnxruntime"
     orders = ("scale_then_cast",)
+    expected = {  # noqa: RUF012
+        "attention/*/float64/*": "float64 is computed in float32",
+        "gelu/tanh/float64/*": "the constants of Gelu's formula are in float32",
+    }
     weight_offsets = (0,)
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
@@ -43,12 +48,35 @@ class Port(conformance.port.Port):
     def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float, **_: Any) -> Array:
         return one_dtype("LayerNormalization", eps, x, weight, bias)
 
+    def rope(self, x: Array, *, position: int, base: float, interleaved: bool) -> Array:
+        """The angles are a model's initialisers: float64 here, cosines and sines rounded to x's dtype."""
+        half = x.shape[-1] // 2
+        angles = (position + np.arange(x.shape[-3]))[:, None] * base ** (-np.arange(half) / half)
+        turn = [np.broadcast_to(f(angles).astype(x.dtype), (len(x), *angles.shape)) for f in (np.cos, np.sin)]
+        heads = np.ascontiguousarray(x.swapaxes(-2, -3))
+        return node("RotaryEmbedding", heads, *turn, interleaved=int(interleaved)).swapaxes(-2, -3)
+
+    def attention(self, q: Array, k: Array, v: Array, key_mask: Array | None, *, causal: bool) -> Array:
+        s, t = q.shape[-3], k.shape[-3]
+        heads = [np.ascontiguousarray(a.swapaxes(-2, -3)) for a in (q, k, v)]
+        if key_mask is None and (not causal or s == t):  # is_causal aligns the first query with the first key
+            return node("Attention", *heads, is_causal=int(causal)).swapaxes(-2, -3)
+        seen = np.tri(s, t, t - s, dtype=bool) if causal else np.ones((s, t), bool)
+        seen = seen if key_mask is None else seen & (key_mask != 0)[:, None, None, :]
+        return node("Attention", *heads, seen).swapaxes(-2, -3)
+
+    def swiglu(self, gate: Array, up: Array) -> Array:
+        return node("Swish", gate) * up
+
+    def gelu(self, x: Array, *, approximate: bool) -> Array:
+        return node("Gelu", x, approximate="tanh" if approximate else "none")
+
 
 class Simplified(Port):
     """SimplifiedLayerNormalization, onnxruntime's own RMSNorm, which its optimiser makes of the nodes of an exported model."""
 
     name = "onnxruntime simplified"
-    layer_norm = None  # pyright: ignore[reportAssignmentType]
+    layer_norm = rope = attention = swiglu = gelu = None  # pyright: ignore[reportAssignmentType]
     expected = {"*_float32_weight/float16/*": "y has the dtype of the weight, and x_hat is not rounded"}  # noqa: RUF012
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, **_: Any) -> Array:
@@ -77,6 +105,23 @@ def evaluate(op: str, eps: float, x: Array, weight: Array | None, bias: Array | 
     return y
 
 
+def node(op: str, *inputs: Array, **attributes: Any) -> Array:
+    """The output of one node of ONNX's opset 24, which has the shape and dtype of its first input. Raises `Skip` as above."""
+    run = one_node(op, tuple(attributes.items()), *(element_type(array) for array in inputs))
+    [y] = run.run(None, {f"X{i}": array for i, array in enumerate(inputs)})
+    return np.asarray(y)
+
+
+@cache
+def one_node(op: str, attributes: tuple[tuple[str, Any], ...], *element_types: int) -> onnxruntime.InferenceSession:
+    """A session for one node of any operator, at any shape. Raises `Skip` where it has no kernel for these types."""
+    names = [f"X{i}" for i in range(len(element_types))]
+    inputs = [helper.make_tensor_value_info(name, type_, None) for name, type_ in zip(names, element_types, strict=True)]
+    output = helper.make_tensor_value_info("Y", element_types[0], None)
+    graph = helper.make_graph([helper.make_node(op, names, ["Y"], **dict(attributes))], op, inputs, [output])
+    return _session(graph, 24, element_types)
+
+
 def element_type(array: Array) -> int:
     """ONNX's number for an array's dtype."""
     return helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -89,11 +134,15 @@ def session(op: str, eps: float, *element_types: int) -> onnxruntime.InferenceSe
     inputs = [helper.make_tensor_value_info(name, type_, None) for name, type_ in zip(names, element_types, strict=True)]
     output = helper.make_tensor_value_info("Y", element_types[1], None)
     graph = helper.make_graph([helper.make_node(op, names, ["Y"], epsilon=eps)], op, inputs, [output])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return _session(graph, 23, element_types)
+
+
+def _session(graph: onnx.GraphProto, opset: int, element_types: tuple[int, ...]) -> onnxruntime.InferenceSession:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except NoKernel:
+    except (NoKernel, InvalidGraph):  # the operator is not defined for these types, or not implemented
         types = " and ".join(helper.tensor_dtype_to_np_dtype(type_).name for type_ in dict.fromkeys(element_types))
-        raise Skip(f"no kernel of {op} for {types}") from None
+        raise Skip(f"no kernel of {graph.name} for {types}") from None

@@ -1,7 +1,8 @@
-"""torch.nn's norms as they ship, in eager mode and under torch.compile."""
+"""torch.nn's norms, attention and activations as they ship, in eager mode and under torch.compile."""
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,6 +37,23 @@ class Port(impl_torch.port.TorchPort):
     def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **_: Any) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
+    @staticmethod
+    def attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, *, causal: bool) -> Tensor:
+        s, t = q.shape[-3], k.shape[-3]
+        plain = key_mask is None and (not causal or s == t)  # is_causal aligns the first query with the first key
+        seen = None if plain else visible(s, t, key_mask, causal).to(q.device)
+        q, k, v = (a.transpose(-2, -3) for a in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal and plain, enable_gqa=True)
+        return y.transpose(-2, -3)
+
+    @staticmethod
+    def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate) * up
+
+    @staticmethod
+    def gelu(x: Tensor, *, approximate: bool) -> Tensor:
+        return F.gelu(x, approximate="tanh" if approximate else "none")
+
 
 class Forward(Port):
     """y alone: what is right about LayerNorm in half precision, whose gradients are not."""
@@ -46,3 +64,10 @@ class Forward(Port):
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
         self.expected = {"layer_norm/*/bfloat16/width_1": WIDTH_1} if device == "cpu" and not jit else {}
+
+
+def visible(s: int, t: int, key_mask: Tensor | None, causal: bool) -> Tensor:
+    """Which of t keys each of s queries sees, `[*batch, 1, s, t]`: the last query is at the last key."""
+    seen = torch.ones(s, t, dtype=torch.bool, device=None if key_mask is None else key_mask.device)
+    seen = seen.tril(t - s) if causal else seen
+    return seen if key_mask is None else seen & (key_mask != 0)[..., None, None, :]

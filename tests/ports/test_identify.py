@@ -8,11 +8,12 @@ import pytest
 from conformance.identify import identify_port
 from conformance.process import PortProcess, serve_command
 from conformance.session import Session
+from ports.tinygrad.clang import find_clang
 
 PROMOTED = "scale_then_cast; y is float32"  # nothing is rounded
 SCALE, CAST = "scale_then_cast; y is bfloat16", "cast_then_scale; y is bfloat16"
 EITHER = (SCALE, SCALE, CAST, "cast_then_scale; y is float32")  # whichever is asked
-NOT_ASKED = "not asked"
+NOT_ASKED, UNKNOWN = "not asked", "no known dialect"
 
 # Port, packages, and for both weights, x's own dtype and float32: RMSNorm's dialect, and LayerNorm's where it has one.
 DIALECTS = [
@@ -30,6 +31,12 @@ DIALECTS = [
     ("ports.onnxruntime", "onnxruntime", (NOT_ASKED, NOT_ASKED), (SCALE, NOT_ASKED)),
     ("ports.onnxruntime.port:Simplified", "onnxruntime", (SCALE, NOT_ASKED), None),
     ("ports.tensorflow", "tensorflow", EITHER, EITHER),
+    (
+        "ports.tinygrad",
+        "tinygrad",
+        (CAST, "cast_then_scale; y is float32"),
+        (f"{UNKNOWN}; y is bfloat16", f"{UNKNOWN}; y is float32"),
+    ),
     ("ports.torch_nn", "torch", (SCALE, SCALE), (SCALE, SCALE)),
     (
         "ports.transformers.port:Gemma",
@@ -47,6 +54,8 @@ DIALECTS = [
 def test_the_dialect_is_told(spec, package, rms_norm, layer_norm):
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
+    if package == "tinygrad" and find_clang() is None:
+        pytest.skip("no clang 15 or later, which tinygrad's CPU device compiles with")
     start = partial(PortProcess, serve_command(spec), device="cpu", mode="eager", timeout=300)
     with Session(start, timeout=300) as session:
         found = identify_port(session)

@@ -32,6 +32,7 @@ HELLOS = {
     "no_licence": {"type": "error", "message": "no licence found"},
     "no_hello": {"type": "done"},
     "steers": HELLO | {"name": "\x1b[31m", "versions": {"[/red]": "\x1b[2J"}},
+    "null_versions": HELLO | {"versions": None},
     "has_odd_dtypes": HELLO | {"dtypes": ["int8"]},
     "hello_and_more": json.dumps(HELLO) + "\nloading ...",
 }

@@ -326,11 +326,11 @@ def test_a_port_is_found_where_the_command_is_run(tmp_path):
         (["--exec", ""], WRONG_USAGE),
         (["--exec", "node 'port.js"], WRONG_USAGE),
         ([HONEST, "--json", "."], WRONG_USAGE),
-        (["--exec", hostile("null_versions")], NOT_RUN),
+        (["--exec", hostile("other_protocol")], NOT_RUN),
         (["--exec", hostile("nests")], FAILS),
         (["--exec", hostile("no_file", "[/b]")], FAILS),
     ],
-    ids=["no program", "open quotation", "folder for a file", "versions", "deep nesting", "brackets"],
+    ids=["no program", "open quotation", "folder for a file", "another protocol", "deep nesting", "brackets"],
 )
 def test_no_stack_trace_is_shown(arguments, status):
     result = in_a_shell("run", *arguments, "--case", VICTIM)

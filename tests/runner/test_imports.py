@@ -22,8 +22,8 @@ ON_DEMAND = {  # extras, and the modules that need them
 }
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
 PORTED = {
-    *("equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime"),
-    *("paddle", "tensorflow", "tinygrad", "torch", "transformers"),
+    *("equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "paddle"),
+    *("tensorflow", "tinygrad", "torch", "transformers"),
 }
 
 MAY_IMPORT = {

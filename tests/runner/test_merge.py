@@ -71,6 +71,19 @@ def test_shards_together_say_what_one_machine_says():
     assert len(as_json(joined)) == pytest.approx(len(as_json(whole)), rel=0.01)
 
 
+def test_the_evidence_of_one_mistake_is_joined():
+    def with_residual(report: Report, residual: float) -> Report:
+        cause, *others = report.causes
+        return replace(report, causes=(replace(cause, evidence=replace(cause.evidence, residual=residual)), *others))
+
+    one, two = with_residual(part(1, 2), 0.5), with_residual(part(2, 2), 0.25)
+    first, second = (report.causes[0].evidence for report in (one, two))
+    evidence = merge({"one": one, "two": two}).causes[0].evidence
+    assert evidence.residual == 0.5
+    for name in ("agreeing", "judged", "outputs", "failing"):
+        assert getattr(evidence, name) == getattr(first, name) + getattr(second, name)
+
+
 def test_different_ports_are_set_side_by_side():
     joined = merge({"a": part(1, 1), "b1": part(1, 2, "other"), "b2": part(2, 2, "other")})
     assert [port.port for port in joined.ports] == ["port", "other"]

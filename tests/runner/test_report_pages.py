@@ -16,6 +16,7 @@ from conformance.compare import Verdict, compare
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.report.building import build
+from conformance.report.figures import CELL, heat_map
 from conformance.report.html import as_html
 from conformance.report.junit import as_junit
 from conformance.report.machine import as_json, parse
@@ -25,7 +26,7 @@ from conformance.runner import PortRun
 from conformance.simulation import STYLES, play
 from tests.runner.test_report import HELLO, LARGE, SMALL, judged, one_nan, report, sevens, unjudged
 
-EVIL = "<script>alert(1)</script>\"'&|`*_[x](y)\x00\x1b ```"
+EVIL = "<script>alert(1)</script>\"'&|`*_[x](y)\x00\x1b\n```\n<b>bold</b>"
 BLOCK = "pre_ln_block/llama/float32/random"
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 
@@ -125,7 +126,7 @@ def test_junit_holds_what_xml_cannot():
     root = suites(everything(EVIL, EVIL))
     said = EVIL.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     assert root[0].get("name") == said
-    assert said in root.find(".//error").text
+    assert said in root.find(".//error").get("message")
 
 
 # Markdown
@@ -151,6 +152,7 @@ def test_markdown_escapes_what_it_is_told():
     assert "<script" not in rendered
     assert "<a " not in rendered
     assert "<em>" not in rendered
+    assert "<b>" not in rendered
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in rendered
     assert len(re.findall("<tr>", rendered)) == 1 + 3
     assert rendered.count("<h3>") == len(everything(EVIL, EVIL).causes)
@@ -241,6 +243,12 @@ def test_html_shows_what_is_wrong_and_where():
         *(cause.command for cause in everything().causes),
     ):
         assert words in text, words
+
+
+def test_the_ring_is_around_the_worst_element():
+    (output,) = (each for each in everything().verdicts[0].outputs if each.worst)
+    assert output.worst.index == (1, 0, 5)
+    assert heat_map(output, output.errors).worst == (5.5 * CELL, 3.5 * CELL)
 
 
 def test_a_report_of_thousands_of_failures_is_no_large_page():

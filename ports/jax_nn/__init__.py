@@ -1,0 +1,1 @@
+"""jax.nn, as it ships."""

@@ -1,0 +1,1 @@
+"""tinygrad before the kit."""
