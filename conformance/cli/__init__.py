@@ -14,6 +14,7 @@ from conformance.cli.merge import merge
 from conformance.cli.new import new
 from conformance.cli.properties import properties
 from conformance.cli.run import run
+from conformance.cli.scoreboard import scoreboard
 from conformance.cli.selftest import selftest
 from conformance.cli.serve import serve
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Judge implementations of RMSNorm, LayerNorm and the Pre-LN transformer block against an exact golden.",
 )
-for command in (new, run, judge, merge, identify, properties, fuzz, locate, list_, explain, selftest, serve):
+for command in (new, run, judge, merge, identify, properties, fuzz, locate, list_, explain, selftest, scoreboard, serve):
     app.command(command.__name__.rstrip("_"))(command)
 
 fixtures = typer.Typer(no_args_is_help=True, help="The committed golden data: generate it, or check it.")

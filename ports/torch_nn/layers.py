@@ -11,6 +11,7 @@ from torch.func import functional_call
 import ports.torch_nn.port
 from conformance.port import Skip
 from conformance.protocol import Call
+from reference.block_config import BlockConfig
 
 GELUS = {"gelu": F.gelu, "gelu_tanh": nn.GELU(approximate="tanh")}
 FIXED = {"norm": "layer_norm", "rope": "none", "qkv_bias": True, "o_bias": True, "feed_forward_bias": True}
@@ -48,9 +49,10 @@ class EncoderLayer(ports.torch_nn.port.Port):
         )
         return super().run(call, given)
 
-    def pre_ln_block(self, x: Tensor, parameters: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device, dtype=x.dtype)
-        return functional_call(self.layer, _named(parameters), (x, mask), {"is_causal": True}, strict=True)
+    def pre_ln_block(self, x: Tensor, parameters: dict[str, Tensor], *_: Any, config: BlockConfig, **__: Any) -> Tensor:
+        s, here = x.shape[1], {"device": x.device, "dtype": x.dtype}
+        mask = nn.Transformer.generate_square_subsequent_mask(s, **here) if config.causal else None
+        return functional_call(self.layer, _named(parameters), (x, mask), {"is_causal": config.causal}, strict=True)
 
 
 def _named(parameters: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ WIDTH_1 = "CPU: x_hat is x·rstd - mean·rstd, whose roundings do not cancel at 
 
 # The first glob leaves out bfloat16's width_1, which passes: compiled, x - mean comes first.
 COMPILED = {"layer_norm/*/bfloat16/*[!1]": HALF, "layer_norm/*/float16/*": HALF}
-EAGER = {"layer_norm/*/float32/width_1": WIDTH_1, "layer_norm/*float16/*": HALF}
+EAGER = {"layer_norm/*/float32/width_1": WIDTH_1, "layer_norm/*/bfloat16/width_1": WIDTH_1, "layer_norm/*float16/*": HALF}
 
 
 class Port(impl_torch.port.TorchPort):

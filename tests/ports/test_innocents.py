@@ -65,7 +65,7 @@ INNOCENTS = [
     Innocent("ports.torch_nn.port:Forward", "jit", 20, 0, ("torch",)),
     Innocent("ports.transformers.functions:Functions", "eager", 47, 8, ("torch", "transformers")),
     Innocent("ports.transformers.layers:GPT2Layer", "eager", 2, 1, ("torch", "transformers")),
-    Innocent("ports.transformers.layers:LlamaLayer", "eager", 29, 2, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:LlamaLayer", "eager", 28, 2, ("torch", "transformers")),
     Innocent("ports.transformers.layers:Qwen3Layer", "eager", 4, 2, ("torch", "transformers")),
     Innocent("ports.transformers.port:Gemma", "eager", 12, 4, ("torch", "transformers")),
     Innocent("ports.transformers.port:Llama", "eager", 96, 21, ("torch", "transformers")),
