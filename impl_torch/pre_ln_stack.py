@@ -1,5 +1,8 @@
 """Pre-LN blocks, one after another, for PyTorch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,9 +34,13 @@ def pre_ln_stack(
         layers[int(layer)][own_name] = parameter
     kept: Taps = {}
     for layer, own in enumerate(layers):
-        result = pre_ln_block(x, own, key_mask=key_mask, config=config, position=position, taps=taps)
-        x, own_taps = result if isinstance(result, tuple) else (result, {})
-        kept |= {f"{layer}.{name}": tap for name, tap in own_taps.items()}
+        if taps:
+            result = pre_ln_block(x, own, key_mask=key_mask, config=config, position=position, taps=True)
+            assert isinstance(result, tuple)
+            x, own_taps = result
+            kept |= {f"{layer}.{name}": tap for name, tap in own_taps.items()}
+        else:
+            x = _same_again(pre_ln_block, x, own, key_mask=key_mask, config=config, position=position)
     return (x, kept) if taps else x
 
 
@@ -55,5 +62,13 @@ class PreLNStack(nn.ModuleList):
     ) -> Float[Tensor, "*batch s d_model"]:
         """As `pre_ln_stack`."""
         for block in self:
-            x = block(x, key_mask=key_mask, position=position)
+            x = _same_again(block, x, key_mask=key_mask, position=position)
         return x
+
+
+def _apply(layer: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    return layer(*args, **kwargs)
+
+
+_same_again: Callable[..., Tensor] = torch.compiler.nested_compile_region(_apply)  # pyright: ignore[reportAssignmentType]
+"""A layer: torch.compile traces the first, and takes the others for the same program on other parameters."""
