@@ -144,10 +144,16 @@ def score(listed: Listed, cases: tuple[Case, ...], seed: int, timeout: float) ->
     report = build(runs, Settings(seed, "cpu", listed.mode), arguments={spec: listed.argument})
     hello = report.ports[0].hello
     if hello is None:
-        return Row(listed.title, listed.argument, listed.mode, f"could not be run: {report.ports[0].failure}")
+        return Row(listed.title, listed.argument, listed.mode, f"could not be run: {_in_short(report.ports[0].failure)}")
     skipped = {reason: n for reason, n in report.reasons("skip").get(spec, {}).items() if not reason.startswith(NO_OP)}
     dialects = _dialects(listed, timeout) if set(hello.ops) & set(NORMS) else {}
     return Row(listed.title, listed.argument, listed.mode, "", hello.versions, dialects, scores(report), skipped)
+
+
+def _in_short(failure: str) -> str:
+    """How a port failed, and the last of its last words: a stack trace is no text for a table, and names a machine's paths."""
+    first, *others = failure.strip().splitlines() or [""]
+    return f"{first.partition(':')[0]}: {others[-1].strip()}" if others else first
 
 
 def scores(report: Report) -> tuple[Score, ...]:

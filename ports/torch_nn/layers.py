@@ -50,8 +50,9 @@ class EncoderLayer(ports.torch_nn.port.Port):
         return super().run(call, given)
 
     def pre_ln_block(self, x: Tensor, parameters: dict[str, Tensor], *_: Any, config: BlockConfig, **__: Any) -> Tensor:
-        s, here = x.shape[1], {"device": x.device, "dtype": x.dtype}
-        mask = nn.Transformer.generate_square_subsequent_mask(s, **here) if config.causal else None
+        mask = None
+        if config.causal:
+            mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device, dtype=x.dtype)
         return functional_call(self.layer, _named(parameters), (x, mask), {"is_causal": config.causal}, strict=True)
 
 

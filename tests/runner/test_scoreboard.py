@@ -32,6 +32,9 @@ class WrongGradient(Right):
         axes = tuple(range(x.ndim - 1))
         return y, (np.zeros_like(x), np.sum(dy * x * self.rstd, axis=axes))
 
+class Unready(Right):
+    def __init__(self, *_, **__): import sys; print("Traceback\\n  at /home\\nno device", file=sys.stderr); sys.exit(1)
+
 class Dies(Right):
     def rms_norm(self, x, weight, *, eps): raise SystemExit(1)
 """
@@ -42,7 +45,7 @@ def rows(tmp_path_factory) -> tuple[Row, ...]:
     folder = tmp_path_factory.mktemp("fakes")
     (folder / "fake_ports.py").write_text(FAKES)
     listed = [
-        *(Listed(name, f"fake_ports:{name}") for name in ("Right", "WrongGradient", "Dies", "Missing")),
+        *(Listed(name, f"fake_ports:{name}") for name in ("Right", "WrongGradient", "Dies", "Missing", "Unready")),
         Listed("elsewhere", "fake_ports:Right", needs=("no_such_module",), programs=("no-such-program",)),
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +72,8 @@ def test_forward_and_gradient_are_told_apart_and_a_failure_on_record_is_a_failur
 def test_a_port_that_dies_or_is_not_there_costs_its_own_row(rows):
     assert [score.passed for score in rows[2].scores] == [0]
     assert "no class" in rows[3].absent
-    assert rows[4].absent == "no module no_such_module; no program no-such-program"
+    assert rows[4].absent == "could not be run: exited with status 1: no device"
+    assert rows[5].absent == "no module no_such_module; no program no-such-program"
 
 
 def board(rows: tuple[Row, ...]) -> Scoreboard:
