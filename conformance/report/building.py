@@ -145,13 +145,18 @@ def _matrix(ports: Sequence[PortEntry], verdicts: Iterable[CaseEntry]) -> list[C
             op,
             dtype,
             dict(Counter(each.status for each in group)),
-            max((each.ratio for each in group if each.status != "expected"), default=0.0),
+            max(each.ratio for each in _unexpected(group) or group),
         )
         for port in ports
         for op in OPS
         for dtype in DTYPES
         if (group := groups.get((port.port, op, dtype)))
     ]
+
+
+def _unexpected(group: Sequence[CaseEntry]) -> list[CaseEntry]:
+    """What was judged and not expected to fail."""
+    return [each for each in group if each.status in ("pass", "fail", "error")]
 
 
 def _exit_status(settings: Settings, ports: Iterable[PortEntry], matrix: Sequence[Cell]) -> int:

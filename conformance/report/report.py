@@ -47,7 +47,10 @@ class PortEntry:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A port's verdicts for one op and dtype: how many of each status, and the largest error ratio not expected to fail."""
+    """A port's verdicts for one op and dtype: how many of each status, and the largest error ratio.
+
+    Of what is not expected to fail, that is, where there is any.
+    """
 
     port: str
     op: Op

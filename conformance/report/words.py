@@ -33,12 +33,19 @@ def conclusion(report: Report) -> tuple[str, str]:
     verdict = {
         CONFORMS: "conforms",
         FAILS: "does not conform",
-        NOT_RUN: "a port was not judged" if judged else "nothing to judge yet" if is_begun(report) else "not judged",
+        NOT_RUN: "a port was not judged" if judged else _nothing(report),
     }[report.exit_status]
     settings = report.settings
     seed = f", seed {settings.seed}" if settings.seed else ""
     shard = f", shard {settings.shard} of {settings.shards}" if settings.shards > 1 else ""
     return verdict, f"{counted or 'no case was run'} in {report.seconds:.1f} s{seed}{shard}"
+
+
+def _nothing(report: Report) -> str:
+    """Why nothing was judged: every failure is expected, or nothing is written yet, or the port has none of what is asked."""
+    if report.counts().get("expected"):
+        return "nothing passed"
+    return "nothing to judge yet" if is_begun(report) else "not judged"
 
 
 def title(cause: Cause) -> str:

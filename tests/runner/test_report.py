@@ -20,10 +20,10 @@ from conformance.protocol import Hello
 from conformance.report.building import build
 from conformance.report.console import CAUSES_SHOWN, show
 from conformance.report.machine import as_json
-from conformance.report.report import Report, Settings
+from conformance.report.report import NOT_RUN, Report, Settings
 from conformance.report.words import agreement
 from conformance.rounding import DTYPES, store
-from conformance.runner import PortRun
+from conformance.runner import PortRun, as_expected
 
 Array = np.ndarray
 HELLO = Hello("a port", ops=("rms_norm",), dtypes=("float32",), orders=(), weight_offsets=(0,), gradients=True)
@@ -225,3 +225,13 @@ def test_a_command_can_be_copied_from_a_narrow_terminal():
     failed = report(judged(SMALL, one_nan))
     (cause,) = failed.causes
     assert cause.command in "\n".join(shown(failed, 60, force_terminal=True, color_system=None))
+
+
+def test_what_only_fails_as_expected_says_how_far_off_it_is():
+    """A failure on record is reproduced by its command, and the reader wants the figure; beside a pass it is not the cell's."""
+    known = as_expected(judged(SMALL, sevens), {SMALL: "as on record"})
+    alone, beside = report(known), report(known, judged("rms_norm/either_order/float32/zero_rows"))
+    [cell], [mixed] = alone.matrix, beside.matrix
+    assert (cell.ratio, alone.exit_status) == (known.ratio, NOT_RUN)
+    assert known.ratio > 1 > mixed.ratio
+    assert shown(alone)[-1].startswith("nothing passed: 1 failed as expected")
