@@ -8,9 +8,9 @@ from conformance.case import Case
 Group = tuple[Case, ...]
 
 
-def family(case: Case) -> str:
-    """What the cases have in common that share compiled code: all of their id but the name."""
-    return case.id.rpartition("/")[0]
+def family(case: Case) -> tuple[str, int, str]:
+    """What the cases have in common that share compiled code: all of their id but the name; x's rank and layout."""
+    return case.id.rpartition("/")[0], len(case.shape), case.layout
 
 
 def shard(cases: Sequence[Case], number: int, count: int) -> tuple[Case, ...]:
