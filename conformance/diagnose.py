@@ -1,5 +1,6 @@
 """Verdicts -> the mistakes that explain them, or none."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -9,6 +10,7 @@ import numpy as np
 from conformance.block.cases import BlockCase
 from conformance.block.taps import TAP
 from conformance.compare import OutputVerdict, Verdict, admits, error_ratio
+from conformance.dialects import Dialect
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
@@ -26,6 +28,8 @@ OUTSIDE = 24.0  # bits of an element that a mistake does not explain
 
 Unit = tuple[Verdict, OutputVerdict]
 """One output of one case, which a mistake explains or does not."""
+Path = tuple[str, Dialect]
+"""A dtype and a dialect: what a port may have code of its own for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int, among: tuple[Mistake, ...
         if len(explained) <= FEW * len(failing):
             break
         others = [other for other in ranked[1:] if all(other.exact(verdict.case) for verdict, _ in left)]
-        runner_up = (others[0], sum(_explains(others[0], unit, seed) for unit in _small(left))) if others else None
+        runner_up = (others[0], sum(_explains(others[0], unit, seed) for unit in filter(_is_small, left))) if others else None
         diagnoses.append(_diagnosis(best, explained, len(failing), judged, runner_up, seed))
         done = {(unit[0].case.id, unit[1].output) for unit in left if _mostly(best, unit, seed)}
         left = [unit for unit in left if (unit[0].case.id, unit[1].output) not in done]
@@ -83,21 +87,35 @@ def diagnose(verdicts: tuple[Verdict, ...], seed: int, among: tuple[Mistake, ...
 def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdict], seed: int) -> list[Mistake]:
     """The mistakes that explain some of what fails, best first.
 
-    The best explains most failing outputs net of the passing ones that it contradicts; of two such, it is the one to whose
-    knower the numbers take fewer bits to tell.
+    The best explains most failing outputs net of the passing ones that it contradicts, path by path; of two such, it is the
+    one to whose knower the numbers take fewer bits to tell, on those paths, then on the others. One that nowhere explains
+    more than it contradicts is none.
     """
-    failing = _small(failing) or failing
+    small = any(map(_is_small, failing))
+    failing = [unit for unit in failing if _is_small(unit) == small]
     few = _spread(failing)
-    passing = _small([(verdict, output) for verdict in judged for output in verdict.judged if output.passes])
-    scores: dict[Mistake, tuple[int, float]] = {}
+    units = [(verdict, output) for verdict in judged for output in verdict.judged]
+    passing = [unit for unit in units if unit[1].passes and _is_small(unit) == small]
+    scores: dict[Mistake, tuple[int, float, float]] = {}
     for mistake in mistakes:
         if any(_explains(mistake, unit, seed) for unit in few) and _is_plausible(mistake, failing, seed):
-            told = [(unit, *_telling(mistake, unit, seed)) for unit in failing + passing]
-            agreeing = [(unit, bits) for unit, bits, share in told if share >= MOST]
-            explained = sum(not unit[1].passes for unit, _ in agreeing)
-            contradicted = len(passing) - (len(agreeing) - explained)
-            scores[mistake] = explained - contradicted, -sum(bits for _, bits in agreeing)
-    return sorted(scores, key=lambda mistake: scores[mistake], reverse=True)
+            scores[mistake] = _score(mistake, failing + passing, seed)
+    return sorted((mistake for mistake in scores if scores[mistake][0] > 0), key=scores.__getitem__, reverse=True)
+
+
+def _score(mistake: Mistake, units: list[Unit], seed: int) -> tuple[int, float, float]:
+    """The failing outputs that a mistake explains less the passing ones that it contradicts, on every path where there are
+    more of the first: there it is made. Then the bits that the outputs take, negative: on those paths, and on the others.
+    """
+    net, bits = Counter[Path](), defaultdict[Path, float](float)
+    for unit in units:
+        path = unit[0].case.dtype, unit[0].case.dialect
+        told, share = _telling(mistake, unit, seed)
+        net[path] += (share >= MOST) - unit[1].passes
+        bits[path] += told
+    made = {path for path in net if net[path] > 0}
+    on = sum(bits[path] for path in made)
+    return sum(net[path] for path in made), -on, on - sum(bits.values())
 
 
 def _is_plausible(mistake: Mistake, failing: list[Unit], seed: int) -> bool:
@@ -113,8 +131,8 @@ def _is_plausible(mistake: Mistake, failing: list[Unit], seed: int) -> bool:
     return fills and len(explained) >= len(failing) / 2
 
 
-def _small(units: list[Unit]) -> list[Unit]:
-    return [unit for unit in units if prod(unit[0].case.shape) <= LARGE]
+def _is_small(unit: Unit) -> bool:
+    return prod(unit[0].case.shape) <= LARGE
 
 
 def _spread(failing: list[Unit]) -> list[Unit]:

@@ -43,6 +43,45 @@ def test_two_mistakes_in_two_dtypes_are_both_named():
     assert {diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)} == {"eps_missing", "weight_missing"}
 
 
+def test_a_mistake_made_in_one_dtype_alone_is_named():
+    """What passes in the other does not speak against it."""
+    made = {"float32": BY_ID["eps_missing"]}
+    verdicts = judged("rms_norm", ("float32", "bfloat16"), lambda case: play(case, 0, STYLES[1], made.get(case.dtype)))
+    assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["eps_missing"]
+
+
+@pytest.mark.parametrize("op", NORMS)
+def test_a_cast_that_a_compiler_drops_is_no_sum_in_low_precision(op):
+    """One dialect alone is computed as the other; a bound on a sum of half precision would hold those numbers too."""
+
+    def made(case):
+        return BY_ID["other_order"] if case.dialect.order == "cast_then_scale" else None
+
+    verdicts = judged(op, ("float16",), lambda case: play(case, 0, STYLES[0], made(case)))
+    assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["other_order"]
+
+
+def test_a_mistake_that_what_passes_contradicts_is_not_named():
+    """A row with an infinity has the numbers of many mistakes, and the other rows those of none."""
+
+    def made(case):
+        return BY_ID["variance_for_mean_square"] if case.name == "inf_row" else None
+
+    verdicts = judged("rms_norm", ("float32", "bfloat16"), lambda case: play(case, 0, STYLES[1], made(case)))
+    assert {verdict.case.name for verdict in verdicts if verdict.status == "fail"} == {"inf_row"}
+    assert diagnose(verdicts, seed=0) == ()
+
+
+def test_a_mistake_made_in_large_cases_alone_is_named():
+    """As where a kernel of its own takes them; small cases say nothing of it."""
+
+    def made(case):
+        return BY_ID["divides_by_n_minus_1"] if case.name == "rows_257" else None
+
+    verdicts = judged("rms_norm", ("float32",), lambda case: play(case, 0, STYLES[0], made(case)))
+    assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["divides_by_n_minus_1"]
+
+
 def test_two_mistakes_in_two_outputs_are_both_named():
     """One is in the forward pass, one in dweight alone; every case shows both."""
     two = both(BY_ID["weight_shifted"], BY_ID["dbias_mean"])
