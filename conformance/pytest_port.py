@@ -15,7 +15,6 @@ import pytest
 from conformance.case import OPS, Case
 from conformance.cases import CASES, select
 from conformance.compare import Verdict
-from conformance.golden import golden
 from conformance.naming import PortNameError, command
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import assemble, build, digest
@@ -24,8 +23,9 @@ from conformance.report.report import FAILS, Settings
 from conformance.report.single import Teller
 from conformance.report.words import paragraph
 from conformance.rounding import DTYPES
-from conformance.runner import PortRun, ask, spoilt, unsupported
-from conformance.session import NOT_ASKED, Session
+from conformance.runner import Examination, PortRun
+from conformance.session import Session
+from conformance.shard import family
 
 CAUSES_SHOWN = 8
 # A port is imported as the tests are, wherever pytest has found them.
@@ -119,11 +119,13 @@ class PortUnderTest:
     """
 
     def __init__(self, asked: Asked) -> None:
-        self.asked, self.verdicts, self.spoilt = asked, list[Verdict](), False
+        self.asked = asked
         self._failure, self._began = "", time.monotonic()
         settings = asked.settings
         start = partial(PortProcess, asked.command, device=settings.device, mode=settings.mode, timeout=asked.timeout)
         self._session = Session(start, asked.timeout)
+        self._examined = Examination(self._session, asked.spec, asked.seed)
+        self.spoilt = False
 
     @property
     def header(self) -> str:
@@ -133,24 +135,20 @@ class PortUnderTest:
 
     def judge(self, case: Case) -> Verdict:
         """The verdict on one case. Raises `PortFailure` where the port could not be run at all."""
-        spec, session = self.asked.spec, self._session
-        if self._failure:
-            raise PortFailure(self._failure)
-        try:
-            hello = session.hello
-        except PortFailure as failure:
-            self._failure = f"{spec} could not be run: {failure}"
-            raise PortFailure(self._failure) from None
-        if reason := unsupported(case, hello):
-            verdict = Verdict(spec, case, "skip", message=reason)
-        elif session.given_up:
-            verdict = Verdict(spec, case, "error", message=NOT_ASKED)
-        else:
-            verdict = ask(session, spec, golden(case, self.asked.seed))
-            if session.aftermath and self.verdicts:
-                self.verdicts[-1], self.spoilt = spoilt(self.verdicts[-1], session.aftermath), True
-        self.verdicts.append(verdict)
-        return verdict
+        if not self._failure:
+            try:
+                verdict = self._examined.judge(case)
+            except PortFailure as failure:
+                self._failure = f"{self.asked.spec} could not be run: {failure}"
+            else:
+                self.spoilt |= self._examined.spoilt
+                return verdict
+        raise PortFailure(self._failure)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Those so far."""
+        return self._examined.verdicts
 
     def close(self) -> None:
         """End the port, if it runs."""
@@ -196,7 +194,7 @@ class PortCollector(pytest.Collector):
             item: CaseItem = CaseItem.from_parent(self, name=case.id)
             item.case, item.port = case, self.port
             if grouped:
-                item.add_marker(pytest.mark.xdist_group(case.id.rpartition("/")[0]))
+                item.add_marker(pytest.mark.xdist_group(family(case)))
             yield item
 
 

@@ -17,6 +17,7 @@ from conformance.protocol import Hello
 from conformance.session import NOT_ASKED, NoAnswer, Session, asked_of
 from conformance.shard import family
 
+NO_OP = "no op "  # how the reason begins that a port lacks an op
 CASES_OF_A_PROCESS = 100  # fewer are not worth a process of their own
 
 
@@ -114,26 +115,40 @@ def run_port(
             hello = session.hello
         except PortFailure as failure:
             return PortRun(spec, None, (), str(failure))
-        verdicts: list[Verdict] = []
-        last = 0  # the place of the case asked before
-        for place, case in enumerate(cases):
-            if reason := unsupported(case, hello):
-                verdict = Verdict(spec, case, "skip", message=reason)
-            elif session.given_up:
-                verdict = Verdict(spec, case, "error", message=NOT_ASKED)
-            else:
-                verdict = ask(session, spec, golden(case, seed))
-                if session.aftermath:
-                    verdicts[last] = spoilt(verdicts[last], session.aftermath)
-                last = place
-            verdicts.append(verdict)
-            on_verdict(verdict)
-    return PortRun(spec, hello, tuple(verdicts))
+        examined = Examination(session, spec, seed)
+        for case in cases:
+            on_verdict(examined.judge(case))
+    return PortRun(spec, hello, tuple(examined.verdicts))
 
 
-def ask(session: Session, spec: str, expected: Golden) -> Verdict:
-    """One case from inputs to verdict, in the light of what the port says will fail."""
-    return as_expected(judge(session, spec, expected), session.hello.expected)
+class Examination:
+    """The verdicts on one port so far, in the order of the cases.
+
+    `spoilt`: a verdict was changed when the next case was asked, for what the port did after its answer.
+    """
+
+    def __init__(self, session: Session, spec: str, seed: int) -> None:
+        self._session, self._spec, self._seed = session, spec, seed
+        self.verdicts: list[Verdict] = []
+        self.spoilt = False
+        self._last = 0  # the place of the case asked last; those skipped since are not to blame
+
+    def judge(self, case: Case) -> Verdict:
+        """The verdict on the next case. Raises `PortFailure` where the port could not be run at all."""
+        session = self._session
+        if reason := unsupported(case, session.hello):
+            verdict = Verdict(self._spec, case, "skip", message=reason)
+        elif session.given_up:
+            verdict = Verdict(self._spec, case, "error", message=NOT_ASKED)
+        else:
+            expected = session.hello.expected
+            verdict = as_expected(judge(session, self._spec, golden(case, self._seed)), expected)
+            if session.aftermath:
+                self.verdicts[self._last] = _spoilt(self.verdicts[self._last], session.aftermath)
+                self.spoilt = True
+            self._last = len(self.verdicts)
+        self.verdicts.append(verdict)
+        return verdict
 
 
 def judge(session: Session, spec: str, expected: Golden) -> Verdict:
@@ -147,7 +162,7 @@ def judge(session: Session, spec: str, expected: Golden) -> Verdict:
     return unless_overwritten(verdict, answer.overwrote)
 
 
-def spoilt(verdict: Verdict, aftermath: str) -> Verdict:
+def _spoilt(verdict: Verdict, aftermath: str) -> Verdict:
     """The verdict on a case where it came out later that its answer was not all the port did."""
     return Verdict(verdict.port, verdict.case, "error", message=f"the port answered, and then {aftermath}")
 
@@ -172,7 +187,7 @@ def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:
 def unsupported(case: Case, hello: Hello) -> str:
     """Why a port need not answer a case, by its own word; empty if it must."""
     if case.op not in hello.ops:
-        return f"no op {case.op}"
+        return NO_OP + case.op
     if case.dtype not in hello.dtypes:
         return f"no dtype {case.dtype}"
     if case.dialect.order not in ("either_order", *hello.orders):

@@ -18,13 +18,12 @@ from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import build
 from conformance.report.report import CaseEntry, Report, Settings
 from conformance.rounding import DTYPES
-from conformance.runner import run_ports
+from conformance.runner import NO_OP, run_ports
 from conformance.session import Session
 
 Direction = Literal["forward", "gradient"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "gradient")
 LISTS = ("needs", "programs")
-NO_OP = "no op "  # how the reason begins that a port lacks an op
 
 
 class ScoreboardError(ValueError):

@@ -7,9 +7,9 @@ from conformance.block.taps import TAP
 from conformance.compare import Element, Status
 from conformance.report.remarks import is_begun
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, Report
+from conformance.runner import NO_OP
 from conformance.session import NOT_ASKED
 
-NO_OP = "no op "  # how the reason begins that a port lacks an op
 CAPTION = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
 DIGITS = {"float64": 17}  # that tell a number of a dtype from its neighbours; 9 are enough for the others
 STATUSES: dict[Status, str] = {

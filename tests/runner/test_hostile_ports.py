@@ -146,6 +146,14 @@ def test_what_it_does_after_its_answer_costs_that_answer(way, timeout, words, fo
     assert is_left(folder) == []
 
 
+def test_a_case_skipped_since_is_not_to_blame():
+    """What comes out later is laid to the case that was asked last."""
+    start = partial(PortProcess, hostile("exits_after_its_answer"), device="cpu", mode="jit", timeout=60.0)
+    (lacked,) = select("gelu/erf/float32/random")
+    run = run_port("port", start, (VICTIM, lacked, AFTER), 0, 60.0, lambda verdict: None)
+    assert [verdict.status for verdict in run.verdicts] == ["error", "skip", "pass"]
+
+
 def test_an_answer_twice_is_not_the_next_one(folder):
     """Though the port waits for the next question first."""
     assert costs("answers_again_when_asked_again") == ("error", "the port answered, and then answered request 2 with id 1")
