@@ -11,7 +11,7 @@ DEEPEST = 50  # levels: more than anything needs, and few enough for whatever sh
 def parse(text: bytes) -> Any:
     """What a UTF-8 text of JSON says. Raises `ValueError`, and no other, where it says nothing, or one thing twice."""
     try:
-        document = json.loads(text.decode(), object_pairs_hook=_once)
+        document = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_refused)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level, depth = [document], 0
@@ -20,6 +20,10 @@ def parse(text: bytes) -> Any:
         if depth > DEEPEST:
             raise ValueError(f"nested more than {DEEPEST} deep")
     return document
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _inner(value: Any) -> Iterable[Any]:

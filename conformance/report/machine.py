@@ -7,6 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from conformance import json_text
 from conformance.report.report import FORMAT, Report
 from conformance.report.spread import LETTERS
 
@@ -45,10 +46,10 @@ def finite(value: Any) -> Any:
 def read(path: Path) -> Report:
     """The report that a file holds. Raises `ReportFileError`."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        document = json_text.parse(path.read_bytes())
     except FileNotFoundError:
         raise ReportFileError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ReportFileError(f"{path}: not readable as JSON: {error}") from None
     try:
         return parse(document)
@@ -68,10 +69,6 @@ def parse(document: Any) -> Report:
         raise ReportFileError("it holds a whole number that is too large for a float") from None
     _check(report)
     return report
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _parsed(value: Any, kind: Any, at: str) -> Any:

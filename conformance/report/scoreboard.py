@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance import json_text
 from conformance.case import OPS
 from conformance.report.html import environment
 from conformance.report.machine import finite
@@ -44,7 +45,7 @@ def as_json(board: Scoreboard) -> str:
 def read_json(path: Path) -> Scoreboard:
     """The scoreboard that `as_json` wrote. Raises `ScoreboardError`."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data: dict[str, Any] = json_text.parse(path.read_bytes())
         if data.pop("format") != FORMAT:
             raise ScoreboardError(f"{path}: not of format {FORMAT}; run `conformance scoreboard` again")
         fields: dict[str, Any] = data | {"rows": tuple(_row(row) for row in data["rows"])}
