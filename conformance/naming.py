@@ -89,7 +89,8 @@ def _as_module(name: str) -> tuple[str, str]:
     if entry_point is not None:
         return entry_point.module, entry_point.attr or "Port"
     if missing == f"{name}.port":
-        raise PortNameError(f"{name} has no port.py, and no entry point has its name; a class of its own is {name}:Class")
+        meant = f"did you mean {name}.py?" if Path(f"{name}.py").is_file() else f"a class of its own is {name}:Class"
+        raise PortNameError(f"{name} has no port.py, and no entry point has its name; {meant}")
     return f"{name}.port", "Port"
 
 

@@ -10,7 +10,7 @@ from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, Quiet
 
 
 def merge(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Reports that `run --json` has written.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Reports that `run --json` has written.")],
     json: JsonOption = None,
     junit: JunitOption = None,
     markdown: MarkdownOption = None,

@@ -27,8 +27,8 @@ OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
 PORT_FORMS = "A file, folder or program, a package with a port.py, module:Class, or what `list ports` lists."
-PortArguments = Annotated[list[str] | None, typer.Argument(metavar="[PORT]…", help=PORT_FORMS)]
-OnePortArgument = Annotated[str | None, typer.Argument(metavar="[PORT]", help=PORT_FORMS)]
+PortArguments = Annotated[list[str] | None, typer.Argument(metavar="PORT", help=PORT_FORMS)]
+OnePortArgument = Annotated[str | None, typer.Argument(metavar="PORT", help=PORT_FORMS)]
 OneExecOption = Annotated[str | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
 ExecOption = Annotated[list[str] | None, typer.Option("--exec", metavar="COMMAND", help="A port in any language.")]
 InProcessOption = Annotated[

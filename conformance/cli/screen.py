@@ -34,5 +34,4 @@ def interruptible(lost: str) -> Generator[None]:
 
 def stdout() -> Console:
     """Where a report is printed: as wide as the terminal, or wide enough for a file."""
-    """Where a report is printed: as wide as the terminal, or wide enough for a file."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

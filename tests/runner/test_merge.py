@@ -162,7 +162,7 @@ def test_what_cannot_be_joined_is_wrong_usage(tmp_path):
     for arguments, words in [
         ([tmp_path / "1.json"], "shard 2 of 2 is missing"),
         ([tmp_path / "2.json"], "2.json: no such file"),
-        ([], "Missing argument 'FILE…'"),
+        ([], "Missing argument 'FILE'"),
         ([tmp_path / "1.json", "--html", tmp_path / "no" / "page.html"], "there is no folder"),
     ]:
         status, said = conformance("merge", *arguments)

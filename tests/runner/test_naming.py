@@ -104,7 +104,8 @@ def test_a_path_that_leads_nowhere_is_refused_before_anything_is_run(name, said)
         ("two.py:Third", r"two\.py has no class 'Third'"),
         ("two.py:IMPORTS", r"two\.py:IMPORTS is not a subclass"),
         ("two.py:Base", r"two\.py:Base is not a subclass"),
-        ("two", r"two has no port\.py, and no entry point has its name; a class of its own is two:Class"),
+        ("two", r"two has no port\.py, and no entry point has its name; did you mean two\.py\?"),
+        ("pack", r"pack has no port\.py, and no entry point has its name; a class of its own is pack:Class"),
         ("nothing_here", "No module named 'nothing_here'"),
         (":Port", "names no module"),
     ],
@@ -112,6 +113,7 @@ def test_a_path_that_leads_nowhere_is_refused_before_anything_is_run(name, said)
 def test_a_name_without_a_port_says_what_is_missing(name, said):
     write("none.py", IMPORTS)
     write("two.py", TWO + "IMPORTS = 1\n")
+    write("pack/__init__.py", "")
     with pytest.raises((PortNameError, ImportError, TypeError), match=said):
         naming.load(name)
 
