@@ -194,7 +194,7 @@ class PortCollector(pytest.Collector):
             item: CaseItem = CaseItem.from_parent(self, name=case.id)
             item.case, item.port = case, self.port
             if grouped:
-                item.add_marker(pytest.mark.xdist_group(family(case)))
+                item.add_marker(pytest.mark.xdist_group(" ".join(map(str, family(case)))))
             yield item
 
 

@@ -189,7 +189,7 @@ def test_cases_that_share_compiled_code_are_of_one_group(project):
     """)
     result = run(project, "-p", "xdist", bad("Honest"), "--conformance-case", "*/width_7", "--collect-only", "--strict-markers")
     lines = [line for line in result.outlines if " of " in line]
-    assert lines == [f"{case.id} of {case.id.rpartition('/')[0]}" for case in select("*/width_7")]
+    assert lines == [f"{case.id} of {case.id.rpartition('/')[0]} 3 contiguous" for case in select("*/width_7")]
 
 
 @pytest.mark.parametrize(
