@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test check fixtures format benchmarks clean
+.PHONY: help conformance test check fixtures format benchmarks studies clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -34,6 +34,9 @@ format: $(VENV)/.installed-test ## Format the code and sort its imports
 benchmarks: $(VENV)/.installed-test ## Measure the kit and the layers against their peers
 	$(BIN)/python -m benchmarks all
 
+studies: $(VENV)/.installed-test ## Measure what the source notes claim; rewrites docs/studies
+	$(BIN)/python -m studies all
+
 clean: ## Remove the virtual environment and every cache
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage
 	$(MAKE) --silent -C ports/c clean
@@ -48,5 +51,5 @@ $(VENV)/.installed: $(VENV)/.pip pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) --group test
+	$(PIP) --editable '.[studies]' --group test
 	@touch $@

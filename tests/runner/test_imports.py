@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "ports": {"conformance.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
     | BRIDGE
     | PORTED,
+    "studies": {"conformance", "impl_jax", "impl_torch", "reference", "matplotlib", "numpy", "rich", "torch", "typer"},
 }
 
 
@@ -110,6 +111,25 @@ def test_what_is_imported_is_declared():
     trees = modules("conformance") | modules("reference")
     others = {other.partition(".")[0] for tree in trees.values() for other in imported(tree)}
     assert others - sys.stdlib_module_names - MAY_IMPORT.keys() == declared
+
+
+def test_what_a_study_imports_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {
+        re.match(r"\w+", each)[0] for each in project["dependencies"] + extras["studies"] + extras["torch"] + extras["jax"]
+    }
+    others = {other.partition(".")[0] for tree in modules("studies").values() for other in imported(tree)}
+    assert "matplotlib" in others
+    assert others - sys.stdlib_module_names - MAY_IMPORT.keys() <= declared
+
+
+def test_nobody_imports_a_study():
+    trees = ALL | modules("benchmarks") | modules("examples")
+    importing = {
+        name.partition(".")[0] for name, tree in trees.items() if any(is_within(o, {"studies"}) for o in imported(tree))
+    }
+    assert importing == {"studies"}
 
 
 def test_the_pytest_plugin_costs_nothing_where_it_is_not_used():

@@ -1,0 +1,1 @@
+"""What the project's source notes claim about norms, measured: `python -m studies`."""
