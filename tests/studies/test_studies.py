@@ -22,6 +22,13 @@ def committed(name):
     return read_figures(PAGES / f"{name}.json")
 
 
+SEEDED = {  # a set-up of each study whose outcome depends on what was drawn
+    "depth": {},
+    "dialect": {"subject": "normal weights", "dtype": "bfloat16"},
+    "eps": {"dtype": "bfloat16", "statistics": "in x's dtype", "scale": 1.0},
+}
+
+
 def run(*arguments):
     process = [sys.executable, "-m", "studies", *arguments]
     return subprocess.run(process, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
@@ -92,7 +99,7 @@ def test_a_quick_run_asks_less_of_the_same(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_set_up_is_seeded(name):
     study = load(name)
-    setup = next(s for s in study.setups(True) if getattr(s, "scale", 1) == 1 and getattr(s, "dtype", "") != "float32")
+    setup = next(setup for setup in study.setups(True) if SEEDED[name].items() <= asdict(setup).items())
     assert study.measure(setup) == study.measure(setup)
     assert study.measure(setup) != study.measure(replace(setup, seed=setup.seed + 1))
 
@@ -149,7 +156,7 @@ def test_a_picture_is_labelled_and_the_same_figures_give_the_same_files(name, tm
         drawn = load(name).draw(figures)
         write_picture(tmp_path / folder / name, drawn)
     assert drawn.legends
-    assert all(any(label) for label in zip(*[(ax.get_xlabel(), ax.get_ylabel()) for ax in drawn.axes], strict=True))
+    assert all(ax.get_xlabel() for ax in drawn.axes if ax.get_subplotspec().is_last_row())
     assert all(ax.get_title(loc="left") for ax in drawn.axes)
     for kind in ("png", "svg"):
         a, b = ((tmp_path / folder / f"{name}.{kind}").read_bytes() for folder in "ab")
