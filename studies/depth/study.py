@@ -37,8 +37,8 @@ METHOD = """\
 A layer is ReLU(W·norm(x) + b), 512 wide as MiniMind-small is, with or without x added to it; the first is given normal
 deviates. The norm is `impl_torch`'s RMSNorm or LayerNorm, torch's BatchNorm1d in training, or none. *Default* is what
 torch's Linear draws, weights and biases uniform within 1/√512; *Kaiming* (He et al. 2015, arXiv:1502.01852, for ReLU)
-and *Xavier* (Glorot & Bengio 2010) are normal, with biases of zero. Nothing is trained. Gradients are of ⟨output, dy⟩
-by every layer's output, dy normal: at the output they have a deviation of one.
+and *Xavier* (Glorot & Bengio, AISTATS 2010) are normal, with biases of zero. Nothing is trained. Gradients are of
+⟨output, dy⟩ by every layer's output, dy normal: at the output they have a deviation of one.
 
 In torch's initialisation a layer passes on 1/√6 of a root mean square, and what its biases add does not fade: without a
 norm the deviation sinks to a floor that they alone hold. Centring takes away the mean that ReLU leaves, 1/π of the mean

@@ -60,5 +60,5 @@ def loads(figures: Figures) -> Iterator[Finding]:
 CLAIMS = (
     Claim("The output's dtype is x's dtype", keeps_dtype),
     Claim("Cast, then scale, and scale, then cast, are one layer", one_layer, "asked here"),
-    Claim("A model trained in one order may be loaded into the other", loads, "asked here"),
+    Claim("A trained model may be loaded into either order", loads, "asked here"),
 )

@@ -7,10 +7,10 @@ from studies.figures import Figures, spread
 from studies.study import Study, Table
 
 METHOD = """\
-*Then* is `impl_torch.rms_norm(…, order="cast_then_scale")`, which MiniMind had when the notes were written; *now* is
-`"scale_then_cast"`, which it has since. A layer is given 256 rows of 512 normal deviates, and weights of one, powers of
-two, 1 + 0.1·normal, or normal ones, in x's dtype or in float32. A power of two changes no digits, except where the
-product is subnormal, which in float16 happens.
+*Then*, the MiniMind of 2025, is `impl_torch.rms_norm(…, order="cast_then_scale")`; *now*, that of 2026, is
+`"scale_then_cast"` ([dialects](../spec.md)). A layer is given 256 rows of 512 normal deviates, and weights of one,
+powers of two, 1 + 0.1·normal, or normal ones, in x's dtype or in float32. A power of two changes no digits, except
+where the product is subnormal, which in float16 happens.
 
 The model is a byte-level language model in MiniMind's make: 4 Pre-LN blocks, 64 wide, grouped-query attention with 4
 heads and 2 for keys, rotary positions, SwiGLU, the embedding tied to the head. It is trained in float32, where both
