@@ -60,3 +60,9 @@ def nothing_is_left_behind(mark: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     while PROC.exists() and (left := count_marked(mark)):  # a process killed just now may take a moment
         assert time.monotonic() < until, f"{left} processes are still running"
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong usage is said in one line, however long the names of temporary folders are."""
+    monkeypatch.setenv("COLUMNS", "400")

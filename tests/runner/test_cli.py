@@ -26,11 +26,6 @@ VICTIM = "rms_norm/either_order/float32/zero_rows"
 HONEST, WRONG, NO_LAYER_NORM = (f"tests.runner.bad_ports:{name}" for name in ("Honest", "EpsOutsideRoot", "NoLayerNorm"))
 
 
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
-
-
 def conformance(*arguments: object) -> tuple[int, str]:
     """Run a command in this process: its exit status, and what it prints with frames and line breaks gone."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

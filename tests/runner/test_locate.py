@@ -77,11 +77,6 @@ def run(*arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.replace("│", " ").split())
 
 
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
-
-
 @pytest.mark.parametrize("norm", [RMSNorm, LayerNorm])
 @pytest.mark.parametrize("weights", [1.0, 4.0], ids=["plain", "large_weights"])
 @pytest.mark.parametrize(
