@@ -57,7 +57,7 @@ INNOCENTS = [
     Innocent("ports.tensorflow", "eager", 489, 6, ("tensorflow",)),
     Innocent("ports.tensorflow.port:Moments", "eager", 58, 49, ("tensorflow",)),
     Innocent("ports.paddle", "eager", 169, 1, ("paddle",)),
-    Innocent("ports.tinygrad", "jit", 23, 13, ("tinygrad",)),
+    Innocent("ports.tinygrad", "jit", 11, 9, ("tinygrad",)),
     Innocent("ports.torch_nn", "eager", 229, 58, ("torch",)),
     Innocent("ports.torch_nn", "jit", 14, 6, ("torch",)),
     Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 5, 0, ("torch",)),
