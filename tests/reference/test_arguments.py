@@ -112,7 +112,9 @@ def test_an_offset_of_one_is_a_weight_plus_one(op):
     )
 
 
-rows = arrays(np.float64, array_shapes(min_dims=1, max_dims=3, max_side=9), elements=st.floats(-1e100, 1e100))
+# What is less is zero: a subnormal result has fewer digits, and scaling it rounds anew.
+elements = st.floats(-1e100, 1e100).map(lambda value: value if abs(value) > 1e-150 else 0.0)
+rows = arrays(np.float64, array_shapes(min_dims=1, max_dims=3, max_side=9), elements=elements)
 exponents = st.integers(0, 100)
 epsilons = st.floats(1e-12, 1e3)
 
