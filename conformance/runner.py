@@ -77,7 +77,7 @@ def run_ports(
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
-    """Neighbours whose ids differ in their names alone; the last ones, which take a compiler longest, come first."""
+    """Neighbours of one family; the last ones, which take a compiler longest, come first."""
     groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: family(item[1]))]
     return deque(reversed(groups))
 

@@ -34,25 +34,6 @@ class Port(conformance.port.Port):
     def versions(self) -> dict[str, str]:
         return {"numpy": np.__version__}
 
-    def to_tensor(self, array: Array) -> Array:
-        return array
-
-    def to_numpy(self, tensor: Array) -> Array:
-        return tensor
-
-    def lay_out(self, tensor: Array, layout: str) -> Array:
-        match layout:
-            case "permuted":
-                return np.swapaxes(np.swapaxes(tensor, -1, -2).copy(), -1, -2)
-            case "sliced":
-                return np.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(3, 4)])[..., 3:-4]
-            case "strided":
-                return np.repeat(tensor, 2, axis=-1)[..., ::2]
-            case "expanded":
-                return np.broadcast_to(tensor[:1], tensor.shape)
-            case _:
-                return super().lay_out(tensor, layout)
-
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Array:
         y, _ = function(*inputs, **constants)
         return y
