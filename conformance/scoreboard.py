@@ -97,7 +97,7 @@ class Row:
 def read_list(path: Path) -> tuple[Listed, ...]:
     """The ports that a TOML file lists. Raises `ScoreboardError`."""
     try:
-        tables: Any = tomllib.loads(path.read_text()).get("port")
+        tables: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("port")
     except OSError as error:
         raise ScoreboardError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
