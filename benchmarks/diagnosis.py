@@ -13,7 +13,7 @@ from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake
-from conformance.norms.cases import NORMS, NormOp
+from conformance.norms.cases import ROW_NORMS, NormOp
 from conformance.rounding import DTYPES, DType
 from conformance.selftest import TRIED
 from conformance.simulation import STYLES, play
@@ -27,16 +27,16 @@ Outcome = tuple[Trial, str, str]
 def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str, list[dict[str, str | float]]]]:
     """Tables by name: the shares named right, and every trial that was not named as itself."""
     trials = [
-        (mistake.id, op, dtype, (number + DTYPES.index(dtype) + NORMS.index(op)) % len(STYLES))
+        (mistake.id, op, dtype, (number + DTYPES.index(dtype) + ROW_NORMS.index(op)) % len(STYLES))
         for number, mistake in enumerate(MISTAKES)
-        for op in NORMS
+        for op in ROW_NORMS
         if op in mistake.ops
         for dtype in dtypes
         if not mistake.hidden_in(op, dtype)
     ]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         outcomes = list(pool.map(outcome, trials))
-    yield "diagnosis", [_share(op, dtype, outcomes) for op in NORMS for dtype in dtypes]
+    yield "diagnosis", [_share(op, dtype, outcomes) for op in ROW_NORMS for dtype in dtypes]
     others = [
         {"made": made, "op": op, "dtype": dtype, "style": float(style), "named": named, "which is": kind}
         for (made, op, dtype, style), kind, named in outcomes

@@ -14,7 +14,7 @@ from conformance.compare import compare_output
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.inputs import Draw
-from conformance.norms.cases import NORMS, NormCase
+from conformance.norms.cases import ROW_NORMS, NormCase
 from conformance.norms.golden import exact_inputs, expected_outputs, norm_values
 from conformance.rounding import DTYPES, round_to, store, unit_roundoff
 
@@ -121,7 +121,7 @@ def golden_sum() -> float:
 def resolution() -> list[Row]:
     """The smallest relative error of rstd, 2^-k, that y shows: to some case, and to half of them."""
     rows: list[Row] = []
-    for op in NORMS:
+    for op in ROW_NORMS:
         for dtype in DTYPES:
             cases = [
                 case

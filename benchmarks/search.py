@@ -10,7 +10,7 @@ from benchmarks.honest import ARRANGEMENTS, Arrangement, Honest
 from benchmarks.limits import expect
 from conformance.cases import select
 from conformance.compare import compare_output
-from conformance.norms.cases import NORMS, NormCase
+from conformance.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 Row = dict[str, str | float]
@@ -40,7 +40,7 @@ def search() -> list[Row]:
     """The largest ratio of every output: shallow sums, one-by-one sums, and Welford's updates."""
     largest: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     rng = np.random.default_rng(0)
-    for op in NORMS:
+    for op in ROW_NORMS:
         for _ in range(TRIALS):
             case, given = draw(rng, op)
             expected = expect(case, given)

@@ -15,7 +15,7 @@ from conformance.compare import compare_output
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import NORM_CASES, NormCase
+from conformance.norms.cases import ROW_NORM_CASES, NormCase
 from conformance.norms.golden import exact_inputs
 from conformance.rounding import DTYPES, HALF
 from conformance.simulation import numbers
@@ -54,7 +54,9 @@ class Finding:
 @cache
 def survey() -> tuple[Finding, ...]:
     """Judge every honest implementation on every case with rows."""
-    return tuple(finding for case in NORM_CASES if 0 not in case.shape for norm in honest(case) for finding in findings(norm))
+    return tuple(
+        finding for case in ROW_NORM_CASES if 0 not in case.shape for norm in honest(case) for finding in findings(norm)
+    )
 
 
 def honest(case: NormCase) -> list[Honest]:

@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, get_args
 from conformance.dialects import Dialect
 from conformance.rounding import DType
 
-Op = Literal["rms_norm", "layer_norm", "rope", "attention", "swiglu", "gelu", "pre_ln_block", "pre_ln_stack"]
+Op = Literal["rms_norm", "layer_norm", "batch_norm", "rope", "attention", "swiglu", "gelu", "pre_ln_block", "pre_ln_stack"]
 Layout = Literal["contiguous", "permuted", "sliced", "strided", "expanded"]
 
 OPS: tuple[Op, ...] = get_args(Op)
@@ -50,6 +50,11 @@ class Case(Protocol):
     @property
     def outputs(self) -> dict[str, str]:
         """What a port returns with its gradients, and the dtypes; the op's own output comes first."""
+        ...
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The outputs that are no gradients."""
         ...
 
     def output_shape(self, output: str) -> tuple[int, ...]:

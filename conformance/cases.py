@@ -4,9 +4,10 @@ from fnmatch import fnmatchcase
 
 from conformance.block.cases import BLOCK_CASES
 from conformance.case import Case
-from conformance.norms.cases import NORM_CASES
+from conformance.norms.batch_norm import BATCH_NORM_CASES
+from conformance.norms.cases import ROW_NORM_CASES
 
-CASES: tuple[Case, ...] = (*NORM_CASES, *BLOCK_CASES)
+CASES: tuple[Case, ...] = (*ROW_NORM_CASES, *BATCH_NORM_CASES, *BLOCK_CASES)
 
 
 def select(

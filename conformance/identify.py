@@ -18,7 +18,7 @@ from conformance.golden import golden
 from conformance.inputs import Draw
 from conformance.mistakes import MISTAKES
 from conformance.norms.anatomy import Norm, outputs_of, true_norm
-from conformance.norms.cases import NORM_CASES, NORMS, NormCase, NormOp
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, NormOp
 from conformance.protocol import Hello
 from conformance.rounding import HALF, DType
 from conformance.session import NoAnswer, Session
@@ -66,7 +66,7 @@ def identify(op: NormOp, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
     return tuple(_findings(op, hello, ask))
 
 
-def identify_port(session: Session, ops: tuple[NormOp, ...] = NORMS) -> dict[NormOp, tuple[Finding, ...]]:
+def identify_port(session: Session, ops: tuple[NormOp, ...] = ROW_NORMS) -> dict[NormOp, tuple[Finding, ...]]:
     """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
     hello = session.hello
 
@@ -98,7 +98,7 @@ def _findings(op: NormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
 
 def _case(op: NormOp, dtype: str, dialect: Dialect) -> NormCase:
     """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
-    random = next(case for case in NORM_CASES if case.op == op and case.name == "random")
+    random = next(case for case in ROW_NORM_CASES if case.op == op and case.name == "random")
     return replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from conformance.rounding import store
+from conformance.rounding import compute_dtype, store
 
 if TYPE_CHECKING:
     from conformance.norms.cases import NormCase
 
 Array = np.ndarray
-Rows = Literal["dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row"]
+Rows = Literal["dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row", "zero_columns", "constant_columns"]
 Weight = Literal["absent", "signed", "tiny", "far_from_one"]
 Cotangent = Literal["random", "aligned"]
 
@@ -32,7 +32,8 @@ class Draw:
     """How x is drawn: bell-shaped values, `offset + scale · N(0, 1)`, and what is done to its rows.
 
     The rows: `dense` leaves them; `zero_rows` clears every other one; `constant_rows` repeats their first value;
-    `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first.
+    `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first; `zero_columns` clears every
+    other feature, `constant_columns` repeats its first value.
     """
 
     scale: float = 1.0
@@ -51,6 +52,8 @@ def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
         tensors["weight"] = store(_weight(case, random_words(case.id, "weight", seed, n)), parameter_dtype)
     if case.bias:
         tensors["bias"] = store(bell(random_words(case.id, "bias", seed, n)), parameter_dtype)
+    if case.op == "batch_norm":
+        tensors |= _running(case, seed)
     if case.dy == "aligned":
         dy = x.astype(np.float64) * tensors["weight"].astype(np.float64)
     else:
@@ -59,6 +62,14 @@ def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
         dy = np.broadcast_to(dy[:1], dy.shape)
     tensors["dy"] = store(dy, case.dialect.output_dtype(case.dtype))
     return tensors
+
+
+def _running(case: "NormCase", seed: int) -> dict[str, Array]:
+    """Running statistics of the kind that batches like x's leave: a little off its mean, and from one to twice its variance."""
+    n, dtype = case.shape[-1], compute_dtype(case.dtype)
+    mean = case.x.offset + case.x.scale * bell(random_words(case.id, "running_mean", seed, n)) / 4
+    var = case.x.scale**2 * np.abs(signed_weights(random_words(case.id, "running_var", seed, n)))
+    return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
 
 
 def random_words(case_id: str, tensor: str, seed: int, count: int) -> Array:
@@ -95,6 +106,10 @@ def _x(case: "NormCase", seed: int) -> Array:
             rows[0, 1] = np.nan
         case "inf_row":
             rows[0, 1] = np.inf
+        case "zero_columns":
+            rows[:, ::2] = 0.0
+        case "constant_columns":
+            rows[:] = rows[:1]
     return rows.reshape(case.shape)
 
 

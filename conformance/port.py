@@ -25,6 +25,7 @@ from reference import BlockConfig
 OPS = {
     "rms_norm": ("x", "weight"),
     "layer_norm": ("x", "weight", "bias"),
+    "batch_norm": ("x", "weight", "bias", "running_mean", "running_var"),
     "rope": ("x",),
     "attention": ("q", "k", "v", "key_mask"),
     "swiglu": ("gate", "up"),
@@ -50,6 +51,8 @@ class Port:
 
         rms_norm(x, weight, *, eps) -> y
         layer_norm(x, weight, bias, *, eps) -> y
+        batch_norm(x, weight, bias, running_mean, running_var, *, eps, training, momentum, unbiased) -> y, or with training
+            (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y
         attention(q, k, v, key_mask, *, causal) -> y
         swiglu(gate, up) -> y
@@ -121,13 +124,15 @@ class Port:
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         """y = function(*inputs, **constants), and its gradients for every input (None for a None), by `gradients`.
 
-        To be overridden where functions are compiled, and kept.
+        To be overridden where functions are compiled, and kept; where a function returns a tuple, of which only the first is
+        differentiated, it may then return the whole of it.
         """
         names = [(place, name) for place, each in enumerate(inputs) for name in (each if isinstance(each, dict) else [None])]
         present = [(place, name) for place, name in names if inputs[place] is not None]
 
         def of_tensors(*tensors: Any) -> Any:
-            return function(*_placed(inputs, present, tensors), **constants)
+            made = function(*_placed(inputs, present, tensors), **constants)
+            return made[0] if isinstance(made, tuple) else made
 
         tensors = [inputs[place] if name is None else inputs[place][name] for place, name in present]
         y, gradients = self.gradients(of_tensors, tensors, dy)
@@ -174,7 +179,8 @@ class Port:
         if reason is not None:
             raise Skip(reason)
         function, constants = getattr(self, call.op), self._constants(call)
-        output, *gradients = call.asked
+        made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
+        output, gradients = made[0], len(call.asked) > len(made)
         names = OPS[call.op]
         parameters = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
         inputs = tuple(parameters if name == "parameters" else given.get(name) for name in names)
@@ -186,8 +192,10 @@ class Port:
             y, cotangents, taps = self.vjp_and_taps(function, inputs, given[f"d{output}"], constants)
         else:
             y, cotangents = self.vjp(function, inputs, given[f"d{output}"], constants)
-        outputs = {output: y}
-        for name, cotangent in zip(names, cotangents, strict=bool(gradients)):
+        if len(made) > 1 and not isinstance(y, tuple):
+            y = (y, *self.evaluate(function, inputs, constants)[1:])
+        outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True))
+        for name, cotangent in zip(names, cotangents, strict=gradients):
             each = cotangent if isinstance(cotangent, dict) else {name: cotangent}
             outputs |= {f"d{name}": gradient for name, gradient in each.items()}
         missing = [name for name in call.asked if outputs.get(name) is None]
@@ -198,6 +206,8 @@ class Port:
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
+        if call.op == "batch_norm":
+            return {"eps": call.eps} | call.settings
         if call.op not in ("rms_norm", "layer_norm"):
             return call.settings | ({"config": BlockConfig(**call.settings["config"])} if "config" in call.settings else {})
         constants: dict[str, Any] = {"eps": call.eps}

@@ -13,7 +13,7 @@ from conformance.answerable import LARGEST_X, why_unanswerable
 from conformance.case import Layout
 from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Rows, Weight
-from conformance.norms.cases import NORMS, NormCase, NormOp
+from conformance.norms.cases import ROW_NORMS, NormCase, NormOp
 from conformance.protocol import Hello
 from conformance.rounding import DType, largest
 from conformance.runner import unsupported
@@ -39,7 +39,7 @@ def questions(hello: Hello, op: str | None = None, dtype: str | None = None) -> 
         NormCase(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
         for dialect in dialects.of(dtype)
-        for op in NORMS
+        for op in ROW_NORMS
     )
     claimed = (case for case in plain if not unsupported(case, hello))
     return tuple(

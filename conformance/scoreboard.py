@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from conformance.case import OPS, Case
 from conformance.identify import identify_port
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import build
 from conformance.report.report import CaseEntry, Report, Settings
@@ -145,7 +145,7 @@ def score(listed: Listed, cases: tuple[Case, ...], seed: int, timeout: float) ->
     if hello is None:
         return Row(listed.title, listed.argument, listed.mode, f"could not be run: {_in_short(report.ports[0].failure)}")
     skipped = {reason: n for reason, n in report.reasons("skip").get(spec, {}).items() if not reason.startswith(NO_OP)}
-    dialects = _dialects(listed, timeout) if set(hello.ops) & set(NORMS) else {}
+    dialects = _dialects(listed, timeout) if set(hello.ops) & set(ROW_NORMS) else {}
     return Row(listed.title, listed.argument, listed.mode, "", hello.versions, dialects, scores(report), skipped)
 
 

@@ -12,7 +12,7 @@ from conformance.dialects import HALF as HALF_DIALECTS
 from conformance.dialects import SINGLE
 from conformance.golden import Golden, golden
 from conformance.inputs import Draw, inputs
-from conformance.norms.cases import NORM_CASES, NormCase, NormOp
+from conformance.norms.cases import ROW_NORM_CASES, NormCase, NormOp
 from conformance.rounding import DTYPES, HALF
 
 Array = np.ndarray
@@ -54,7 +54,7 @@ class Question:
 def kinds(op: NormOp | None = None, dtype: str | None = None) -> tuple[NormCase, ...]:
     """One case for every op, dialect and dtype that is asked about: the table's `random`, where a row of the table is."""
     dialects = {each: HALF_DIALECTS if each in HALF else SINGLE for each in DTYPES}
-    asked = (case for case in NORM_CASES if op in (None, case.op) and dtype in (None, case.dtype))
+    asked = (case for case in ROW_NORM_CASES if op in (None, case.op) and dtype in (None, case.dtype))
     return tuple(case for case in asked if case.name == "random" and case.dialect in dialects[case.dtype])
 
 

@@ -1,6 +1,7 @@
 """JAX: the golden's ops as pure functions and flax nnx modules, for jax.jit on CPU, GPU and TPU."""
 
 from impl_jax.attention import attention
+from impl_jax.batch_norm import BatchNorm, batch_norm
 from impl_jax.block_config import BlockConfig
 from impl_jax.feed_forward import gelu, swiglu
 from impl_jax.layer_norm import LayerNorm, layer_norm
@@ -10,12 +11,14 @@ from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rope import rope
 
 __all__ = [
+    "BatchNorm",
     "BlockConfig",
     "LayerNorm",
     "PreLNBlock",
     "PreLNStack",
     "RMSNorm",
     "attention",
+    "batch_norm",
     "gelu",
     "layer_norm",
     "pre_ln_block",

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -16,7 +17,11 @@ import impl_jax
 class JaxPort(conformance.port.Port):
     """JAX arrays, jax.vjp, and jax.jit or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
 
-    static: tuple[str, ...] = ("order",)  # the constants that are compiled in; eps is not, so that cases share programs
+    static: tuple[str, ...] = (
+        "order",
+        "training",
+        "unbiased",
+    )  # the constants that are compiled in; eps is not, so that cases share programs
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -39,7 +44,7 @@ class JaxPort(conformance.port.Port):
     def to_numpy(self, tensor: Array) -> np.ndarray:
         return np.asarray(tensor)
 
-    def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple]:
+    def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Any, tuple]:
         return _compiled(_vjp, self.static)(function, inputs, dy, **constants)
 
 
@@ -48,9 +53,10 @@ class Port(JaxPort):
 
     name = "impl_jax"
     taps = True
-    static = ("order", "base", "interleaved", "causal", "approximate", "config", "n_layers", "taps")
+    static = (*JaxPort.static, "base", "interleaved", "causal", "approximate", "config", "n_layers", "taps")
     rms_norm = staticmethod(impl_jax.rms_norm)
     layer_norm = staticmethod(impl_jax.layer_norm)
+    batch_norm = staticmethod(impl_jax.batch_norm)
     rope = staticmethod(impl_jax.rope)
     attention = staticmethod(impl_jax.attention)
     swiglu = staticmethod(impl_jax.swiglu)
@@ -72,6 +78,8 @@ def _vjp_and_taps(function: Any, inputs: tuple, dy: Array, **constants: Any) -> 
     return y, pullback(dy), taps
 
 
-def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple]:
-    y, pullback = jax.vjp(partial(function, **constants), *inputs)
-    return y, pullback(dy)
+def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Any, tuple]:
+    made, pullback = jax.vjp(partial(function, **constants), *inputs)
+    if isinstance(made, tuple):  # of which the first alone is differentiated
+        return made, pullback((dy, *map(jnp.zeros_like, made[1:])))
+    return made, pullback(dy)

@@ -1,6 +1,7 @@
 """PyTorch: the golden's ops as functions and modules, for eager mode and torch.compile."""
 
 from impl_torch.attention import attention
+from impl_torch.batch_norm import BatchNorm, batch_norm
 from impl_torch.block_config import BlockConfig
 from impl_torch.feed_forward import gelu, swiglu
 from impl_torch.layer_norm import LayerNorm, layer_norm
@@ -10,12 +11,14 @@ from impl_torch.rms_norm import RMSNorm, rms_norm
 from impl_torch.rope import rope
 
 __all__ = [
+    "BatchNorm",
     "BlockConfig",
     "LayerNorm",
     "PreLNBlock",
     "PreLNStack",
     "RMSNorm",
     "attention",
+    "batch_norm",
     "gelu",
     "layer_norm",
     "pre_ln_block",

@@ -55,7 +55,7 @@ class TorchPort(conformance.port.Port):
             case _:
                 return super().lay_out(tensor, layout)
 
-    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Tensor:
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
         if not self.jit:
             return function(*inputs, **constants)
         if "position" in constants:
@@ -66,11 +66,12 @@ class TorchPort(conformance.port.Port):
         # Only the norms' cases have many shapes; elsewhere symbols for sizes would only cost the compiler time.
         return _compiled(function, dynamic="eps" in constants)(*inputs, **constants)
 
-    def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
+    def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Any, tuple]:
         leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
-        y = self.evaluate(function, inputs, constants)
+        made = self.evaluate(function, inputs, constants)
+        y = made[0] if isinstance(made, tuple) else made
         gradients = dict(zip(leaves, torch.autograd.grad(y, leaves, dy, allow_unused=True), strict=True))
-        return y, tuple(
+        return made, tuple(
             {name: gradients[leaf] for name, leaf in value.items()} if isinstance(value, dict) else gradients.get(value)
             for value in inputs
         )
@@ -83,6 +84,7 @@ class Port(TorchPort):
     taps = True
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
+    batch_norm = staticmethod(impl_torch.batch_norm)
     rope = staticmethod(impl_torch.rope)
     attention = staticmethod(impl_torch.attention)
     swiglu = staticmethod(impl_torch.swiglu)

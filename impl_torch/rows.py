@@ -1,4 +1,4 @@
-"""What both norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
+"""What the norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
 
 from collections.abc import Sequence
 from typing import Any

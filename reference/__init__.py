@@ -1,6 +1,7 @@
 """The golden: every op in float64 NumPy, forward and vector-Jacobian product, written to be read as the specification."""
 
 from reference.attention import Attention, AttentionGradients, attention, attention_vjp
+from reference.batch_norm import BatchNorm, BatchNormGradients, batch_norm, batch_norm_vjp
 from reference.block_config import PRESETS, BlockConfig, small
 from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
 from reference.layer_norm import LayerNorm, LayerNormGradients, layer_norm, layer_norm_vjp
@@ -12,6 +13,8 @@ __all__ = [
     "PRESETS",
     "Attention",
     "AttentionGradients",
+    "BatchNorm",
+    "BatchNormGradients",
     "BlockConfig",
     "LayerNorm",
     "LayerNormGradients",
@@ -20,6 +23,8 @@ __all__ = [
     "RMSNormGradients",
     "attention",
     "attention_vjp",
+    "batch_norm",
+    "batch_norm_vjp",
     "gelu",
     "gelu_vjp",
     "layer_norm",

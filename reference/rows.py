@@ -1,4 +1,4 @@
-"""What both norms ask of their arguments: rows along the last axis, float64, parameters of one row's shape."""
+"""What the norms ask of their arguments: rows along the last axis, float64, parameters of one row's shape."""
 
 import numpy as np
 from jaxtyping import Float64

@@ -93,6 +93,11 @@ class BlockCase:
         """`out` of a block, y of any other op, and the gradient of every input."""
         return {name: self.dtype for name in ("out" if self.is_block else "y", *(f"d{name}" for name in self.inputs))}
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The outputs that are no gradients."""
+        return tuple(self.outputs)[:1]
+
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output: a gradient's is that of its input."""
         return self.inputs.get(output[1:], self.shape)

@@ -16,7 +16,7 @@ from conformance.cli.options import (
     starter,
 )
 from conformance.cli.screen import stdout
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 
 
 def identify(
@@ -41,7 +41,7 @@ def identify(
     start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
         with Session(start, timeout) as session:
-            found = identify_port(session, (op,) if op else NORMS)
+            found = identify_port(session, (op,) if op else ROW_NORMS)
     except PortFailure as failure:
         print(f"{spec} could not be run: {failure}", file=sys.stderr)
         raise typer.Exit(3) from None

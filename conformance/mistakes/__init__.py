@@ -8,6 +8,7 @@ intervals of an altered golden has made that mistake.
 from conformance.mistakes import (
     attending,
     attention_gradients,
+    batch_norm,
     block_gradients,
     block_norms,
     block_precision,
@@ -35,6 +36,7 @@ MISTAKES: tuple[Mistake, ...] = (
     *dtypes.MISTAKES,
     *gradients.MISTAKES,
     *indexing.MISTAKES,
+    *batch_norm.MISTAKES,
     *rotation.MISTAKES,
     *visibility.MISTAKES,
     *attending.MISTAKES,

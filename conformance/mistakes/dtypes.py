@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import ROWS, Mistake
 from conformance.norms.anatomy import Norm
 
 DTYPE_ALONE = "The values may be right; what follows computes in another dtype than it was written for."
@@ -43,6 +43,7 @@ MISTAKES = (
         lambda norm: _returned(norm, "y", norm.case.dtype),
         DTYPE_ALONE,
         "transformers#30236, minimind#665",
+        ROWS,
         hidden=NO_MIX,
         dialect=True,
     ),
@@ -61,6 +62,7 @@ MISTAKES = (
         lambda norm: _in_float32(norm, "dx"),
         DTYPE_ALONE,
         "planted: a backward that returns its accumulator",
+        ROWS,
         hidden=NOT_HALF,
     ),
     Mistake(
@@ -69,6 +71,7 @@ MISTAKES = (
         _parameter_gradients_in_float32,
         DTYPE_ALONE,
         "planted: a backward that returns its accumulator",
+        ROWS,
         hidden=NOT_HALF,
     ),
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.mistake import LAYER, Mistake
+from conformance.mistakes.mistake import CENTRED, ROWS, Mistake
 from conformance.mistakes.precision import NO_NARROWER, TF32, accumulates
 from conformance.norms.anatomy import Norm, Paths, Steps
 from conformance.rounding import HALF, round_to
@@ -146,7 +146,7 @@ DX = (
         _paths(lambda s, d, m, r: (d, 0 * m, r)),
         "The rows of dx do not add up to zero.",
         "tt-metal#53215, xla#8225",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "shift_twice",
@@ -154,7 +154,7 @@ DX = (
         _paths(lambda s, d, m, r: (d, 2 * m, r)),
         "The rows of dx do not add up to zero.",
         "tt-metal#53215, xla#8225",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "shift_added",
@@ -162,7 +162,7 @@ DX = (
         _paths(lambda s, d, m, r: (d, -m, r)),
         "The rows of dx do not add up to zero.",
         "planted: a sign",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "shift_summed",
@@ -170,7 +170,7 @@ DX = (
         _paths(lambda s, d, m, r: (d, s.x.shape[-1] * m, r)),
         "The rows of dx do not add up to zero.",
         "planted: a division by the width left out",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "shift_without_weight",
@@ -178,7 +178,7 @@ DX = (
         lambda norm: replace(norm, shift=lambda s: s.dy),
         "The rows of dx do not add up to zero; a weight of one hides it.",
         "planted: dy taken for g",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "statistics_held_constant",
@@ -207,6 +207,7 @@ DX = (
         lambda norm: replace(norm, backward_weight=lambda s: s.w - norm.offset),
         "A weight near zero makes dx vanish.",
         FORMULA,
+        ROWS,
     ),
     Mistake(
         "dx_without_rstd",
@@ -253,7 +254,7 @@ DX = (
         _saves_mean,
         "y is right; dx and dweight of rows with a mean are not.",
         "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
-        LAYER,
+        CENTRED,
         NO_NARROWER,
     ),
     Mistake(
@@ -287,7 +288,7 @@ DWEIGHT = (
         _multiplicand(lambda s: s.centred),
         "Rows of deviation one hide it.",
         FORMULA,
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "dweight_of_y", "dweight sums dy·y, not dy·x_hat", _multiplicand(lambda s: s.y), "A weight of one hides it.", FORMULA
@@ -370,9 +371,9 @@ DWEIGHT = (
 )
 
 DBIAS = (
-    Mistake("dbias_zero", "dbias is not computed", _bias_rows(lambda a: 0 * a), "dbias is zero.", "unsloth#4533", LAYER),
+    Mistake("dbias_zero", "dbias is not computed", _bias_rows(lambda a: 0 * a), "dbias is zero.", "unsloth#4533", CENTRED),
     Mistake(
-        "dbias_twice", "dbias is accumulated twice", _bias_rows(lambda a: 2 * a), "dbias is twice too large.", FORMULA, LAYER
+        "dbias_twice", "dbias is accumulated twice", _bias_rows(lambda a: 2 * a), "dbias is twice too large.", FORMULA, CENTRED
     ),
     Mistake(
         "dbias_mean",
@@ -380,7 +381,7 @@ DBIAS = (
         _bias_rows(_mean_of_rows),
         "A single row hides it.",
         FORMULA,
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "dbias_weighted",
@@ -388,7 +389,7 @@ DBIAS = (
         lambda norm: replace(norm, bias_terms=lambda s: s.dy * s.w),
         "A weight of one hides it.",
         FORMULA,
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "dbias_of_dx",
@@ -396,7 +397,7 @@ DBIAS = (
         lambda norm: replace(norm, bias_terms=lambda s: s.dy * s.w * s.rstd),
         "A weight of one and rows of deviation one hide it.",
         FORMULA,
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "dbias_without_last_row",
@@ -404,7 +405,7 @@ DBIAS = (
         _bias_rows(lambda a: _rows(a)[:-1]),
         "A last row of zeros in dy hides it.",
         "attorch#18",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "dbias_of_last_row",
@@ -412,7 +413,7 @@ DBIAS = (
         _bias_rows(lambda a: _rows(a)[-1:]),
         "A single row hides it.",
         "planted: = for +=",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "dbias_of_first_batch",
@@ -420,7 +421,7 @@ DBIAS = (
         _bias_rows(_first_batch),
         "An input of two axes hides it.",
         "FlagGems#5392: a backward that assumes two axes",
-        LAYER,
+        CENTRED,
     ),
 )
 

@@ -16,14 +16,21 @@ from conformance.case import Case, Op
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.norms.anatomy import NOTHING, Backward, Norm, outputs_of, true_norm
-from conformance.norms.cases import NORM_CASES, NORMS, NormCase
+from conformance.norms.batch_norm import BATCH_NORM_CASES
+from conformance.norms.cases import ROW_NORM_CASES, NormCase
 
 Array = np.ndarray
 
 KEPT = 4096  # altered goldens kept, since every port's failures are held against the same ones
 
+NORM_CASES: tuple[NormCase, ...] = ROW_NORM_CASES + BATCH_NORM_CASES
+
 RMS: tuple[Op, ...] = ("rms_norm",)
 LAYER: tuple[Op, ...] = ("layer_norm",)
+BATCH: tuple[Op, ...] = ("batch_norm",)
+ROWS: tuple[Op, ...] = (*RMS, *LAYER)
+CENTRED: tuple[Op, ...] = (*LAYER, *BATCH)
+ALL_NORMS: tuple[Op, ...] = (*ROWS, *BATCH)
 BLOCK: tuple[Op, ...] = ("pre_ln_block",)
 STACK: tuple[Op, ...] = ("pre_ln_stack",)
 BLOCKS: tuple[Op, ...] = (*BLOCK, *STACK)
@@ -61,7 +68,7 @@ class Mistake:
     alter: Callable[[Any], Any]
     effect: str
     evidence: str = "planted: a slip of the pen that a test must see"
-    ops: tuple[Op, ...] = NORMS
+    ops: tuple[Op, ...] = ALL_NORMS
     hidden: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     dialect: bool = False
     needs_taps: Mapping[str, str] = field(default_factory=lambda: NOTHING)

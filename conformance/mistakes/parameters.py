@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.mistake import LAYER, Mistake
+from conformance.mistakes.mistake import CENTRED, LAYER, ROWS, Mistake
 from conformance.norms.anatomy import Norm
 
 Array = np.ndarray
@@ -42,6 +42,7 @@ MISTAKES = (
         lambda norm: replace(norm, offset=0.0),
         "y is too small by x_hat: near zero for a weight stored as its distance from one.",
         "llama.cpp#5631",
+        ROWS,
         dialect=True,
     ),
     Mistake(
@@ -58,6 +59,7 @@ MISTAKES = (
         lambda norm: replace(norm, offset=2 * norm.offset),
         "y is too large by x_hat.",
         "llama.cpp#5631: by the converter of the checkpoint and by the model",
+        ROWS,
     ),
     Mistake(
         "offset_outside_product",
@@ -65,6 +67,7 @@ MISTAKES = (
         _parameters(lambda w, b, o: (w, b + o)),
         "y is w·x_hat + 1.",
         "planted: a missing pair of brackets",
+        ROWS,
     ),
     Mistake(
         "weight_shifted",
@@ -81,7 +84,7 @@ MISTAKES = (
         "planted: a weight read as a scalar",
     ),
     Mistake(
-        "bias_missing", "the bias is left out", _parameters(lambda w, b, o: (w + o, 0 * b)), "y lacks the bias.", ops=LAYER
+        "bias_missing", "the bias is left out", _parameters(lambda w, b, o: (w + o, 0 * b)), "y lacks the bias.", ops=CENTRED
     ),
     Mistake(
         "bias_twice",
@@ -89,7 +92,7 @@ MISTAKES = (
         _parameters(lambda w, b, o: (w + o, 2 * b)),
         "y has the bias once too often.",
         "planted: in the kernel and by the caller",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "bias_subtracted",
@@ -97,7 +100,7 @@ MISTAKES = (
         _parameters(lambda w, b, o: (w + o, -b)),
         "y is off by twice the bias.",
         "planted: a sign",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "bias_scaled",
@@ -105,7 +108,7 @@ MISTAKES = (
         _parameters(lambda w, b, o: (w + o, (w + o) * b)),
         "y has the bias times the weight; a weight of one hides it.",
         "planted: the order of two lines",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "weight_and_bias_swapped",
@@ -113,7 +116,7 @@ MISTAKES = (
         _parameters(lambda w, b, o: (b + o, w)),
         "y is bias·x_hat + weight.",
         "planted: the order of two arguments",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "weight_ignored_without_bias",

@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.case import Op
-from conformance.mistakes.mistake import LAYER, Mistake
+from conformance.mistakes.mistake import ALL_NORMS, CENTRED, Mistake
 from conformance.norms.anatomy import Norm, Precision, Step
-from conformance.norms.cases import NORMS
 from conformance.norms.values import Arithmetic, Sum
 from conformance.rounding import HALF, DType, round_to
 
@@ -26,7 +25,7 @@ def _rounds(
     rounded: Mapping[Step, Precision],
     effect: str,
     evidence: str,
-    ops: tuple[Op, ...] = NORMS,
+    ops: tuple[Op, ...] = ALL_NORMS,
     hidden: Mapping[str, str] | None = None,
 ) -> Mistake:
     return Mistake(
@@ -167,7 +166,7 @@ MISTAKES = (
         {"mean": "storage"},
         "Every row with a mean is shifted, by up to half an ulp of the mean.",
         "a statistic kept in the dtype of the activations (FlagGems#221, helion#2273)",
-        LAYER,
+        CENTRED,
         NO_NARROWER,
     ),
     _rounds(
@@ -176,7 +175,7 @@ MISTAKES = (
         {"centred": "storage"},
         "Every element is off by up to half an ulp of its own.",
         "planted: a difference taken in the dtype of the activations",
-        LAYER,
+        CENTRED,
         NO_NARROWER,
     ),
     _rounds(
@@ -262,7 +261,7 @@ MISTAKES = (
         accumulates("mean"),
         "Every row is shifted by a share of its own mean magnitude.",
         "the accumulator of a hand-written kernel",
-        LAYER,
+        CENTRED,
         hidden=NO_NARROWER,
     ),
     Mistake(
@@ -271,6 +270,6 @@ MISTAKES = (
         _one_pass,
         "Rows whose mean is large against their deviation lose digits, all of them at 1e4: 6e4 tolerances or NaN in float32.",
         "pytorch#51102, onnxruntime#21935, equinox#314; flax's use_fast_variance",
-        LAYER,
+        CENTRED,
     ),
 )

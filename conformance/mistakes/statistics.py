@@ -6,7 +6,7 @@ from math import ceil, log2
 
 import numpy as np
 
-from conformance.mistakes.mistake import LAYER, RMS, Mistake
+from conformance.mistakes.mistake import CENTRED, RMS, Mistake
 from conformance.norms.anatomy import Norm, Steps
 
 Array = np.ndarray
@@ -82,7 +82,7 @@ MISTAKES = (
         lambda norm: replace(norm, squares=_with_padding),
         "The squared mean joins the variance; rows of mean zero and widths that are powers of two hide it.",
         "triton#9838, Liger-Kernel#518",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "padding_in_mean",
@@ -90,7 +90,7 @@ MISTAKES = (
         lambda norm: replace(norm, mean_divisor=_padded),
         "The mean is too small; rows of mean zero and widths that are powers of two hide it.",
         "triton#9838, Liger-Kernel#518",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "mean_magnitude_for_root_mean_square",
@@ -123,7 +123,7 @@ MISTAKES = (
         lambda norm: replace(norm, centre_statistics=False, centre_values=False),
         "Rows keep their mean.",
         "planted: the other norm of the same library",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "mean_square_for_variance",
@@ -131,7 +131,7 @@ MISTAKES = (
         lambda norm: replace(norm, centre_statistics=False),
         "Rows with a mean come out too small; a mean of zero hides it.",
         "planted: E[x²] taken for the variance",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "mean_left_in_values",
@@ -139,7 +139,7 @@ MISTAKES = (
         lambda norm: replace(norm, centre_values=False),
         "Rows keep their mean, divided by the right deviation.",
         "planted: x·rstd for (x - mean)·rstd",
-        LAYER,
+        CENTRED,
     ),
     Mistake(
         "divides_by_mean_square",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -10,9 +11,21 @@ import numpy as np
 from conformance.dialects import Dialect
 from conformance.expected import Expected
 from conformance.golden import golden
+from conformance.norms.batch_norm import RUNNING, BatchNormCase
 from conformance.norms.cases import NormCase
 from conformance.norms.golden import exact_inputs, expected_outputs
-from conformance.norms.values import Arithmetic, NormValues, Pullback, Sum, honest
+from conformance.norms.values import (
+    FEATURES,
+    Arithmetic,
+    Axes,
+    NormValues,
+    Pullback,
+    Running,
+    Sum,
+    batch_axes,
+    by_feature,
+    honest,
+)
 from conformance.rounding import DType, round_to, significant_bits
 
 Array = np.ndarray
@@ -52,6 +65,35 @@ class Steps:
 Paths = tuple[Array, Array, Array]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What BatchNorm has besides: its running statistics, whether it normalises by the batch's own, and how it moves them.
+
+    `updates` is whether it is asked to move them, and c = `correction`(R) makes a variance of R rows the one that it keeps.
+    """
+
+    mean: Array
+    var: Array
+    training: bool
+    updates: bool
+    momentum: float
+    correction: Callable[[int], float]
+    update: Callable[[Array, Array, float], Array] = lambda old, new, momentum: (1 - momentum) * old + momentum * new
+    kept: Callable[[Array, float], Array] = lambda var, eps: var  # what of the batch's variance is kept
+
+    def running(self, mean: Array, var: Array, rows: int, eps: float) -> Running:
+        """The running statistics after a batch of R rows with this mean and biased variance, each [d]."""
+        correction = self.correction(rows)
+        return Running(
+            mean=self.update(self.mean, mean, self.momentum),
+            var=self.update(self.var, self.kept(correction * var, eps), self.momentum),
+            old_mean=self.mean,
+            old_var=self.var,
+            share=self.momentum,
+            var_share=self.momentum * correction,
+        )
+
+
 def _squares(s: Steps) -> tuple[Array, Array]:
     return np.square(s.centred), 2 * s.centred
 
@@ -84,10 +126,11 @@ class Norm:
     centre_statistics: bool
     centre_values: bool
     arithmetic: Arithmetic
+    batch: Batch | None = None
 
     # the statistics
     read: Callable[[Array], Array] = lambda x: x
-    axes: tuple[int, ...] = (-1,)
+    axes: Axes = FEATURES
     mean_divisor: Callable[[int], float] = float
     divisor: Callable[[int], float] = float
     squares: Callable[[Steps], tuple[Array, Array]] = _squares  # what is averaged, and its derivative
@@ -126,18 +169,21 @@ class Norm:
 
         In the precision of x, dy, weight and bias: float64 is exact enough to be a golden, float32 is what a port does.
         """
-        forward, slope, gradient = self._forward()
+        forward, running, slope, gradient = self._forward()
         by_formula = backward == "formula" or self.saved is not _unchanged or self.projected is not _projected
         s = replace(self.saved(forward), dy=self.cotangent(self.dy))
-        features = self._count(s.x)
+        features, axes, none = self._count(s.x), self._axes(s.x), np.zeros_like(s.x)
+        given = self.batch is not None and not self.batch.training
 
         def dx_paths(g: Array) -> Paths:
             b = replace(s, g=g)
+            if given:
+                return self.paths(b, s.rstd * g, none, none)
             if by_formula:
                 through_rstd = -s.rstd * s.x_hat * self._sum("projection", self.projected(b)) / features
             else:
                 through_rstd = slope * self._sum("projection", g * s.shifted) / self.divisor(features) * gradient
-            through_mean = np.zeros_like(g)
+            through_mean = none
             if self.centre_values:
                 through_mean = -s.rstd * self._sum("shift", self.shift(b)) / features + np.zeros_like(g)
             return self.paths(b, s.rstd * g, through_mean, through_rstd)
@@ -167,13 +213,18 @@ class Norm:
             centred=self.centre_values,
             pullback=Pullback(self.backward_weight(s), dx_paths, multiplicand, lambda terms: parameter_gradients(terms)[0]),
             arithmetic=self.arithmetic,
+            axes=axes,
+            given=forward.row_mean if given else None,
+            running=running,
         )
 
-    def _forward(self) -> tuple[Steps, Array, Array]:
-        """The steps, d rstd / d mean square, and n times d mean square / d x."""
+    def _forward(self) -> tuple[Steps, Running | None, Array, Array]:
+        """The steps, the running statistics after them, d rstd / d mean square, and n times d mean square / d x."""
         x = self._rounded("x", self.read(self.x))
         n, none = self._count(x), np.zeros_like(x)
-        row_mean = self._rounded("mean", self.of_rows(self._sum("mean", x) / self.mean_divisor(n)))
+        batch_mean = self._rounded("mean", self.of_rows(self._sum("mean", x) / self.mean_divisor(n)))
+        given = self.batch if self.batch and not self.batch.training else None
+        row_mean = given.mean if given else batch_mean
         centred = self._rounded("centred", x - row_mean) if self.centre_statistics else x
         shifted = self._rounded("centred", x - row_mean) if self.centre_values else x
         s = Steps(x, self.dy, row_mean, centred, shifted, none, none, none, none, none, none, none)
@@ -183,6 +234,11 @@ class Norm:
         if self.arithmetic.one_pass and self.noisy:
             mean_square = self._sum("squares", np.square(x)) / n - np.square(row_mean)
         mean_square = self._rounded("mean_square", self.of_rows(mean_square))
+        running = None
+        if self.batch and self.batch.updates:
+            mean, var = (by_feature(statistic, x.shape[-1]) for statistic in (batch_mean, mean_square))
+            running = self.batch.running(mean, var, max(1, x.size // x.shape[-1]), self.eps)
+        mean_square = given.var if given else mean_square
         eps = self.row_eps(self.eps, s)
         rstd = self._rounded("rstd", np.real(self.rstd(mean_square.astype(np.complex128), eps)).astype(x.dtype))
         x_hat = self._rounded("x_hat", shifted * rstd)
@@ -195,7 +251,7 @@ class Norm:
         slope = np.imag(self.rstd(mean_square + 1j * step, eps)) / step
         slope = np.where(np.abs(slope) > MANY, -np.inf, slope).astype(x.dtype)
         s = replace(s, mean_square=mean_square, rstd=rstd, x_hat=x_hat, w=w, b=b, y=y)
-        return s, slope, gradient
+        return s, running, slope, gradient
 
     def _through_parameters(self, dw: Array, db: Array) -> tuple[Array, Array]:
         """The gradients of w and b, as autograd carries them on to weight and bias."""
@@ -209,8 +265,8 @@ class Norm:
     def _count(self, x: Array) -> int:
         return max(1, int(np.prod([x.shape[axis] for axis in self._axes(x)])))
 
-    def _axes(self, x: Array) -> tuple[int, ...]:
-        return tuple(axis for axis in self.axes if axis >= -x.ndim) or (-1,)
+    def _axes(self, x: Array) -> Axes:
+        return tuple(axis for axis in self.axes if axis >= -x.ndim) or FEATURES
 
     def _rounded(self, step: Step, a: Array) -> Array:
         return self._round(a, self.rounded[step]) if step in self.rounded else a
@@ -223,10 +279,10 @@ class Norm:
 
     def _sum(self, name: Sum, terms: Array) -> Array:
         """The sum over the axes of the statistics, which are kept."""
-        axis, *others = self._axes(terms)
-        if others:
-            return np.sum(terms, axis=(axis, *others), keepdims=True)
-        return np.expand_dims(self._add_up(name, np.moveaxis(terms, axis, 0)), axis)
+        axes = self._axes(terms)
+        moved = np.moveaxis(terms, axes, range(len(axes)))
+        summed, kept = moved.shape[: len(axes)], moved.shape[len(axes) :]
+        return np.expand_dims(self._add_up(name, moved.reshape(prod(summed), *kept)), axes)
 
     def _sum_rows(self, name: Sum, terms: Array) -> Array:
         return self._add_up(name, terms.reshape(-1, terms.shape[-1]))
@@ -250,17 +306,24 @@ def _times(a: Array, slope_a: Array, b: Array, slope_b: Array) -> Array:
 
 def true_norm(case: NormCase, seed: int) -> Norm:
     """A case's norm with nothing altered, on its exact inputs."""
-    x, dy, weight, bias = exact_inputs(golden(case, seed).inputs)
-    centred = case.op == "layer_norm"
+    given = golden(case, seed).inputs
+    x, dy, weight, bias = exact_inputs(given)
+    centred = case.op != "rms_norm"
     offset = float(case.dialect.weight_offset)
-    return Norm(case, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
+    norm = Norm(case, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
+    if not isinstance(case, BatchNormCase):
+        return norm
+    mean, var = (given[name].astype(np.float64) for name in RUNNING)
+    batch = Batch(mean, var, case.training, case.training, case.momentum, case.correction)
+    return replace(norm, batch=batch, axes=batch_axes(x))
 
 
 def in_compute_dtype(norm: Norm) -> Norm:
     """The same norm on arrays of the compute dtype, so that evaluating it makes an implementation's rounding errors."""
     dtype = np.float64 if norm.case.dtype == "float64" else np.float32
     x, dy, weight, bias = (array.astype(dtype) for array in (norm.x, norm.dy, norm.weight, norm.bias))
-    return replace(norm, x=x, dy=dy, weight=weight, bias=bias, noisy=True)
+    batch = norm.batch and replace(norm.batch, mean=norm.batch.mean.astype(dtype), var=norm.batch.var.astype(dtype))
+    return replace(norm, x=x, dy=dy, weight=weight, bias=bias, batch=batch, noisy=True)
 
 
 def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:

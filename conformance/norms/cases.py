@@ -1,4 +1,4 @@
-"""The table of the norms' cases: one case exposes one fault, and its id says which."""
+"""The table of the row norms' cases: one case exposes one fault, and its id says which."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,9 +13,10 @@ from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Weight
 from conformance.rounding import DTYPES, HALF, DType
 
-NormOp = Literal["rms_norm", "layer_norm"]
+NormOp = Literal["rms_norm", "layer_norm", "batch_norm"]
 
 NORMS: tuple[NormOp, ...] = get_args(NormOp)
+ROW_NORMS: tuple[NormOp, ...] = ("rms_norm", "layer_norm")
 
 
 def _eps(value: float) -> float:
@@ -77,6 +78,11 @@ class NormCase(Probe):
             dtypes["dbias"] = parameter_dtype
         return dtypes
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The outputs that are no gradients."""
+        return ("y",)
+
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output: that of x for y and dx, one row's for the parameters' gradients."""
         return self.shape if output in ("y", "dx") else self.shape[-1:]
@@ -129,7 +135,6 @@ ONE_PARAMETER = (
 
 # Faults of indexing, which the dtype hardly changes: widths, rows, ranks, layouts.
 SHAPES = (
-    Probe("width_1", "a width of one, where LayerNorm has nothing to scale", shape=(2, 3, 1), x=Draw(scale=100.0, offset=1e3)),
     Probe("width_2", "the smallest width with a variance; divides by n - 1", shape=(4, 5, 2)),
     Probe("width_3", "padding counted in the statistics", shape=(4, 5, 3)),
     Probe("width_7", "padding counted in the statistics", shape=(2, 3, 7)),
@@ -138,9 +143,10 @@ SHAPES = (
     Probe("width_768", "sums accumulated in half precision; divides by n - 1", shape=(2, 3, 768)),
     Probe("width_4096", "sums accumulated in half precision, over a wide row", shape=(2, 3, 4096)),
     Probe("rows_8192", "dweight accumulated in half precision", shape=(2, 4096, 33)),
-    Probe("permuted", "strides ignored: the last axis is not the one laid out last", layout="permuted"),
 )
 LAYOUTS = (
+    Probe("width_1", "a width of one, where LayerNorm has nothing to scale", shape=(2, 3, 1), x=Draw(scale=100.0, offset=1e3)),
+    Probe("permuted", "strides ignored: the last axis is not the one laid out last", layout="permuted"),
     Probe("rows_1", "a single row", shape=(1, 33)),
     Probe("rows_0", "an empty batch", shape=(0, 33)),
     Probe("rank_1", "a single row without a batch axis", shape=(33,)),
@@ -182,4 +188,4 @@ def _case(op: NormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
     return NormCase(**row, op=op, dialect=dialect, dtype=dtype)
 
 
-NORM_CASES = tuple(_case(op, *row) for op in NORMS for row in _table(op))
+ROW_NORM_CASES = tuple(_case(op, *row) for op in ROW_NORMS for row in _table(op))

@@ -1,5 +1,6 @@
 """A norm's case -> its exact values, and what is expected of a port."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,8 +9,9 @@ import reference
 from conformance.dialects import Dialect
 from conformance.expected import Expected
 from conformance.norms import placements
+from conformance.norms.batch_norm import RUNNING, BatchNormCase
 from conformance.norms.tolerances import norm_budget
-from conformance.norms.values import NormValues, honest, true_pullback
+from conformance.norms.values import NormValues, Running, batch_axes, honest, true_pullback
 
 if TYPE_CHECKING:
     from conformance.norms.cases import NormCase
@@ -21,6 +23,8 @@ def norm_values(case: "NormCase", given: dict[str, Array]) -> tuple[NormValues, 
     """The exact values of a case's op on the inputs `given`, and its intermediates by name."""
     x, dy, weight, bias = exact_inputs(given)
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
+        if isinstance(case, BatchNormCase):
+            return _batch_norm(case, x, dy, weight, bias, *(given[name].astype(np.float64) for name in RUNNING))
         return _layer_norm(case, x, dy, weight, bias) if case.op == "layer_norm" else _rms_norm(case, x, dy, weight)
 
 
@@ -67,3 +71,20 @@ def _layer_norm(case: "NormCase", x: Array, dy: Array, weight: Array, bias: Arra
     pullback = true_pullback(w, x_hat, rstd, centred=True)
     norm = NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, True, pullback, honest(case.dtype))
     return norm, {"mean": mean, "rstd": rstd, "x_hat": x_hat}
+
+
+def _batch_norm(
+    case: BatchNormCase, x: Array, dy: Array, weight: Array, bias: Array, running_mean: Array, running_var: Array
+) -> tuple[NormValues, dict[str, Array]]:
+    given = x, weight, bias, running_mean, running_var
+    y, mean, var, rstd, x_hat, new_mean, new_var = reference.batch_norm(*given, eps=case.eps, **case.settings)
+    dx, dweight, dbias = reference.batch_norm_vjp(dy, *given, eps=case.eps, training=case.training)
+    assert dweight is not None  # both were given
+    assert dbias is not None
+    share = case.momentum, case.momentum * case.correction(x.size // x.shape[-1])
+    running = Running(new_mean, new_var, running_mean, running_var, *share) if case.training else None
+    axes = batch_axes(x)
+    pullback = true_pullback(weight, x_hat, rstd, centred=True, axes=axes, given=not case.training)
+    norm = NormValues(x, dy, weight, bias, x_hat, rstd, y, dx, dweight, dbias, True, pullback, honest(case.dtype))
+    norm = replace(norm, axes=axes, given=None if case.training else mean, running=running)
+    return norm, {"mean": mean, "var": var, "rstd": rstd, "x_hat": x_hat}

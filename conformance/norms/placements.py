@@ -16,7 +16,7 @@ import numpy as np
 
 from conformance.expected import Interval, Placement
 from conformance.norms.tolerances import NormBudget
-from conformance.norms.values import NormValues, mean
+from conformance.norms.values import NormValues
 from conformance.rounding import round_to
 
 Array = np.ndarray
@@ -26,7 +26,8 @@ Groups = tuple[tuple[int, ...], ...]
 
 def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
     """float32 and float64: the exact value, and t on both sides."""
-    return {name: [_around(getattr(norm, name), getattr(budget, name))] for name in ("y", "dx", "dweight", "dbias")}
+    names = ("y", "dx", "dweight", "dbias") + (("running_mean", "running_var") if norm.running else ())
+    return {name: [_around(getattr(norm, name), getattr(budget, name))] for name in names}
 
 
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
@@ -69,7 +70,9 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
 
 
 def _groups(norm: NormValues) -> tuple[Groups, ...]:
-    """The ways to add the three paths of dx with a rounding in between."""
+    """The ways to add the three paths of dx with a rounding in between; where the statistics are given there is one path."""
+    if norm.given is not None:
+        return ()
     if not norm.centred:
         return (((0,), (2,)),)
     return ((0,), (1, 2)), ((0, 1), (2,)), ((0,), (1,), (2,))
@@ -87,7 +90,7 @@ def _dx(norm: NormValues, budget: NormBudget, g: Callable[[], Interval], dtype: 
     def placement(s: float) -> Interval:
         low, high = g()
         paths, doubt, size = norm.pullback.dx_paths(low), high - low, np.abs(norm.x_hat)
-        flip = norm.rstd * (doubt + (mean(doubt) if norm.centred else 0.0) + size * mean(doubt * size))
+        flip = norm.rstd * (doubt + (norm.mean(doubt) if norm.centred else 0.0) + size * norm.mean(doubt * size))
         parts = [sum((paths[i] for i in group), zeros) for group in groups]
         if len(parts) == 1:
             return parts[0] - flip - s * budget.dx, parts[0] + flip + s * budget.dx

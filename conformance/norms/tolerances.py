@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.norms.values import NormValues, Sum, mean, sum_rows
+from conformance.norms.values import NormValues, Running, Sum, by_feature, sum_rows
 from conformance.rounding import unit_roundoff
 
 Array = np.ndarray
@@ -34,10 +34,12 @@ class NormBudget:
     dx: Array
     dweight: Array
     dbias: Array
+    running_mean: Array | float = 0.0
+    running_var: Array | float = 0.0
 
 
 def norm_budget(norm: NormValues) -> NormBudget:
-    r"""The budget of RMSNorm or LayerNorm in the arithmetic that its values name.
+    r"""The budget of RMSNorm, LayerNorm or BatchNorm in the arithmetic that its values name.
 
     x_hat. LayerNorm's computed mean is off by γ(n)·mean|x|, in x_hat by δμ = γ(n)·mean|x|·r: the conditioning |μ|/σ
     that a scalar tolerance cannot know. (The mean of a single feature is exact.) The mean square is off by a relative
@@ -52,6 +54,12 @@ def norm_budget(norm: NormValues) -> NormBudget:
     c2; the means by γ(n) times the mean of magnitudes; the whole by rstd's ρ and two roundings.
 
     dweight, dbias. A sum over the rows, γ(R)·Σ|terms|, and for dweight δ in every term.
+
+    BatchNorm in training is LayerNorm turned: its statistics, and dx's means, are over the R rows, n = R. In evaluation the
+    statistics are exact inputs, of n = 0 terms, and only ρ = 8v is left for rstd. There x may be scaled and shifted at once,
+    y = x·α + β with α = w·r and β = b − μ·α, in which the roundings of x·α and μ·α do not cancel: δμ = v·(|x| + 2|μ|)·r.
+    There is no c1 and no c2. The running statistics (1−m)·old + m·new have three roundings of either term, and the new mean's
+    own error γ(R)·mean|x|, the new variance's 2ρ/r².
 
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
 
@@ -68,7 +76,7 @@ def norm_budget(norm: NormValues) -> NormBudget:
 
 def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
     v = unit_roundoff(compute_dtype)
-    n, rows = norm.x.shape[-1], norm.x.size // norm.x.shape[-1]
+    n, rows = norm.count, norm.x.size // norm.x.shape[-1]
 
     def gamma(k: int, sum_: Sum) -> float:
         if accumulator := norm.arithmetic.sums.get(sum_):
@@ -77,27 +85,43 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
 
     g = norm.dy * norm.w
     x_hat, w_x_hat = np.abs(norm.x_hat), np.abs(norm.w * norm.x_hat)
-    c2 = mean(g * norm.x_hat)
+    size, spread = np.abs(norm.x), gamma(n, "mean") * norm.mean(np.abs(norm.x))  # of x, of its mean's error
 
-    delta_mean = gamma(n, "mean") * mean(np.abs(norm.x)) * norm.rstd if norm.centred and n > 1 else np.zeros_like(norm.rstd)
-    rho = gamma(n, "squares") + delta_mean**2 / 2
-    if norm.centred and n > 1:
-        rho = rho + 2 * v * mean(np.abs(norm.x)) * norm.rstd
+    delta_mean = np.zeros_like(norm.rstd)
+    rho = delta_mean + gamma(n, "squares")
+    if norm.given is not None:
+        delta_mean = v * (size + 2 * np.abs(norm.given)) * norm.rstd
+    elif norm.centred and n > 1:
+        delta_mean = spread * norm.rstd
+        rho = rho + delta_mean**2 / 2 + 2 * v * norm.mean(size) * norm.rstd
     if norm.arithmetic.one_pass:
-        rho = rho + 3 * gamma(n, "squares") * mean(np.square(norm.x)) * np.square(norm.rstd)
+        rho = rho + 3 * gamma(n, "squares") * norm.mean(np.square(norm.x)) * np.square(norm.rstd)
     delta = delta_mean + x_hat * (rho + 2 * v)
 
     last = 2 * v * (np.abs(norm.y) + np.abs(norm.bias)) if norm.centred else v * np.abs(norm.y)
     t_y = np.abs(norm.w) * delta + 2 * v * w_x_hat + last
 
-    through_x_hat = mean(np.abs(g) * delta)
-    t_g = 3 * v * np.abs(g) + (gamma(n, "shift") * mean(np.abs(g)) if norm.centred else 0.0)
-    t_c2 = gamma(n, "projection") * mean(np.abs(g * norm.x_hat)) + through_x_hat
-    t_projection = (np.abs(c2) + through_x_hat) * delta + x_hat * t_c2
-    t_dx = norm.rstd * (t_g + t_projection) + np.abs(norm.dx) * (rho + 2 * v)
+    t_g = 3 * v * np.abs(g)
+    if norm.given is None:
+        c2, through_x_hat = norm.mean(g * norm.x_hat), norm.mean(np.abs(g) * delta)
+        t_c2 = gamma(n, "projection") * norm.mean(np.abs(g * norm.x_hat)) + through_x_hat
+        t_g = t_g + (np.abs(c2) + through_x_hat) * delta + x_hat * t_c2
+        t_g = t_g + (gamma(n, "shift") * norm.mean(np.abs(g)) if norm.centred else 0.0)
+    t_dx = norm.rstd * t_g + np.abs(norm.dx) * (rho + 2 * v)
 
     t_dweight = gamma(rows, "dweight") * sum_rows(np.abs(norm.dy * norm.x_hat)) + sum_rows(np.abs(norm.dy) * delta)
     t_dbias = gamma(rows, "dbias") * sum_rows(np.abs(norm.dy))
 
+    budgets = [rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias]
+    if norm.running:
+        t_mean, t_var = (by_feature(t, norm.x.shape[-1]) for t in (spread, 2 * rho / np.square(norm.rstd)))
+        budgets += _running(norm.running, v, t_mean, t_var)
     golden_share = 2.0 if compute_dtype == "float64" else 1.0
-    return NormBudget(*(golden_share * t for t in (rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias)))
+    return NormBudget(*(golden_share * t for t in budgets))
+
+
+def _running(running: Running, v: float, t_mean: Array, t_var: Array) -> tuple[Array, Array]:
+    """The half-widths of the running mean and variance, from those of the batch's."""
+    t_running_mean = 3 * v * (np.abs(running.old_mean) + np.abs(running.mean)) + running.share * t_mean
+    t_running_var = 3 * v * (running.old_var + np.abs(running.var)) + running.var_share * t_var
+    return t_running_mean, t_running_var

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 from conformance.port import NOT_WRITTEN
 from conformance.report.report import Report
 from conformance.rounding import HALF
@@ -20,7 +20,7 @@ def next_steps(report: Report) -> Iterator[str]:
         verdicts = [verdict for verdict in report.verdicts if verdict.port == port.port]
         unwritten = next((verdict.op for verdict in verdicts if verdict.message == NOT_WRITTEN), None)
         judged = {verdict.op for verdict in verdicts if verdict.status in ("pass", "fail")}
-        if port.hello and not port.hello.orders and judged & set(NORMS) and set(HALF) & set(port.hello.dtypes):
+        if port.hello and not port.hello.orders and judged & set(ROW_NORMS) and set(HALF) & set(port.hello.dtypes):
             yield f"next: conformance identify {port.argument}, and say in `orders` which side of the weight it casts on"
         elif unwritten:
             yield f"next: write {unwritten}, then conformance run {port.argument} --op {unwritten}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conformance.case_files import CaseFileError, as_json, read_case, read_cases
 from conformance.cases import select
-from conformance.norms.cases import NORM_CASES
+from conformance.norms.cases import ROW_NORM_CASES
 from conformance.random_cases import cases
 from tests.judge.test_random_cases import EVERYTHING
 
@@ -16,14 +16,14 @@ from tests.judge.test_random_cases import EVERYTHING
 
 
 @settings(max_examples=200, deadline=None)
-@given(cases(EVERYTHING) | st.sampled_from(NORM_CASES))
+@given(cases(EVERYTHING) | st.sampled_from(ROW_NORM_CASES))
 def test_what_is_written_is_read(case):
     assert read_case(json.loads(as_json(case))) == case
 
 
 def test_a_file_holds_one_or_many(tmp_path):
     file = tmp_path / "cases.json"
-    for many in (NORM_CASES[:1], NORM_CASES[:3], NORM_CASES):
+    for many in (ROW_NORM_CASES[:1], ROW_NORM_CASES[:3], ROW_NORM_CASES):
         file.write_text(as_json(*many))
         assert read_cases(file) == many
 

@@ -10,7 +10,7 @@ from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import both
-from conformance.norms.cases import NORM_CASES, NORMS
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.rounding import store
 from conformance.simulation import STYLES, play
 
@@ -20,7 +20,7 @@ EVERY = 9  # the test takes every ninth mistake; `python -m benchmarks diagnosis
 
 def sampled():
     for number, mistake in enumerate(MISTAKES):
-        for op in (op for op in mistake.ops if op in NORMS):
+        for op in (op for op in mistake.ops if op in ROW_NORMS):
             dtype = ("float32", "bfloat16")[number % 2]
             if number % EVERY == 0 and not mistake.hidden_in(op, dtype):
                 yield pytest.param(mistake, op, dtype, STYLES[number // EVERY % len(STYLES)], id=f"{mistake.id}-{op}-{dtype}")
@@ -50,7 +50,7 @@ def test_a_mistake_made_in_one_dtype_alone_is_named():
     assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["eps_missing"]
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_a_cast_that_a_compiler_drops_is_no_sum_in_low_precision(op):
     """One dialect alone is computed as the other; a bound on a sum of half precision would hold those numbers too."""
 
@@ -156,7 +156,9 @@ def test_a_block_mistake_is_named_and_found(made, stage, exports_taps):
 
 def judged(op, dtypes, outputs):
     cases = [
-        case for case in NORM_CASES if case.op == op and case.dtype in dtypes and (case.has_fixture or case.name == "rows_257")
+        case
+        for case in ROW_NORM_CASES
+        if case.op == op and case.dtype in dtypes and (case.has_fixture or case.name == "rows_257")
     ]
     return tuple(
         compare("port", golden(case), outputs(case), tuple(case.outputs))

@@ -7,13 +7,13 @@ import pytest
 
 from conformance.identify import DECIDES, identify, matches
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 from conformance.protocol import Hello
 from conformance.rounding import DTYPES
 from conformance.simulation import STYLES, play
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
-HELLO = Hello("port", NORMS, DTYPES, ("cast_then_scale",), (0,), gradients=True)
+HELLO = Hello("port", ROW_NORMS, DTYPES, ("cast_then_scale",), (0,), gradients=True)
 
 
 def findings(op, mistake=None, hello=HELLO, style=1):
@@ -21,7 +21,7 @@ def findings(op, mistake=None, hello=HELLO, style=1):
     return identify(op, hello, lambda case: play(case, 0, STYLES[style], BY_ID.get(mistake))["y"])
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize(
     ("mistake", "half", "mixed"),
     [
@@ -42,7 +42,7 @@ def test_order_offset_and_dtypes_are_told(op, mistake, half, mixed):
     assert all(finding.told for finding in told)
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize(
     ("mistake", "found"),
     [
@@ -61,7 +61,7 @@ def test_every_step_in_half_precision_is_told():
     assert "every step in x's dtype" in findings("rms_norm", "computed_in_storage_dtype")[0].found
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize("style", range(len(STYLES)))
 def test_the_right_dialect_stands_far_above_the_next(op, style):
     def ask(case):

@@ -12,7 +12,7 @@ import pytest
 
 from conformance.cases import select
 from conformance.inputs import inputs
-from conformance.norms.cases import NORM_CASES, NormCase
+from conformance.norms.cases import ROW_NORM_CASES, NormCase
 from conformance.rounding import round_to
 
 Array = np.ndarray
@@ -56,7 +56,7 @@ def x_rows(case: NormCase) -> Array:
 
 def cases_of(rows: str) -> list[NormCase]:
     """The cases with such rows in x, and there are some."""
-    cases = [case for case in NORM_CASES if case.x.rows == rows]
+    cases = [case for case in ROW_NORM_CASES if case.x.rows == rows]
     assert cases
     return cases
 
@@ -68,16 +68,16 @@ def test_the_bits_never_change(id_):
 
 def test_another_process_in_another_order_draws_the_same_bits():
     """What depends on the hash of a string, on the order of a set or on a hidden state differs there."""
-    code = "from test_inputs import *; [inputs(case, 3) for case in NORM_CASES[::-1]]; print(digest(NORM_CASES, 3))"
+    code = "from test_inputs import *; [inputs(case, 3) for case in ROW_NORM_CASES[::-1]]; print(digest(ROW_NORM_CASES, 3))"
     environment = {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE)))}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == digest(NORM_CASES, 3)
+    assert run.stdout.strip() == digest(ROW_NORM_CASES, 3)
 
 
 def test_tensors_cases_and_seeds_all_differ():
     draws = [
         tensor.tobytes()
-        for case in NORM_CASES
+        for case in ROW_NORM_CASES
         for seed in range(3)
         for name, tensor in inputs(case, seed).items()
         if tensor.size and (name != "weight" or case.weight == "signed")
@@ -86,7 +86,7 @@ def test_tensors_cases_and_seeds_all_differ():
 
 
 def test_every_case_has_its_tensors_in_their_shapes_and_dtypes():
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         given = {name: (tensor.shape, tensor.dtype.name) for name, tensor in inputs(case, 0).items()}
         parameter = (case.shape[-1:], case.outputs.get("dweight", case.outputs.get("dbias")))
         expected = {"x": (case.shape, case.dtype), "dy": (case.shape, case.outputs["y"])}
@@ -115,7 +115,7 @@ def test_scale_and_offset_are_those_of_the_draw():
 
 
 def test_all_values_are_finite_but_those_put_there():
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         planted = case.x.rows in ("nan_row", "inf_row")
         assert sum(np.count_nonzero(~np.isfinite(tensor)) for tensor in exact(case).values()) == planted
 
@@ -151,7 +151,7 @@ def test_nan_and_infinity_stand_in_the_first_row():
         assert np.argwhere(x_rows(case) == np.inf).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("case", select("*/random", cases=NORM_CASES), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", select("*/random", cases=ROW_NORM_CASES), ids=lambda case: case.id)
 def test_a_signed_weight_is_never_one_nor_a_power_of_two(case):
     """In magnitude strictly between one and two, after rounding, offset included: either would hide the cast order."""
     weights = np.stack([exact(case, seed)["weight"] for seed in range(100)]) + case.dialect.weight_offset
@@ -161,14 +161,14 @@ def test_a_signed_weight_is_never_one_nor_a_power_of_two(case):
 
 
 def test_every_signed_weight_lies_between_one_and_two():
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         if case.weight == "signed":
             magnitude = np.abs(exact(case)["weight"] + case.dialect.weight_offset)
             assert np.all((magnitude > 1) & (magnitude < 2))
 
 
 def test_tiny_weights_are_zeros_and_nearly():
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         if case.weight == "tiny":
             weight = exact(case)["weight"]
             nearly = 1e-6 if case.dtype == "float16" else 1e-9  # float16 has no number smaller than 6e-8
@@ -183,7 +183,7 @@ def test_one_plus_a_far_weight_is_no_bfloat16():
 
 
 def test_an_expanded_tensor_repeats_its_first_slice():
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         if case.layout == "expanded":
             for name in "x", "dy":
                 tensor = exact(case)[name]
@@ -193,13 +193,13 @@ def test_an_expanded_tensor_repeats_its_first_slice():
 
 def test_dy_varies_along_every_row():
     """A dy of ones annihilates LayerNorm's dx."""
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         dy = exact(case)["dy"].reshape(-1, case.shape[-1])
         assert case.shape[-1] == 1 or np.all(np.ptp(dy, axis=1) > 0)
 
 
 def test_an_aligned_dy_is_weight_times_x():
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         if case.dy == "aligned":
             given = exact(case)
             product = given["x"] * given["weight"]

@@ -10,14 +10,14 @@ from conformance.cases import select
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.inputs import Draw
-from conformance.norms.cases import NORM_CASES, NORMS, NormCase
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase
 from conformance.rounding import DTYPES, HALF, NUMPY_DTYPES, round_to
 
 Array = np.ndarray
 
 SCALES = (0.0, 2.0**-6, 0.5, 1.0, 1.5, 64.0, 2.0**20)
 
-of_every_case = pytest.mark.parametrize("case", NORM_CASES, ids=lambda case: case.id)
+of_every_case = pytest.mark.parametrize("case", ROW_NORM_CASES, ids=lambda case: case.id)
 
 
 def within(inner: tuple[Array, Array], outer: tuple[Array, Array]) -> Array:
@@ -68,14 +68,14 @@ def test_the_rounded_golden_is_admissible(case):
         assert np.all(within((rounded, rounded), expected.interval(0.0)))
 
 
-@pytest.mark.parametrize("case", [case for case in NORM_CASES if case.has_fixture], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [case for case in ROW_NORM_CASES if case.has_fixture], ids=lambda case: case.id)
 def test_more_noise_admits_all_that_less_noise_does(case):
     for expected in golden(case).outputs.values():
         intervals = [expected.interval(scale) for scale in SCALES]
         assert all(np.all(within(inner, outer)) for inner, outer in pairwise(intervals))
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_without_noise_there_is_one_answer_per_placement_of_roundings(op, dtype):
     """So one in float32 and float64."""
@@ -91,7 +91,7 @@ def test_without_noise_there_is_one_answer_per_placement_of_roundings(op, dtype)
 @pytest.mark.parametrize(("order", "share"), [("scale_then_cast", 0.95), ("cast_then_scale", 0.85)])
 def test_in_half_precision_most_of_y_has_one_admissible_value(dtype, order, share):
     """99 % (bfloat16) and 96 % (float16); where the cast comes first LayerNorm may round before the bias or not."""
-    cases = [case for case in NORM_CASES if case.dtype == dtype and case.dialect.order == order]
+    cases = [case for case in ROW_NORM_CASES if case.dtype == dtype and case.dialect.order == order]
     widths = np.concatenate([half_width(golden(case).outputs["y"]).ravel() for case in cases])
     assert np.mean(widths[~np.isnan(widths)] == 0) > share
 
@@ -123,7 +123,7 @@ def test_rms_norms_half_widths_do_not(output):
     assert far / near == pytest.approx(1, rel=0.15)
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 def test_benign_float32_is_judged_to_a_few_roundings(op):
     """In units of float32's unit roundoff, relative to the largest y."""
     (case,) = select(f"{op}/either_order/float32/random")

@@ -11,18 +11,18 @@ from conformance.cases import select
 from conformance.dialects import Dialect
 from conformance.golden import compute
 from conformance.inputs import Draw
-from conformance.norms.cases import NORM_CASES, NORMS
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.protocol import Hello
 from conformance.random_cases import cases, questions
 from conformance.rounding import DTYPES
 
-HELLO = Hello("port", NORMS, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True)
+HELLO = Hello("port", ROW_NORMS, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True)
 EVERYTHING = questions(HELLO)
 PLAIN = {case.dtype: case for case in select("rms_norm/*/random")}
 
 
 def test_every_case_of_the_kit_has_an_answer():
-    assert {case.id: why for case in NORM_CASES if (why := why_unanswerable(case))} == {}
+    assert {case.id: why for case in ROW_NORM_CASES if (why := why_unanswerable(case))} == {}
 
 
 @settings(max_examples=300, deadline=None)
@@ -40,7 +40,7 @@ def test_inputs_are_finite_and_every_element_has_an_interval(case):
 
 def test_every_question_is_asked():
     assert {(op, dtype, dialect) for op, dtype, dialect in EVERYTHING} == {
-        (case.op, case.dtype, case.dialect) for case in NORM_CASES
+        (case.op, case.dtype, case.dialect) for case in ROW_NORM_CASES
     }
 
 

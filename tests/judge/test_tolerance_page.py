@@ -15,14 +15,14 @@ from benchmarks.welford import UPDATES, around_300, error_of_rstd, torch_dx
 from conformance.cases import select
 from conformance.compare import compare_output
 from conformance.golden import golden
-from conformance.norms.cases import NORM_CASES, NORMS
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.norms.values import honest
 
 SHALLOW = ("pairwise", "32 lanes", "Kahan")
 TWO_PASSES = tuple(arrangement for arrangement in ARRANGEMENTS if arrangement.variance != "welford")
 
 
-@pytest.mark.parametrize("op", NORMS)
+@pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("offset", [0, 1e4])
 @pytest.mark.parametrize("n", [2, 33])
@@ -50,7 +50,7 @@ def test_a_constant_row_of_33_may_be_summed_one_by_one(value):
 
 def test_the_cases_keep_away_from_the_ends_of_float32s_range():
     """No square overflows, and no output is subnormal: the budgets have no term for either."""
-    for case in NORM_CASES:
+    for case in ROW_NORM_CASES:
         x = np.abs(golden(case).inputs["x"].astype(np.float64))
         assert np.max(x[np.isfinite(x)], initial=0.0) < 1e18
         for expected in golden(case).outputs.values():
@@ -70,7 +70,7 @@ def test_an_infinity_asks_for_plain_sums(order):
 
 def test_the_honest_norms_compute_in_the_compute_dtype():
     """Else they would prove nothing: a float64 sum has no float32 noise."""
-    for case in select("*/random", cases=NORM_CASES):
+    for case in select("*/random", cases=ROW_NORM_CASES):
         norm = Honest(case, golden(case).inputs, "pairwise", Arrangement("welford"))
         assert norm.rstd.dtype == norm.dx().dtype == norm.y().dtype == np.dtype(honest(case.dtype).forward)
 

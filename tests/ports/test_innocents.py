@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from conformance.cases import CASES
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 from conformance.process import serve_command
 from conformance.runner import run_ports
 from ports.tinygrad.clang import find_clang
 
 # Compiling takes seconds for every op, dtype and dialect: under a compiler, what shows the norms' order of casts is enough.
 SHOWN = ("random", "far_from_one", "width_1")
-ASKED = {"eager": CASES, "jit": tuple(case for case in CASES if case.op in NORMS and case.name in SHOWN)}
+ASKED = {"eager": CASES, "jit": tuple(case for case in CASES if case.op in ROW_NORMS and case.name in SHOWN)}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 from conformance.case_files import as_json, read_case
 from conformance.fuzz import Search, fuzz
 from conformance.golden import golden
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 from conformance.process import PortProcess, serve_command
 from conformance.report.fuzzed import report_on
 from conformance.report.report import Settings
@@ -85,7 +85,7 @@ def test_an_honest_port_is_not_accused_and_nothing_is_remembered():
     result = search(HONEST, 4.0, seed=3)
     assert result.found is None
     assert result.judged.total() > 20
-    assert {op for op, _ in result.judged} == set(NORMS)
+    assert {op for op, _ in result.judged} == set(ROW_NORMS)
     assert {dtype for _, dtype in result.judged} == set(DTYPES)
     assert golden.cache_info().currsize == before
 

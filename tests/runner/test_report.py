@@ -15,7 +15,7 @@ from conformance.cases import select
 from conformance.compare import OutputVerdict, Verdict, compare
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES, Mistake
-from conformance.norms.cases import NORMS
+from conformance.norms.cases import ROW_NORMS
 from conformance.protocol import Hello
 from conformance.report.building import build
 from conformance.report.console import CAUSES_SHOWN, show
@@ -105,7 +105,7 @@ def test_every_failure_has_one_cause():
 
 def test_a_known_mistake_is_one_cause_for_all_its_cases():
     mistake = next(mistake for mistake in MISTAKES if mistake.id == "weight_missing")
-    ids = [f"{op}/either_order/float32/{name}" for op in NORMS for name in ("random", "spike", "no_weight")]
+    ids = [f"{op}/either_order/float32/{name}" for op in ROW_NORMS for name in ("random", "spike", "no_weight")]
     verdicts = [judged(id_, made=mistake) for id_ in ids]
     assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
     cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes

@@ -11,7 +11,7 @@ import pytest
 from conformance.case import Case
 from conformance.cases import select
 from conformance.compare import Verdict
-from conformance.norms.cases import NORM_CASES
+from conformance.norms.cases import ROW_NORM_CASES
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
 from conformance.report.building import build
@@ -48,9 +48,9 @@ def statuses(port_run: PortRun) -> list[str]:
 
 
 def test_an_honest_port_passes_every_case():
-    result = run(bad_port("Honest"), *NORM_CASES)
+    result = run(bad_port("Honest"), *ROW_NORM_CASES)
     assert [verdict for verdict in result.verdicts if verdict.status != "pass"] == []
-    assert [verdict.case for verdict in result.verdicts] == list(NORM_CASES)
+    assert [verdict.case for verdict in result.verdicts] == list(ROW_NORM_CASES)
 
 
 def test_what_a_port_prints_is_not_its_answer():
