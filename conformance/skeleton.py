@@ -44,7 +44,8 @@ NORMS = {
     "rms_norm(self, x, weight, *, eps)": "x / sqrt(mean(x²) + eps) · weight; without weight if it is None.",
     "layer_norm(self, x, weight, bias, *, eps)": "(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
 }
-BLOCK = {
+OTHERS = {
+    "batch_norm(self, x, weight, bias, mean, var, *, eps, training, **running)": "y; in training y, mean, var: see spec.md.",
     "rope(self, x, *, position, base, interleaved)": "Every head's pairs of features, turned by their angles.",
     "attention(self, q, k, v, key_mask, *, causal)": "softmax(q · k / sqrt(d_head)) · v, head by head.",
     "swiglu(self, gate, up)": "gate · sigmoid(gate) · up.",
@@ -55,7 +56,7 @@ BLOCK = {
 
 
 def skeleton(name: str, file: str, *, block: bool) -> str:
-    """The source of a port by that name, to be written to that file; with `block`, the ops of a block too."""
-    ops = NORMS | (BLOCK if block else {})
+    """The source of a port by that name, to be written to that file; with `block`, all other ops too."""
+    ops = NORMS | (OTHERS if block else {})
     written = [OP.substitute(signature=each, sentence=ops[each], reason=NOT_WRITTEN) for each in ops]
     return PORT.substitute(name=name, file=file, ops="".join(written))

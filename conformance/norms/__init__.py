@@ -1,1 +1,1 @@
-"""RMSNorm and LayerNorm: their exact numbers, their intervals, and the norm laid open for alteration."""
+"""RMSNorm, LayerNorm and BatchNorm: their exact numbers, their intervals, and the norm laid open for alteration."""

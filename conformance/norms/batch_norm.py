@@ -94,7 +94,7 @@ MANY_ROWS = Probe("rows_8192", "sums accumulated in half precision", shape=(2, 4
 
 def _table(dtype: DType) -> Iterator[BatchNormCase]:
     half = dtype in HALF
-    dialect = Dialect("scale_then_cast", weight_dtype="float32") if half else Dialect("either_order")
+    dialect = Dialect("either_order", weight_dtype="float32" if half else "storage")
     training = VALUES + TRAINING_VALUES
     if dtype == "float32":
         training += SHAPES

@@ -11,7 +11,7 @@ from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
-from conformance.norms.cases import NORMS, ROW_NORM_CASES, ROW_NORMS
+from conformance.norms.cases import NORMS, ROW_NORM_CASES
 from conformance.rounding import DTYPES
 
 SMALL = tuple(case for case in ROW_NORM_CASES if case.has_fixture)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import ROW_NORMS
+from conformance.norms.cases import NORMS
 from conformance.report.self_test import page, show_self_test
 from conformance.selftest import SEPARATION, SelfTest, Separation, kills_of, self_test, steps
 
@@ -28,10 +28,10 @@ def test_every_mistake_is_seen_wherever_it_can_be(result):
 
 
 def test_right_and_wrong_lie_far_apart(result):
-    of_norms = [separation for separation in result.separations if separation.op in ROW_NORMS]
-    assert len(of_norms) == 4 * (3 + 4)
+    of_norms = [separation for separation in result.separations if separation.op in NORMS]
+    assert len(of_norms) == 4 * (3 + 4 + 6)
     assert min(separation.factor for separation in of_norms) >= 10 * SEPARATION
-    assert {separation.output for separation in result.separations if separation.op not in ROW_NORMS} == {"outputs", "taps"}
+    assert {separation.output for separation in result.separations if separation.op not in NORMS} == {"outputs", "taps"}
     assert max(separation.honest for separation in result.separations) < 0.9
     assert result.passes
 
