@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.case import Op
-from conformance.mistakes.mistake import ALL_NORMS, CENTRED, Mistake
+from conformance.mistakes.mistake import ALL_NORMS, CENTRED, ROWS, Mistake
 from conformance.norms.anatomy import Norm, Precision, Step
 from conformance.norms.values import Arithmetic, Sum
 from conformance.rounding import HALF, DType, round_to
@@ -88,6 +88,7 @@ MISTAKES = (
         "A quarter of the elements differ by one ulp; a weight of one, or of powers of two, hides it.",
         "TransformerEngine#1132, transformers#38131, vllm#42325, sglang#25920; torch.compile and XLA, which elide casts: "
         "pytorch#177163, pytorch#158699",
+        ROWS,
         hidden=dict.fromkeys(NO_NARROWER, "there is no cast: both orders are one"),
         dialect=True,
     ),

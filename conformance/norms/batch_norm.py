@@ -81,6 +81,8 @@ TRAINING_VALUES = (
     Probe("tiny_weight", "x_hat recovered as y / weight in the backward pass", weight="tiny"),
     Probe("values_near_300", "squares or their sum in float16", x=Draw(scale=300.0)),
 )
+# One that needs more than float16's range to show.
+WIDE_VALUES = (Probe("values_near_1e10", "squares or cubes that overflow; x in float16", x=Draw(scale=1e10)),)
 # Faults of indexing, which the dtype hardly changes.
 SHAPES = (
     Probe("rows_257", "the last block of rows missing from a sum; an op that assumes three axes", shape=(257, 33)),
@@ -95,7 +97,7 @@ MANY_ROWS = Probe("rows_8192", "sums accumulated in half precision", shape=(2, 4
 def _table(dtype: DType) -> Iterator[BatchNormCase]:
     half = dtype in HALF
     dialect = Dialect("either_order", weight_dtype="float32" if half else "storage")
-    training = VALUES + TRAINING_VALUES
+    training = VALUES + TRAINING_VALUES + (() if dtype == "float16" else WIDE_VALUES)
     if dtype == "float32":
         training += SHAPES
     if dtype in ("float32", "bfloat16"):
