@@ -67,22 +67,20 @@ def _in_storage_dtype(norm: Norm) -> Norm:
 MISTAKES = (
     Mistake(
         "running_var_biased",
-        "the variance that runs is divided by R, the number of rows, not by R - 1",
+        "the variance that runs is divided by R, the number of rows, as flax does it, not by R - 1",
         _batch(correction=lambda rows: 1.0),
         "The running variance is too small by 1/R of the new share; y is right, until it is evaluated.",
         "tt-metal#55438, mlx#3817, tinygrad#807; right in flax, Keras and ONNX",
         BATCH,
-        dialect=True,
     ),
     Mistake(
         "running_var_unbiased",
-        "the variance that runs is divided by R - 1, not by R, the number of rows",
+        "the variance that runs is divided by R - 1, as PyTorch does it, not by R, the number of rows",
         _batch(correction=lambda rows: rows / (rows - 1)),
         "The running variance is too large by 1/R of the new share; y is right, until it is evaluated.",
         "a layer of PyTorch's taken for flax's or Keras's",
         BATCH,
         hidden=BIASED_ONCE,
-        dialect=True,
     ),
     Mistake(
         "momentum_of_the_old",
