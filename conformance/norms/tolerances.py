@@ -114,7 +114,8 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
 
     budgets = [rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias]
     if norm.running:
-        t_mean, t_var = (by_feature(t, norm.x.shape[-1]) for t in (spread, 2 * rho / np.square(norm.rstd)))
+        d = norm.x.shape[-1]
+        t_mean, t_var = (np.nan_to_num(by_feature(t, d), nan=0.0) for t in (spread, 2 * rho / np.square(norm.rstd)))
         budgets += _running(norm.running, v, t_mean, t_var)
     golden_share = 2.0 if compute_dtype == "float64" else 1.0
     return NormBudget(*(golden_share * t for t in budgets))

@@ -1,4 +1,4 @@
-"""BatchNorm under the judge: what is asked, what honest arithmetic of either kind gives, and what is told of a port that errs."""
+"""BatchNorm under the judge: what is asked, what honest arithmetic of either kind gives, and what is told of a mistake."""
 
 import numpy as np
 import pytest
