@@ -100,10 +100,12 @@ def halved(figures: Figures) -> Iterator[Finding]:
     for norm, against in RMS_NORMS.items():
         its, other = (figures.where(asked="output", norm=name)[0]["parameters"] for name in (norm, against))
         yield Finding(2 * its == other, f"a layer, {norm}: {its}; {against}: {other}")
-    without, its, other = (peak(figures, name, subject="model")["parameters"] for name in (NONE, TORCHS, LAYER_NORM))
-    share = short(100 * (other - its) / other)
-    text = f"all norms of a model: {its - without} against {other - without}, {share} % of the model's {other}"
-    yield Finding(2 * (its - without) == other - without, text)
+    models = [peak(figures, name, subject="model") for name in (TORCHS, LAYER_NORM)]
+    its, other = (row["parameters"] for row in models)
+    width = figures.where(asked="output", norm=TORCHS)[0]["parameters"]
+    norms = 2 * models[0]["layers"] + 1
+    text = f"a model with {norms} norms: {its} against {other} parameters, {short(100 * (other - its) / other)} % fewer"
+    yield Finding(other - its == norms * width, text)
 
 
 def centred(figures: Figures) -> Iterator[Finding]:

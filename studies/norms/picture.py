@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from studies.drawing import look
 from studies.figures import Figures
 from studies.norms.claims import ratios, saving, timed
-from studies.norms.contenders import LAYER_NORM, NONE
-from studies.norms.measure import PAIRS
+from studies.norms.contenders import LAYER_NORM
+from studies.norms.measure import MINIMINDS, PAIRS
 from studies.norms.turns import PHASES
 
 MARKS = {
@@ -18,14 +18,15 @@ MARKS = {
     ("compiled", "bfloat16"): {"color": "#009E73", "marker": "^", "markerfacecolor": "white"},
 }
 TITLES = {"layer": "a layer", "model": "MiniMind-small"}
+PAIRS_OF = {"layer": PAIRS, "model": tuple((norm, LAYER_NORM) for norm in MINIMINDS)}
 
 
 def draw(figures: Figures) -> Figure:
     """A column for every phase; a row of marks for every pair, from the least repeat to the greatest."""
     with look():
         figure = Figure(figsize=(11, 5.4))
-        axes = figure.subplots(2, len(PHASES), sharey="row", sharex="row", height_ratios=(4, 5), squeeze=False)
-        for row, (subject, pairs) in zip(axes, {"layer": PAIRS, "model": (*PAIRS, (NONE, LAYER_NORM))}.items(), strict=True):
+        axes = figure.subplots(2, len(PHASES), sharey="row", sharex="row", height_ratios=(4, 3), squeeze=False)
+        for row, (subject, pairs) in zip(axes, PAIRS_OF.items(), strict=True):
             for phase, ax in enumerate(row):
                 _marks(ax, figures, subject, pairs, phase)
                 ax.set_title(f"{TITLES[subject]}: {PHASES[phase]}")

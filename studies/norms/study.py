@@ -112,15 +112,17 @@ Compiled by `torch.compile`, all are fused.
 
 A layer is given 16 sequences of 128 tokens, 512 wide. The model is MiniMind-small: 8 Pre-LN blocks, 512 wide, 8 heads
 and 2 for keys and values, SwiGLU of 1408, a vocabulary of 6400 tied to the head, 17 norms; it is trained by AdamW on 2
-sequences of 128 random tokens, on 16 where memory is counted (on a GPU 128 in either case); compiled block by block, its embedding, last norm, head and loss not. *No norm* is the
-same model with its norms left out: what remains is what no norm can make faster. A quick run has 2 blocks.
+sequences of 128 random tokens, on 16 where memory is counted (on a GPU 128 in either case); compiled block by
+block, its embedding, last norm, head and loss not. *No norm* is the same model with its norms left out: what remains
+is what no norm can make faster. BatchNorm is not asked to it, for it would let tokens see those after them. A quick run
+has 2 blocks.
 
 Two are timed in turns, either first in every other round, after one step that is not counted and in which compilation
 falls. A row's ratio is the median over its rounds of one time over its neighbour's. One thread computes, and its own
 CPU time is what is counted, so that other processes on the machine lengthen it little; on a GPU, of which the rows
-would name the model, it is wall time between two synchronisations. *What is claimed* is saved where it is at least half of what the
-notes say, in every repeat; *not told apart*, where the repeats lie on both sides of 1. The input has a mean of 1,
-deviations of 1 among the means of rows and of columns, and of 2 within them.
+would name the model, it is wall time between two synchronisations. *What is claimed* is saved where it is at least half
+of what the notes say, in every repeat; *not told apart* are two where the repeats lie on both sides of 1. The input
+whose mean is asked after has one of 1, deviations of 1 among the means of rows and of columns, and of 2 within them.
 
 Memory is that of the second training step, at most: on a GPU `torch.cuda.max_memory_allocated`; on a CPU the weights,
 moments and inputs that are there before the step, and the greatest running sum of the allocations and frees that
