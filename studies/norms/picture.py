@@ -1,5 +1,8 @@
 """Every pair's ratio of times: a layer alone above, a model below; forward, backward, and a whole step."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,9 +29,11 @@ def draw(figures: Figures) -> Figure:
     with look():
         figure = Figure(figsize=(11, 5.4))
         axes = figure.subplots(2, len(PHASES), sharey="row", sharex="row", height_ratios=(4, 3), squeeze=False)
-        for row, (subject, pairs) in zip(axes, PAIRS_OF.items(), strict=True):
+        for row, (subject, all_pairs) in zip(axes, PAIRS_OF.items(), strict=True):
+            settings = [setting for setting in timed(figures, *all_pairs) if setting["subject"] == subject]
+            pairs = [pair for pair in all_pairs if pair in [(setting["norm"], setting["against"]) for setting in settings]]
             for phase, ax in enumerate(row):
-                _marks(ax, figures, subject, pairs, phase)
+                _marks(ax, figures, settings, pairs, phase)
                 ax.set_title(f"{TITLES[subject]}: {PHASES[phase]}")
             names = [f"{norm}\nagainst {against}" for norm, against in pairs]
             row[0].set_yticks(range(len(pairs)), names, fontsize=8)
@@ -44,14 +49,15 @@ def draw(figures: Figures) -> Figure:
     return figure
 
 
-def _marks(ax: Axes, figures: Figures, subject: str, pairs: tuple[tuple[str, str], ...], phase: int) -> None:
+def _marks(
+    ax: Axes, figures: Figures, settings: Sequence[dict[str, Any]], pairs: Sequence[tuple[str, str]], phase: int
+) -> None:
     ax.axvline(1, color="#888888", linewidth=1)
     claimed = 1 - saving(PHASES[phase])
     ax.axvline(claimed, color="#888888", linewidth=1, linestyle=(0, (2, 2)), label="RMSNorm, by the notes")
-    for setting in timed(figures, *pairs):
-        if setting["subject"] != subject:
-            continue
+    present = [key for key in MARKS if key in [(setting["mode"], setting["dtype"]) for setting in settings]]
+    for setting in settings:
         values, key = ratios(figures, phase, **setting), (setting["mode"], setting["dtype"])
-        place = pairs.index((setting["norm"], setting["against"])) + 0.2 * ([*MARKS].index(key) - 1.5)
+        place = pairs.index((setting["norm"], setting["against"])) + 0.2 * (present.index(key) - (len(present) - 1) / 2)
         ax.plot([values.min(), values.max()], [place, place], color=MARKS[key]["color"], linewidth=1)
         ax.plot([float(np.median(values))], [place], linestyle="", markersize=5, label=", ".join(key), **MARKS[key])  # pyright: ignore[reportArgumentType]

@@ -107,15 +107,16 @@ METHOD = """\
 keepdim=True) + eps)).type_as(x)`, its backward pass by autograd; the notes compare it with `torch.nn.LayerNorm`.
 *impl_torch* computes both norms by such formulas, with backward passes written by hand; *torch.nn* are torch's own. eps
 is 1e-5 for all. Whether one kernel does all of a norm is told by the calls of ATen that its forward pass makes: 1, or
-one for every step. On a CPU torch has such a kernel for LayerNorm and none for RMSNorm; on a GPU it has one for either.
-Compiled by `torch.compile`, all are fused.
+one for every step. For LayerNorm torch has such a kernel everywhere; for RMSNorm it has one on CUDA, of 2025
+([pytorch#153666](https://github.com/pytorch/pytorch/pull/153666), and `_fused_rms_norm` in `native_functions.yaml`),
+and on a CPU none. Compiled by `torch.compile`, all are fused.
 
-A layer is given 16 sequences of 128 tokens, 512 wide. The model is MiniMind-small: 8 Pre-LN blocks, 512 wide, 8 heads
-and 2 for keys and values, SwiGLU of 1408, a vocabulary of 6400 tied to the head, 17 norms; it is trained by AdamW on 2
-sequences of 128 random tokens, on 16 where memory is counted (on a GPU 128 in either case); compiled block by
-block, its embedding, last norm, head and loss not. *No norm* is the same model with its norms left out: what remains
-is what no norm can make faster. BatchNorm is not asked to it, for it would let tokens see those after them. A quick run
-has 2 blocks.
+A layer is given 16 sequences of 128 tokens, 512 wide; its step is forward and backward. The model is MiniMind-small: 8
+Pre-LN blocks, 512 wide, 8 heads and 2 for keys and values, SwiGLU of 1408, a vocabulary of 6400 tied to the head, 17
+norms; it is trained by AdamW on 2 sequences of 128 random tokens, on 16 where memory is counted (on a GPU 128 in either
+case); compiled block by block, its embedding, last norm, head and loss not. *No norm* is the same model with its norms
+left out: what remains is what no norm can make faster. BatchNorm is not asked to it, for it would let tokens see those
+after them. A quick run has 2 blocks.
 
 Two are timed in turns, either first in every other round, after one step that is not counted and in which compilation
 falls. A row's ratio is the median over its rounds of one time over its neighbour's. One thread computes, and its own
