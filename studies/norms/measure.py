@@ -93,7 +93,7 @@ def _memories(quick: bool) -> Iterator[Setup]:
         for norm in FORMS:
             yield Setup("memory", "layer", norm, mode=mode)
         for norm in (TORCHS, LAYER_NORM) if quick else (*MINIMINDS, LAYER_NORM):
-            yield Setup("memory", "model", norm, mode=mode, layers=2 if quick else LAYERS)
+            yield Setup("memory", "model", norm, mode=mode, layers=1 if quick else LAYERS)
 
 
 def measure(setup: Setup) -> dict[str, Any]:

@@ -116,7 +116,7 @@ Pre-LN blocks, 512 wide, 8 heads and 2 for keys and values, SwiGLU of 1408, a vo
 norms; it is trained by AdamW on 2 sequences of 128 random tokens, on 16 where memory is counted (on a GPU 128 in either
 case); compiled block by block, its embedding, last norm, head and loss not. *No norm* is the same model with its norms
 left out: what remains is what no norm can make faster. BatchNorm is not asked to it, for it would let tokens see those
-after them. A quick run has 2 blocks.
+after them. A quick run has 2 blocks, or 1 where memory is counted.
 
 Two are timed in turns, either first in every other round, after one step that is not counted and in which compilation
 falls. A row's ratio is the median over its rounds of one time over its neighbour's. One thread computes, and its own
