@@ -32,12 +32,11 @@ def training(
 
     The rate rises to `rate` over the first `warm_up` steps, and stays there.
     """
-    text = read_text()[:-HELD_OUT]
+    text = training_text()
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / max(1, warm_up)))
     while True:
-        starts = torch.randint(len(text) - window, (batch, 1))
-        windows = text[starts + torch.arange(window + 1)]
+        windows = random_windows(text, batch, window)
         optimiser.zero_grad()
         loss = next_byte_loss(model(windows[:, :-1]), windows)
         loss.backward()
@@ -48,9 +47,20 @@ def training(
         yield Step(loss.item(), norm.item())
 
 
+def random_windows(text: Int[Tensor, " length"], batch: int = BATCH, window: int = WINDOW) -> Int[Tensor, "batch window+1"]:
+    """Pieces of a text, each with the byte that follows."""
+    starts = torch.randint(len(text) - window, (batch, 1))
+    return text[starts + torch.arange(window + 1)]
+
+
 def next_byte_loss(logits: Float[Tensor, "*batch s bytes"], windows: Int[Tensor, "*batch s+1"]) -> Tensor:
     """The mean cross entropy of the byte that comes next, in nats."""
     return functional.cross_entropy(logits.flatten(end_dim=-2), windows[..., 1:].flatten())
+
+
+def training_text() -> Int[Tensor, " length"]:
+    """What models are trained on."""
+    return read_text()[:-HELD_OUT]
 
 
 def held_out() -> Int[Tensor, "batch s+1"]:
