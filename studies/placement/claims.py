@@ -120,14 +120,15 @@ def either_norm(figures: Figures) -> Iterator[Finding]:
         same = all(
             len({largest(figures, model, layers, warm_up) for model in PRE}) == 1 for warm_up in warm_ups(figures, layers)
         )
-        apart: list[float] = []
+        apart: list[tuple[float, float]] = []
         for rate in rates(figures, layers):
             for warm_up in warm_ups(figures, layers):
                 runs = [trained(figures, layers, model=model, rate=rate, warm_up=warm_up) for model in PRE]
                 layer_norm, rms_norm = (float(np.median([run["final"] for run in its])) for its in runs)
-                apart.append(abs(layer_norm - rms_norm))
-        text = f"{layers} layers: {'the same largest rates' if same else 'not the same largest rates'}"
-        yield Finding(same and max(apart) < ALIKE, f"{text}; losses {short(max(apart))} apart at most, medians over the seeds")
+                apart.append((abs(layer_norm - rms_norm), rate))
+        most, where = max(apart)
+        text = f"{layers} layers: {'the same largest rates' if same else 'not the same largest rates'}; medians of the losses"
+        yield Finding(same and most < ALIKE, f"{text} {short(most)} apart at most, at {short(where)}")
 
 
 def without_a_norm(figures: Figures) -> Iterator[Finding]:

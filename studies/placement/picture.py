@@ -114,5 +114,5 @@ def _largest(ax: Axes, figures: Figures) -> None:
     ax.minorticks_off()
     ax.set_yticks([nowhere, *SHADES], ["none", *(short(rate) for rate in SHADES)])
     ax.set_xticks(range(len(MODELS)), ["no\nnorm", "Post-\nLN", "Pre-LN,\nLayer", "Pre-LN,\nRMS"])
-    ax.set_xlabel("round: 4 layers, square: 12; full: warmed up")
-    ax.set_title("Largest rate at which it learns")
+    ax.set_xlabel("○ 4 layers, □ 12; filled: warmed up")
+    ax.set_title(f"Largest rate at which it learns\n({DEEP} layers: asked up to {short(rates(figures, DEEP)[-1])})")
