@@ -1,6 +1,6 @@
 """What the notes, and Xiong et al. 2020 (arXiv:2002.04745), say of where a norm stands, judged by the study's figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from studies.study import Claim, Finding
 NO_NORM, POST, *PRE = MODELS
 KEPT = 2.0  # a factor within which gradients are the same
 CLOSE = 0.25  # within which an exponent is the one derived, and not the other
+HOW = {"Xavier": "drawn by Xavier", "small": "drawn with a deviation of 0.02"}
 XIONG = "Xiong et al. 2020"
 ALIKE = 0.1  # nats a byte between losses that nobody would tell apart
 
@@ -35,8 +36,7 @@ def largest(figures: Figures, model: str, layers: int, warm_up: int) -> float:
     """The largest rate at which more than half of the seeds learn; 0 where there is none."""
 
     def learns(rate: float) -> bool:
-        runs = trained(figures, layers, model=model, rate=rate, warm_up=warm_up)
-        return 2 * sum(run["outcome"] == "learns" for run in runs) > len(runs)
+        return _most(trained(figures, layers, model=model, rate=rate, warm_up=warm_up))
 
     return max(filter(learns, rates(figures, layers)), default=0.0)
 
@@ -59,18 +59,26 @@ def depths(figures: Figures) -> list[int]:
 
 
 def unstable(figures: Figures) -> Iterator[Finding]:
-    """Deep it does not learn where Pre-LN does, given time neither; less deep it does."""
+    """Deep it does not learn where Pre-LN does, nor with more time or other matrices; less deep it does."""
     for warm_up in warm_ups(figures, DEEP):
         post, *pre = (largest(figures, model, DEEP, warm_up) for model in (POST, *PRE))
         found = "; ".join(f"{model} learns {up_to(figures, model, DEEP, warm_up)}" for model in (POST, *PRE))
         yield Finding(post < min(pre), f"{DEEP} layers, {_warmed(warm_up)}: {found}")
-    for row in (row for row in figures.where(model=POST) if row["steps"] > STEPS):
-        text = (
-            f"{row['steps']} steps at {short(row['rate'])}, {_warmed(row['warm_up'])}: its loss ends at {short(row['final'])}"
-        )
-        yield Finding(row["outcome"] != "learns", f"{DEEP} layers, {text}")
+    yield from helped(figures, POST)
     found = "; ".join(f"{_warmed(w)} it learns {up_to(figures, POST, SHALLOW, w)}" for w in warm_ups(figures, SHALLOW))
-    yield Finding(any(largest(figures, POST, SHALLOW, w) for w in warm_ups(figures, SHALLOW)), f"{SHALLOW} layers: {found}")
+    yield Finding(
+        any(largest(figures, POST, SHALLOW, w) for w in warm_ups(figures, SHALLOW)), f"Post-LN, {SHALLOW} layers: {found}"
+    )
+
+
+def helped(figures: Figures, model: str) -> Iterator[Finding]:
+    """Given more steps, or drawn otherwise, it does not learn either; a quick run does not ask."""
+    longer = [row for row in figures.where(model=model, layers=DEEP) if row["steps"] > STEPS]
+    for init, steps in dict.fromkeys((row["init"], row["steps"]) for row in longer):
+        runs = figures.where(model=model, init=init, steps=steps)
+        how = f"{HOW[init]}, {steps} steps at {short(runs[0]['rate'])} {_warmed(runs[0]['warm_up'])}"
+        losses = _spread(np.array([run["final"] for run in runs], np.float64))
+        yield Finding(not _most(runs), f"{model}, {DEEP} layers, {how}: the loss ends at {losses}")
 
 
 def clean(figures: Figures) -> Iterator[Finding]:
@@ -97,10 +105,10 @@ def near_the_output(figures: Figures) -> Iterator[Finding]:
         found = float(np.polyfit(np.log(depths(figures)), np.log(gradients), 1)[0])
         text = f"the last layer's gradient goes with the depth's power {found:.2f}; derived is {exponent:g}"
         yield Finding(abs(found - exponent) < CLOSE, f"{model}, {few} to {many} layers: {text}")
-    for init, how in (("Xavier", "Xavier"), ("small", "a deviation of 0.02")):
+    for init, how in HOW.items():
         post, *pre = (drawn(figures, -1, model, many, init) for model in (POST, *PRE))
         text = f"the last of {many} layers has a gradient of {spread(post)} in Post-LN, {spread(np.concatenate(pre))} in Pre-LN"
-        yield Finding(float(np.median(post)) > KEPT * float(np.max(pre)), f"drawn by {how}: {text}")
+        yield Finding(float(np.median(post)) > KEPT * float(np.max(pre)), f"{how}: {text}")
 
 
 def warming_up(figures: Figures) -> Iterator[Finding]:
@@ -132,7 +140,7 @@ def either_norm(figures: Figures) -> Iterator[Finding]:
 
 
 def without_a_norm(figures: Figures) -> Iterator[Finding]:
-    """It learns at no rate."""
+    """It learns at no rate, nor drawn otherwise."""
     for layers in (SHALLOW, DEEP):
         runs = trained(figures, layers, model=NO_NORM)
         learn, lost = (sum(run["outcome"] == outcome for run in runs) for outcome in ("learns", "not finite"))
@@ -140,6 +148,12 @@ def without_a_norm(figures: Figures) -> Iterator[Finding]:
         others = f"; the losses of the others end at {spread(np.array(finals))}" if finals else ""
         text = f"{learn} of {len(runs)} runs learn, {lost} leave what float32 has{others}"
         yield Finding(not learn, f"{layers} layers: {text}")
+    yield from helped(figures, NO_NORM)
+
+
+def _most(runs: Sequence[Row]) -> bool:
+    """Whether more than half of them learn."""
+    return 2 * sum(run["outcome"] == "learns" for run in runs) > len(runs)
 
 
 def _warmed(warm_up: int) -> str:

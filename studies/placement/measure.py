@@ -57,8 +57,11 @@ def setups(quick: bool) -> Sequence[Setup]:
         for warm_up in ((0,) if quick and layers == DEEP else (0, steps // 2))
         for seed in range(seeds)
     ]
-    patient = Setup("Post-LN", "Xavier", DEEP, steps=400, rate=3e-4, warm_up=200, seed=0)  # perhaps it only takes time
-    return [*drawn, *trained, *([] if quick else [patient])]
+    if not quick:  # what else might help where no rate does: time, and small matrices
+        trained.append(Setup("Post-LN", "Xavier", DEEP, steps=400, rate=3e-4, warm_up=200, seed=0))
+        others: tuple[Model, ...] = ("Post-LN", "no norm")
+        trained += [Setup(model, "small", DEEP, 240, 1e-3, 0, seed) for model in others for seed in range(seeds)]
+    return [*drawn, *trained]
 
 
 def build(setup: Setup) -> LanguageModel:
