@@ -39,11 +39,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the notes say, or what is asked here besides, and what the figures have to show for it to hold."""
+    """What the notes or a paper say, or what is asked here besides, and what the figures have to show for it to hold."""
 
     text: str
     implies: Callable[[Figures], Iterable[Finding]]
-    source: Literal["the notes", "asked here"] = "the notes"
+    source: Literal["the notes", "Xiong et al. 2020", "asked here"] = "the notes"
 
     def verdict(self, figures: Figures) -> Verdict:
         """Judge the claim by these figures, and by nothing else."""

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "ports": {"conformance.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
     | BRIDGE
     | PORTED,
-    "studies": {"conformance", "impl_jax", "impl_torch", "reference", "matplotlib", "numpy", "rich", "torch", "typer"},
+    "studies": {"conformance", "impl_jax", "impl_torch", "reference"}
+    | {"jaxtyping", "matplotlib", "numpy", "rich", "torch", "typer"},
 }
 
 

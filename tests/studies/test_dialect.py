@@ -11,8 +11,10 @@ import torch
 from reference import rms_norm
 from studies.dialect.claims import CLAIMS, HALF, moved, reseeded
 from studies.dialect.measure import MODEL, NOW, SUBJECTS, THEN, WIDTH, Setup, measure
-from studies.dialect.model import BYTES, HELD_OUT, evaluate, train
+from studies.dialect.model import evaluate, train
 from studies.figures import read_figures
+from studies.language_model import BYTES
+from studies.training import HELD_OUT
 
 FIGURES = read_figures(Path(__file__).parents[2] / "docs" / "studies" / "dialect.json")
 KEEPS_DTYPE, ONE_LAYER, LOADS = CLAIMS

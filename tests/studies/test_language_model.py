@@ -1,0 +1,118 @@
+"""What several studies train: the placements of the norm against the golden and against each other, and the training."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from impl_torch import PreLNBlock, PreLNStack
+from reference import attention, layer_norm, rms_norm, rope, swiglu
+from studies.language_model import BYTES, CONFIG, LanguageModel, OtherBlock
+from studies.training import TEXT, training
+
+NORMS = ("rms_norm", "layer_norm")
+X = torch.randn(2, 9, CONFIG.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def drawn(module):
+    """Norms other than one too, in float64."""
+    rng = torch.Generator().manual_seed(2)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.2, generator=rng)
+    return module.double().requires_grad_(False)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_pre_is_the_kits_own_stack(norm):
+    config = replace(CONFIG, norm=norm)
+    model, stack = drawn(LanguageModel(config, 3)), PreLNStack(config, 3).double()
+    stack.load_state_dict(model.stack.state_dict())
+    text = torch.arange(40).reshape(2, 20)
+    stream = stack(model.embedding(text))
+    assert torch.equal(model(text), model.norm(stream) @ model.embedding.weight.T)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_sublayers_behind_a_norm_are_a_pre_ln_block(norm):
+    config = replace(CONFIG, norm=norm)
+    other, block = drawn(OtherBlock(config, normed=True)), PreLNBlock(config).double()
+    block.load_state_dict(other.state_dict())
+    h = X + other.attend(other.attention_norm(X))
+    torch.testing.assert_close(h + other.feed(other.ffn_norm(h)), block(X), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [*NORMS, None])
+def test_the_other_placements_are_what_the_golden_computes(norm):
+    block = drawn(OtherBlock(replace(CONFIG, norm=norm or NORMS[0]), normed=norm is not None))
+    p, x = {name: parameter.numpy() for name, parameter in block.named_parameters()}, X.numpy()
+
+    def normed(x, name):
+        match norm:
+            case "rms_norm":
+                return rms_norm(x, p[f"{name}.weight"], eps=CONFIG.eps).y
+            case "layer_norm":
+                return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], eps=CONFIG.eps).y
+        return x
+
+    q, k, v = ((x @ p[f"attention.{n}.weight"].T).reshape(2, 9, -1, CONFIG.d_head) for n in "qkv")
+    mixed = attention(*(rope(heads, np.arange(9.0)) for heads in (q, k)), v).y.reshape(2, 9, -1)
+    h = normed(x + mixed @ p["attention.o.weight"].T, "attention_norm")
+    active = swiglu(*(h @ p[f"feed_forward.{n}.weight"].T for n in ("gate", "up")))
+    out = normed(h + active @ p["feed_forward.down.weight"].T, "ffn_norm")
+    torch.testing.assert_close(block(X), torch.from_numpy(out), rtol=1e-12, atol=1e-12)
+    assert any("norm" in name for name in p) is (norm is not None)
+
+
+@pytest.mark.parametrize("init", ["small", "Kaiming", "Xavier"])
+def test_models_of_a_seed_begin_with_the_same_matrices(init):
+    states = []
+    for placement in ("none", "post", "pre"):
+        torch.manual_seed(3)
+        states.append(LanguageModel(CONFIG, 2, placement, init).state_dict())
+    for name, matrix in states[0].items():
+        assert all(torch.equal(matrix, state[name]) for state in states), name
+        assert all(torch.all(value == 1) for key, value in states[-1].items() if key.endswith("norm.weight"))
+    fan_in, fan_out = CONFIG.d_model, CONFIG.d_ff
+    deviation = {"small": 0.02, "Kaiming": (2 / fan_in) ** 0.5, "Xavier": (2 / (fan_in + fan_out)) ** 0.5}[init]
+    assert states[0]["stack.1.feed_forward.up.weight"].std().item() == pytest.approx(deviation, rel=0.03)
+
+
+def steps_of(count=4, **how):
+    torch.manual_seed(0)
+    model = LanguageModel(CONFIG, 1)
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    moved, gradients, seen = [], [], []
+    for step in islice(training(model, **how), count):
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        moved.append((after - before).abs().max().item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item())
+        seen.append(step)
+        before = after
+    return seen, moved, gradients
+
+
+def test_a_step_tells_its_loss_and_its_gradient():
+    seen, _, gradients = steps_of()
+    assert seen[0].loss == pytest.approx(np.log(BYTES), abs=0.1), "log 128, for who knows nothing"
+    assert [step.gradient for step in seen] == pytest.approx(gradients, rel=1e-4)
+
+
+def test_warming_up_the_rate_rises_to_what_it_is():
+    """Adam's first steps are about as long as the rate."""
+    _, moved, _ = steps_of(rate=1e-3)
+    _, warmed, _ = steps_of(rate=1e-3, warm_up=4)
+    assert moved[0] == pytest.approx(1e-3, rel=0.02)  # and weights decay a little
+    assert warmed == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3], rel=0.1)
+
+
+def test_a_gradient_is_clipped_to_a_norm():
+    seen, _, gradients = steps_of(clip=0.01)
+    assert all(step.gradient > 0.02 for step in seen), "told as it was before"
+    assert gradients == pytest.approx([0.01] * len(seen), rel=1e-3)
+
+
+def test_the_text_is_ascii():
+    assert TEXT.read_text(encoding="ascii").startswith("\n                                 Apache License")
