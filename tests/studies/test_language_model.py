@@ -117,7 +117,7 @@ def test_a_gradient_is_clipped_to_a_norm():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_trains_with_the_weights_of_its_step(dtype):
     """Autocast keeps a weight's cast until it is left: a model that is not, goes on with its first matrices."""
-    (seen, *_), (exact, *_) = steps_of(count=8, dtype=dtype), steps_of(count=8)
+    (seen, *_), (exact, *_) = steps_of(count=4, batch=2, dtype=dtype), steps_of(count=4, batch=2)
     assert [step.loss for step in seen] == pytest.approx([step.loss for step in exact], rel=2e-3)
     assert seen != exact
     assert not torch.is_autocast_enabled("cpu")
