@@ -100,7 +100,7 @@ def test_the_committed_figures_are_what_a_run_finds(remedy):
     row = min(FIGURES.where(remedy=remedy), key=lambda row: row["survived"])
     found = measure(setup_of(row))
     assert abs(found["survived"] - row["survived"]) <= 1
-    assert found["first"].startswith("stack.")
+    assert found["first"].startswith(f"stack.{found['layer']}.feed_forward.")
     assert found["loss"][:2] == pytest.approx(row["loss"][:2], rel=1e-3)
     assert found["peak"][:2] == pytest.approx(row["peak"][:2], rel=0.01)
     assert found["underflow"] == pytest.approx(row["underflow"], abs=0.02)
