@@ -114,7 +114,7 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
 
     budgets = [rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias]
     if norm.running:
-        d = norm.x.shape[-1]
+        d = norm.x.shape[-1]  # below, a NaN is left to the values: a statistic that is NaN admits nothing else
         t_mean, t_var = (np.nan_to_num(by_feature(t, d), nan=0.0) for t in (spread, 2 * rho / np.square(norm.rstd)))
         budgets += _running(norm.running, v, t_mean, t_var)
     golden_share = 2.0 if compute_dtype == "float64" else 1.0

@@ -1,0 +1,1 @@
+"""What do RMSNorm, LayerNorm and BatchNorm do to an input, and what do they cost: parameters, time and memory?"""
