@@ -5,7 +5,6 @@ from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from impl_torch import BlockConfig, LayerNorm, PreLNBlock, PreLNStack, RMSNorm, attention, rope, swiglu
 
@@ -53,11 +52,18 @@ class OtherBlock(PreLNBlock):
 
     $$ h = \mathrm{norm}_1(x + \mathrm{attention}(x)), \qquad out = \mathrm{norm}_2(h + \mathrm{feed\_forward}(h)) $$
 
-    For a config with rotary positions and SwiGLU, and without biases and norms of queries and keys.
+    For a config with rotary positions and SwiGLU, and without biases and norms of queries and keys. Its projections and its
+    SwiGLU are submodules that are called, so that hooks see what they return.
     """
 
     def __init__(self, config: BlockConfig, normed: bool) -> None:
         super().__init__(config)
+        for name, matrix in [*self.named_parameters()]:
+            if matrix.ndim == 2:
+                projection = nn.utils.skip_init(nn.Linear, *reversed(matrix.shape), bias=False)
+                projection.weight = matrix
+                self.set_submodule(name.removesuffix(".weight"), projection)
+        self.get_submodule("feed_forward").add_module("act", Act())
         self.attention_norm, self.ffn_norm = (norm_of(config) if normed else nn.Identity() for _ in range(2))
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - there is no cache here
@@ -69,17 +75,23 @@ class OtherBlock(PreLNBlock):
 
     def attend(self, x: Float[Tensor, "*batch s d_model"]) -> Float[Tensor, "*batch s d_model"]:
         """The attention sublayer, as a `PreLNBlock` has it behind its norm."""
-        q, k, v = (self._linear(x, f"attention.{name}").unflatten(-1, (-1, self.config.d_head)) for name in "qkv")
+        part = self.get_submodule
+        q, k, v = (part(f"attention.{name}")(x).unflatten(-1, (-1, self.config.d_head)) for name in "qkv")
         q, k = (rope(heads, base=self.config.rope_base) for heads in (q, k))
-        return self._linear(attention(q, k, v).flatten(start_dim=-2), "attention.o")
+        return part("attention.o")(attention(q, k, v).flatten(start_dim=-2))
 
     def feed(self, x: Float[Tensor, "*batch s d_model"]) -> Float[Tensor, "*batch s d_model"]:
         """The feed-forward sublayer, as a `PreLNBlock` has it behind its norm."""
-        gate, up = (self._linear(x, f"feed_forward.{name}") for name in ("gate", "up"))
-        return self._linear(swiglu(gate, up), "feed_forward.down")
+        gate, up, act, down = (self.get_submodule(f"feed_forward.{name}") for name in ("gate", "up", "act", "down"))
+        return down(act(gate(x), up(x)))
 
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return linear(x, self.get_parameter(f"{name}.weight"))
+
+class Act(nn.Module):
+    """SwiGLU's product."""
+
+    def forward(self, gate: Float[Tensor, "*shape"], up: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The gate's SiLU times the other projection."""
+        return swiglu(gate, up)
 
 
 def norm_of(config: BlockConfig) -> nn.Module:

@@ -26,11 +26,19 @@ class Step(NamedTuple):
 
 
 def training(
-    model: LanguageModel, *, rate: float = 3e-3, warm_up: int = 0, clip: float = inf, batch: int = BATCH, window: int = WINDOW
+    model: LanguageModel,
+    *,
+    rate: float = 3e-3,
+    warm_up: int = 0,
+    clip: float = inf,
+    batch: int = BATCH,
+    window: int = WINDOW,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Step]:
     """Train, step by step, for as long as it is asked; the gradients of a step stay on the parameters until the next.
 
-    The rate rises to `rate` over the first `warm_up` steps, and stays there.
+    The rate rises to `rate` over the first `warm_up` steps, and stays there. A `dtype` of half precision is autocast's, which
+    is left with every step: until then it keeps its casts of the weights, and a loop within it would train against the first.
     """
     text = training_text()
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate)
@@ -38,7 +46,8 @@ def training(
     while True:
         windows = random_windows(text, batch, window)
         optimiser.zero_grad()
-        loss = next_byte_loss(model(windows[:, :-1]), windows)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = next_byte_loss(model(windows[:, :-1]), windows)
         loss.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = clip_grad_norm_(model.parameters(), clip) if clip < inf else get_total_norm(gradients)

@@ -114,5 +114,23 @@ def test_a_gradient_is_clipped_to_a_norm():
     assert gradients == pytest.approx([0.01] * len(seen), rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_trains_with_the_weights_of_its_step(dtype):
+    """Autocast keeps a weight's cast until it is left: a model that is not, goes on with its first matrices."""
+    (seen, *_), (exact, *_) = steps_of(count=4, batch=2, dtype=dtype), steps_of(count=4, batch=2)
+    assert [step.loss for step in seen] == pytest.approx([step.loss for step in exact], rel=2e-3)
+    assert seen != exact
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_a_sublayer_computes_on_the_way_is_seen_by_hooks():
+    block, seen = OtherBlock(CONFIG, normed=False).double(), {}
+    for name, part in block.named_modules():
+        part.register_forward_hook(lambda module, args, y, name=name: seen.setdefault(name, y))
+    block(X)
+    matrices = [name.removesuffix(".weight") for name, parameter in block.named_parameters() if parameter.ndim == 2]
+    assert set(seen) == {*matrices, "feed_forward.act", "attention_norm", "ffn_norm", ""}
+
+
 def test_the_text_is_ascii():
     assert TEXT.read_text(encoding="ascii").startswith("\n                                 Apache License")

@@ -26,6 +26,7 @@ SEEDED = {  # a set-up of each study whose outcome depends on what was drawn
     "depth": {},
     "dialect": {"subject": "normal weights", "dtype": "bfloat16"},
     "eps": {"dtype": "bfloat16", "statistics": "in x's dtype", "scale": 1.0},
+    "nan": {"remedy": "Xavier"},
     "norms": {"asked": "output"},
     "placement": {"model": "Post-LN", "layers": 3},
 }
