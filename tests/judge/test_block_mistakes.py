@@ -15,10 +15,10 @@ from conformance.cases import select
 from conformance.compare import compare, compare_output
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES, attention_gradients, block_gradients, block_precision
-from conformance.norms.cases import ROW_NORMS
+from conformance.norms.cases import NORMS
 from conformance.simulation import STYLES, play
 
-OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(ROW_NORMS))
+OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
 BACKWARD = (*block_gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
 # What is added to hidden scores is rounded, a step in a step function; NaN has no slope; and an order of casting is none here.
