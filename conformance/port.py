@@ -25,7 +25,7 @@ from reference import BlockConfig
 OPS = {
     "rms_norm": ("x", "weight"),
     "layer_norm": ("x", "weight", "bias"),
-    "batch_norm": ("x", "weight", "bias", "running_mean", "running_var"),
+    "batch_norm": ("x", "weight", "bias"),
     "rope": ("x",),
     "attention": ("q", "k", "v", "key_mask"),
     "swiglu": ("gate", "up"),
@@ -34,6 +34,8 @@ OPS = {
     "pre_ln_stack": ("x", "parameters", "key_mask"),
 }
 """The tensors that each op is called with, in order; `parameters` is a dict of them by name."""
+CONSTANT = ("running_mean", "running_var")
+"""Those that it is called with by name, and not differentiated for."""
 
 
 NOT_WRITTEN = "not written yet"
@@ -51,7 +53,7 @@ class Port:
 
         rms_norm(x, weight, *, eps) -> y
         layer_norm(x, weight, bias, *, eps) -> y
-        batch_norm(x, weight, bias, running_mean, running_var, *, eps, training, momentum, unbiased) -> y, or with training
+        batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y
         attention(q, k, v, key_mask, *, causal) -> y
@@ -179,6 +181,7 @@ class Port:
         if reason is not None:
             raise Skip(reason)
         function, constants = getattr(self, call.op), self._constants(call)
+        constants |= {name: given[name] for name in CONSTANT if name in given}
         made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
         output, gradients = made[0], len(call.asked) > len(made)
         names = OPS[call.op]

@@ -45,7 +45,7 @@ NORMS = {
     "layer_norm(self, x, weight, bias, *, eps)": "(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
 }
 OTHERS = {
-    "batch_norm(self, x, weight, bias, mean, var, *, eps, training, **running)": "y; in training y, mean, var: see spec.md.",
+    "batch_norm(self, x, weight, bias, *, running_mean, running_var, eps, **how)": "What spec.md says of BatchNorm.",
     "rope(self, x, *, position, base, interleaved)": "Every head's pairs of features, turned by their angles.",
     "attention(self, q, k, v, key_mask, *, causal)": "softmax(q · k / sqrt(d_head)) · v, head by head.",
     "swiglu(self, gate, up)": "gate · sigmoid(gate) · up.",
