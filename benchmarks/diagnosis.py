@@ -13,13 +13,13 @@ from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake
-from conformance.norms.cases import ROW_NORMS, NormOp
+from conformance.norms.cases import ROW_NORMS, RowNormOp
 from conformance.rounding import DTYPES, DType
 from conformance.selftest import TRIED
 from conformance.simulation import STYLES, play
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
-Trial = tuple[str, NormOp, DType, int]
+Trial = tuple[str, RowNormOp, DType, int]
 Outcome = tuple[Trial, str, str]
 """A trial; `itself`, `equivalent`, `another` or `none`; and the mistake that was named."""
 
@@ -62,7 +62,7 @@ def outcome(trial: Trial) -> Outcome:
     return trial, kind, named.id
 
 
-def _equivalent(one: Mistake, other: Mistake, op: NormOp, dtype: DType) -> bool:
+def _equivalent(one: Mistake, other: Mistake, op: RowNormOp, dtype: DType) -> bool:
     """Whether the two lead to the same numbers, up to noise, in every case of an op and a dtype."""
     for case in TRIED:
         if (case.op, case.dtype) == (op, dtype):
@@ -76,7 +76,7 @@ def _equivalent(one: Mistake, other: Mistake, op: NormOp, dtype: DType) -> bool:
     return True
 
 
-def _share(op: NormOp, dtype: DType, outcomes: list[Outcome]) -> dict[str, str | float]:
+def _share(op: RowNormOp, dtype: DType, outcomes: list[Outcome]) -> dict[str, str | float]:
     kinds = Counter(kind for (_, its_op, its_dtype, _), kind, _ in outcomes if (its_op, its_dtype) == (op, dtype))
     right = kinds["itself"] + kinds["equivalent"]
     counted = {kind: str(kinds[kind]) for kind in ("itself", "equivalent", "another", "none")}

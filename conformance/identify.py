@@ -18,7 +18,7 @@ from conformance.golden import golden
 from conformance.inputs import Draw
 from conformance.mistakes import MISTAKES
 from conformance.norms.anatomy import Norm, outputs_of, true_norm
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, NormOp
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, RowNormOp
 from conformance.protocol import Hello
 from conformance.rounding import HALF, DType
 from conformance.session import NoAnswer, Session
@@ -61,12 +61,12 @@ class Finding:
     told: bool = True
 
 
-def identify(op: NormOp, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
+def identify(op: RowNormOp, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
     """What one op of a port follows: cast order and offset, what it makes of a float32 weight, and eps."""
     return tuple(_findings(op, hello, ask))
 
 
-def identify_port(session: Session, ops: tuple[NormOp, ...] = ROW_NORMS) -> dict[NormOp, tuple[Finding, ...]]:
+def identify_port(session: Session, ops: tuple[RowNormOp, ...] = ROW_NORMS) -> dict[RowNormOp, tuple[Finding, ...]]:
     """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
     hello = session.hello
 
@@ -79,7 +79,7 @@ def identify_port(session: Session, ops: tuple[NormOp, ...] = ROW_NORMS) -> dict
     return {op: identify(op, hello, ask_for_y) for op in ops if op in hello.ops}
 
 
-def _findings(op: NormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
+def _findings(op: RowNormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
     offset = 0 if 0 in hello.weight_offsets else 1
     half = next((dtype for dtype in HALF if dtype in hello.dtypes), None)
     orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)]
@@ -96,7 +96,7 @@ def _findings(op: NormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
     yield _eps(_case(op, widest, Dialect(orders[0] if widest in HALF else "either_order", offset)), ask)
 
 
-def _case(op: NormOp, dtype: str, dialect: Dialect) -> NormCase:
+def _case(op: RowNormOp, dtype: str, dialect: Dialect) -> NormCase:
     """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
     random = next(case for case in ROW_NORM_CASES if case.op == op and case.name == "random")
     return replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)

@@ -12,7 +12,7 @@ from conformance.dialects import HALF as HALF_DIALECTS
 from conformance.dialects import SINGLE
 from conformance.golden import Golden, golden
 from conformance.inputs import Draw, inputs
-from conformance.norms.cases import ROW_NORM_CASES, NormCase, NormOp
+from conformance.norms.cases import ROW_NORM_CASES, NormCase, RowNormOp
 from conformance.rounding import DTYPES, HALF
 
 Array = np.ndarray
@@ -51,7 +51,7 @@ class Question:
     measured: bool = False
 
 
-def kinds(op: NormOp | None = None, dtype: str | None = None) -> tuple[NormCase, ...]:
+def kinds(op: RowNormOp | None = None, dtype: str | None = None) -> tuple[NormCase, ...]:
     """One case for every op, dialect and dtype that is asked about: the table's `random`, where a row of the table is."""
     dialects = {each: HALF_DIALECTS if each in HALF else SINGLE for each in DTYPES}
     asked = (case for case in ROW_NORM_CASES if op in (None, case.op) and dtype in (None, case.dtype))

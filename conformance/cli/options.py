@@ -12,7 +12,7 @@ import typer
 
 from conformance.case import Case, Op
 from conformance.cases import CASES, select
-from conformance.norms.cases import NormOp
+from conformance.norms.cases import RowNormOp
 from conformance.rounding import DType
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DRAWN_SEEDS = 2**31
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
 
 Mode = Literal["jit", "eager"]
-NormOption = Annotated[NormOp | None, typer.Option("--op", help="Only this norm.")]
+NormOption = Annotated[RowNormOp | None, typer.Option("--op", help="Only this norm.")]
 OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
 CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]

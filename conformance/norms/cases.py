@@ -13,10 +13,11 @@ from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Weight
 from conformance.rounding import DTYPES, HALF, DType
 
-NormOp = Literal["rms_norm", "layer_norm", "batch_norm"]
+RowNormOp = Literal["rms_norm", "layer_norm"]
+NormOp = RowNormOp | Literal["batch_norm"]
 
-NORMS: tuple[NormOp, ...] = get_args(NormOp)
-ROW_NORMS: tuple[NormOp, ...] = ("rms_norm", "layer_norm")
+ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
+NORMS: tuple[NormOp, ...] = (*ROW_NORMS, "batch_norm")
 
 
 def _eps(value: float) -> float:
@@ -166,7 +167,7 @@ VARIANTS = (
 )
 
 
-def _table(op: NormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
+def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
     for dtype in DTYPES:
         half = dtype in HALF
         probes = VALUES + (() if half else PRECISE_VALUES) + (() if dtype == "float16" else WIDE_VALUES)
@@ -182,7 +183,7 @@ def _table(op: NormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
                 yield dtype, dialect, probe
 
 
-def _case(op: NormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
+def _case(op: RowNormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
     row = {name: getattr(probe, name) for name in Probe.__dataclass_fields__}
     row["bias"] = probe.bias and op == "layer_norm"
     return NormCase(**row, op=op, dialect=dialect, dtype=dtype)

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.identify import Finding
-from conformance.norms.cases import NormOp
+from conformance.norms.cases import RowNormOp
 from conformance.report import words
 from conformance.report.remarks import is_begun, next_steps, without_gradients
 from conformance.report.report import CONFORMS, CaseEntry, Cause, Cell, Report
@@ -53,7 +53,7 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
     console.print()
 
 
-def show_findings(port: str, found: Mapping[NormOp, tuple[Finding, ...]], console: Console) -> None:
+def show_findings(port: str, found: Mapping[RowNormOp, tuple[Finding, ...]], console: Console) -> None:
     """Print what an implementation follows, op by op, with what says so."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in (port, "asked", "follows", "because"):

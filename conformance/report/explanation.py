@@ -26,7 +26,7 @@ def describe(case: Case) -> dict[str, str]:
         "x": f"{_draw(case.x)}, {case.x.rows.replace('_', ' ')}, {case.layout}",
         "eps": f"{case.eps:.9g}",
         "weight": case.weight.replace("_", " "),
-    }
+    } | ({"settings": ", ".join(f"{name} {value}" for name, value in case.settings.items())} if case.settings else {})
 
 
 def _draw(x: Draw) -> str:
