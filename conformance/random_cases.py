@@ -13,12 +13,12 @@ from conformance.answerable import LARGEST_X, why_unanswerable
 from conformance.case import Layout
 from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Rows, Weight
-from conformance.norms.cases import ROW_NORMS, NormCase, RowNormOp
+from conformance.norms.cases import ROW_NORMS, NormCase, NormOp
 from conformance.protocol import Hello
 from conformance.rounding import DType, largest
 from conformance.runner import unsupported
 
-Question = tuple[RowNormOp, DType, Dialect]
+Question = tuple[NormOp, DType, Dialect]
 T = TypeVar("T")
 
 SIMPLEST_FIRST: tuple[DType, ...] = ("float32", "float64", "bfloat16", "float16")
