@@ -56,6 +56,7 @@ class Port(TensorFlowPort):
     expected = {"gelu/*/float64/*": GELU, "pre_ln_block/gpt2/float64/*": GELU}  # noqa: RUF012
     rms_norm = staticmethod(rows.rms_norm)
     layer_norm = staticmethod(rows.layer_norm)
+    batch_norm = staticmethod(rows.batch_norm)
     rope = staticmethod(block.rope)
     attention = staticmethod(block.attention)
     swiglu = staticmethod(block.swiglu)
@@ -89,9 +90,10 @@ def _vjp(function: Any, inputs: tuple, dy: Tensor, **constants: Any) -> tuple[Te
     present = [leaf for leaf in leaves if leaf is not None]
     with tf.GradientTape() as tape:
         tape.watch(present)
-        y = function(*inputs, **constants)
+        made = function(*inputs, **constants)
+        y = made[0] if isinstance(made, tuple) else made
     gradients = iter(tape.gradient(y, present, dy))
-    return y, tf.nest.pack_sequence_as(inputs, [None if leaf is None else next(gradients) for leaf in leaves])
+    return made, tf.nest.pack_sequence_as(inputs, [None if leaf is None else next(gradients) for leaf in leaves])
 
 
 @cache
