@@ -72,9 +72,9 @@ def batch_norm(
     x: Array,
     weight: Array | None,
     bias: Array | None,
+    *,
     running_mean: Array,
     running_var: Array,
-    *,
     eps: float,
     training: bool,
     momentum: float = 0.1,
@@ -99,7 +99,7 @@ def batch_norm(
         g, dweight, dbias = scale_backward(dy)
         if training:
             g = g - _sum_rows(g) / rows - x_hat * (_sum_rows(g * x_hat) / rows)  # *batch d
-        return (rstd * g).astype(x.dtype), dweight, dbias, None, None
+        return (rstd * g).astype(x.dtype), dweight, dbias
 
     if not training:
         return y, backward

@@ -39,13 +39,14 @@ class TensorFlowPort(conformance.port.Port):
         return tensor.numpy()
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
-        return self._program(_evaluate, function, constants)(inputs)
+        return self._program(_evaluate, function, constants)(inputs, **_tensors(constants))
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
-        return self._program(_vjp, function, constants)(inputs, dy)
+        return self._program(_vjp, function, constants)(inputs, dy, **_tensors(constants))
 
     def _program(self, how: Any, function: Any, constants: dict[str, Any]) -> Any:
-        return (_compiled if self.jit else partial)(how, function, **constants)
+        fixed = {name: value for name, value in constants.items() if name not in _tensors(constants)}
+        return (_compiled if self.jit else partial)(how, function, **fixed)
 
 
 class Port(TensorFlowPort):
@@ -79,6 +80,11 @@ class Moments(TensorFlowPort):
             raise Skip("tf.nn.batch_normalization takes parameters of x's dtype only")
         mean, var = tf.nn.moments(x, axes=[-1], keepdims=True)
         return tf.nn.batch_normalization(x, mean, var, bias, weight, eps)  # pyright: ignore[reportArgumentType]
+
+
+def _tensors(constants: dict[str, Any]) -> dict[str, Tensor]:
+    """Those that a program is given anew at every call."""
+    return {name: value for name, value in constants.items() if tf.is_tensor(value)}
 
 
 def _evaluate(function: Any, inputs: tuple, **constants: Any) -> Any:
