@@ -17,11 +17,8 @@ import impl_jax
 class JaxPort(conformance.port.Port):
     """JAX arrays, jax.vjp, and jax.jit or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
 
-    static: tuple[str, ...] = (
-        "order",
-        "training",
-        "unbiased",
-    )  # the constants that are compiled in; eps is not, so that cases share programs
+    # The constants that are compiled in; eps is not, so that cases share programs.
+    static: tuple[str, ...] = ("order", "training", "unbiased")
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)

@@ -9,6 +9,7 @@ from jax import Array
 
 import impl_jax.port
 
+BIASED = {"batch_norm/training/*": "the variance that runs is the biased one"}
 UNSEEN = "a query that sees no key gets the mean of all values: masked scores are merely low"
 
 
@@ -22,7 +23,7 @@ class Port(impl_jax.port.JaxPort):
     orders = ("scale_then_cast",)
     weight_offsets = (0,)
     # Layers take eps, and what rope is given, in their constructors.
-    static = ("order", "eps", "position", "base", "interleaved", "causal", "approximate")
+    static = (*impl_jax.port.JaxPort.static, "eps", "momentum", "position", "base", "interleaved", "causal", "approximate")
     packages: tuple[str, ...] = ()
     expected_in_jit: Mapping[str, str] = MappingProxyType({})
 

@@ -1,11 +1,13 @@
 """flax.linen's RMSNorm and LayerNorm: as they ship, and with LayerNorm's variance in two passes."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen
 from jax import Array
 
 import ports.jax_library
-from ports.jax_library import UNSEEN, visible
+from ports.jax_library import BIASED, UNSEEN, visible
 
 
 class TwoPass(ports.jax_library.Port):
@@ -14,6 +16,7 @@ class TwoPass(ports.jax_library.Port):
     name = "flax_linen, two passes"
     packages = ("flax",)
     use_fast_variance = False
+    skips = BIASED
     expected = {"attention/*/hides_a_row": UNSEEN}  # noqa: RUF012
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, order: str = "scale_then_cast") -> Array:
@@ -32,6 +35,33 @@ class TwoPass(ports.jax_library.Port):
         )
         return _apply(norm, x, scale=weight, bias=bias)
 
+    def batch_norm(
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        *,
+        running_mean: Array,
+        running_var: Array,
+        eps: float,
+        training: bool,
+        momentum: float = 0.1,
+        **_: Any,
+    ) -> Any:
+        norm = linen.BatchNorm(
+            use_running_average=not training,
+            momentum=1 - momentum,
+            epsilon=eps,
+            dtype=x.dtype,
+            use_scale=weight is not None,
+            use_bias=bias is not None,
+            use_fast_variance=self.use_fast_variance,
+        )
+        params = {name: each for name, each in (("scale", weight), ("bias", bias)) if each is not None}
+        variables = {"params": params, "batch_stats": {"mean": running_mean, "var": running_var}}
+        y, changed = norm.apply(variables, x, mutable=["batch_stats"])
+        return (y, changed["batch_stats"]["mean"], changed["batch_stats"]["var"]) if training else y
+
     @staticmethod
     def attention(q: Array, k: Array, v: Array, key_mask: Array | None, *, causal: bool) -> Array:
         """Keys and values are repeated for it; without a mask nothing is hidden."""
@@ -47,6 +77,8 @@ class Port(TwoPass):
     expected = {  # noqa: RUF012
         **TwoPass.expected,
         "layer_norm/*/mean_*": "E[x²] - E[x]² at a large mean: ratios of 2 to 9e8",
+        "batch_norm/training*/mean_300": "E[x²] - E[x]² at a large mean: ratios of 2e2 to 9e2",
+        "batch_norm/training*/float[36][24]/constant_columns": "E[x²] - E[x]² leaves rounding for zero: ratios of 80 to 4e2",
         "layer_norm/either_order/float32/constant_rows": "E[x²] - E[x]² leaves rounding for zero: ratios of 16 to 5e4",
     }
     expected_in_jit = {  # noqa: RUF012
@@ -54,6 +86,7 @@ class Port(TwoPass):
         "layer_norm/scale_then_cast/*/constant_rows": "E[x²] - E[x]² leaves rounding for zero: ratios of 80 to 2e3",
     }
     skips = {  # noqa: RUF012
+        **BIASED,
         "layer_norm/either_order/float64/constant_rows": "E[x²] - E[x]² is not zero in 15 seeds of 16",
         "layer_norm/either_order/float32/width_[23]": "E[x²] - E[x]² cancels in 3 seeds of 16, where a row's values are close",
         "layer_norm/scale_then_cast/bfloat16/mean_30": "E[x²] - E[x]² shows in 6 seeds of 16",

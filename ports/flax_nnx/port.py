@@ -1,10 +1,13 @@
 """flax.nnx's RMSNorm and LayerNorm: as they ship, and with the settings that conform."""
 
+from typing import Any
+
 from flax import nnx
 from jax import Array
 
 import ports.flax_linen.port
 import ports.jax_library
+from ports.jax_library import BIASED
 
 
 class Careful(ports.jax_library.Port):
@@ -13,6 +16,7 @@ class Careful(ports.jax_library.Port):
     name = "flax_nnx, careful"
     packages = ("flax",)
     use_fast_variance = False
+    skips = BIASED
     dtype_is_given = False
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, order: str = "scale_then_cast") -> Array:
@@ -39,6 +43,34 @@ class Careful(ports.jax_library.Port):
         )
         return _with(norm, scale=weight, bias=bias)(x).astype(x.dtype)
 
+    def batch_norm(
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        *,
+        running_mean: Array,
+        running_var: Array,
+        eps: float,
+        training: bool,
+        momentum: float = 0.1,
+        **_: Any,
+    ) -> Any:
+        norm = nnx.BatchNorm(
+            x.shape[-1],
+            use_running_average=not training,
+            momentum=1 - momentum,
+            epsilon=eps,
+            dtype=x.dtype if self.dtype_is_given else None,
+            use_scale=weight is not None,
+            use_bias=bias is not None,
+            use_fast_variance=self.use_fast_variance,
+            rngs=nnx.Rngs(0),
+        )
+        norm.mean, norm.var = nnx.BatchStat(running_mean), nnx.BatchStat(running_var)
+        y = _with(norm, scale=weight, bias=bias)(x).astype(x.dtype)
+        return (y, norm.mean[...], norm.var[...]) if training else y
+
 
 class Port(Careful):
     """As they ship, and `dtype=x.dtype`; LayerNorm's variance is that of flax.linen, in one pass."""
@@ -48,6 +80,7 @@ class Port(Careful):
     dtype_is_given = True
     expected = {  # noqa: RUF012
         **ports.flax_linen.port.Port.expected,
+        "batch_norm/*float16/*": "`dtype` rounds parameters and running statistics first: ratios of 1e3 to 1e4",
         "*_float32_weight/*": "`dtype` rounds the parameters to half precision first: ratios of 1e2 to 1e4",
     }
     expected_in_jit = ports.flax_linen.port.Port.expected_in_jit

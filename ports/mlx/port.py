@@ -16,16 +16,19 @@ UNROUNDED = "x_hat is rounded to the dtype that x and the weight promote to, whi
 HALF = "computed operation by operation in half precision, where 1 + tanh, or 1 + erf, cancels"
 UNSEEN = "a query that sees no key gets the mean of all values: masked scores are merely low"
 EXPECTED = {
-    "*_norm/*/float64/*": FLOAT64,
+    "rms_norm/*/float64/*": FLOAT64,
+    "layer_norm/*/float64/*": FLOAT64,
     "rope/*/float64/*": FLOAT64,
     "attention/*/float64/*": FLOAT64,
     "swiglu/*/float64/*": FLOAT64,
     "gelu/erf/float64/*": "erf of a float64 x is computed in float32",
     "*_float32_weight/*": UNROUNDED,
+    "batch_norm/training/*float16/*": "the batch's statistics are rounded to x's dtype: ratios of 1e3 to 2e4",
     "attention/*/hides_a_row": UNSEEN,
     "gelu/*16/tail": HALF,
 }
 SKIPS = {
+    "batch_norm/training_biased/*": "the variance that runs is the unbiased one",
     "layer_norm/*_float32_weight/*/tiny_weight": "the bias hides whether x_hat was rounded, or not, as the seed has it",
     "gelu/*16/random": f"{HALF}: enough to fail on some inputs",
     "swiglu/*16/*": "the terms of silu's gradient are rounded one by one, and cancel: enough to fail on some inputs",
@@ -78,6 +81,27 @@ class Port(conformance.port.Port):
         return mx.fast.layer_norm(x, weight, bias, eps)
 
     @staticmethod
+    def batch_norm(
+        x: mx.array,
+        weight: mx.array | None,
+        bias: mx.array | None,
+        *,
+        running_mean: mx.array,
+        running_var: mx.array,
+        eps: float,
+        training: bool,
+        momentum: float = 0.1,
+        **_: Any,
+    ) -> Any:
+        """y, which float32 parameters promote, is cast to x's dtype outside."""
+        norm = nn.BatchNorm(x.shape[-1], eps, momentum, affine=weight is not None)
+        given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+        norm.update({name: each for name, each in given.items() if each is not None})
+        norm.train(training)
+        y = norm(x).astype(x.dtype)
+        return (y, norm.running_mean, norm.running_var) if training else y
+
+    @staticmethod
     def rope(x: mx.array, *, position: int, base: float, interleaved: bool) -> mx.array:
         heads = x.swapaxes(-2, -3)
         turned = mx.fast.rope(heads, x.shape[-1], traditional=interleaved, base=base, scale=1.0, offset=position)
@@ -103,7 +127,8 @@ class Port(conformance.port.Port):
     def vjp(self, function: Any, inputs: tuple, dy: mx.array, constants: dict[str, Any]) -> tuple[mx.array, tuple]:
         def forward(*present: mx.array) -> mx.array:
             given = iter(present)
-            return function(*(None if tensor is None else next(given) for tensor in inputs), **constants)
+            made = function(*(None if tensor is None else next(given) for tensor in inputs), **constants)
+            return made[0] if isinstance(made, tuple) else made
 
         def both(dy: mx.array, *present: mx.array) -> list[mx.array]:
             outputs, gradients = mx.vjp(forward, list(present), [dy])

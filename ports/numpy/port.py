@@ -18,6 +18,7 @@ class Port(conformance.port.Port):
     taps = True
     rms_norm = staticmethod(rows.rms_norm)
     layer_norm = staticmethod(rows.layer_norm)
+    batch_norm = staticmethod(rows.batch_norm)
     rope = staticmethod(attending.rope)
     attention = staticmethod(block.attention)
     swiglu = staticmethod(feed_forward.swiglu)

@@ -1,6 +1,7 @@
-"""RMSNorm and LayerNorm over rows, and the matrix product; each returns y and the function that pulls dy back to its inputs.
+"""RMSNorm and LayerNorm over rows, BatchNorm over columns, and the matrix product.
 
-What is read is widened first, half precision to float32, and what is returned is rounded once.
+Each returns y and the function that pulls dy back to its inputs. What is read is widened first, half precision to
+float32, and what is returned is rounded once.
 """
 
 from collections.abc import Callable
@@ -65,6 +66,47 @@ def layer_norm(
         return dx.astype(x.dtype), dweight, dbias
 
     return y, backward
+
+
+def batch_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    running_mean: Array,
+    running_var: Array,
+    eps: float,
+    training: bool,
+    momentum: float = 0.1,
+    unbiased: bool = True,
+) -> tuple[Any, Backward]:
+    r"""Centre every column, divide it by its standard deviation, over the batch or as it ran so far, then scale and shift.
+
+    $$ y = w\, \hat x + b, \qquad \hat x = r\,(x - \mu), \qquad
+       dx = r\,(g - \bar g - \hat x\, \overline{g \hat x}), \text{ in evaluation } r\,g, \quad g = w\,dy $$
+
+    In training y is one of three: the running statistics, (1 − momentum)·old + momentum·new, go with it.
+    """
+    wide, rows = widen(x), x.size // x.shape[-1]
+    mean = _sum_rows(wide) / rows if training else running_mean  # d
+    centred = wide - mean  # *batch d
+    var = _sum_rows(np.square(centred)) / rows if training else running_var  # d
+    rstd = 1 / np.sqrt(var + eps)  # d
+    x_hat = centred * rstd  # *batch d
+    y, scale_backward = _scale(x_hat, x, weight, bias, 0.0, "scale_then_cast")
+
+    def backward(dy: Array) -> tuple[Any, ...]:
+        g, dweight, dbias = scale_backward(dy)
+        if training:
+            g = g - _sum_rows(g) / rows - x_hat * (_sum_rows(g * x_hat) / rows)  # *batch d
+        return (rstd * g).astype(x.dtype), dweight, dbias
+
+    if not training:
+        return y, backward
+    kept = var * (rows / (rows - 1)) if unbiased else var  # d
+    new_mean = (1 - momentum) * running_mean + momentum * mean  # d
+    new_var = (1 - momentum) * running_var + momentum * kept  # d
+    return (y, new_mean, new_var), backward
 
 
 def _scale(

@@ -27,6 +27,7 @@ class Port(conformance.port.Port):
         "gelu/tanh/float64/*": "the constants of Gelu's formula are in float32",
     }
     weight_offsets = (0,)
+    skips = {"batch_norm/training/*": "the variance that runs is the biased one"}  # noqa: RUF012
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -50,6 +51,29 @@ class Port(conformance.port.Port):
 
     def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float, **_: Any) -> Array:
         return one_dtype("LayerNormalization", eps, x, weight, bias)
+
+    def batch_norm(
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        *,
+        running_mean: Array,
+        running_var: Array,
+        eps: float,
+        training: bool,
+        momentum: float = 0.1,
+        **_: Any,
+    ) -> Any:
+        """Features are on axis 1; `momentum` is the share of the old, and the variance that runs is the biased one."""
+        if weight is None or bias is None:
+            raise Skip("BatchNormalization always has a scale and a bias")
+        given = np.ascontiguousarray(np.moveaxis(x, -1, 1)), weight, bias, running_mean, running_var
+        settings = ("epsilon", eps), ("momentum", 1 - momentum), ("training_mode", int(training))
+        run = one_node("BatchNormalization", settings, *(element_type(array) for array in given), more=2 * training)
+        y, *running = map(np.asarray, run.run(None, {f"X{i}": array for i, array in enumerate(given)}))
+        y = np.moveaxis(y, 1, -1)
+        return (y, *running) if training else y
 
     def rope(self, x: Array, *, position: int, base: float, interleaved: bool) -> Array:
         """The angles are a model's initialisers: float64 here, cosines and sines rounded to x's dtype."""
@@ -79,7 +103,7 @@ class Simplified(Port):
     """SimplifiedLayerNormalization, onnxruntime's own RMSNorm, which its optimiser makes of the nodes of an exported model."""
 
     name = "onnxruntime simplified"
-    layer_norm = rope = attention = swiglu = gelu = None  # pyright: ignore[reportAssignmentType]
+    layer_norm = batch_norm = rope = attention = swiglu = gelu = None  # pyright: ignore[reportAssignmentType]
     expected = {"*_float32_weight/float16/*": "y has the dtype of the weight, and x_hat is not rounded"}  # noqa: RUF012
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, **_: Any) -> Array:
@@ -116,12 +140,19 @@ def node(op: str, *inputs: Array, **attributes: Any) -> Array:
 
 
 @cache
-def one_node(op: str, attributes: tuple[tuple[str, Any], ...], *element_types: int) -> onnxruntime.InferenceSession:
-    """A session for one node of any operator, at any shape. Raises `Skip` where it has no kernel for these types."""
+def one_node(
+    op: str, attributes: tuple[tuple[str, Any], ...], *element_types: int, more: int = 0
+) -> onnxruntime.InferenceSession:
+    """A session for one node of any operator, at any shape; `more` outputs than one have the type of the last input.
+
+    Raises `Skip` where it has no kernel for these types.
+    """
     names = [f"X{i}" for i in range(len(element_types))]
     inputs = [helper.make_tensor_value_info(name, type_, None) for name, type_ in zip(names, element_types, strict=True)]
-    output = helper.make_tensor_value_info("Y", element_types[0], None)
-    graph = helper.make_graph([helper.make_node(op, names, ["Y"], **dict(attributes))], op, inputs, [output])
+    types = element_types[0], *element_types[-1:] * more
+    outputs = [helper.make_tensor_value_info(f"Y{i}", type_, None) for i, type_ in enumerate(types)]
+    made = [output.name for output in outputs]
+    graph = helper.make_graph([helper.make_node(op, names, made, **dict(attributes))], op, inputs, outputs)
     return _session(graph, 24, element_types)
 
 

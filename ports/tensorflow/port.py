@@ -39,13 +39,14 @@ class TensorFlowPort(conformance.port.Port):
         return tensor.numpy()
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
-        return self._program(_evaluate, function, constants)(inputs)
+        return self._program(_evaluate, function, constants)(inputs, **_tensors(constants))
 
     def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
-        return self._program(_vjp, function, constants)(inputs, dy)
+        return self._program(_vjp, function, constants)(inputs, dy, **_tensors(constants))
 
     def _program(self, how: Any, function: Any, constants: dict[str, Any]) -> Any:
-        return (_compiled if self.jit else partial)(how, function, **constants)
+        fixed = {name: value for name, value in constants.items() if name not in _tensors(constants)}
+        return (_compiled if self.jit else partial)(how, function, **fixed)
 
 
 class Port(TensorFlowPort):
@@ -56,6 +57,7 @@ class Port(TensorFlowPort):
     expected = {"gelu/*/float64/*": GELU, "pre_ln_block/gpt2/float64/*": GELU}  # noqa: RUF012
     rms_norm = staticmethod(rows.rms_norm)
     layer_norm = staticmethod(rows.layer_norm)
+    batch_norm = staticmethod(rows.batch_norm)
     rope = staticmethod(block.rope)
     attention = staticmethod(block.attention)
     swiglu = staticmethod(block.swiglu)
@@ -80,6 +82,11 @@ class Moments(TensorFlowPort):
         return tf.nn.batch_normalization(x, mean, var, bias, weight, eps)  # pyright: ignore[reportArgumentType]
 
 
+def _tensors(constants: dict[str, Any]) -> dict[str, Tensor]:
+    """Those that a program is given anew at every call."""
+    return {name: value for name, value in constants.items() if tf.is_tensor(value)}
+
+
 def _evaluate(function: Any, inputs: tuple, **constants: Any) -> Any:
     return function(*inputs, **constants)
 
@@ -89,9 +96,10 @@ def _vjp(function: Any, inputs: tuple, dy: Tensor, **constants: Any) -> tuple[Te
     present = [leaf for leaf in leaves if leaf is not None]
     with tf.GradientTape() as tape:
         tape.watch(present)
-        y = function(*inputs, **constants)
+        made = function(*inputs, **constants)
+        y = made[0] if isinstance(made, tuple) else made
     gradients = iter(tape.gradient(y, present, dy))
-    return y, tf.nest.pack_sequence_as(inputs, [None if leaf is None else next(gradients) for leaf in leaves])
+    return made, tf.nest.pack_sequence_as(inputs, [None if leaf is None else next(gradients) for leaf in leaves])
 
 
 @cache

@@ -1,4 +1,4 @@
-"""RMSNorm, LayerNorm and the matrix product, of TensorFlow's own operations; gradients are those of `tf.GradientTape`."""
+"""The norms and the matrix product, of TensorFlow's own operations; gradients are those of `tf.GradientTape`."""
 
 from typing import Any
 
@@ -34,6 +34,30 @@ def layer_norm(
     wide = widen(x)
     mean, var = tf.nn.moments(wide, axes=[-1], keepdims=True)  # *batch 1
     return scale((wide - mean) * tf.math.rsqrt(var + eps), x.dtype, weight, bias, weight_offset, order)
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+    training: bool,
+    momentum: float = 0.1,
+    unbiased: bool = True,
+) -> Any:
+    """x less its mean, over its standard deviation, both from `tf.nn.moments`, or as they ran; scaled and shifted."""
+    wide, rows = widen(x), x.shape.num_elements() / x.shape[-1]
+    mean, var = running_mean, running_var  # d
+    if training:
+        mean, var = tf.nn.moments(wide, axes=list(range(len(x.shape) - 1)))
+    y = scale((wide - mean) * tf.math.rsqrt(var + eps), x.dtype, weight, bias, 0.0, "scale_then_cast")
+    if not training:
+        return y
+    kept = var * (rows / (rows - 1)) if unbiased else var
+    return y, (1 - momentum) * running_mean + momentum * mean, (1 - momentum) * running_var + momentum * kept
 
 
 def scale(

@@ -14,7 +14,7 @@ from ports.tinygrad.clang import find_clang
 if "clang" not in os.environ.get("CC", "") and (clang := find_clang()):
     os.environ["CC"] = clang  # tinygrad asks for it when it compiles
 
-from tinygrad import Tensor, TinyJit, dtypes, nn
+from tinygrad import Context, Tensor, TinyJit, dtypes, nn
 
 FLOAT64 = "computed in float32"
 HALF = "mean, variance and every step are rounded to x's dtype: ratios of 1e2 to infinity"
@@ -37,13 +37,18 @@ class Port(conformance.port.Port):
         "rms_norm/*_float32_weight/float16/*": FOLDED,
         "layer_norm/*/bfloat16/*[!1]": HALF,  # width_1 passes: there is nothing to round
         "layer_norm/*/float16/*": HALF,
+        "batch_norm/training/*float16/*": HALF,
         "rope/*/float64/*": FLOAT64,
         "rope/*/*float16/*": PROMOTED,
         "attention/*/hides_a_row": BLIND,
         "gelu/erf/float64/*": ERF,
         "gelu/*/*float16/tail": GELU,
     }
-    skips = {"gelu/*/*float16/random": BY_CHANCE, "swiglu/*/*float16/*": BY_CHANCE}  # noqa: RUF012
+    skips = {  # noqa: RUF012
+        "batch_norm/training_biased/*": "the variance that runs is the unbiased one",
+        "gelu/*/*float16/random": BY_CHANCE,
+        "swiglu/*/*float16/*": BY_CHANCE,
+    }
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device.upper(), jit=jit)
@@ -77,6 +82,27 @@ class Port(conformance.port.Port):
         return norm(x)
 
     @staticmethod
+    def batch_norm(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        running_mean: Tensor,
+        running_var: Tensor,
+        eps: float,
+        training: bool,
+        momentum: float = 0.1,
+        **_: Any,
+    ) -> Any:
+        """y, which float32 parameters promote, is cast to x's dtype outside."""
+        norm = nn.BatchNorm(int(x.shape[-1]), eps, affine=False, momentum=momentum)
+        norm.weight, norm.bias = weight, bias
+        norm.running_mean, norm.running_var = running_mean.clone(), running_var.clone()  # they are assigned to
+        with Context(TRAINING=int(training)):
+            y = norm(x.transpose(1, -1)).transpose(1, -1).cast(x.dtype)
+        return (y, norm.running_mean, norm.running_var) if training else y
+
+    @staticmethod
     def rope(x: Tensor, *, position: int, base: float, interleaved: bool) -> Tensor:
         if interleaved:
             raise Skip("its model turns pairs of halves")
@@ -104,17 +130,18 @@ class Port(conformance.port.Port):
     def gelu(x: Tensor, *, approximate: bool) -> Tensor:
         return x.gelu("tanh" if approximate else "none")
 
-    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Tensor:
-        return self._realize(lambda *given: [function(*given, **constants)], inputs)[0]
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
+        return _alone(self._realize(lambda *given: _all(function(*given, **constants)), inputs))
 
-    def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Tensor, tuple]:
+    def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Any, tuple]:
         def both(dy: Tensor, *given: Tensor | None) -> list[Tensor]:
-            y = function(*given, **constants)
-            return [y, *y.gradient(*(tensor for tensor in given if tensor is not None), gradient=dy)]
+            made = _all(function(*given, **constants))
+            return [*made, *made[0].gradient(*(tensor for tensor in given if tensor is not None), gradient=dy)]
 
-        y, *rest = self._realize(both, (dy, *inputs))
-        gradients = iter(rest)
-        return y, tuple(None if tensor is None else next(gradients) for tensor in inputs)
+        realized = self._realize(both, (dy, *inputs))
+        made = len(realized) - sum(tensor is not None for tensor in inputs)
+        gradients = iter(realized[made:])
+        return _alone(realized[:made]), tuple(None if tensor is None else next(gradients) for tensor in inputs)
 
     def _realize(self, function: Any, inputs: tuple) -> list[Tensor]:
         """What the function returns of the inputs, computed; the third call of a `TinyJit` replays what the second recorded."""
@@ -128,3 +155,11 @@ class Port(conformance.port.Port):
         for _ in range(2):
             recorded(*inputs)
         return recorded(*inputs)
+
+
+def _all(made: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    return list(made) if isinstance(made, tuple) else [made]
+
+
+def _alone(made: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    return tuple(made) if len(made) > 1 else made[0]

@@ -28,7 +28,7 @@ class EncoderLayer(ports.torch_nn.port.Port):
     """Pre-LN, with biases, as many key heads as query heads, no rope, and no cache."""
 
     name = "torch.nn encoder layer"
-    rms_norm = layer_norm = attention = swiglu = gelu = None  # pyright: ignore
+    rms_norm = layer_norm = batch_norm = attention = swiglu = gelu = None  # pyright: ignore
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         c = call.settings["config"]

@@ -11,10 +11,21 @@ import impl_torch.port
 
 HALF = "CPU: mean and rstd are saved in half precision for the backward pass, and in eager mode dbias is summed in it"
 WIDTH_1 = "CPU: x_hat is x·rstd - mean·rstd, whose roundings do not cancel at a width of one (pytorch#188375)"
+STRIDED = "CPU: where x has features last, the gradients are computed step by step in x's dtype; dbias in bfloat16 is rounded"
 
 # The first glob leaves out bfloat16's width_1, which passes: compiled, x - mean comes first.
-COMPILED = {"layer_norm/*/bfloat16/*[!1]": HALF, "layer_norm/*/float16/*": HALF}
-EAGER = {"layer_norm/*/float32/width_1": WIDTH_1, "layer_norm/*/bfloat16/width_1": WIDTH_1, "layer_norm/*float16/*": HALF}
+COMPILED = {
+    "layer_norm/*/bfloat16/*[!1]": HALF,
+    "layer_norm/*/float16/*": HALF,
+    "batch_norm/training/bfloat16/rows_8192": "CPU: rstd is saved in half precision for the backward pass",
+}
+EAGER = {
+    "layer_norm/*/float32/width_1": WIDTH_1,
+    "layer_norm/*/bfloat16/width_1": WIDTH_1,
+    "layer_norm/*float16/*": HALF,
+    "batch_norm/training/float16/*[!t]": STRIDED,  # tiny_weight passes
+    "batch_norm/*/bfloat16/*": STRIDED,
+}
 
 
 class Port(impl_torch.port.TorchPort):
@@ -23,6 +34,7 @@ class Port(impl_torch.port.TorchPort):
     name = "torch.nn"
     orders = ("scale_then_cast",)
     weight_offsets = (0,)
+    skips = {"batch_norm/training_biased/*": "the variance that runs is the unbiased one"}  # noqa: RUF012
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -36,6 +48,23 @@ class Port(impl_torch.port.TorchPort):
     @staticmethod
     def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **_: Any) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+    @staticmethod
+    def batch_norm(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *,
+        running_mean: Tensor,
+        running_var: Tensor,
+        eps: float,
+        training: bool,
+        momentum: float = 0.1,
+        **_: Any,
+    ) -> Any:
+        running = running_mean.detach().clone(), running_var.detach().clone()  # they are written to
+        y = F.batch_norm(x.movedim(-1, 1), *running, weight, bias, training, momentum, eps).movedim(1, -1)
+        return (y, *running) if training else y
 
     @staticmethod
     def attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, *, causal: bool) -> Tensor:
@@ -53,6 +82,22 @@ class Port(impl_torch.port.TorchPort):
     @staticmethod
     def gelu(x: Tensor, *, approximate: bool) -> Tensor:
         return F.gelu(x, approximate="tanh" if approximate else "none")
+
+
+class Rows(Port):
+    """BatchNorm of x as [R, features], which is contiguous: what is right about it in half precision, where a view is not."""
+
+    name = "torch.nn rows"
+    rms_norm = layer_norm = attention = swiglu = gelu = None  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=jit)
+        self.expected = {glob: reason for glob, reason in self.expected.items() if jit and glob.startswith("batch_norm")}
+
+    @staticmethod
+    def batch_norm(x: Tensor, *others: Any, **constants: Any) -> Any:
+        made = Port.batch_norm(x.reshape(-1, x.shape[-1]), *others, **constants)
+        return (made[0].view_as(x), *made[1:]) if isinstance(made, tuple) else made.view_as(x)
 
 
 class Forward(Port):
