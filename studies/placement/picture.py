@@ -14,7 +14,7 @@ from studies.placement.claims import depths, largest, rates, trained, warm_ups
 from studies.placement.measure import BUNCH, DEEP, INITS, LEARNT, MODELS, SHALLOW, entropy
 
 # From light to dark, so that grey says it too.
-SHADES = {1e-3: "#9ecae1", 3e-3: "#4292c6", 1e-2: "#08519c", 3e-2: "#041e42"}
+SHADES = {1e-3: "#c6dbef", 3e-3: "#6baed6", 1e-2: "#2171b5", 3e-2: "#08306b", 1e-1: "#000000"}
 STYLES = dict(zip(MODELS, LINES, strict=True))
 TOP = 5.0  # nats a byte: a little above what a model begins with that knows nothing
 BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.2, "linestyle": ":"}
