@@ -33,7 +33,7 @@ class Functions(ports.torch_nn.port.Port):
     """Llama's rope and its attention in eager mode, `silu`, `gelu`, and the `gelu_new` of GPT-2."""
 
     name = "transformers functions"
-    rms_norm = layer_norm = None  # pyright: ignore
+    rms_norm = layer_norm = batch_norm = None  # pyright: ignore
     skips = SKIPS
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:

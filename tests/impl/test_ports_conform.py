@@ -28,6 +28,7 @@ COMPILED = tuple(
     case
     for case in CASES
     if (case.name in TELLING and case.dialect.weight_dtype == "storage" and not is_of_another_preset(case))
+    or (case.op, case.name) == ("batch_norm", "random")  # whose parameters are float32 beside half precision
     or (case.id in LAYOUTS and (case.op, case.dtype) == ("rms_norm", "float32"))
 )
 
@@ -51,9 +52,9 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-def test_there_are_twelve_cases_of_layouts():
+def test_there_are_nine_cases_of_layouts():
     """All that impl_jax may skip."""
-    assert len(LAYOUTS) == 12
+    assert len(LAYOUTS) == 9
 
 
 @pytest.mark.parametrize("port", PORTS)
