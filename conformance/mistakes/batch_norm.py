@@ -9,15 +9,12 @@ import numpy as np
 from conformance.mistakes.mistake import BATCH, Mistake
 from conformance.mistakes.precision import NO_NARROWER
 from conformance.norms.anatomy import Batch, Norm, Paths, Steps
+from conformance.norms.batch_norm import BatchNormCase
 from conformance.norms.values import batch_axes, mean
 from conformance.rounding import HALF, round_to
 
 Array = np.ndarray
 
-BIASED_ONCE = {
-    dtype: "a biased running variance is asked for in float32 only: in every other case the unbiased one is right"
-    for dtype in ("float64", "bfloat16", "float16")
-}
 ANOTHER_MOMENTUM = {
     dtype: "another momentum than 0.1 is asked for in float32 only" for dtype in ("float64", "bfloat16", "float16")
 }
@@ -80,7 +77,6 @@ MISTAKES = (
         "The running variance is too large by 1/R of the new share; y is right, until it is evaluated.",
         "a layer of PyTorch's taken for flax's or Keras's",
         BATCH,
-        hidden=BIASED_ONCE,
     ),
     Mistake(
         "momentum_of_the_old",
@@ -93,7 +89,7 @@ MISTAKES = (
     Mistake(
         "momentum_0.1",
         "momentum is hard-coded at 0.1",
-        _batch(momentum=float(np.float32(0.1))),
+        _batch(momentum=BatchNormCase.momentum),
         "The running statistics follow at another pace than was asked for.",
         "torch's default, where another is asked for",
         BATCH,

@@ -16,6 +16,11 @@ EPS = float(np.float32(1e-6))
 RUNNING = ("running_mean", "running_var")
 
 
+def _one_less(share: float) -> float:
+    """One less the float32 nearest to `share`: it and the rest are both exact in float32, whichever is called momentum."""
+    return 1 - float(np.float32(share))
+
+
 @dataclass(frozen=True)
 class BatchNormCase(NormCase):
     """One question about BatchNorm: in training, or in evaluation, where the running statistics stand for the batch's.
@@ -25,7 +30,7 @@ class BatchNormCase(NormCase):
     """
 
     training: bool = True
-    momentum: float = float(np.float32(0.1))
+    momentum: float = _one_less(0.9)
     unbiased: bool = True
 
     @property
@@ -97,16 +102,15 @@ MANY_ROWS = Probe("rows_8192", "sums accumulated in half precision", shape=(2, 4
 def _table(dtype: DType) -> Iterator[BatchNormCase]:
     half = dtype in HALF
     dialect = Dialect("either_order", weight_dtype="float32" if half else "storage")
-    training = VALUES + TRAINING_VALUES + (() if dtype == "float16" else WIDE_VALUES)
-    if dtype == "float32":
-        training += SHAPES
-    if dtype in ("float32", "bfloat16"):
-        training += (MANY_ROWS,)
-    for probe in training:
+    values = VALUES + TRAINING_VALUES + (() if dtype == "float16" else WIDE_VALUES)
+    shapes = (SHAPES if dtype == "float32" else ()) + ((MANY_ROWS,) if dtype in ("float32", "bfloat16") else ())
+    for probe in values + shapes:
         yield _case(probe, dtype, dialect)
+    for probe in values:  # for those whose running variance is the biased one
+        yield replace(_case(probe, dtype, dialect), unbiased=False)
     if dtype == "float32":
-        yield replace(_case(MOMENTUM, dtype, dialect), momentum=float(np.float32(0.01)))
-        yield replace(_case(VALUES[0], dtype, dialect), unbiased=False)
+        slow = _case(MOMENTUM, dtype, dialect)
+        yield from (replace(slow, momentum=_one_less(0.99), unbiased=unbiased) for unbiased in (True, False))
     for probe in VALUES:
         yield replace(_case(probe, dtype, dialect), training=False)
 
