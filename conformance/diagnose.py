@@ -18,7 +18,7 @@ from conformance.mistakes.mistake import Mistake, both
 from conformance.norms.anatomy import BACKWARDS
 from conformance.rounding import store, unit_roundoff
 
-SCREENED = 6  # failing outputs on which every mistake is tried; those that explain none of them are dropped
+SCREENED = 6, 24  # failing outputs on which every mistake is tried: one that explains none is dropped; and where all are, again
 LARGE = 1_000  # elements beyond which a case is asked only whether the mistake found explains it too
 FEW = 0.05  # the share of failing outputs that are too few to tell a mistake from a coincidence
 FILLS = 2.0**-7  # the share of a bound that errors must reach somewhere for the bound to be what explains them
@@ -93,14 +93,18 @@ def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdi
     """
     small = any(map(_is_small, failing))
     failing = [unit for unit in failing if _is_small(unit) == small]
-    few = _spread(failing)
     units = [(verdict, output) for verdict in judged for output in verdict.judged]
     passing = [unit for unit in units if unit[1].passes and _is_small(unit) == small]
-    scores: dict[Mistake, tuple[int, float, float]] = {}
-    for mistake in mistakes:
-        if any(_explains(mistake, unit, seed) for unit in few) and _is_plausible(mistake, failing, seed):
-            scores[mistake] = _score(mistake, failing + passing, seed)
-    return sorted((mistake for mistake in scores if scores[mistake][0] > 0), key=scores.__getitem__, reverse=True)
+    mistakes, scores = tuple(mistakes), dict[Mistake, tuple[int, float, float]]()
+    for count in SCREENED:
+        few = _spread(failing, count)
+        for mistake in mistakes:
+            if any(_explains(mistake, unit, seed) for unit in few) and _is_plausible(mistake, failing, seed):
+                scores[mistake] = _score(mistake, failing + passing, seed)
+        ranked = sorted((mistake for mistake in scores if scores[mistake][0] > 0), key=scores.__getitem__, reverse=True)
+        if ranked:
+            return ranked
+    return []
 
 
 def _score(mistake: Mistake, units: list[Unit], seed: int) -> tuple[int, float, float]:
@@ -126,7 +130,7 @@ def _is_plausible(mistake: Mistake, failing: list[Unit], seed: int) -> bool:
     if all(mistake.exact(verdict.case) for verdict, _ in failing):
         return True
     explained = [unit for unit in failing if _mostly(mistake, unit, seed)]
-    residuals = [_residual(mistake, unit, seed) for unit in _spread(explained)]
+    residuals = [_residual(mistake, unit, seed) for unit in _spread(explained, SCREENED[0])]
     fills = any(residual == 0 or residual >= FILLS for residual in residuals)  # zero: its very numbers
     return fills and len(explained) >= len(failing) / 2
 
@@ -135,14 +139,14 @@ def _is_small(unit: Unit) -> bool:
     return prod(unit[0].case.shape) <= LARGE
 
 
-def _spread(failing: list[Unit]) -> list[Unit]:
-    """A few failing outputs as unlike one another as possible."""
+def _spread(failing: list[Unit], count: int) -> list[Unit]:
+    """So many failing outputs as unlike one another as possible."""
     spread: dict[tuple[str, str], Unit] = {}
     for verdict, output in failing:
         spread.setdefault((verdict.case.name, output.output), (verdict, output))
     units = list(spread.values())
-    step = max(1, len(units) // SCREENED)
-    return (units[::step] + units + failing)[:SCREENED]
+    step = max(1, len(units) // count)
+    return (units[::step] + units + failing)[:count]
 
 
 def _explains(mistake: Mistake, unit: Unit, seed: int) -> bool:

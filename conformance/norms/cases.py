@@ -14,7 +14,7 @@ from conformance.inputs import Cotangent, Draw, Weight
 from conformance.rounding import DTYPES, HALF, DType
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
-NormOp = RowNormOp | Literal["batch_norm"]
+NormOp = Literal[RowNormOp, "batch_norm"]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 NORMS: tuple[NormOp, ...] = (*ROW_NORMS, "batch_norm")

@@ -52,6 +52,7 @@ def altered(**fields: object) -> dict:
         ({"layout": "expanded", "x__rows": "spike"}, "layout: expanded repeats the first entry, and spike makes it another"),
         ({"bias": 1}, "bias: 1 must be true or false"),
         ({"op": "rms_norm"}, "bias: rms_norm has none"),
+        ({"op": "batch_norm"}, "op: batch_norm is asked by the kit's own cases alone; it must be rms_norm or layer_norm"),
         ({"name": "a/b"}, "name: 'a/b' must be letters, digits and any of _ . + -"),
         ({"name": None}, "name: null must be a string"),
         ({"eps": "1e-5"}, 'eps: "1e-5" must be a number'),
