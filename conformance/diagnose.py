@@ -99,7 +99,9 @@ def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdi
     for count in SCREENED:
         few = _spread(failing, count)
         for mistake in mistakes:
-            if any(_explains(mistake, unit, seed) for unit in few) and _is_plausible(mistake, failing, seed):
+            if mistake in scores or not any(_explains(mistake, unit, seed) for unit in few):
+                continue
+            if _is_plausible(mistake, failing, seed):
                 scores[mistake] = _score(mistake, failing + passing, seed)
         ranked = sorted((mistake for mistake in scores if scores[mistake][0] > 0), key=scores.__getitem__, reverse=True)
         if ranked:

@@ -10,7 +10,7 @@ from conformance.mistakes.mistake import BATCH, Mistake
 from conformance.mistakes.precision import NO_NARROWER
 from conformance.norms.anatomy import Batch, Norm, Paths, Steps
 from conformance.norms.batch_norm import BatchNormCase
-from conformance.norms.values import batch_axes, mean
+from conformance.norms.values import FEATURES, batch_axes, mean
 from conformance.rounding import HALF, round_to
 
 Array = np.ndarray
@@ -38,10 +38,6 @@ def _through_statistics(s: Steps, direct: Array, through_mean: Array, through_rs
     """The paths that dx has in training, by the statistics that are at hand."""
     axes = batch_axes(s.x)
     return direct, -s.rstd * mean(s.g, axes), -s.rstd * s.x_hat * mean(s.g * s.x_hat, axes)
-
-
-def _over(*axes: int) -> Callable[[Norm], Norm]:
-    return lambda norm: replace(norm, axes=axes)
 
 
 def _twice(old: Array, new: Array, momentum: float) -> Array:
@@ -179,7 +175,7 @@ MISTAKES = (
     Mistake(
         "layer_norm_for_batch_norm",
         "the statistics are a row's, over its features: this is LayerNorm",
-        _over(-1),
+        lambda norm: replace(norm, axes=FEATURES),
         "Features keep their means and sizes.",
         "planted: the other norm of the same library",
         BATCH,
