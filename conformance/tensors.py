@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import tempfile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -66,10 +67,10 @@ def read_tensors(path: Path, limit: int | None = None) -> dict[str, Array]:
 
 
 def parse_tensors(path: Path, content: bytes) -> dict[str, Array]:
-    """The tensors of a file that was read; raises as `read_tensors` does."""
+    """The tensors of a file that was read, in the order of their names; raises as `read_tensors` does."""
     # `safetensors.numpy.load` does not know bfloat16 (0.8), hence the deserialiser below it.
     try:
-        entries = deserialize(content)
+        entries = sorted(deserialize(content), key=itemgetter(0))  # it shuffles: another order, and a compiler starts anew
     except SafetensorError as error:
         raise TensorFileError(f"{path}: not a readable safetensors file: {error}") from None
     return {name: _as_array(path, name, entry, entry["data"], STORED_DTYPES) for name, entry in entries}
