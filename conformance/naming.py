@@ -14,13 +14,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from conformance.nearest import did_you_mean
 from conformance.port import Port
 from conformance.process import serve_command
 
@@ -107,18 +107,14 @@ def _as_path(name: str) -> tuple[Path | None, str]:
         if not path.is_file():
             raise PortNameError(f"the folder {stem} has no port.py")
     if not path.exists():
-        raise PortNameError(f"there is no file {stem}{_meant(path)}")
+        beside = (each.name for each in path.parent.glob("*"))
+        raise PortNameError(f"there is no file {stem}{did_you_mean(path.name, beside)}")
     if path.suffix != ".py":
         if not os.access(path, os.X_OK):
             raise PortNameError(f"{stem} is not executable: chmod +x {stem}, or name what runs it: --exec 'node {stem}', say")
         if class_name:
             raise PortNameError(f"{stem} is a program; only a port in Python has a class")
     return path.absolute(), class_name
-
-
-def _meant(path: Path) -> str:
-    close = get_close_matches(path.name, [each.name for each in path.parent.glob("*")], n=1, cutoff=0.6)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from conformance.case import OPS, Case
 from conformance.cases import CASES
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
+from conformance.nearest import did_you_mean
 from conformance.protocol import PROTOCOL, Hello, ProtocolError, read_hello
 from conformance.rounding import DTYPES
 from conformance.runner import PortRun, as_expected, unsupported
@@ -48,7 +48,7 @@ def answered(folder: Path) -> dict[str, Path]:
     ids = {case.id for case in CASES}
     strays = [id_ for id_ in files if id_ not in ids]
     if strays:
-        named = "; ".join(f"{files[id_]} belongs to no case{_nearest(id_, ids)}" for id_ in strays[:STRAYS_NAMED])
+        named = "; ".join(f"{files[id_]} belongs to no case{did_you_mean(id_, ids)}" for id_ in strays[:STRAYS_NAMED])
         raise OutputsError(named + (f"; and {len(strays) - STRAYS_NAMED} more" if len(strays) > STRAYS_NAMED else ""))
     return files
 
@@ -68,7 +68,7 @@ def about(folder: Path) -> Hello:
     fields = [*Hello.__dataclass_fields__, "type", "protocol"]
     for name in said:
         if name not in fields:
-            raise OutputsError(f"{path}: field {name!r} is unknown{_nearest(name, fields)}")
+            raise OutputsError(f"{path}: field {name!r} is unknown{did_you_mean(name, fields)}")
     try:
         return read_hello({"type": "hello", "protocol": PROTOCOL, "name": folder.resolve().name} | DEFAULTS | said)
     except ProtocolError as error:
@@ -103,8 +103,3 @@ def _judge(spec: str, path: Path, case: Case, hello: Hello) -> Verdict:
         held = ", ".join(sorted(outputs)) or "nothing"
         return Verdict(spec, case, "error", message=f"{', '.join(missing)} missing: the file holds {held}{hint}")
     return compare(spec, golden(case, SEED), outputs, asked)
-
-
-def _nearest(name: str, among: Any) -> str:
-    close = get_close_matches(name, among, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""

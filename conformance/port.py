@@ -33,10 +33,10 @@ OPS = {
     "pre_ln_block": ("x", "parameters", "k_cache", "v_cache", "key_mask"),
     "pre_ln_stack": ("x", "parameters", "key_mask"),
 }
-"""The tensors that each op is called with, in order; `parameters` is a dict of them by name."""
-CONSTANT = ("running_mean", "running_var")
-"""Those that it is called with by name, and not differentiated for."""
+"""The tensors that each op is called with, in order.
 
+What else is given goes into `parameters`, a dict, where there is one; elsewhere it is passed by name, as a constant is.
+"""
 
 NOT_WRITTEN = "not written yet"
 """Why an op of a port that has just been begun skips a case; a report says what to write next."""
@@ -181,12 +181,12 @@ class Port:
         if reason is not None:
             raise Skip(reason)
         function, constants = getattr(self, call.op), self._constants(call)
-        constants |= {name: given[name] for name in CONSTANT if name in given}
         made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
         output, gradients = made[0], len(call.asked) > len(made)
         names = OPS[call.op]
-        parameters = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
-        inputs = tuple(parameters if name == "parameters" else given.get(name) for name in names)
+        others = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
+        inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
+        constants |= {} if "parameters" in names else others
         taps: dict[str, Any] = {}
         if not gradients:
             y, cotangents = self.evaluate(function, inputs, constants), tuple[Any, ...]()

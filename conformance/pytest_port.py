@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from conformance.case import OPS, Case
 from conformance.cases import CASES, select
 from conformance.compare import Verdict
 from conformance.naming import PortNameError, command
+from conformance.nearest import did_you_mean
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import assemble, build, digest
 from conformance.report.machine import as_json, parse
@@ -93,8 +93,8 @@ def _selected(glob: str, where: str, *, op: str | None = None, dtype: str | None
     cases = select(glob, op=op, dtype=dtype)
     if not cases:
         limited = "".join(f" of {name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
-        close = get_close_matches(glob, [case.id for case in CASES], n=1, cutoff=0.5)
-        raise ValueError(f"{where}: no case{limited} matches {glob!r}" + (f"; did you mean {close[0]}?" if close else ""))
+        meant = did_you_mean(glob, (case.id for case in CASES))
+        raise ValueError(f"{where}: no case{limited} matches {glob!r}{meant}")
     return cases
 
 

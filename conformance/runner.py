@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import groupby
 
 from conformance.case import Case
 from conformance.compare import Verdict, compare
@@ -77,9 +76,11 @@ def run_ports(
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
-    """Neighbours of one family; the last ones, which take a compiler longest, come first."""
-    groups = [tuple(group) for _, group in groupby(enumerate(cases), lambda item: family(item[1]))]
-    return deque(reversed(groups))
+    """The cases by family; the last ones, which take a compiler longest, come first."""
+    families: dict[tuple[str, int, str], list[tuple[int, Case]]] = {}
+    for place, case in enumerate(cases):
+        families.setdefault(family(case), []).append((place, case))
+    return deque(map(tuple, reversed(families.values())))
 
 
 def _drained(groups: deque[Group], taken: list[int]) -> Iterator[Case]:

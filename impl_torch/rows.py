@@ -68,7 +68,7 @@ def as_stored(x: Tensor) -> Tensor:
 
 def sum_rows(a: Tensor) -> Tensor:
     """Sum [*batch, d] over every axis but the last."""
-    return a.reshape(-1, a.shape[-1]).sum(dim=0)
+    return a.sum(dim=tuple(range(a.ndim - 1))) if a.ndim > 1 else a
 
 
 def flatten_trailing(x: Tensor, normalized_shape: Sequence[int]) -> Tensor:

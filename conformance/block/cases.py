@@ -21,7 +21,7 @@ class BlockCase:
     """A question about a composite op, of a `kind`, such as a preset: what of the config the op needs, and its sizes.
 
     `s` positions after `past` cached ones, the first of them at `position` + `past`. `hot` scales the queries' weights, or the
-    queries, and so the scores. The key mask leaves the last keys of the last sequence out (`padding`), or the first key
+    queries, and so the scores. The key mask leaves the last keys of the last sequence out (`padding`), or the first keys
     of the first sequence, so that its first query sees none (`hides_a_row`).
     """
 
@@ -194,16 +194,30 @@ VARIED_OPS = (
     BlockCase("attention", "grouped", "not_causal", "a causal mask where none belongs", replace(LLAMA, causal=False)),
 )
 
+# In float32 and in half precision; all share one program, that of the preset itself.
 BLOCKS = (
+    BlockCase("pre_ln_block", "llama", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
+    BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=24.0),
+    BlockCase("pre_ln_block", "llama", "large", "squares of x in half precision", LLAMA, x=Draw(scale=300.0)),
+    BlockCase("pre_ln_block", "llama", "small", "eps left out, or outside the root", LLAMA, x=Draw(scale=2**-8)),
+)
+MASKED = (
     BlockCase("pre_ln_block", "llama", "cached", "a mask or positions that do not know of the cache", LLAMA, s=3, past=6),
     BlockCase("pre_ln_block", "llama", "padding", "a key mask left out", LLAMA, key_mask="padding"),
     BlockCase(
         "pre_ln_block", "llama", "hides_a_row", "a query that sees no key: NaN, or the mean", LLAMA, key_mask="hides_a_row"
     ),
-    BlockCase("pre_ln_block", "llama", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
-    BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=24.0),
-    BlockCase("pre_ln_block", "llama", "large", "squares of x in half precision", LLAMA, x=Draw(scale=300.0)),
-    BlockCase("pre_ln_block", "llama", "small", "eps left out, or outside the root", LLAMA, x=Draw(scale=2**-8)),
+)
+# The same in half precision, and over many rows, in one program instead of three.
+MANY = BlockCase("pre_ln_block", "llama", "", "", LLAMA, batch=96, s=6, past=6)
+MASKED_MANY = (
+    replace(
+        MANY,
+        name="cached_padding",
+        exposes="a mask that does not know of the cache, or of the key mask; a weight's gradient summed in half precision",
+        key_mask="padding",
+    ),
+    replace(MANY, name="cached_hides_a_row", exposes="a query that sees no key: NaN, or the mean", key_mask="hides_a_row"),
 )
 VARIED = (
     BlockCase(
@@ -214,19 +228,15 @@ VARIED = (
         "pre_ln_block", "biased", "random", "biases left out; pairs of halves instead of neighbours", BIASED, position=30
     ),
 )
-MANY_ROWS = BlockCase(
-    "pre_ln_block", "llama", "many_rows", "a weight's gradient summed in half precision", LLAMA, batch=96, s=6
-)
-STACKS = (BlockCase("pre_ln_stack", "llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=2),)
+STACK = BlockCase("pre_ln_stack", "llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=2)
 
 
 def _table() -> Iterator[BlockCase]:
     for dtype in DTYPES:
         rows = [*PLAIN_OPS, *_presets()]
         rows += [*OPS_OF_A_BLOCK, *BLOCKS] if dtype != "float64" else []
-        rows += [*VARIED_OPS, *VARIED] if dtype == "float32" else []
-        rows += STACKS if dtype in ("float32", "bfloat16") else []
-        rows += [MANY_ROWS] if dtype == "bfloat16" else []
+        rows += [*MASKED, *VARIED_OPS, *VARIED, STACK] if dtype == "float32" else []
+        rows += MASKED_MANY if dtype in HALF else []
         yield from (replace(case, dtype=dtype) for case in rows)
 
 

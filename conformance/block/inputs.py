@@ -42,5 +42,5 @@ def _key_mask(case: BlockCase) -> Array:
     if case.key_mask == "padding":
         mask[-1, -2:] = 0.0
     else:
-        mask[0, 0] = 0.0
+        mask[0, : case.past + 1] = 0.0
     return mask

@@ -1,6 +1,6 @@
 """The ops that a block is made of, each with its backward pass, and how far an honest implementation of it may be off.
 
-An op is a frozen dataclass: its fields are what can be altered. `forward` and `vjp` run on a `Machine`; `bound` is the
+An op is a frozen dataclass: its fields are what can be altered. `forward` and `vjp` run on a `Machine`; a `bound` is the
 half-width, before the last rounding, of what it may return from inputs that are known exactly, with u and v the unit
 roundoffs of the storage and the compute dtype.
 """
@@ -42,6 +42,10 @@ class Op(Protocol):
         """The cotangents of the values read."""
         ...
 
+
+class Bounded(Op, Protocol):
+    """An op with a rule for its error; a norm has intervals of its own."""
+
     def bound(self, u: float, v: float, y: Array, *values: Array) -> Array:
         """The half-width around y."""
         ...
@@ -73,9 +77,6 @@ class Norm:
         dx = m.compute(m.store(direct) + m.store(through_mean + through_rstd), (8 + math.sqrt(x.shape[-1])) * size)
         dweight = sum_rows(m.store(dy * x_hat))
         return (dx, dweight, sum_rows(dy)) if bias else (dx, dweight)
-
-    def bound(self, u: float, v: float, y: Array, x: Array, weight: Array, *bias: Array) -> Array:
-        raise NotImplementedError("a norm has intervals of its own")
 
     def _normalise(self, x: Array) -> tuple[Array, Array]:
         made = (reference.layer_norm if self.centred else reference.rms_norm)(x, eps=self.eps)

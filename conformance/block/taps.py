@@ -11,7 +11,7 @@ import numpy as np
 
 from conformance.block.cases import BlockCase
 from conformance.block.machine import Machine
-from conformance.block.ops import Norm
+from conformance.block.ops import Bounded, Norm
 from conformance.block.program import Program, Stage
 from conformance.dialects import Dialect
 from conformance.expected import Expected
@@ -75,9 +75,10 @@ def _expected(case: BlockCase, stage: Stage, values: Values, dtype: str) -> Expe
     reads = [values[name] for name in stage.reads]
     if isinstance(stage.op, Norm):
         return _of_norm(case, stage.op, reads, dtype)
+    op: Bounded = stage.op
     u, v = unit_roundoff(case.dtype), unit_roundoff(compute_dtype(case.dtype))
-    value = stage.op.forward(Machine(), *reads)
-    half_width = stage.op.bound(u, v, value, *reads)
+    value = op.forward(Machine(), *reads)
+    half_width = op.bound(u, v, value, *reads)
     stored = Expected.around(value, half_width, case.dtype)
     if dtype == case.dtype:
         return stored

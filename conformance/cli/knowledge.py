@@ -1,6 +1,5 @@
 """`conformance list` and `conformance explain`: what the kit knows."""
 
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, OpOption, selected
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
+from conformance.nearest import did_you_mean
 from conformance.properties import PROPERTIES
 
 Listing = Literal["cases", "dialects", "mistakes", "ports", "properties"]
@@ -71,8 +71,8 @@ def explain(
         print(f"{id_}\n  {dialects[id_].sentence}\n  cases     conformance list --case '*/{id_}/*'")
     elif id_ in properties:
         print(explain_property(properties[id_]))
-    elif close := get_close_matches(id_, [*mistakes, *dialects, *properties], n=1, cutoff=0.7):
-        raise typer.BadParameter(f"nothing is called {id_!r}; did you mean {close[0]}?", param_hint="ID")
+    elif meant := did_you_mean(id_, [*mistakes, *dialects, *properties]):
+        raise typer.BadParameter(f"nothing is called {id_!r}{meant}", param_hint="ID")
     else:
         case, *others = selected(id_, None, None, "ID")
         if others:

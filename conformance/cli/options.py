@@ -3,7 +3,6 @@
 import secrets
 import shlex
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +11,7 @@ import typer
 
 from conformance.case import Case, Op
 from conformance.cases import CASES, select
+from conformance.nearest import did_you_mean
 from conformance.norms.cases import RowNormOp
 from conformance.rounding import DType
 
@@ -132,8 +132,7 @@ def selected(
     """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
     cases = select(pattern, op=op, dtype=dtype, cases=among)
     if not cases:
-        close = get_close_matches(pattern, [case.id for case in among], n=1, cutoff=0.5)
-        help_ = f"; did you mean {close[0]}?" if close else "; `conformance list` lists them all"
+        help_ = did_you_mean(pattern, (case.id for case in among)) or "; `conformance list` lists them all"
         limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
         raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)
     return cases

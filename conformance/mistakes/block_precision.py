@@ -285,6 +285,6 @@ MISTAKES = (
         "An error that grows with the number of rows.",
         "Liger#950, helion#3595",
         BLOCK,
-        NO_NARROWER | {"float16": "a block of many rows is asked for in bfloat16: the sum of few is within the noise"},
+        NO_NARROWER,
     ),
 )

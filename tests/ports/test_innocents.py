@@ -51,7 +51,7 @@ INNOCENTS = [
     Innocent("ports.keras", "jit", 11, 7, ("jax", "keras")),
     Innocent("ports.mlx", "eager", 255, 91, ("mlx",)),
     Innocent("ports.mlx", "jit", 8, 10, ("mlx",)),
-    Innocent("ports.numpy", "eager", 601, 0, ("numpy",)),
+    Innocent("ports.numpy", "eager", 597, 0, ("numpy",)),
     Innocent("ports.onnxruntime", "eager", 258, 4, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 103, 4, ("onnx", "onnxruntime")),
     Innocent("ports.tensorflow", "eager", 586, 6, ("tensorflow",)),
