@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from conformance.cases import select
 from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, OpOption, selected
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
@@ -71,7 +72,7 @@ def explain(
         print(f"{id_}\n  {dialects[id_].sentence}\n  cases     conformance list --case '*/{id_}/*'")
     elif id_ in properties:
         print(explain_property(properties[id_]))
-    elif meant := did_you_mean(id_, [*mistakes, *dialects, *properties]):
+    elif not select(id_) and (meant := did_you_mean(id_, [*mistakes, *dialects, *properties])):
         raise typer.BadParameter(f"nothing is called {id_!r}{meant}", param_hint="ID")
     else:
         case, *others = selected(id_, None, None, "ID")

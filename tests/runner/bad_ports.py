@@ -205,6 +205,17 @@ class AnswersFromMemory(Honest):
         return {name: remembered[f"upper.{name}"] for name in call.asked}
 
 
+# Says who it is.
+
+
+class SaysItsProcess(Honest):
+    """Skips, at leisure; the reason is its process."""
+
+    def run(self, call: Call, given: dict[str, Array]) -> dict[str, Array]:
+        time.sleep(0.01)
+        raise Skip(str(os.getpid()))
+
+
 # Wrong from the start.
 
 

@@ -20,7 +20,7 @@ from conformance.case_files import CaseFileError, as_json, read_cases
 from conformance.cases import select
 from conformance.fixtures import MANIFEST, FixtureError, check, read_fixture, read_manifest
 from conformance.golden import compute
-from conformance.tensors import TensorFileError, read_dump, read_tensors
+from conformance.tensors import TensorFileError, read_dump, read_tensors, write_tensors
 
 READERS = {"tensors": (read_tensors, TensorFileError), "dump": (lambda path: read_dump(path).tensors, TensorFileError)}
 SANE = 4 * 1 << 20  # bytes that reading a small file may take
@@ -128,6 +128,13 @@ def read_or_refused(path: Path, content: bytes, reader: str) -> str:
 @pytest.mark.parametrize("reader", READERS)
 def test_a_whole_file_is_read(tmp_path, reader):
     assert read_or_refused(tmp_path / "whole", WHOLE, reader) == ""
+
+
+def test_tensors_come_in_the_order_of_their_names(tmp_path):
+    """The file's own deserialiser shuffles them, and a compiler that is given a dict in another order starts anew."""
+    names = [f"layer_{number:02}" for number in range(20)]
+    write_tensors(tmp_path / "many", {name: np.zeros(2, np.float32) for name in reversed(names)})
+    assert list(read_tensors(tmp_path / "many")) == names
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -18,6 +18,7 @@ from conformance.report.building import build
 from conformance.report.report import FAILS, Settings
 from conformance.runner import PortRun, run_port, run_ports, unsupported
 from conformance.session import STARTS_IN_A_ROW
+from conformance.shard import family
 
 VICTIM, FOLLOWER = select("rms_norm/either_order/float32/zero_rows") + select("rms_norm/either_order/float32/random")
 HELLO = Hello(
@@ -51,6 +52,17 @@ def test_an_honest_port_passes_every_case():
     result = run(bad_port("Honest"), *ROW_NORM_CASES)
     assert [verdict for verdict in result.verdicts if verdict.status != "pass"] == []
     assert [verdict.case for verdict in result.verdicts] == list(ROW_NORM_CASES)
+
+
+def test_processes_share_the_cases_and_not_a_family():
+    """What a compiler keeps for a family would be compiled in both."""
+    result = run(bad_port("SaysItsProcess"), *ROW_NORM_CASES, jobs=2)
+    assert [verdict.case for verdict in result.verdicts] == list(ROW_NORM_CASES)
+    processes: dict[object, set[str]] = {}
+    for verdict in result.verdicts:
+        processes.setdefault(family(verdict.case), set()).add(verdict.message)
+    assert {len(of_family) for of_family in processes.values()} == {1}
+    assert len(set().union(*processes.values())) == 2
 
 
 def test_what_a_port_prints_is_not_its_answer():
