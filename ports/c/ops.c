@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "attention.h"
+#include "batch_norm.h"
 #include "block.h"
 #include "feed_forward.h"
 #include "norms.h"
@@ -38,6 +39,12 @@ static const struct tensor *row_parameter(const struct tensor *given, const char
 static void output(struct tensor **outputs, const char *name, const struct tensor *like, const real *made)
 {
     put(outputs, name, like, encode(like->dtype, like->count, made));
+}
+
+static void output_if(const struct tensor *given, struct tensor **outputs, const char *name, const real *made)
+{
+    if (given)
+        output(outputs, name, given, made);
 }
 
 static size_t axis_from_last(const struct tensor *tensor, size_t back)
@@ -81,10 +88,47 @@ static void answer_norm(const struct json *message, bool centred, bool backward,
     real *dx = reals(x->count), *dweight = reals(d), *dbias = reals(d);
     norm_vjp(how, input_like(given, "dy", x), of_x, w, dx, dweight, dbias);
     output(outputs, "dx", x, dx);
-    if (weight)
-        output(outputs, "dweight", weight, dweight);
-    if (bias)
-        output(outputs, "dbias", bias, dbias);
+    output_if(weight, outputs, "dweight", dweight);
+    output_if(bias, outputs, "dbias", dbias);
+}
+
+static void answer_batch_norm(const struct json *message, const struct json *settings, bool backward,
+                              const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x");
+    size_t d = axis_from_last(x, 1);
+    if (d == 0 || x->count == 0)
+        refuse("x has no features, or no rows");
+    const struct tensor *weight = row_parameter(given, "weight", d), *bias = row_parameter(given, "bias", d);
+    const struct tensor *mean = row_parameter(given, "running_mean", d), *variance = row_parameter(given, "running_var", d);
+    if (!mean || !variance)
+        refuse("running_mean or running_var is missing");
+    struct batch_norm how = {
+        .training = json_true(settings, "training"),
+        .eps = (real)json_number(message, "eps"),
+        .weight = weight ? decode(weight) : NULL,
+        .bias = bias ? decode(bias) : NULL,
+        .rows = x->count / d,
+        .d = d,
+    };
+    if (how.training) {
+        how.momentum = (real)json_number(settings, "momentum");
+        how.unbiased = json_true(settings, "unbiased");
+        if (how.unbiased && how.rows == 1)
+            refuse("one row has no unbiased variance");
+    }
+    real *of_x = decode(x), *y = reals(x->count), *new_mean = decode(mean), *new_variance = decode(variance);
+    batch_norm(how, of_x, new_mean, new_variance, y);
+    output(outputs, "y", x, y);
+    output(outputs, "running_mean", mean, new_mean);
+    output(outputs, "running_var", variance, new_variance);
+    if (!backward)
+        return;
+    real *dx = reals(x->count), *dweight = reals(d), *dbias = reals(d);
+    batch_norm_vjp(how, input_like(given, "dy", x), of_x, decode(mean), decode(variance), dx, dweight, dbias);
+    output(outputs, "dx", x, dx);
+    output_if(weight, outputs, "dweight", dweight);
+    output_if(bias, outputs, "dbias", dbias);
 }
 
 static void answer_rope(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
@@ -262,16 +306,27 @@ static struct tensor *wanted(const struct json *asked, const struct tensor *outp
     return kept;
 }
 
+/* No op's own output has a name that begins so. */
+static bool asks_gradients(const struct json *asked)
+{
+    for (const struct json *name = asked->first; name; name = name->next)
+        if (name->text && name->text[0] == 'd')
+            return true;
+    return false;
+}
+
 struct tensor *answer(const struct json *message, const struct tensor *given)
 {
     const char *op = json_text(message, "op");
     const struct json *asked = json_get(message, "asked"), *settings = json_get(message, "settings");
     if (!asked || !settings)
         refuse("the message has no asked, or no settings");
-    bool backward = asked->first && asked->first->next; /* the first one asked for is the op's own output */
+    bool backward = asks_gradients(asked);
     struct tensor *outputs = NULL;
     if (strcmp(op, "rms_norm") == 0 || strcmp(op, "layer_norm") == 0)
         answer_norm(message, *op == 'l', backward, given, &outputs);
+    else if (strcmp(op, "batch_norm") == 0)
+        answer_batch_norm(message, settings, backward, given, &outputs);
     else if (strcmp(op, "rope") == 0)
         answer_rope(settings, backward, given, &outputs);
     else if (strcmp(op, "attention") == 0)

@@ -18,6 +18,8 @@ typedef float real;
 #define answer OF_REAL(answer)
 #define attention OF_REAL(attention)
 #define attention_vjp OF_REAL(attention_vjp)
+#define batch_norm OF_REAL(batch_norm)
+#define batch_norm_vjp OF_REAL(batch_norm_vjp)
 #define block OF_REAL(block)
 #define block_vjp OF_REAL(block_vjp)
 #define decode OF_REAL(decode)

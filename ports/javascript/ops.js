@@ -1,11 +1,18 @@
 // A case answered: its op, with the constants of the message and the tensors of its file. Each op returns all of its outputs.
 
 import { attention, attentionVjp, rope } from "./attention.js";
+import { batchNorm, batchNormVjp } from "./batch_norm.js";
 import { Block } from "./block.js";
 import { gelu, geluVjp, swiglu, swigluVjp } from "./feed_forward.js";
 import { norm, normVjp } from "./norms.js";
 
 const like = (tensor, values, dtype = tensor.dtype) => ({ dtype, shape: tensor.shape, values });
+
+const ofThoseGiven = ({ x, weight, bias }, { dx, dweight, dbias }) => ({
+  dx: like(x, dx),
+  ...(weight && { dweight: like(weight, dweight) }),
+  ...(bias && { dbias: like(bias, dbias) }),
+});
 
 function normOp(centred) {
   return ({ order, eps, weight_offset: weightOffset }, { x, weight, bias, dy }, backward) => {
@@ -15,7 +22,7 @@ function normOp(centred) {
     const y = like(x, norm(how, x.values, weight?.values, bias?.values), promotes ? "float32" : x.dtype);
     if (!backward) return { y };
     const { dx, dweight, dbias } = normVjp(how, dy.values, x.values, weight?.values);
-    return { y, dx: like(x, dx), ...(weight && { dweight: like(weight, dweight) }), ...(bias && { dbias: like(bias, dbias) }) };
+    return { y, ...ofThoseGiven({ x, weight, bias }, { dx, dweight, dbias }) };
   };
 }
 
@@ -35,6 +42,19 @@ function blocks({ op, settings }, given, backward) {
 export const OPS = {
   rms_norm: normOp(false),
   layer_norm: normOp(true),
+
+  batch_norm({ eps, settings }, given, backward) {
+    const { x, weight, bias, running_mean: runningMean, running_var: runningVar, dy } = given;
+    const d = x.shape.at(-1);
+    const how = { ...settings, eps, rows: x.values.length / d, d };
+    const running = { mean: runningMean.values, variance: runningVar.values };
+    const { y, mean, variance } = batchNorm(how, x.values, weight?.values, bias?.values, running);
+    const outputs = { y: like(x, y) };
+    if (how.training) Object.assign(outputs, { running_mean: like(runningMean, mean), running_var: like(runningVar, variance) });
+    if (!backward) return outputs;
+    const { dx, dweight, dbias } = batchNormVjp(how, dy.values, x.values, weight?.values, running);
+    return { ...outputs, ...ofThoseGiven({ x, weight, bias }, { dx, dweight, dbias }) };
+  },
 
   rope({ settings }, { x, dy }, backward) {
     const [s, heads, dHead] = x.shape.slice(-3);
