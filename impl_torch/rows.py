@@ -68,6 +68,7 @@ def as_stored(x: Tensor) -> Tensor:
 
 def sum_rows(a: Tensor) -> Tensor:
     """Sum [*batch, d] over every axis but the last."""
+    # By axes: where sizes are symbols, to reshape costs the compiler a division and its guards. An empty tuple means all axes.
     return a.sum(dim=tuple(range(a.ndim - 1))) if a.ndim > 1 else a
 
 

@@ -209,15 +209,25 @@ MASKED = (
     ),
 )
 # The same in half precision, and over many rows, in one program instead of three.
-MANY = BlockCase("pre_ln_block", "llama", "", "", LLAMA, batch=96, s=6, past=6)
-MASKED_MANY = (
+CACHED_PADDING = BlockCase(
+    "pre_ln_block",
+    "llama",
+    "cached_padding",
+    "a mask that does not know of the cache, or of the key mask; a weight's gradient summed in half precision",
+    LLAMA,
+    batch=96,
+    s=6,
+    past=6,
+    key_mask="padding",
+)
+MASKED_MANY_ROWS = (
+    CACHED_PADDING,
     replace(
-        MANY,
-        name="cached_padding",
-        exposes="a mask that does not know of the cache, or of the key mask; a weight's gradient summed in half precision",
-        key_mask="padding",
+        CACHED_PADDING,
+        name="cached_hides_a_row",
+        exposes="a query that sees no key: NaN, or the mean",
+        key_mask="hides_a_row",
     ),
-    replace(MANY, name="cached_hides_a_row", exposes="a query that sees no key: NaN, or the mean", key_mask="hides_a_row"),
 )
 VARIED = (
     BlockCase(
@@ -236,7 +246,7 @@ def _table() -> Iterator[BlockCase]:
         rows = [*PLAIN_OPS, *_presets()]
         rows += [*OPS_OF_A_BLOCK, *BLOCKS] if dtype != "float64" else []
         rows += [*MASKED, *VARIED_OPS, *VARIED, STACK] if dtype == "float32" else []
-        rows += MASKED_MANY if dtype in HALF else []
+        rows += MASKED_MANY_ROWS if dtype in HALF else []
         yield from (replace(case, dtype=dtype) for case in rows)
 
 
