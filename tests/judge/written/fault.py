@@ -1,0 +1,105 @@
+"""A fault as people write it: code in a framework, under its own autograd, and what a diagnosis may call it.
+
+What is altered in the golden agrees with its own golden by construction. Strangers' code does not: it rounds where its
+framework rounds, and its gradients are autograd's or a kernel's. So the names are tried on code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from conformance.case import TAPPED, Case, Op
+from conformance.cases import CASES
+from conformance.compare import Verdict, compare
+from conformance.golden import golden
+from conformance.port import Port, Skip
+from conformance.protocol import Call
+from conformance.rounding import DTYPES, DType
+
+Framework = Literal["torch", "jax"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """Code that does one thing wrong.
+
+    id, what
+        What it is called, and what was done, in words.
+    run
+        The op as a port's method has it: a norm is `run(x, weight, bias, *, eps, weight_offset, order) -> y` (`bias` is
+        always passed, None for RMSNorm), another op as `conformance.port.Port` says. Differentiated by the framework.
+    names
+        The mistakes of the catalogue that are right for it, or equivalents of one. Empty: the catalogue has none, and
+        nothing may be named.
+    group
+        The outputs that the fault is in, as the diagnosis is to say it: `all`, `forward` or `backward`.
+    dtypes
+        Those in which it is asked.
+    taps
+        Whether a block exports its intermediates.
+    """
+
+    id: str
+    what: str
+    op: Op
+    framework: Framework
+    run: Callable[..., Any]
+    names: tuple[str, ...] = ()
+    group: Literal["all", "forward", "backward"] = "all"
+    dtypes: tuple[DType, ...] = field(default=DTYPES)
+    taps: bool = False
+
+
+def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = CASES) -> tuple[Verdict, ...]:
+    """The verdicts on a fault, in eager mode, over the small cases of its op in a dtype."""
+    port = _port(fault)
+    asked = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype) and (case.has_fixture or fault.taps)]
+    return tuple(_verdict(port, case, seed) for case in asked)
+
+
+def _verdict(port: Port, case: Case, seed: int) -> Verdict:
+    expected = golden(case, seed)
+    try:
+        answer = port.answer(_call(case, taps=port.taps), expected.inputs)
+    except Skip as reason:
+        return Verdict("port", case, "skip", message=str(reason))
+    except Exception as error:  # a fault may not run everywhere
+        return Verdict("port", case, "error", message=f"{type(error).__name__}: {error}")
+    return compare("port", expected, answer.outputs, tuple(case.outputs))
+
+
+def _call(case: Case, *, taps: bool) -> Call:
+    return Call(
+        id=0,
+        case=case.id,
+        op=case.op,
+        dtype=case.dtype,
+        order=case.dialect.order,
+        weight_offset=case.weight_offset or 0,
+        eps=case.eps,
+        layout=case.layout,
+        asked=tuple(case.outputs),
+        inputs="",
+        outputs="",
+        settings=case.settings,
+        taps=taps and case.op in TAPPED,
+    )
+
+
+def _port(fault: Fault) -> Port:
+    if fault.framework == "torch":
+        from impl_torch.port import TorchPort as Base
+    else:
+        from impl_jax.port import JaxPort as Base
+
+    def rms_norm(x: Any, weight: Any, *, eps: float, weight_offset: float = 0.0, order: str = "either_order") -> Any:
+        return fault.run(x, weight, None, eps=eps, weight_offset=weight_offset, order=order)
+
+    def layer_norm(
+        x: Any, weight: Any, bias: Any, *, eps: float, weight_offset: float = 0.0, order: str = "either_order"
+    ) -> Any:
+        return fault.run(x, weight, bias, eps=eps, weight_offset=weight_offset, order=order)
+
+    norms = {"rms_norm": rms_norm, "layer_norm": layer_norm}
+    method = staticmethod(norms.get(fault.op, fault.run))
+    return type("Port", (Base,), {fault.op: method, "taps": fault.taps})(jit=False)
