@@ -41,16 +41,25 @@ def smallest(dtype: str) -> float:
 def round_to(x: Array, dtype: str) -> Array:
     """Round float64 to the nearest number of `dtype`, ties to even, and return it in float64.
 
-    Subnormals and overflow to infinity are those of IEEE 754. The rounding is done here, on the grid of the dtype,
-    because ml_dtypes and torch reach bfloat16 through float32: two roundings, and a wrong tie now and then.
+    Subnormals and overflow to infinity are those of IEEE 754; a NaN stays a NaN. NumPy rounds float64 to float32 and to
+    float16 in one step, but ml_dtypes and torch reach bfloat16 through float32: two roundings, and a wrong tie now and then.
     """
     if dtype == "float64":
         return x
-    info = ml_dtypes.finfo(NUMPY_DTYPES[dtype])
-    _, exponent = np.frexp(x)  # x = m · 2**exponent with 1/2 <= |m| < 1
-    ulp_exponent = np.maximum(exponent - 1, info.minexp) - info.nmant
-    rounded = np.ldexp(np.rint(np.ldexp(x, -ulp_exponent)), ulp_exponent)
-    return np.where(np.abs(rounded) > float(info.max), np.copysign(np.inf, x), rounded)
+    x = np.asarray(x, np.float64)
+    with np.errstate(all="ignore"):
+        return _to_bfloat16(x) if dtype == "bfloat16" else x.astype(NUMPY_DTYPES[dtype]).astype(np.float64)
+
+
+def _to_bfloat16(x: Array) -> Array:
+    """Round by way of float32, whose numbers that are ties of bfloat16 are first moved a hair towards x, where x is no tie."""
+    single = np.asarray(x.astype(np.float32))
+    tie = (single.view(np.uint32) & 0xFFFF) == 0x8000
+    if tie.any():
+        at_tie, exact = single[tie], x[tie]
+        towards = np.where(exact == at_tie, at_tie, np.copysign(np.inf, exact - at_tie)).astype(np.float32)
+        single[tie] = np.nextafter(at_tie, towards)
+    return single.astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
 def significant_bits(x: Array, bits: int) -> Array:

@@ -56,6 +56,45 @@ def test_the_nearest_number_ties_to_even(dtype, data):
     assert stored.astype(np.float64).tobytes() == rounded.tobytes()
 
 
+def on_the_grid(x: np.ndarray, dtype: str) -> np.ndarray:
+    """The rounding written as its definition: to a multiple of the unit in the last place, ties to even."""
+    precision, least, greatest = FORMATS[dtype]
+    ulp_exponent = np.maximum(np.frexp(x)[1] - 1, least) - (precision - 1)
+    rounded = np.ldexp(np.rint(np.ldexp(x, -ulp_exponent)), ulp_exponent)
+    return np.where(np.abs(rounded) >= 2.0 ** (greatest + 1), np.copysign(np.inf, x), rounded)
+
+
+def bit_patterns(dtype: str) -> np.ndarray:
+    """A million float64 numbers: any bits at all, and numbers of the dtype and ties between them with a few bits flipped."""
+    precision, least, greatest = FORMATS[dtype]
+    generator = np.random.Generator(np.random.PCG64(0))
+    anything = generator.integers(0, 2**64, 400_000, np.uint64, endpoint=False).view(np.float64)
+    halves = generator.integers(-(2 ** (precision + 1)), 2 ** (precision + 1), 600_000).astype(np.float64)
+    close = np.ldexp(halves, generator.integers(least - precision, greatest - precision + 2, halves.size))
+    flipped = generator.choice(np.array([0, 1, 2**20, 2**28], np.uint64), halves.size)
+    return np.concatenate([anything, (close.view(np.uint64) ^ flipped).view(np.float64)])
+
+
+@of_narrow_dtypes
+def test_every_bit_is_that_of_the_definition(dtype):
+    """Normal, subnormal and overflowing numbers, ties, infinities, signed zeros and NaNs, together and one by one."""
+    x = bit_patterns(dtype)
+    with np.errstate(all="ignore"):
+        expected = on_the_grid(x, dtype)
+    rounded, nan = round_to(x, dtype), np.isnan(x)
+    assert np.isnan(rounded[nan]).all()
+    assert rounded[~nan].tobytes() == expected[~nan].tobytes()
+    assert min(nan.sum(), np.isinf(expected).sum(), ((x != 0) & (expected == 0)).sum()) > 100
+    assert all(round_to(x[i : i + 1], dtype).tobytes() == expected[i : i + 1].tobytes() for i in range(400_000, 402_000))
+
+
+@of_narrow_dtypes
+def test_a_view_of_any_strides_is_rounded(dtype):
+    x = np.linspace(-3, 3, 60).reshape(3, 4, 5)
+    for view in (x.T, x[:, ::2], np.broadcast_to(x[0, 0], (2, 5)), x[0, 0, 0]):
+        np.testing.assert_array_equal(round_to(view, dtype), on_the_grid(view, dtype))
+
+
 @reproducible
 @given(x=st.floats(allow_nan=False))
 def test_float64_is_left_alone(x):
