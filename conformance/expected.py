@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from conformance.rounding import round_to, store
+from conformance.rounding import Mode, round_to, store
 
 Array = np.ndarray
 Interval = tuple[Array, Array]
@@ -20,13 +20,15 @@ KEPT_ELEMENTS = 10_000  # larger intervals are computed again when they are need
 class Expected:
     """One output: its exact value, its dtype, and the placements of roundings that its dialect admits.
 
-    Every element lies in its interval, and the root mean square of all errors is at most `rms`.
+    Every element lies in its interval, and the root mean square of all errors is at most `rms`. The last rounding, to the
+    dtype, is in `mode`: to nearest, unless a mistake is to round otherwise. Any mode is monotone.
     """
 
     value: Array
     dtype: str
     placements: tuple[Placement, ...]
     rms: float = float("inf")
+    mode: Mode = "nearest_even"
     _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -51,8 +53,8 @@ class Expected:
             return self._intervals[scale]
         with np.errstate(all="ignore"):
             ends = [placement(scale) for placement in self.placements]
-            lower = round_to(np.fmin.reduce([low for low, _ in ends]), self.dtype)
-            upper = round_to(np.fmax.reduce([high for _, high in ends]), self.dtype)
+            lower = round_to(np.fmin.reduce([low for low, _ in ends]), self.dtype, self.mode)
+            upper = round_to(np.fmax.reduce([high for _, high in ends]), self.dtype, self.mode)
         if self.value.size <= KEPT_ELEMENTS:
             self._intervals[scale] = lower, upper
         return lower, upper

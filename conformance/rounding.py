@@ -1,5 +1,7 @@
-"""float64 to a storage dtype, correctly rounded, once."""
+"""float64 to a storage dtype, correctly rounded, once; and the other ways to round, which mistakes take."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import ml_dtypes
@@ -16,6 +18,22 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
 }
 HALF: tuple[DType, ...] = ("bfloat16", "float16")
+
+Float8 = Literal["float8_e4m3fn", "float8_e5m2"]
+FLOAT8: dict[str, np.dtype] = {
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+Mode = Literal["nearest_even", "nearest_away", "toward_zero"]
+"""How to round: to nearest with ties to even, to nearest with ties away from zero, or by cutting off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """A rounding to a dtype, or to x's own, in one of the modes."""
+
+    dtype: DType | Float8 | Literal["storage"]
+    mode: Mode = "nearest_even"
 
 
 def compute_dtype(storage_dtype: str) -> DType:
@@ -38,17 +56,44 @@ def smallest(dtype: str) -> float:
     return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).smallest_subnormal)
 
 
-def round_to(x: Array, dtype: str) -> Array:
-    """Round float64 to the nearest number of `dtype`, ties to even, and return it in float64.
+def round_to(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
+    """Round float64 to a number of `dtype`, to the nearest with ties to even or in another mode, and return it in float64.
 
-    Subnormals and overflow to infinity are those of IEEE 754; a NaN stays a NaN. NumPy rounds float64 to float32 and to
-    float16 in one step, but ml_dtypes and torch reach bfloat16 through float32: two roundings, and a wrong tie now and then.
+    Subnormals and overflow are those of IEEE 754, where rounding toward zero never overflows; a NaN stays a NaN. NumPy rounds
+    float64 to float32 and to float16 in one step, but ml_dtypes and torch reach bfloat16 through float32: two roundings, and
+    a wrong tie now and then.
     """
     if dtype == "float64":
         return x
     x = np.asarray(x, np.float64)
     with np.errstate(all="ignore"):
+        if mode != "nearest_even" or dtype in FLOAT8:
+            return _on_grid(x, dtype, mode)
         return _to_bfloat16(x) if dtype == "bfloat16" else x.astype(NUMPY_DTYPES[dtype]).astype(np.float64)
+
+
+def _on_grid(x: Array, dtype: str, mode: Mode) -> Array:
+    """Round to a multiple of the unit in the last place; numbers too large for an 8-bit dtype become its largest."""
+    info = ml_dtypes.finfo(FLOAT8.get(dtype) or NUMPY_DTYPES[dtype])
+    exponent = np.frexp(x)[1] - 1  # of the power of two at or below |x|
+    ulp_exponent = np.maximum(exponent, info.minexp) - info.nmant
+    rounded = np.ldexp(TO_INTEGER[mode](np.ldexp(x, -ulp_exponent)), ulp_exponent)
+    saturates = dtype in FLOAT8 or (mode == "toward_zero" and np.isfinite(x))
+    beyond = np.where(saturates, float(info.max), np.inf)
+    return np.where(np.abs(rounded) > float(info.max), np.copysign(beyond, x), rounded)
+
+
+def _half_away(x: Array) -> Array:
+    """The nearest integer, ties away from zero."""
+    whole = np.trunc(x)
+    return whole + np.copysign(np.abs(x - whole) >= 0.5, x)
+
+
+TO_INTEGER: dict[Mode, Callable[[Array], Array]] = {
+    "nearest_even": np.rint,
+    "nearest_away": _half_away,
+    "toward_zero": np.trunc,
+}
 
 
 def _to_bfloat16(x: Array) -> Array:
@@ -68,10 +113,10 @@ def significant_bits(x: Array, bits: int) -> Array:
     return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
 
-def store(x: Array, dtype: str) -> Array:
+def store(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
     """`round_to`, as an array of the dtype itself; every NaN gets the same bits."""
     with np.errstate(invalid="ignore"):
-        return np.where(np.isnan(x), np.nan, round_to(x, dtype)).astype(NUMPY_DTYPES[dtype])
+        return np.where(np.isnan(x), np.nan, round_to(x, dtype, mode)).astype(NUMPY_DTYPES[dtype])
 
 
 def ulp(x: Array, dtype: str) -> Array:

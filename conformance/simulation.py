@@ -65,7 +65,7 @@ def play(case: Case, seed: int, style: Style, mistake: Mistake | None = None) ->
         for name, expected in outputs_of(norm, style.backward).items():
             placement = expected.placements[style.placement % len(expected.placements)]
             value = np.broadcast_to(placement(0.0)[0], case.output_shape(name))
-            made[name] = store(value.astype(np.float64), expected.dtype)
+            made[name] = store(value.astype(np.float64), expected.dtype, expected.mode)
     return made
 
 

@@ -26,7 +26,7 @@ from conformance.norms.values import (
     by_feature,
     honest,
 )
-from conformance.rounding import DType, round_to, significant_bits
+from conformance.rounding import DType, Mode, Rounding, round_to, significant_bits
 
 Array = np.ndarray
 Backward = Literal["autograd", "formula"]
@@ -34,8 +34,8 @@ BACKWARDS: tuple[Backward, ...] = get_args(Backward)
 Step = Literal[
     "x", "weight", "bias", "mean", "centred", "squares", "mean_square", "rstd", "x_hat", "y", "dy_x_hat", "dweight", "dbias"
 ]
-Precision = DType | Literal["storage"] | int
-"""A dtype; x's own; or a number of significant bits."""
+Precision = DType | Literal["storage"] | int | Rounding
+"""A dtype; x's own; a number of significant bits; or a dtype with a mode of rounding."""
 
 NOTHING: Mapping = MappingProxyType({})
 MANY = 1e100  # a slope this steep is a root's at zero
@@ -161,6 +161,7 @@ class Norm:
     # precision and dtypes
     rounded: Mapping[Step, Precision] = field(default_factory=lambda: NOTHING)
     output_dtypes: Callable[[dict[str, str]], dict[str, str]] = lambda dtypes: dtypes
+    output_modes: Mapping[str, Mode] = field(default_factory=lambda: NOTHING)  # of an output's last rounding, if not to nearest
     noisy: bool = False  # evaluated as an implementation would, rounding errors and all, not exactly
     sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise
 
@@ -275,7 +276,9 @@ class Norm:
         exact = a.astype(np.float64)
         if isinstance(precision, int):
             return significant_bits(exact, precision).astype(a.dtype)
-        return round_to(exact, self.case.dtype if precision == "storage" else precision).astype(a.dtype)
+        rounding = precision if isinstance(precision, Rounding) else Rounding(precision)
+        dtype = self.case.dtype if rounding.dtype == "storage" else rounding.dtype
+        return round_to(exact, dtype, rounding.mode).astype(a.dtype)
 
     def _sum(self, name: Sum, terms: Array) -> Array:
         """The sum over the axes of the statistics, which are kept."""
@@ -330,4 +333,4 @@ def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:
     """What the case would expect if this norm were right."""
     with np.errstate(all="ignore"):
         values = norm.values(backward)
-        return expected_outputs(norm.case, values, norm.dialect, norm.output_dtypes(norm.case.outputs))
+        return expected_outputs(norm.case, values, norm.dialect, norm.output_dtypes(norm.case.outputs), norm.output_modes)

@@ -1,5 +1,6 @@
 """A norm's case -> its exact values, and what is expected of a port."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from conformance.norms import placements
 from conformance.norms.batch_norm import RUNNING, BatchNormCase
 from conformance.norms.tolerances import norm_budget
 from conformance.norms.values import NormValues, Running, batch_axes, honest, true_pullback
-from conformance.rounding import HALF
+from conformance.rounding import HALF, Mode
 
 if TYPE_CHECKING:
     from conformance.norms.cases import NormCase
@@ -36,8 +37,13 @@ def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
     return exact["x"], exact["dy"], exact.get("weight", np.ones(n)), exact.get("bias", np.zeros(n))
 
 
-def expected_outputs(case: "NormCase", norm: NormValues, dialect: Dialect, dtypes: dict[str, str]) -> dict[str, Expected]:
-    """What is expected of a port whose exact values are `norm`, in this dialect and these dtypes of the outputs."""
+def expected_outputs(
+    case: "NormCase", norm: NormValues, dialect: Dialect, dtypes: dict[str, str], modes: Mapping[str, Mode] | None = None
+) -> dict[str, Expected]:
+    """What is expected of a port whose exact values are `norm`, in this dialect and these dtypes of the outputs.
+
+    `modes` are those of the last rounding of an output, where a mistake has another than to nearest.
+    """
     with np.errstate(all="ignore"):
         budget = norm_budget(norm)
     match dialect.order:
@@ -49,7 +55,11 @@ def expected_outputs(case: "NormCase", norm: NormValues, dialect: Dialect, dtype
             admitted = placements.scale_then_cast(norm, budget, case.dtype)
         case "either_order":
             admitted = placements.unrounded(norm, budget)
-    return {name: Expected(getattr(norm, name), dtype, tuple(admitted[name])) for name, dtype in dtypes.items()}
+    modes = modes or {}
+    return {
+        name: Expected(getattr(norm, name), dtype, tuple(admitted[name]), mode=modes.get(name, "nearest_even"))
+        for name, dtype in dtypes.items()
+    }
 
 
 def _rms_norm(case: "NormCase", x: Array, dy: Array, weight: Array) -> tuple[NormValues, dict[str, Array]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.rounding import DTYPES, HALF, NUMPY_DTYPES, round_to, store, unit_roundoff
+from conformance.rounding import DTYPES, FLOAT8, HALF, NUMPY_DTYPES, round_to, store, unit_roundoff
 
 # IEEE 754: bits of precision, and the exponents of the smallest and the largest normal number.
 FORMATS = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}
@@ -29,6 +29,22 @@ def nearest(x: float, dtype: str) -> float:
     ulp = Fraction(2) ** (max(exponent, least) - precision + 1)
     rounded = round(exact / ulp) * ulp
     return math.copysign(math.inf if abs(rounded) >= Fraction(2) ** (greatest + 1) else abs(float(rounded)), x)
+
+
+def in_mode(x: float, dtype: str, mode: str) -> float:
+    """The number of `dtype` that another mode of rounding gives, in exact rational arithmetic."""
+    if x == 0 or math.isinf(x):
+        return x
+    precision, least, greatest = FORMATS[dtype]
+    exact = abs(Fraction(x))
+    exponent = exact.numerator.bit_length() - exact.denominator.bit_length()
+    exponent -= exact < Fraction(2) ** exponent  # 2**exponent <= |x| < 2**(exponent + 1)
+    ulp = Fraction(2) ** (max(exponent, least) - precision + 1)
+    if mode == "toward_zero":
+        end = (2 - Fraction(2) ** (1 - precision)) * Fraction(2) ** greatest
+        return math.copysign(float(min(math.floor(exact / ulp) * ulp, end)), x)
+    rounded = math.floor(exact / ulp + Fraction(1, 2)) * ulp
+    return math.copysign(math.inf if rounded >= Fraction(2) ** (greatest + 1) else float(rounded), x)
 
 
 def anything() -> st.SearchStrategy[float]:
@@ -86,6 +102,27 @@ def test_every_bit_is_that_of_the_definition(dtype):
     assert rounded[~nan].tobytes() == expected[~nan].tobytes()
     assert min(nan.sum(), np.isinf(expected).sum(), ((x != 0) & (expected == 0)).sum()) > 100
     assert all(round_to(x[i : i + 1], dtype).tobytes() == expected[i : i + 1].tobytes() for i in range(400_000, 402_000))
+
+
+@of_narrow_dtypes
+@pytest.mark.parametrize("mode", ["toward_zero", "nearest_away"])
+@reproducible
+@given(data=st.data())
+def test_the_other_modes_of_rounding(dtype, mode, data):
+    x = data.draw(anything() | close_calls(dtype))
+    expected = np.array([in_mode(x, dtype, mode)])
+    assert round_to(np.array([x]), dtype, mode).tobytes() == expected.tobytes()
+    assert store(np.array([x]), dtype, mode).astype(np.float64).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+def test_eight_bits_are_those_of_ml_dtypes_up_to_the_largest(dtype):
+    """Float16 holds every number of eight bits and every tie between two, so ml_dtypes rounds it once."""
+    x = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float64)
+    end = float(ml_dtypes.finfo(FLOAT8[dtype]).max)
+    x = x[np.abs(x) <= end]
+    assert round_to(x, dtype).tobytes() == x.astype(np.float16).astype(FLOAT8[dtype]).astype(np.float64).tobytes()
+    assert round_to(np.array([1e30, -1e30, np.nan]), dtype)[:2].tolist() == [end, -end]
 
 
 @of_narrow_dtypes
