@@ -35,7 +35,8 @@ PLAIN, PLAIN_IN_A_BLOCK = 1e3, 10.0  # tolerances; a mistake as far off as this 
 SEPARATION = 10.0  # the least that lies between a norm's weakest mistake and its noisiest honest implementation
 OUTPUTS, TAPS = "outputs", "taps"  # what a composite op's separations are of
 
-TRIED = tuple(case for case in CASES if case.op not in NORMS or case.has_fixture or case.name == "rows_257")
+LARGE = ("rows_257", "width_4096")  # cases of a norm that are tried where no smaller one shows a mistake
+TRIED = tuple(case for case in CASES if case.op not in NORMS or case.has_fixture or case.name in LARGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def kills_of(id_: str) -> list[Kill]:
             cases = [case for case in TRIED if (case.op, case.dtype) == (op, dtype)]
             if not cases:
                 continue
-            cases.sort(key=lambda case: case.name not in telling)
+            cases.sort(key=lambda case: (case.name in LARGE, case.name not in telling))
             kills.append((_kill if op in NORMS else _kill_in_a_block)(mistake, op, dtype, cases))
             telling.append(kills[-1].case.rpartition("/")[2])
     return kills
@@ -166,13 +167,13 @@ def kills_of(id_: str) -> list[Kill]:
 def _kill(mistake: Mistake, op: Op, dtype: DType, cases: list[Case]) -> Kill:
     best = Kill(mistake.id, op, dtype, 0.0, "", "", mistake.hidden_in(op, dtype))
     for case in cases:
+        if best.ratio >= PLAIN or (best.seen and case.name in LARGE):
+            break
         expected, made = golden(case).outputs, numbers(mistake, case)
         for output in case.outputs:
             ratio = compare_output(output, expected[output], made[output]).ratio
             if ratio > best.ratio:
                 best = Kill(mistake.id, op, dtype, ratio, case.id, output, best.reason)
-        if best.ratio >= PLAIN:
-            break
     return best
 
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 
-from conformance.mistakes.mistake import Mistake
-from conformance.norms.anatomy import Norm
+from conformance.case import Op
+from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
+from conformance.norms.anatomy import Norm, Steps
 from conformance.rounding import NUMPY_DTYPES, round_to
 
+FLOAT16_FLOOR = 1e-4
 SMALL_ROWS = "Rows near sqrt(eps) come out at the wrong size"
 
 
@@ -28,6 +30,35 @@ def _machine_epsilon(norm: Norm) -> Norm:
 
 def _in_storage_dtype(norm: Norm) -> Norm:
     return replace(norm, eps=float(round_to(np.array(norm.eps), norm.case.dtype)))
+
+
+def _at_least(eps: float, evidence: str, ops: tuple[Op, ...]) -> Mistake:
+    return Mistake(
+        f"eps_at_least_{eps:g}",
+        f"an eps below {eps:g} is raised to {eps:g}",
+        lambda norm: replace(norm, eps=max(norm.eps, eps)),
+        f"{SMALL_ROWS} where a smaller eps is asked for; ordinary rows hide it.",
+        evidence,
+        ops,
+    )
+
+
+def _at_least_in_float16(norm: Norm) -> Norm:
+    return replace(norm, eps=max(norm.eps, FLOAT16_FLOOR)) if norm.case.dtype == "float16" else norm
+
+
+def _in_backward(eps: float) -> Mistake:
+    def saved(s: Steps) -> Steps:
+        rstd = (s.mean_square + eps) ** -0.5
+        return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
+
+    return Mistake(
+        f"eps_{eps:g}_in_backward",
+        f"the backward pass computes rstd again, with an eps of {eps:g}",
+        lambda norm: replace(norm, saved=saved),
+        "y is right; dx and dweight of small rows are not, where another eps is asked for.",
+        "planted: a backward that has eps as a constant of its own",
+    )
 
 
 def _after_rescale(norm: Norm) -> Norm:
@@ -110,6 +141,16 @@ MISTAKES = (
     _hard_coded(1e-6, "apache/tvm#15856, torchtitan#4395"),
     _hard_coded(1e-8, "planted: a usual eps of optimisers"),
     _hard_coded(1e-12, "planted: the layer_norm_eps of BERT and its heirs"),
+    _at_least(1e-5, "planted: a floor that is to keep rsqrt finite; cuDNN's batch norm asks for as much", ALL_NORMS),
+    _at_least(1e-6, "planted: a floor that is to keep rsqrt finite", ROWS),
+    Mistake(
+        "eps_at_least_1e-04_in_float16",
+        f"in float16 an eps below {FLOAT16_FLOOR:g} is raised to {FLOAT16_FLOOR:g}",
+        _at_least_in_float16,
+        f"{SMALL_ROWS} in float16; ordinary rows hide it.",
+        "planted: a floor that is to keep eps from vanishing in float16",
+        hidden=dict.fromkeys(("float64", "float32", "bfloat16"), "it is made in float16 only"),
+    ),
     Mistake(
         "eps_of_storage_dtype",
         "eps is the machine epsilon of x's dtype",
@@ -139,4 +180,6 @@ MISTAKES = (
         "y is right; dx and dweight of small rows are not.",
         "planted: a fused backward that recomputes the statistics",
     ),
+    _in_backward(1e-5),
+    _in_backward(1e-6),
 )

@@ -56,6 +56,19 @@ def _saves_mean(norm: Norm) -> Norm:
     return replace(norm, saved=lambda s: replace(s, x_hat=(s.x - _stored(norm, s.row_mean)) * s.rstd))
 
 
+def _saves_statistics(norm: Norm) -> Norm:
+    def saved(s: Steps) -> Steps:
+        rstd = _stored(norm, s.rstd)
+        return replace(s, rstd=rstd, x_hat=(s.x - _stored(norm, s.row_mean)) * rstd)
+
+    return replace(norm, saved=saved) if norm.case.dtype in HALF else norm
+
+
+def _scales_by_stored_rstd(norm: Norm) -> Norm:
+    """x_hat is right, so dweight is; rstd scales dx."""
+    return replace(norm, saved=lambda s: replace(s, rstd=_stored(norm, s.rstd))) if norm.case.dtype in HALF else norm
+
+
 def _saves_x_hat(norm: Norm) -> Norm:
     return replace(norm, saved=lambda s: replace(s, x_hat=_stored(norm, s.x_hat)))
 
@@ -224,6 +237,14 @@ DX = (
         FORMULA,
     ),
     Mistake("dx_twice", "dx is accumulated twice", _scaled(lambda s: 2.0), "dx is twice too large.", "quack#52, quack#53"),
+    Mistake(
+        "dx_over_n_minus_1",
+        "dx is n/(n - 1) times what it should be",
+        _scaled(lambda s: s.x.shape[-1] / (s.x.shape[-1] - 1) if s.x.shape[-1] > 1 else np.inf),
+        "Wide rows hide it: at n = 4096 it is 2e-4.",
+        "planted: a mean over n - 1 in the backward pass alone",
+        ROWS,
+    ),
     Mistake("dx_zero", "dx is not computed", _scaled(lambda s: 0.0), "dx is zero.", "a buffer that is never written"),
     Mistake("dx_negated", "dx has the wrong sign", _scaled(lambda s: -1.0), "dx is its own negative.", "planted: a sign"),
     Mistake(
@@ -256,6 +277,23 @@ DX = (
         "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
         CENTRED,
         NO_NARROWER,
+    ),
+    Mistake(
+        "statistics_saved_in_storage_dtype",
+        "mean and rstd are both saved for the backward pass in x's dtype",
+        _saves_statistics,
+        "y is right; dx and dweight are off by half an ulp of rstd, and rows with a mean by half an ulp of that.",
+        "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
+        CENTRED,
+        NO_NARROWER,
+    ),
+    Mistake(
+        "rstd_in_storage_dtype_in_backward",
+        "dx is scaled by an rstd that was rounded to x's dtype; x_hat is right",
+        _scales_by_stored_rstd,
+        "y and dweight are right; every row of dx is off by a factor of its own, up to half an ulp.",
+        "planted: a backward pass that is given x_hat and a stored rstd",
+        hidden=NO_NARROWER,
     ),
     Mistake(
         "x_hat_saved_in_storage_dtype",

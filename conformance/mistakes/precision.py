@@ -6,12 +6,18 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.case import Op
-from conformance.mistakes.mistake import ALL_NORMS, CENTRED, ROWS, Mistake
-from conformance.norms.anatomy import Norm, Precision, Step
+from conformance.mistakes.mistake import ALL_NORMS, CENTRED, RMS, ROWS, Mistake
+from conformance.norms.anatomy import Norm, Precision, Step, Steps
 from conformance.norms.values import Arithmetic, Sum
-from conformance.rounding import HALF, DType, round_to
+from conformance.rounding import HALF, DType, Rounding, round_to
 
-TF32, FAST_RSQRT = 11, 12  # significant bits
+Array = np.ndarray
+
+TF32 = 11  # significant bits
+IN_WORDS = {10: "ten", 11: "eleven", 12: "twelve"}
+MAGIC = np.int32(0x5F3759DF)
+STATISTICS = "planted: statistics in the dtype that the rest of the network is trained in"
+EIGHT_BITS = "planted: an activation kept in eight bits without a scale (8-bit training: TransformerEngine, torchao)"
 ALREADY = "it is in that dtype already"
 NO_NARROWER = {
     "float64": "the storage dtype is the compute dtype: nothing is rounded",
@@ -70,9 +76,60 @@ def _computed_in_storage_dtype(norm: Norm) -> Norm:
     )
 
 
-def _kept_slope(rounded: Callable[[np.ndarray], np.ndarray], ms: np.ndarray, exact: np.ndarray) -> np.ndarray:
+def _kept_slope(rounded: Callable[[Array], Array], ms: Array, exact: Array) -> Array:
     """The rounded value, with the slope of the exact one, as autograd has it."""
     return rounded(np.real(ms)) + 1j * np.imag(exact)
+
+
+def _of_bits(bits: int, evidence: str) -> Mistake:
+    """rstd as a fast reciprocal root gives it. Rounded, it is off by up to 2^-bits."""
+    return _rounds(
+        f"rstd_of_{bits}_bits",
+        f"rstd has {IN_WORDS[bits]} bits, as a fast reciprocal root without a Newton step",
+        {"rstd": bits},
+        f"Every row is off by a factor of its own, up to {2.0**-bits:.1e}.",
+        evidence,
+    )
+
+
+def _rounds_rstd_forward(norm: Norm) -> Norm:
+    if norm.case.dtype not in HALF:
+        return norm
+
+    def again(s: Steps) -> Steps:
+        rstd = np.real(norm.rstd(s.mean_square.astype(np.complex128), norm.row_eps(norm.eps, s))).astype(s.rstd.dtype)
+        return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
+
+    return replace(norm, rounded={**norm.rounded, "rstd": "storage"}, saved=again)
+
+
+def _fast_root(steps: int) -> Callable[[Norm], Norm]:
+    """The reciprocal root by a shift of float32's bits, then Newton steps, in float32."""
+
+    def root(a: Array) -> Array:
+        single = np.asarray(a, np.float32)
+        estimate = (MAGIC - (single.view(np.int32) >> 1)).view(np.float32)
+        for _ in range(steps):
+            estimate = estimate * (np.float32(1.5) - np.float32(0.5) * single * estimate * estimate)
+        return estimate.astype(a.dtype)
+
+    def rstd(mean_square: Array, eps: Array | float) -> Array:
+        return _kept_slope(lambda a: root(a + eps), mean_square, (mean_square + eps) ** -0.5)
+
+    return lambda norm: replace(norm, rstd=rstd)
+
+
+def _statistics_of_bfloat16(norm: Norm) -> Norm:
+    """x is rounded for the statistics, not for what is scaled."""
+
+    def rounded(x: Array) -> Array:
+        return round_to(x.astype(np.float64), "bfloat16").astype(x.dtype)
+
+    def squares(s: Steps) -> tuple[Array, Array]:
+        centred = rounded(s.x) - s.row_mean if norm.centre_statistics else rounded(s.x)
+        return np.square(centred), 2 * centred
+
+    return replace(norm, summed=rounded, squares=squares)
 
 
 def _one_pass(norm: Norm) -> Norm:
@@ -195,6 +252,14 @@ MISTAKES = (
         "amd/IRON#139",
         hidden=NO_NARROWER,
     ),
+    Mistake(
+        "rstd_in_storage_dtype_in_forward",
+        "rstd is rounded to x's dtype for y; the backward pass computes it again",
+        _rounds_rstd_forward,
+        "Every row of y is off by a factor of its own, up to half an ulp; the gradients are right.",
+        "planted: a fused forward beside an eager backward",
+        hidden=NO_NARROWER,
+    ),
     _rounds(
         "rstd_in_bfloat16",
         "rstd is rounded to bfloat16",
@@ -202,12 +267,67 @@ MISTAKES = (
         "Every row is off by a factor of its own, up to 0.4 %.",
         "amd/IRON#139",
     ),
+    _of_bits(10, "planted: a table of a thousand entries"),
+    _of_bits(11, "a float16 reciprocal root; the rsqrtss of x86, whose relative error is below 1.5·2^-12"),
+    _of_bits(12, "ncnn#6903"),
+    Mistake(
+        "fast_inverse_root_1",
+        "rstd is the fast inverse square root of float32's bits, with one Newton step",
+        _fast_root(1),
+        "Every row is too small, by up to 1.8e-3: one ulp in bfloat16 where it tips.",
+        "Quake III Arena's Q_rsqrt, copied since",
+    ),
+    Mistake(  # LayerNorm is off by as much, but hardly further than an honest one may be
+        "fast_inverse_root_2",
+        "rstd is the fast inverse square root of float32's bits, with two Newton steps",
+        _fast_root(2),
+        "Every row is too small, by up to 4.7e-6.",
+        "Quake III Arena's Q_rsqrt, copied since",
+        RMS,
+    ),
     _rounds(
-        "rstd_of_12_bits",
-        "rstd has twelve bits, as a fast reciprocal root without a Newton step",
-        {"rstd": FAST_RSQRT},
-        "Every row is off by a factor of its own, up to 1.2e-4: 300 tolerances in float32.",
-        "ncnn#6903",
+        "mean_in_bfloat16",
+        "the mean is rounded to bfloat16",
+        {"mean": "bfloat16"},
+        "Every row with a mean is shifted, by up to 0.4 % of its mean.",
+        STATISTICS,
+        CENTRED,
+    ),
+    _rounds(
+        "squares_in_bfloat16",
+        "the squares are rounded to bfloat16",
+        {"squares": "bfloat16"},
+        "Every row is off by a factor of its own, some 0.03 %.",
+        STATISTICS,
+    ),
+    _rounds(
+        "mean_square_in_bfloat16",
+        "the mean square is rounded to bfloat16",
+        {"mean_square": "bfloat16"},
+        "Every row is off by a factor of its own, up to 0.2 %.",
+        STATISTICS,
+    ),
+    Mistake(
+        "statistics_of_bfloat16_x",
+        "the statistics are those of x rounded to bfloat16; what is scaled is x itself",
+        _statistics_of_bfloat16,
+        "Every row is off by a factor of its own, some 0.02 %.",
+        STATISTICS,
+        hidden={"bfloat16": ALREADY},
+    ),
+    _rounds(
+        "x_hat_in_float8_e4m3",
+        "x_hat is rounded to eight bits, e4m3",
+        {"x_hat": Rounding("float8_e4m3fn")},
+        "Every element is off by up to 6 %.",
+        EIGHT_BITS,
+    ),
+    _rounds(
+        "x_hat_in_float8_e5m2",
+        "x_hat is rounded to eight bits, e5m2",
+        {"x_hat": Rounding("float8_e5m2")},
+        "Every element is off by up to 12 %.",
+        EIGHT_BITS,
     ),
     _rounds(
         "x_hat_in_bfloat16",

@@ -40,13 +40,6 @@ def _whole_lanes(s: Steps) -> tuple[Array, Array]:
     return np.square(s.centred) * kept, 2 * s.centred * kept
 
 
-def _with_padding(s: Steps) -> tuple[Array, Array]:
-    """A padded feature is 0, so it adds the squared mean to the sum of squares."""
-    n = s.centred.shape[-1]
-    share = _padded(n) / n - 1
-    return np.square(s.centred) + share * s.row_mean**2, 2 * s.centred + 2 * share * s.row_mean
-
-
 MISTAKES = (
     Mistake(
         "divides_by_n_minus_1",
@@ -75,14 +68,6 @@ MISTAKES = (
         _divisor(_padded),
         "Every row is too large, unless its width is a power of two.",
         "tt-mlir#8798",
-    ),
-    Mistake(
-        "padding_in_variance",
-        "padded features are counted in the variance, as zeros",
-        lambda norm: replace(norm, squares=_with_padding),
-        "The squared mean joins the variance; rows of mean zero and widths that are powers of two hide it.",
-        "triton#9838, Liger-Kernel#518",
-        CENTRED,
     ),
     Mistake(
         "padding_in_mean",

@@ -131,6 +131,8 @@ class Norm:
     # the statistics
     read: Callable[[Array], Array] = lambda x: x
     axes: Axes = FEATURES
+    block: int | None = None  # so many features together have statistics of their own; None: the whole row
+    summed: Callable[[Array], Array] = lambda x: x  # what is averaged for the mean
     mean_divisor: Callable[[int], float] = float
     divisor: Callable[[int], float] = float
     squares: Callable[[Steps], tuple[Array, Array]] = _squares  # what is averaged, and its derivative
@@ -223,7 +225,7 @@ class Norm:
         """The steps, the running statistics after them, d rstd / d mean square, and n times d mean square / d x."""
         x = self._rounded("x", self.read(self.x))
         n, none = self._count(x), np.zeros_like(x)
-        batch_mean = self._rounded("mean", self.of_rows(self._sum("mean", x) / self.mean_divisor(n)))
+        batch_mean = self._rounded("mean", self.of_rows(self._sum("mean", self.summed(x)) / self.mean_divisor(n)))
         given = self.batch if self.batch and not self.batch.training else None
         row_mean = given.mean if given else batch_mean
         centred = self._rounded("centred", x - row_mean) if self.centre_statistics else x
@@ -283,6 +285,8 @@ class Norm:
     def _sum(self, name: Sum, terms: Array) -> Array:
         """The sum over the axes of the statistics, which are kept."""
         axes = self._axes(terms)
+        if self.block and axes == FEATURES:
+            return _block_sums(terms, self.block)
         moved = np.moveaxis(terms, axes, range(len(axes)))
         summed, kept = moved.shape[: len(axes)], moved.shape[len(axes) :]
         return np.expand_dims(self._add_up(name, moved.reshape(prod(summed), *kept)), axes)
@@ -300,6 +304,15 @@ class Norm:
         for term in terms:
             total = total + term if accumulator is None else self._round(total + term, accumulator)
         return total
+
+
+def _block_sums(terms: Array, block: int) -> Array:
+    """For every feature the sum over its block, made as large as that of a whole row: times n and over the block's size."""
+    n = terms.shape[-1]
+    starts = np.arange(0, n, block)
+    sizes = np.diff(starts, append=n)
+    means = np.add.reduceat(terms, starts, axis=-1) / sizes.astype(terms.dtype)
+    return n * np.repeat(means, sizes, axis=-1)
 
 
 def _times(a: Array, slope_a: Array, b: Array, slope_b: Array) -> Array:

@@ -1,0 +1,335 @@
+"""Blocks and lanes: what a kernel gets wrong that takes the features of a row, or the rows, so many at a time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil, log2
+
+import numpy as np
+
+from conformance.mistakes.mistake import LAYER, ROWS, Mistake
+from conformance.norms.anatomy import NOTHING, Norm, Steps
+
+Array = np.ndarray
+Alter = Callable[[Norm], Norm]
+Count = Callable[[int], int]  # of lanes, for a width
+
+POWER_OF_TWO_HIDES = "a width that fills its lanes hides it"
+NARROW: Mapping[str, str] = dict.fromkeys(
+    ("float64", "float16"), "every row has 33 features: wider ones are tried in float32 and bfloat16"
+)
+SHORT = dict.fromkeys(
+    ("float64", "bfloat16", "float16"),
+    "indexing is tried in float32: no other dtype has a case of more rows than a block",
+)
+UNMASKED = "planted: a load without its mask, or with the mask of another tensor"
+
+
+def _power_of_two(n: int) -> int:
+    return 2 ** ceil(log2(n))
+
+
+def _blocks_of(size: int) -> Count:
+    return lambda n: -(-n // size) * size
+
+
+# How many lanes a row is given, by the end of an id, and in words.
+LANES: dict[str, tuple[Count, str]] = {
+    "": (_power_of_two, "a power of two"),
+    "_128": (_blocks_of(128), "a multiple of 128"),
+    "_1024": (_blocks_of(1024), "a multiple of 1024"),
+}
+
+
+def _next_in_memory(x: Array, lanes: int) -> Array:
+    """What the lanes past a row's end read: the first elements of the rows after it; zeros after the last."""
+    n = x.shape[-1]
+    memory = np.concatenate([x.reshape(-1), np.zeros(lanes, x.dtype)])
+    starts = n * np.arange(x.size // n)
+    return memory[starts[:, None] + np.arange(n, lanes)].reshape(*x.shape[:-1], lanes - n)
+
+
+def _ones(x: Array, lanes: int) -> Array:
+    return np.ones((*x.shape[:-1], lanes - x.shape[-1]), x.dtype)
+
+
+def _zeros(x: Array, lanes: int) -> Array:
+    return 0 * _ones(x, lanes)
+
+
+def _counts(padding: Callable[[Array, int], Array], lanes: Count) -> Alter:
+    """The sums of the statistics run over all lanes, and are divided by the width."""
+
+    def alter(norm: Norm) -> Norm:
+        def padded(x: Array) -> Array:
+            return padding(x, lanes(x.shape[-1]))
+
+        def summed(x: Array) -> Array:
+            return x + np.sum(padded(x), axis=-1, keepdims=True) / x.shape[-1]
+
+        def squares(s: Steps) -> tuple[Array, Array]:
+            row_mean = np.mean(s.row_mean, axis=-1, keepdims=True)  # one a row, whatever another mistake makes of it
+            off = padded(s.x) - row_mean if norm.centre_statistics else padded(s.x)
+            share = np.sum(np.square(off), axis=-1, keepdims=True) / s.x.shape[-1]
+            through_mean = np.sum(off, axis=-1, keepdims=True) / s.x.shape[-1] if norm.centre_statistics else 0.0
+            return np.square(s.centred) + share, 2 * s.centred - 2 * through_mean
+
+        return replace(norm, summed=summed, squares=squares)
+
+    return alter
+
+
+Features = Callable[[int], slice]  # some of the n features
+
+
+def _first(size: int) -> Features:
+    return lambda n: slice(size)
+
+
+def _last(size: int) -> Features:
+    """The last block, whole or not."""
+    return lambda n: slice((n - 1) // size * size, n)
+
+
+def _whole(size: int) -> Features:
+    return lambda n: slice(n // size * size)
+
+
+def _only(features: Features, a: Array) -> Array:
+    """Zeros but for some features."""
+    kept = np.zeros(a.shape[-1], bool)
+    kept[features(a.shape[-1])] = True
+    return np.where(kept, a, np.zeros_like(a))
+
+
+def _statistics_of(features: Features) -> Alter:
+    """The sums of the statistics run over some features, and are divided by the width."""
+
+    def squares(s: Steps) -> tuple[Array, Array]:
+        return _only(features, np.square(s.centred)), _only(features, 2 * s.centred)
+
+    return lambda norm: replace(norm, summed=lambda x: _only(features, x), squares=squares)
+
+
+def _projection_of(features: Features) -> Alter:
+    """The means of dx run over some features, and are divided by the width."""
+    return lambda norm: replace(
+        norm,
+        projected=lambda s: _only(features, s.g * s.x_hat),
+        shift=lambda s: _only(features, s.g),
+    )
+
+
+def _writes(features: Features) -> Alter:
+    """y and dx are written for some features only."""
+    return lambda norm: replace(
+        norm,
+        written=lambda x: _only(features, np.ones(x.shape[-1], x.dtype)),
+        paths=lambda s, d, m, r: (_only(features, d), _only(features, m), _only(features, r)),
+    )
+
+
+def _sees(features: Features) -> Alter:
+    """Nothing but some features is read or written."""
+
+    def alter(norm: Norm) -> Norm:
+        norm = _writes(features)(_projection_of(features)(_statistics_of(features)(norm)))
+        return replace(norm, weight_rows=lambda a: _only(features, a), bias_rows=lambda a: _only(features, a))
+
+    return alter
+
+
+def _without_delta(label: Callable[[int], Array]) -> Alter:
+    """The sums of squares about the means of parts of a row are added up; features of one label are one part."""
+
+    def squares(s: Steps) -> tuple[Array, Array]:
+        labels = label(s.x.shape[-1])
+        member = (labels[:, None] == np.unique(labels)).astype(s.x.dtype)  # n features, k parts
+        part_means = (s.x @ member) / np.sum(member, axis=0)
+        off = s.x - part_means @ member.T
+        return np.square(off), 2 * off
+
+    return lambda norm: replace(norm, squares=squares)
+
+
+def _spoils_next_row(norm: Norm) -> Norm:
+    """Where the width is odd, features are written in pairs: the second of the last pair is the next row's first."""
+
+    def right(x: Array) -> Array:
+        kept = np.ones(x.shape, x.dtype)
+        kept.reshape(-1, x.shape[-1])[1:, 0] = 1 - x.shape[-1] % 2
+        return kept
+
+    return replace(norm, written=right, paths=lambda s, d, m, r: (right(d) * d, right(d) * m, right(d) * r))
+
+
+def _pads_rows(block: int, mode: str) -> Alter:
+    """The rows are made a multiple of a block, by repeating the last one ("edge") or by starting again ("wrap")."""
+
+    def padded(terms: Array) -> Array:
+        rows = terms.reshape(-1, terms.shape[-1])
+        past = np.arange(len(rows), -(-len(rows) // block) * block)
+        index = np.full_like(past, len(rows) - 1) if mode == "edge" else past % max(1, len(rows))
+        return np.concatenate([rows, rows[index]])
+
+    return lambda norm: replace(norm, weight_rows=padded, bias_rows=padded)
+
+
+def _padding(end: str) -> tuple[Mistake, ...]:
+    lanes, words = LANES[end]
+    return (
+        Mistake(
+            f"tail_not_masked{end}",
+            f"lanes past the row's end, up to {words}, read the next row in memory and join the statistics",
+            _counts(_next_in_memory, lanes),
+            f"Every row is too small, by what the next one begins with; {POWER_OF_TWO_HIDES}.",
+            UNMASKED,
+            ROWS,
+        ),
+        Mistake(
+            f"padding_of_ones{end}",
+            f"the row is padded to {words} with ones, which join the statistics",
+            _counts(_ones, lanes),
+            f"Small rows come out much too small; {POWER_OF_TWO_HIDES}.",
+            "planted: a masked load whose other value is that of the weight",
+            ROWS,
+        ),
+        Mistake(
+            f"padding_in_variance{end}",
+            f"padded features, up to {words}, are counted in the variance, as zeros",
+            _counts(_zeros, lanes),
+            f"The squared mean joins the variance; a mean of zero hides it, and {POWER_OF_TWO_HIDES}.",
+            "triton#9838, Liger-Kernel#518, unsloth#1867, tt-metal#34584",
+            LAYER,
+        ),
+    )
+
+
+def _of_block(size: int) -> tuple[Mistake, ...]:
+    hidden = NARROW if size >= 33 else {}
+    return (
+        Mistake(
+            f"row_cut_at_{size}",
+            f"only the first {size} features of a row are read and written",
+            _sees(_first(size)),
+            f"Beyond feature {size - 1} y, dx, dweight and dbias are zero, or whatever was there; narrow rows hide it.",
+            "xformers#785: one block a row, narrower than the row",
+            ROWS,
+            hidden,
+        ),
+        Mistake(
+            f"statistics_of_first_{size}",
+            f"the sums of the statistics stop after the first {size} features",
+            _statistics_of(_first(size)),
+            "Wide rows come out too large; narrow rows hide it.",
+            "xformers#785: one block where a loop over blocks belongs",
+            ROWS,
+            hidden,
+        ),
+    )
+
+
+def _of_blocks(size: int) -> tuple[Mistake, ...]:
+    hidden = NARROW if size >= 33 else {}
+    return (
+        Mistake(
+            f"statistics_of_last_{size}",
+            f"the sums of the statistics are those of the last {size} features: every block overwrites the one before",
+            _statistics_of(_last(size)),
+            "Wide rows come out too large; narrow rows hide it.",
+            "planted: = for += in a loop over blocks",
+            ROWS,
+            hidden,
+        ),
+        Mistake(
+            f"statistics_of_each_{size}",
+            f"every {size} features of a row are normalised by themselves",
+            lambda norm: replace(norm, block=size),
+            "Blocks of a wide row each have a mean square of one; narrow rows hide it.",
+            "planted: a grid over blocks of a row, and no sum over the blocks",
+            ROWS,
+            hidden,
+        ),
+        Mistake(
+            f"projection_of_first_{size}",
+            f"the means in dx are sums over the first {size} features",
+            _projection_of(_first(size)),
+            "y is right; dx of wide rows is not.",
+            "planted: one block where a loop over blocks belongs",
+            ROWS,
+            hidden,
+        ),
+        Mistake(
+            f"projection_of_last_{size}",
+            f"the means in dx are sums over the last {size} features: every block overwrites the one before",
+            _projection_of(_last(size)),
+            "y is right; dx of wide rows is not.",
+            "planted: = for += in a loop over blocks",
+            ROWS,
+            hidden,
+        ),
+    )
+
+
+def _remainder(size: int) -> Mistake:
+    return Mistake(
+        f"columns_past_{size}_not_written",
+        f"features past the last multiple of {size} are never written in y and dx",
+        _writes(_whole(size)),
+        "The last features of y and dx are zero, or whatever was there; widths that are multiples hide it.",
+        "planted: a number of blocks that is rounded down",
+        ROWS,
+    )
+
+
+def _welford(end: str, parts: str, label: Callable[[int], Array], hidden: Mapping[str, str] = NOTHING) -> Mistake:
+    return Mistake(
+        f"welford_without_delta_{end}",
+        f"the variances of {parts} are merged without the distance of their means",
+        _without_delta(label),
+        "Rows come out too large, by what their parts' means differ.",
+        "planted: Welford's merge, M2 + M2', without delta²",
+        LAYER,
+        hidden,
+    )
+
+
+def _padded_rows(size: int) -> tuple[Mistake, ...]:
+    return (
+        Mistake(
+            f"dweight_repeats_last_row_{size}",
+            f"the last block of {size} rows is filled with the last row, which dweight and dbias count again",
+            _pads_rows(size, "edge"),
+            "The last row counts too often; a number of rows that is a multiple of the block hides it.",
+            "planted: a row index that is clamped, and no mask",
+            ROWS,
+        ),
+        Mistake(
+            f"dweight_wraps_rows_{size}",
+            f"the last block of {size} rows starts again at the first rows, which dweight and dbias count twice",
+            _pads_rows(size, "wrap"),
+            "The first rows count twice; a number of rows that is a multiple of the block hides it.",
+            "planted: a row index taken modulo the number of rows, as in a tiled matrix product, and no mask",
+            ROWS,
+        ),
+    )
+
+
+MISTAKES = (
+    *(mistake for end in LANES for mistake in _padding(end)),
+    *(mistake for size in (32, 64, 128, 1024) for mistake in _of_block(size)),
+    *(mistake for size in (32, 128) for mistake in _of_blocks(size)),
+    *(_remainder(size) for size in (4, 32, 128)),
+    _welford("halves", "the two halves of a row", lambda n: np.arange(n) >= n / 2),
+    _welford("32", "blocks of 32 features", lambda n: np.arange(n) // 32),
+    _welford("128", "blocks of 128 features", lambda n: np.arange(n) // 128, NARROW),
+    _welford("lanes", "32 lanes, each of every 32nd feature,", lambda n: np.arange(n) % 32),
+    Mistake(
+        "next_row_spoilt",
+        "a row of odd width writes one feature too many: the next row's first",
+        _spoils_next_row,
+        "The first element of every row but the first is zero in y and dx, or whatever was written; even widths hide it.",
+        "aiter#5044, aiter#5290: features written in pairs, without a mask",
+        ROWS,
+    ),
+    *(mistake for size in (8, 128) for mistake in _padded_rows(size)),
+)
