@@ -164,6 +164,7 @@ class Norm:
     rounded: Mapping[Step, Precision] = field(default_factory=lambda: NOTHING)
     output_dtypes: Callable[[dict[str, str]], dict[str, str]] = lambda dtypes: dtypes
     output_modes: Mapping[str, Mode] = field(default_factory=lambda: NOTHING)  # of an output's last rounding, if not to nearest
+    factors: Mapping[str, float] = field(default_factory=lambda: NOTHING)  # of an output, before its last rounding
     noisy: bool = False  # evaluated as an implementation would, rounding errors and all, not exactly
     sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise
 
@@ -346,4 +347,6 @@ def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:
     """What the case would expect if this norm were right."""
     with np.errstate(all="ignore"):
         values = norm.values(backward)
-        return expected_outputs(norm.case, values, norm.dialect, norm.output_dtypes(norm.case.outputs), norm.output_modes)
+        dtypes = norm.output_dtypes(norm.case.outputs)
+        outputs = expected_outputs(norm.case, values, norm.dialect, dtypes, norm.output_modes)
+    return outputs | {name: outputs[name].times(k) for name, k in norm.factors.items() if name in outputs}
