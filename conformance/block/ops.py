@@ -144,14 +144,19 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Concatenate:
-    """What was cached, then what is new, along the positions."""
+    """What was cached, then what is new, along the positions; or the reverse."""
+
+    cached_first: bool = True
 
     def forward(self, m: Machine, cached: Array, new: Array) -> Array:
-        return np.concatenate([cached, new], axis=-3)
+        return np.concatenate([cached, new] if self.cached_first else [new, cached], axis=-3)
 
     def vjp(self, m: Machine, dy: Array, cached: Array, new: Array) -> tuple[Array, ...]:
-        past = cached.shape[-3]
-        return dy[..., :past, :, :], dy[..., past:, :, :]
+        if self.cached_first:
+            dcached, dnew = np.split(dy, [cached.shape[-3]], axis=-3)
+        else:
+            dnew, dcached = np.split(dy, [new.shape[-3]], axis=-3)
+        return dcached, dnew
 
     def bound(self, u: float, v: float, y: Array, cached: Array, new: Array) -> Array:
         return np.zeros_like(y)

@@ -157,7 +157,20 @@ class Fused(Measured):
         return sum(len(part) for part in self._weights(parameters))
 
 
-def swapped(op: Any, first: int, second: int) -> Before:
+@dataclass(frozen=True)
+class Swapped(Measured):
     """An op of one value, with two axes of it exchanged before and after."""
-    exchange = Map(lambda x: np.swapaxes(x, first, second), lambda dy, x: np.swapaxes(dy, first, second))
-    return Before(After(op, exchange), exchange)
+
+    inside: Any
+    first: int
+    second: int
+
+    def forward(self, m: Machine, x: Array) -> Array:
+        return self._swap(self.inside.forward(m, self._swap(x)))
+
+    def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
+        (dx,) = self.inside.vjp(m, self._swap(dy), self._swap(x))
+        return (self._swap(dx),)
+
+    def _swap(self, a: Array) -> Array:
+        return np.swapaxes(a, self.first, self.second)

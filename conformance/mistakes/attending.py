@@ -8,8 +8,8 @@ import numpy as np
 
 from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
-from conformance.block.ops import Softmax
-from conformance.block.wrappers import After, Before, Map, Measured, swapped
+from conformance.block.ops import DotProducts, Softmax
+from conformance.block.wrappers import After, Before, Map, Measured, Swapped
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
 from conformance.mistakes.visibility import in_softmax
 from conformance.rounding import largest
@@ -21,7 +21,7 @@ Array = np.ndarray
 class _OffByOne(Measured):
     """A softmax with one key more, whose score is zero and whose value nobody reads."""
 
-    op: Softmax
+    softmax: Softmax
 
     def forward(self, m: Machine, scores: Array) -> Array:
         return self._wider().forward(m, self._with_zero(scores))[..., :-1]
@@ -31,7 +31,8 @@ class _OffByOne(Measured):
         return (dscores[..., :-1],)
 
     def _wider(self) -> Softmax:
-        return replace(self.op, visible=np.concatenate([self.op.visible, np.ones_like(self.op.visible[..., :1])], axis=-1))
+        visible = self.softmax.visible
+        return replace(self.softmax, visible=np.concatenate([visible, np.ones_like(visible[..., :1])], axis=-1))
 
     def _with_zero(self, a: Array) -> Array:
         return np.concatenate([a, np.zeros_like(a[..., :1])], axis=-1)
@@ -51,11 +52,11 @@ class _Unshifted(Softmax):
 def _unshifted(composite: Composite) -> Composite:
     if composite.case.dtype == "float64":
         return composite
-    return composite.with_op("probs", lambda op: _Unshifted(op.visible, op.inner))
+    return composite.alter("probs", Softmax, lambda op: _Unshifted(op.visible, op.inner))
 
 
 def _over_queries(op: Softmax) -> object:
-    return swapped(replace(op, visible=np.swapaxes(op.visible, -1, -2)), -1, -2)
+    return Swapped(replace(op, visible=np.swapaxes(op.visible, -1, -2)), -1, -2)
 
 
 def _capped(scores: Array) -> Array:
@@ -69,7 +70,7 @@ BASE_2 = Map(lambda scores: scores * math.log(2), lambda dy, scores: dy * math.l
 
 def _scaled(scale: Callable[[Composite], float]) -> Callable[[Composite], Composite]:
     """The scores times so much more."""
-    return lambda composite: composite.with_op("scores", lambda op: replace(op, scale=op.scale * scale(composite)))
+    return lambda composite: composite.alter("scores", DotProducts, lambda op: replace(op, scale=op.scale * scale(composite)))
 
 
 MISTAKES = (

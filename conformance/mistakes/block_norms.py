@@ -59,7 +59,7 @@ class _OverPositions(Measured):
 def _norms(alter: Callable[[Norm], Any], names: tuple[str, ...] = NORMS) -> Callable[[Composite], Composite]:
     def altered(composite: Composite) -> Composite:
         for name in names:
-            composite = composite.with_op(name, alter)
+            composite = composite.alter(name, Norm, alter)
         return composite
 
     return altered

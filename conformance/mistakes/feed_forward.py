@@ -10,7 +10,7 @@ import numpy as np
 import reference
 from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
-from conformance.block.ops import Linear, SwiGLU
+from conformance.block.ops import Gelu, Linear, SwiGLU
 from conformance.block.wrappers import Before, Map, Measured
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
 from reference.feed_forward import sigmoid, silu
@@ -57,27 +57,21 @@ def _other_constant_slope(x: Array) -> Array:
 
 def _gate(activation: Function, slope: Function) -> Callable[[Composite], Composite]:
     """Another function of the gate."""
-    return lambda composite: composite.change("act", activation=activation, slope=slope) if _has_gate(composite) else composite
+    return lambda composite: composite.alter("act", SwiGLU, lambda op: replace(op, activation=activation, slope=slope))
 
 
 def _of_up(function: Function, slope: Function) -> Callable[[Composite], Composite]:
     """Another function where GELU should be."""
     made = Map(function, lambda dy, x: dy * slope(x))
-    return lambda composite: composite if _has_gate(composite) else composite.with_op("act", lambda op: made)
+    return lambda composite: composite.alter("act", Gelu, lambda op: made)
 
 
-def _has_gate(composite: Composite) -> bool:
-    return isinstance(composite.program.op("act"), SwiGLU)
-
-
-def _with_gate(alter: Callable[[Composite], Composite]) -> Callable[[Composite], Composite]:
-    return lambda composite: alter(composite) if _has_gate(composite) else composite
+def _gate_and_up_swapped(composite: Composite) -> Composite:
+    return composite.reread("act", {"gate": "up", "up": "gate"}) if composite.op("act", SwiGLU) else composite
 
 
 def _other_formula(composite: Composite) -> Composite:
-    if _has_gate(composite):
-        return composite
-    return composite.with_op("act", lambda op: replace(op, approximate=not op.approximate))
+    return composite.alter("act", Gelu, lambda op: replace(op, approximate=not op.approximate))
 
 
 def _constant(composite: Composite) -> Composite:
@@ -116,7 +110,7 @@ MISTAKES = (
     Mistake(
         "gate_and_up_swapped",
         "the activation is that of up, not of the gate",
-        _with_gate(lambda composite: composite.reread("act", {"gate": "up", "up": "gate"})),
+        _gate_and_up_swapped,
         "act is gate·SiLU(up).",
         "mlx-lm#767",
         SWIGLU,
@@ -124,7 +118,7 @@ MISTAKES = (
     Mistake(
         "gate_added",
         "the gate's SiLU is added to up",
-        _with_gate(lambda composite: composite.with_op("act", lambda op: _Sum())),
+        lambda composite: composite.alter("act", SwiGLU, lambda op: _Sum()),
         "act is a sum instead of a product.",
         ops=SWIGLU,
     ),

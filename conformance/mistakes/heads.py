@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.ops import Linear, Mix
+from conformance.block.ops import DotProducts, Linear, Mix
 from conformance.block.wrappers import After, Fused, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
 from conformance.rounding import HALF
@@ -19,8 +19,9 @@ def _grouped(group: Callable[[int, int, int], int], *names: str) -> Callable[[Co
 
     def alter(composite: Composite) -> Composite:
         n, n_kv = composite.config.n_heads, composite.config.n_kv_heads
+        groups = tuple(group(head, n, n_kv) for head in range(n))
         for name in names or ("scores", "attn"):
-            composite = composite.change(name, groups=tuple(group(head, n, n_kv) for head in range(n)))
+            composite = composite.alter(name, (DotProducts, Mix), lambda op: replace(op, groups=groups))
         return composite
 
     return alter
@@ -138,7 +139,7 @@ MISTAKES = (
     Mistake(
         "heads_merged_untransposed",
         "heads are merged without being brought next to each other",
-        lambda composite: composite.with_op("attn", _merged_as_they_lie),
+        lambda composite: composite.alter("attn", Mix, _merged_as_they_lie),
         "Rows and heads are mixed up; a single query hides it.",
         "planted: a reshape without its transpose",
         ATTENTION,

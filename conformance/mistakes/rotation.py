@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.block.anatomy import Composite
 from conformance.block.ops import Rotate
-from conformance.block.wrappers import After, Before, First, swapped
+from conformance.block.wrappers import After, Before, First, Swapped
 from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
 from conformance.rounding import HALF, round_to, significant_bits
 
@@ -68,7 +68,7 @@ def _half_of_the_pairs(composite: Composite, true: Array) -> Array:
 def _with_rotate(alter: Callable[[Rotate], Any], *names: str) -> Callable[[Composite], Composite]:
     def altered(composite: Composite) -> Composite:
         for name in names or ROTATED:
-            composite = composite.with_op(name, alter)
+            composite = composite.alter(name, Rotate, alter)
         return composite
 
     return altered
@@ -85,11 +85,11 @@ def _by_head(composite: Composite) -> Composite:
 
     def turned(op: Rotate, heads: int) -> Any:
         frequency = _frequency(composite, op.angles)
-        return swapped(replace(op, angles=np.arange(heads)[:, None] * frequency), -2, -3)
+        return Swapped(replace(op, angles=np.arange(heads)[:, None] * frequency), -2, -3)
 
     c = composite.config
-    q = composite.with_op("q_rope", lambda op: turned(op, c.n_heads))
-    return q.with_op("k_rope", lambda op: turned(op, c.n_kv_heads))
+    q = composite.alter("q_rope", Rotate, lambda op: turned(op, c.n_heads))
+    return q.alter("k_rope", Rotate, lambda op: turned(op, c.n_kv_heads))
 
 
 def _values_too(composite: Composite) -> Composite:
@@ -112,7 +112,7 @@ def _before_qk_norm(composite: Composite) -> Composite:
 
 
 def _cache_too(composite: Composite) -> Composite:
-    case, rotate = composite.case, composite.program.op("k_rope")
+    case, rotate = composite.case, composite.op("k_rope", Rotate)
     if not rotate:
         return composite
     again = replace(rotate, angles=np.arange(case.past)[:, None] * _frequency(composite, rotate.angles))

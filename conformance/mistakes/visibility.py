@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.ops import Softmax
+from conformance.block.ops import Concatenate, Softmax
 from conformance.block.wrappers import After, Before, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
 from conformance.rounding import HALF, compute_dtype, largest, round_to
@@ -26,7 +26,7 @@ def _sees(
         t = case.past + case.s
         query, key = np.arange(case.past, t)[:, None], np.arange(t)
         change: Callable[[Softmax], Softmax] = lambda op: replace(op, visible=visible(composite, op.visible, query, key))  # noqa: E731
-        return composite.with_op("probs", change) if only(composite) else composite
+        return composite.alter("probs", Softmax, change) if only(composite) else composite
 
     return alter
 
@@ -72,14 +72,14 @@ def _masked(value: Callable[[str], float]) -> Callable[[Composite], Composite]:
             lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
             return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
 
-        return composite.with_op("probs", masked)
+        return composite.alter("probs", Softmax, masked)
 
     return alter
 
 
 def in_softmax(make: Callable[[Softmax], object]) -> Callable[[Composite], Composite]:
     """Another op where the softmax is."""
-    return lambda composite: composite.with_op("probs", make)
+    return lambda composite: composite.alter("probs", Softmax, make)
 
 
 def _mask_multiplies(op: Softmax) -> object:
@@ -98,9 +98,9 @@ def _zero_by_zero(op: Softmax) -> object:
 
 
 def _prepended(composite: Composite) -> Composite:
-    keys = next((stage.reads[1] for stage in composite.program.stages if stage.local_name == "keys"), "")
-    swap = {"k_cache": keys, keys: "k_cache"}
-    return composite.reread("keys", swap).reread("values", {"v_cache": "v", "v": "v_cache"})
+    for name in ("keys", "values"):
+        composite = composite.alter(name, Concatenate, lambda op: replace(op, cached_first=False))
+    return composite
 
 
 def _lowest(dtype: str) -> float:
