@@ -16,6 +16,7 @@ import reference
 from conformance.block.machine import Machine
 from conformance.dialects import Order
 from conformance.norms.values import true_pullback
+from conformance.rounding import smallest, storage_dtype
 from reference.feed_forward import sigmoid, silu
 from reference.rope import each_feature, quarter_turn
 from reference.rows import sum_rows
@@ -286,7 +287,9 @@ class SwiGLU:
         return m.compute(inner * self.slope(gate), 8 * np.abs(inner)), dy * m.store(self.activation(gate))
 
     def bound(self, u: float, v: float, y: Array, gate: Array, up: Array) -> Array:
-        return (16 * v + ROUNDING * u) * np.abs(y) + TINY  # the activation may be rounded before it multiplies
+        # The activation may be rounded before it multiplies; a tiny one is rounded to a multiple of the smallest number.
+        lost = ROUNDING * smallest(storage_dtype(u)) / 2 + TINY
+        return (16 * v + ROUNDING * u) * np.abs(y) + lost * np.abs(up) + TINY
 
 
 @dataclass(frozen=True)

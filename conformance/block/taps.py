@@ -82,7 +82,7 @@ def _expected(case: BlockCase, stage: Stage, values: Values, dtype: str) -> Expe
     dtype = dtype if dtype in allowed else case.dtype
     reads = [values[name] for name in stage.reads]
     forward = _forward(stage.op)
-    if isinstance(forward, Norm):
+    if type(forward) is Norm:
         return _of_norm(case, forward, reads, dtype)
     op: Bounded = forward
     u, v = unit_roundoff(case.dtype), unit_roundoff(compute_dtype(case.dtype))
