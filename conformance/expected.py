@@ -20,8 +20,8 @@ KEPT_ELEMENTS = 10_000  # larger intervals are computed again when they are need
 class Expected:
     """One output: its exact value, its dtype, and the placements of roundings that its dialect admits.
 
-    Every element lies in its interval, and the root mean square of all errors is at most `rms`. The last rounding, to the
-    dtype, is in `mode`: to nearest, unless a mistake is to round otherwise. Any mode is monotone.
+    Every element lies in its interval, and the root mean square of the errors of all finite values is at most `rms`. The last
+    rounding, to the dtype, is in `mode`: to nearest, unless a mistake is to round otherwise. Any mode is monotone.
     """
 
     value: Array
@@ -34,14 +34,20 @@ class Expected:
     @classmethod
     def around(cls, value: Array, half_width: Array, dtype: str, rms: float = float("inf")) -> "Expected":
         """The value, give or take so much, then rounded to the dtype."""
-        return cls(value, dtype, (lambda s: (value - s * half_width, value + s * half_width),), rms)
+
+        def placed(s: float) -> Interval:
+            off = s * half_width if s else np.zeros_like(half_width)  # without noise, even where it may be infinite
+            return value - off, value + off
+
+        return cls(value, dtype, (placed,), rms)
 
     def admits(self, actual: Array, scale: float = 1.0) -> Array:
         """Which elements lie in their intervals; none, where all of them together are too far off."""
         lower, upper = self.interval(scale)
         admitted = ((lower <= actual) & (actual <= upper)) | (np.isnan(self.value) & np.isnan(actual))
-        if self.rms < float("inf") and not np.array_equal(actual, self.interval(0.0)[0]):
-            admitted &= bool(np.sqrt(np.mean(np.square(actual - self.value))) <= scale * self.rms)
+        if self.rms < float("inf") and not np.array_equal(actual, self.interval(0.0)[0], equal_nan=True):
+            with np.errstate(all="ignore"):
+                admitted &= root_mean_square(np.square(actual - self.value), self.value) <= scale * self.rms
         return admitted
 
     def interval(self, scale: float = 1.0) -> Interval:
@@ -86,3 +92,9 @@ class Expected:
     def upper(self) -> Array:
         """The largest admissible value of every element, in the output's dtype."""
         return store(self.interval()[1], self.dtype)
+
+
+def root_mean_square(squares: Array, exact: Array) -> float:
+    """The root of the mean of squared errors, over the elements whose exact value is finite; zero where there are none."""
+    finite = np.isfinite(exact)
+    return float(np.sqrt(np.mean(squares[finite]))) if finite.any() else 0.0

@@ -46,6 +46,11 @@ def unit_roundoff(dtype: str) -> float:
     return 2.0 ** -(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).nmant + 1)
 
 
+def storage_dtype(u: float) -> DType:
+    """The dtype that has this unit roundoff."""
+    return next(dtype for dtype in DTYPES if unit_roundoff(dtype) == u)
+
+
 def largest(dtype: str) -> float:
     """The largest finite number of a dtype."""
     return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).max)

@@ -9,7 +9,7 @@ import numpy as np
 
 from conformance.block.cases import BlockCase
 from conformance.block.ops import Add, Concatenate, DotProducts, Gelu, Linear, Mix, Norm, Rotate, Softmax, SwiGLU
-from conformance.block.program import Program, Pull, Stage
+from conformance.block.program import Kind, Kinds, Program, Pull, Stage, found
 from reference import BlockConfig
 from reference.attention import visible_keys
 from reference.rope import rope_angles
@@ -35,12 +35,16 @@ class Composite:
         """Whether it has a stage of this name."""
         return self.program.op(local_name) is not None
 
-    def change(self, local_name: str, **fields: Any) -> "Composite":
-        """With fields of a stage's op replaced, in every layer."""
-        return replace(self, program=self.program.change(local_name, **fields))
+    def op(self, local_name: str, kind: Kinds[Kind]) -> Kind | None:
+        """A stage's op of a kind, whatever is wrapped around it; None where there is none."""
+        return found(self.program.op(local_name), kind)
+
+    def alter(self, local_name: str, kind: Kinds[Kind], make: Callable[[Kind], Any]) -> "Composite":
+        """With a stage's op of a kind made another, in every layer, and what is wrapped around it as it was."""
+        return replace(self, program=self.program.alter(local_name, kind, make))
 
     def with_op(self, local_name: str, make: Callable[[Any], Any]) -> "Composite":
-        """With another op in a stage, made of the one that is there."""
+        """With another op in a stage, made of the one that is there, whatever it is."""
         return replace(self, program=self.program.with_op(local_name, make))
 
     def reread(self, local_name: str, instead: dict[str, str]) -> "Composite":

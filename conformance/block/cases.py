@@ -21,8 +21,8 @@ class BlockCase:
     """A question about a composite op, of a `kind`, such as a preset: what of the config the op needs, and its sizes.
 
     `s` positions after `past` cached ones, the first of them at `position` + `past`. `hot` scales the queries' weights, or the
-    queries, and so the scores. The key mask leaves the last keys of the last sequence out (`padding`), or the first keys
-    of the first sequence, so that its first query sees none (`hides_a_row`).
+    queries, and so the scores; `wide` scales the weights of gate and up. The key mask leaves the last keys of the last
+    sequence out (`padding`), or the first keys of the first sequence, so that its first query sees none (`hides_a_row`).
     """
 
     op: CompositeOp
@@ -38,6 +38,7 @@ class BlockCase:
     key_mask: KeyMask = "absent"
     x: Draw = field(default_factory=Draw)
     hot: float = 1.0
+    wide: float = 1.0
     n_layers: int = 1
     layout: Layout = "contiguous"
 
@@ -198,6 +199,7 @@ VARIED_OPS = (
 BLOCKS = (
     BlockCase("pre_ln_block", "llama", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
     BlockCase("pre_ln_block", "llama", "hot", "a mask that is merely low; a softmax in low precision", LLAMA, hot=24.0),
+    BlockCase("pre_ln_block", "llama", "large_gates", "a gate, or up, that is clamped", LLAMA, wide=8.0),
     BlockCase("pre_ln_block", "llama", "large", "squares of x in half precision", LLAMA, x=Draw(scale=300.0)),
     BlockCase("pre_ln_block", "llama", "small", "eps left out, or outside the root", LLAMA, x=Draw(scale=2**-8)),
 )

@@ -26,7 +26,7 @@ from conformance.block.anatomy import Composite, true_program
 from conformance.block.cases import BlockCase
 from conformance.block.inputs import block_inputs
 from conformance.block.machine import Machine, NoisyMachine
-from conformance.expected import Expected
+from conformance.expected import Expected, root_mean_square
 from conformance.rounding import HALF
 
 Array = np.ndarray
@@ -72,9 +72,9 @@ def composite_outputs(composite: Composite, seed: int, exact: Values | None = No
         key = hashlib.sha256(f"{case.id} noise {seed} {number}".encode()).digest()[:16]
         _, noisy = run(composite, NoisyMachine(case.dtype, int.from_bytes(key, "little")), seed)
         for name, value in noisy.items():
-            off = np.square(value - exact[name])
+            off = _squared_error(value, exact[name])
             squares[name] += off / RUNS
-            largest[name] = max(largest[name], float(np.sqrt(np.mean(off))))
+            largest[name] = max(largest[name], root_mean_square(off, exact[name]))
     precision = "half" if case.dtype in HALF else "single"
     return {
         name: Expected.around(
@@ -87,13 +87,26 @@ def composite_outputs(composite: Composite, seed: int, exact: Values | None = No
     }
 
 
+def _squared_error(value: Array, exact: Array) -> Array:
+    """Zero where the exact value is not finite, which nothing but itself is near; infinite where only the noisy one is not."""
+    with np.errstate(all="ignore"):
+        off = np.nan_to_num(np.square(value - exact), nan=np.inf, posinf=np.inf)
+    return np.where(np.isfinite(exact), off, 0.0)
+
+
 def _pooled(variance: Array) -> Array:
-    """Half of every element's own variance, and half of what its row and its column make likely."""
+    """Half of every element's own variance, and half of what its row and its column make likely.
+
+    An element that noise makes infinite says nothing of the others.
+    """
     rows = variance.reshape(-1, variance.shape[-1])
-    mean = np.mean(rows)
+    finite = np.where(np.isfinite(rows), rows, 0.0)
+    mean = np.mean(finite)
     if mean == 0:
         return variance
-    likely = np.mean(rows, axis=1, keepdims=True) * np.mean(rows, axis=0) / mean if len(rows) > 1 else np.full_like(rows, mean)
+    likely = np.full_like(rows, mean)
+    if len(rows) > 1:
+        likely = np.mean(finite, axis=1, keepdims=True) * np.mean(finite, axis=0) / mean
     return (variance + likely.reshape(variance.shape)) / 2
 
 

@@ -31,6 +31,8 @@ def block_inputs(case: BlockCase, seed: int) -> dict[str, Array]:
             tensors[name] = draw(name, shape)
         if name == "q" or name.endswith("attention.q.weight"):
             tensors[name] = case.hot * tensors[name]
+        if name.endswith(("feed_forward.gate.weight", "feed_forward.up.weight")):
+            tensors[name] = case.wide * tensors[name]
     output = next(iter(case.outputs))
     tensors[f"d{output}"] = draw(f"d{output}", case.shape)
     return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}

@@ -16,6 +16,7 @@ import reference
 from conformance.block.machine import Machine
 from conformance.dialects import Order
 from conformance.norms.values import true_pullback
+from conformance.rounding import smallest, storage_dtype
 from reference.feed_forward import sigmoid, silu
 from reference.rope import each_feature, quarter_turn
 from reference.rows import sum_rows
@@ -144,14 +145,19 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Concatenate:
-    """What was cached, then what is new, along the positions."""
+    """What was cached, then what is new, along the positions; or the reverse."""
+
+    cached_first: bool = True
 
     def forward(self, m: Machine, cached: Array, new: Array) -> Array:
-        return np.concatenate([cached, new], axis=-3)
+        return np.concatenate([cached, new] if self.cached_first else [new, cached], axis=-3)
 
     def vjp(self, m: Machine, dy: Array, cached: Array, new: Array) -> tuple[Array, ...]:
-        past = cached.shape[-3]
-        return dy[..., :past, :, :], dy[..., past:, :, :]
+        if self.cached_first:
+            dcached, dnew = np.split(dy, [cached.shape[-3]], axis=-3)
+        else:
+            dnew, dcached = np.split(dy, [new.shape[-3]], axis=-3)
+        return dcached, dnew
 
     def bound(self, u: float, v: float, y: Array, cached: Array, new: Array) -> Array:
         return np.zeros_like(y)
@@ -281,7 +287,9 @@ class SwiGLU:
         return m.compute(inner * self.slope(gate), 8 * np.abs(inner)), dy * m.store(self.activation(gate))
 
     def bound(self, u: float, v: float, y: Array, gate: Array, up: Array) -> Array:
-        return (16 * v + ROUNDING * u) * np.abs(y) + TINY  # the activation may be rounded before it multiplies
+        # The activation may be rounded before it multiplies; a tiny one is rounded to a multiple of the smallest number.
+        lost = ROUNDING * smallest(storage_dtype(u)) / 2 + TINY
+        return (16 * v + ROUNDING * u) * np.abs(y) + lost * np.abs(up) + TINY
 
 
 @dataclass(frozen=True)

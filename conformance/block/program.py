@@ -1,8 +1,12 @@
-"""A program: named stages in data-flow order, evaluated forward and backward on a machine."""
+"""A program: named stages in data-flow order, evaluated forward and backward on a machine.
+
+The op of a stage may be wrapped in others, one around another: a wrapper holds what it wraps as `op`. An alteration of a
+kind of op reaches it through its wrappers. What an op holds under another name is its own affair, and is not reached.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,22 +15,20 @@ from conformance.block.ops import Op
 
 Array = np.ndarray
 Values = dict[str, Array]
+Kind = TypeVar("Kind")
+Kinds = type[Kind] | tuple[type[Kind], ...]
 Pull = Callable[..., tuple[Array, ...]]
 """Makes the cotangents of what an op reads, of its true ones, the op's own cotangent, and the values read."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One op, the names of the values that it reads, and the name of the one that it makes; `layer` is a stack's prefix.
-
-    `pull` alters what the op passes back.
-    """
+    """One op, the names of the values that it reads, and the name of the one that it makes; `layer` is a stack's prefix."""
 
     local_name: str
     op: Any
     reads: tuple[str, ...]
     layer: str = ""
-    pull: Pull = lambda cotangents, dy, *values: cotangents
 
     @property
     def name(self) -> str:
@@ -42,7 +44,38 @@ class Stage:
         """What it passes back, by the names of the values read."""
         op: Op = self.op
         reads = [values[name] for name in self.reads]
-        yield from zip(self.reads, self.pull(op.vjp(m, dy, *reads), dy, *reads), strict=True)
+        yield from zip(self.reads, op.vjp(m, dy, *reads), strict=True)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """An op that is what it was forward, and passes other cotangents back."""
+
+    op: Any
+    pull: Pull
+
+    def forward(self, m: Machine, *values: Array) -> Array:
+        """The op's own value."""
+        return self.op.forward(m, *values)
+
+    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
+        """What is made of the op's own cotangents."""
+        return self.pull(self.op.vjp(m, dy, *values), dy, *values)
+
+
+def found(op: Any, kind: Kinds[Kind]) -> Kind | None:
+    """The op of a kind, or of one of some kinds, that an op is or wraps; None where there is none."""
+    while op is not None and not isinstance(op, kind):
+        op = getattr(op, "op", None)
+    return op
+
+
+def altered(op: Any, kind: Kinds[Kind], make: Callable[[Kind], Any]) -> Any:
+    """An op with the one of a kind that it is or wraps made another; unchanged where there is none."""
+    if isinstance(op, kind):
+        return make(op)
+    inner = getattr(op, "op", None)
+    return op if inner is None else replace(op, op=altered(inner, kind, make))
 
 
 @dataclass(frozen=True)
@@ -72,12 +105,15 @@ class Program:
         """The program with a stage altered, in every layer; unchanged where it has no such stage."""
         return Program(tuple(alter(stage) if stage.local_name == local_name else stage for stage in self.stages))
 
-    def change(self, local_name: str, **fields: Any) -> "Program":
-        """The program with fields of a stage's op replaced."""
-        return self.each(local_name, lambda stage: replace(stage, op=replace(stage.op, **fields)))
+    def alter(self, local_name: str, kind: Kinds[Kind], make: Callable[[Kind], Any]) -> "Program":
+        """The program with a stage's op of a kind made another, and what is wrapped around it as it was.
+
+        Unchanged where an earlier alteration has taken that op away: there is nothing left to alter.
+        """
+        return self.each(local_name, lambda stage: replace(stage, op=altered(stage.op, kind, make)))
 
     def with_op(self, local_name: str, make: Callable[[Any], Any]) -> "Program":
-        """The program with another op in a stage, made of the one that is there."""
+        """The program with another op in a stage, made of the one that is there, whatever it is."""
         return self.each(local_name, lambda stage: replace(stage, op=make(stage.op)))
 
     def reread(self, local_name: str, instead: dict[str, str]) -> "Program":
@@ -97,7 +133,7 @@ class Program:
 
     def pull(self, local_name: str, pull: Pull) -> "Program":
         """The program with a stage that passes other cotangents back."""
-        return self.each(local_name, lambda stage: replace(stage, pull=pull))
+        return self.with_op(local_name, lambda op: Pulled(op, pull))
 
     def op(self, local_name: str) -> Any:
         """The op of the first stage of a name; None where there is none."""

@@ -12,7 +12,7 @@ import numpy as np
 from conformance.block.cases import BlockCase
 from conformance.block.machine import Machine
 from conformance.block.ops import Bounded, Norm
-from conformance.block.program import Program, Stage
+from conformance.block.program import Program, Pulled, Stage
 from conformance.dialects import Dialect
 from conformance.expected import Expected
 from conformance.norms.cases import NormCase
@@ -45,10 +45,18 @@ def altered_taps(true: Program, altered: Program) -> list[str]:
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two stages, or what they consist of, make the same value; how they pull a cotangent back is no matter."""
+    a, b = _forward(a), _forward(b)
     if is_dataclass(a):
-        names = [field.name for field in fields(a) if field.name != "pull"]
+        names = [field.name for field in fields(a)]
         return type(a) is type(b) and all(_same(getattr(a, name), getattr(b, name)) for name in names)
     return np.array_equal(a, b) if isinstance(a, np.ndarray) else a is b or a == b
+
+
+def _forward(op: Any) -> Any:
+    """An op without what alters its backward pass alone."""
+    while isinstance(op, Pulled):
+        op = op.op
+    return op
 
 
 def expected_taps(case: BlockCase, program: Program, given: Values, taps: Values) -> dict[str, Expected]:
@@ -73,9 +81,10 @@ def _expected(case: BlockCase, stage: Stage, values: Values, dtype: str) -> Expe
     allowed = (case.dtype, compute_dtype(case.dtype))
     dtype = dtype if dtype in allowed else case.dtype
     reads = [values[name] for name in stage.reads]
-    if isinstance(stage.op, Norm):
-        return _of_norm(case, stage.op, reads, dtype)
-    op: Bounded = stage.op
+    forward = _forward(stage.op)
+    if type(forward) is Norm:
+        return _of_norm(case, forward, reads, dtype)
+    op: Bounded = forward
     u, v = unit_roundoff(case.dtype), unit_roundoff(compute_dtype(case.dtype))
     value = op.forward(Machine(), *reads)
     half_width = op.bound(u, v, value, *reads)

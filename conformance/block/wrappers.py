@@ -12,7 +12,7 @@ import numpy as np
 from conformance.block.golden import RUNS, TAU
 from conformance.block.machine import Machine, NoisyMachine
 from conformance.block.ops import Norm
-from conformance.rounding import DTYPES, HALF, unit_roundoff
+from conformance.rounding import HALF, storage_dtype
 
 Array = np.ndarray
 
@@ -21,7 +21,7 @@ class Measured:
     """An op whose bound is a multiple of what noise does to it, the one that a block's outputs have."""
 
     def bound(self: Any, u: float, v: float, y: Array, *values: Array) -> Array:
-        dtype = next(dtype for dtype in DTYPES if unit_roundoff(dtype) == u)
+        dtype = storage_dtype(u)
         deviations = (self._run(NoisyMachine(dtype, key), *values) - y for key in range(RUNS))
         return TAU["half" if dtype in HALF else "single"] * np.sqrt(sum(map(np.square, deviations)) / RUNS)
 
@@ -126,15 +126,20 @@ class NormedAdd(Measured):
 
 @dataclass(frozen=True)
 class Fused(Measured):
-    """One of several projections that were one: rows `take` of their product with the weights one above the other."""
+    """One of so many projections that were one: rows `take` of their product with the weights one above the other.
+
+    It reads all of their weights, then all of their biases, if they have any.
+    """
 
     take: Sequence[int]
-    d_head: int
+    projections: int
+    d_head: int = 0
 
     def forward(self, m: Machine, x: Array, *parameters: Array) -> Array:
         weight, bias = self._fused(parameters)
         y = m.add_up(x @ weight.T, x.shape[-1], lambda: np.square(x) @ np.square(weight).T)
-        return (m.store(y) + bias).reshape(*y.shape[:-1], -1, self.d_head)
+        y = m.store(y) + bias
+        return y.reshape(*y.shape[:-1], -1, self.d_head) if self.d_head else y
 
     def vjp(self, m: Machine, dy: Array, x: Array, *parameters: Array) -> tuple[Array, ...]:
         weight, _ = self._fused(parameters)
@@ -142,22 +147,35 @@ class Fused(Measured):
         dweight, dbias = np.zeros((self._height(parameters), x.shape[-1])), np.zeros(self._height(parameters))
         dweight[[*self.take]], dbias[[*self.take]] = rows.T @ inputs, rows.sum(axis=0)
         starts = np.cumsum([len(part) for part in self._weights(parameters)])[:-1]
-        gradients = np.split(dweight, starts) + (np.split(dbias, starts) if len(parameters) > 3 else [])
+        gradients = np.split(dweight, starts) + (np.split(dbias, starts) if len(parameters) > self.projections else [])
         return (rows @ weight).reshape(x.shape), *gradients
 
     def _fused(self, parameters: tuple[Array, ...]) -> tuple[Array, Array]:
-        weights, biases = self._weights(parameters), parameters[3:]
+        weights, biases = self._weights(parameters), parameters[self.projections :]
         bias = np.concatenate(biases)[[*self.take]] if biases else np.zeros(len(self.take))
         return np.concatenate(weights)[[*self.take]], bias
 
     def _weights(self, parameters: tuple[Array, ...]) -> tuple[Array, ...]:
-        return parameters[:3]
+        return parameters[: self.projections]
 
     def _height(self, parameters: tuple[Array, ...]) -> int:
         return sum(len(part) for part in self._weights(parameters))
 
 
-def swapped(op: Any, first: int, second: int) -> Before:
+@dataclass(frozen=True)
+class Swapped(Measured):
     """An op of one value, with two axes of it exchanged before and after."""
-    exchange = Map(lambda x: np.swapaxes(x, first, second), lambda dy, x: np.swapaxes(dy, first, second))
-    return Before(After(op, exchange), exchange)
+
+    inside: Any
+    first: int
+    second: int
+
+    def forward(self, m: Machine, x: Array) -> Array:
+        return self._swap(self.inside.forward(m, self._swap(x)))
+
+    def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
+        (dx,) = self.inside.vjp(m, self._swap(dy), self._swap(x))
+        return (self._swap(dx),)
+
+    def _swap(self, a: Array) -> Array:
+        return np.swapaxes(a, self.first, self.second)

@@ -8,8 +8,8 @@ import numpy as np
 
 from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
-from conformance.block.ops import Softmax
-from conformance.block.wrappers import After, Before, Map, Measured, swapped
+from conformance.block.ops import DotProducts, Softmax
+from conformance.block.wrappers import After, Before, Map, Measured, Swapped
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
 from conformance.mistakes.visibility import in_softmax
 from conformance.rounding import largest
@@ -21,7 +21,7 @@ Array = np.ndarray
 class _OffByOne(Measured):
     """A softmax with one key more, whose score is zero and whose value nobody reads."""
 
-    op: Softmax
+    softmax: Softmax
 
     def forward(self, m: Machine, scores: Array) -> Array:
         return self._wider().forward(m, self._with_zero(scores))[..., :-1]
@@ -31,7 +31,8 @@ class _OffByOne(Measured):
         return (dscores[..., :-1],)
 
     def _wider(self) -> Softmax:
-        return replace(self.op, visible=np.concatenate([self.op.visible, np.ones_like(self.op.visible[..., :1])], axis=-1))
+        visible = self.softmax.visible
+        return replace(self.softmax, visible=np.concatenate([visible, np.ones_like(visible[..., :1])], axis=-1))
 
     def _with_zero(self, a: Array) -> Array:
         return np.concatenate([a, np.zeros_like(a[..., :1])], axis=-1)
@@ -48,14 +49,42 @@ class _Unshifted(Softmax):
         return exponentials / np.where(total == 0, 1.0, total)
 
 
+def _not_rescaled(keys: int) -> Callable[[Softmax], Before]:
+    """Online, so many keys at a time: every exponential keeps the largest score that was known when it was made."""
+
+    def known(scores: Array, visible: Array) -> tuple[Array, Array]:
+        """Which key has the largest score of those in its own block and before, by key; and whether one is seen there."""
+        seen = np.where(visible, scores, -np.inf)
+        at = np.arange(scores.shape[-1])
+        last = np.minimum((at // keys + 1) * keys, len(at)) - 1
+        largest = np.maximum.accumulate(seen, axis=-1)
+        is_new = np.concatenate([np.ones_like(seen[..., :1], bool), largest[..., 1:] > largest[..., :-1]], axis=-1)
+        first = np.maximum.accumulate(np.where(is_new, at, 0), axis=-1)
+        return first[..., last], np.isfinite(largest[..., last])
+
+    def made(op: Softmax) -> Before:
+        def shifted(scores: Array) -> Array:
+            top, seen = known(scores, op.visible)
+            return np.where(seen, scores - np.take_along_axis(scores, top, axis=-1), scores)
+
+        def pullback(dy: Array, scores: Array) -> Array:
+            top, seen = known(scores, op.visible)
+            is_top = top[..., None] == np.arange(scores.shape[-1])  # by key, and by the key whose score was subtracted
+            return dy - np.sum(np.where(seen, dy, 0.0)[..., None] * is_top, axis=-2)
+
+        return Before(op, Map(shifted, pullback))
+
+    return made
+
+
 def _unshifted(composite: Composite) -> Composite:
     if composite.case.dtype == "float64":
         return composite
-    return composite.with_op("probs", lambda op: _Unshifted(op.visible, op.inner))
+    return composite.alter("probs", Softmax, lambda op: _Unshifted(op.visible, op.inner))
 
 
 def _over_queries(op: Softmax) -> object:
-    return swapped(replace(op, visible=np.swapaxes(op.visible, -1, -2)), -1, -2)
+    return Swapped(replace(op, visible=np.swapaxes(op.visible, -1, -2)), -1, -2)
 
 
 def _capped(scores: Array) -> Array:
@@ -69,7 +98,7 @@ BASE_2 = Map(lambda scores: scores * math.log(2), lambda dy, scores: dy * math.l
 
 def _scaled(scale: Callable[[Composite], float]) -> Callable[[Composite], Composite]:
     """The scores times so much more."""
-    return lambda composite: composite.with_op("scores", lambda op: replace(op, scale=op.scale * scale(composite)))
+    return lambda composite: composite.alter("scores", DotProducts, lambda op: replace(op, scale=op.scale * scale(composite)))
 
 
 MISTAKES = (
@@ -98,6 +127,14 @@ MISTAKES = (
         BLOCKS,
     ),
     Mistake(
+        "scale_of_n_heads",
+        "scores are scaled by the root of the number of heads instead of d_head",
+        _scaled(lambda composite: math.sqrt(composite.config.d_head / composite.config.n_heads)),
+        "Probabilities are too sharp, or too even; as many heads as features of one hide it.",
+        "planted: the wrong one of two axes",
+        ATTENTION,
+    ),
+    Mistake(
         "scores_capped",
         f"scores are capped softly at {CAP:g}",
         lambda composite: composite.with_op("scores", lambda op: After(op, CAPS)),
@@ -112,6 +149,17 @@ MISTAKES = (
         "Columns sum to one instead of rows.",
         "planted: the wrong axis",
         ATTENTION,
+    ),
+    *(
+        Mistake(
+            f"softmax_blocks_of_{keys}_not_rescaled",
+            f"an online softmax over blocks of {keys} keys does not rescale what it has added up when a larger score comes",
+            in_softmax(_not_rescaled(keys)),
+            "Keys that come before the row's largest score weigh too much; a row whose largest score comes first hides it.",
+            "planted: flash attention without its correction",
+            ATTENTION,
+        )
+        for keys in (1, 2, 4)
     ),
     Mistake(
         "softmax_base_2",

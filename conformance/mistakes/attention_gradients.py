@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.ops import DotProducts, Mix, Softmax
+from conformance.block.ops import DotProducts, Mix, Rotate, Softmax
 from conformance.mistakes.block_gradients import EXACT, FORMULA, Cotangents, made_by, pulls, scales
 from conformance.mistakes.heads import MULTI_HEAD
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
@@ -67,7 +67,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_without_sum",
         "the softmax passes p·dp back, without the row's sum",
-        made_by(_without_row_sum, "probs"),
+        made_by(Softmax, _without_row_sum, "probs"),
         "Scores get a gradient that moves them all.",
         FORMULA,
         ATTENTION,
@@ -75,7 +75,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_without_mask",
         "the probabilities made again for the backward pass are not masked",
-        made_by(_without_mask, "probs"),
+        made_by(Softmax, _without_mask, "probs"),
         "Hidden keys get a gradient.",
         FORMULA,
         ATTENTION,
@@ -124,7 +124,7 @@ MISTAKES = (
     Mistake(
         "dk_of_first_head_in_group",
         "dk is that of the first query head of its group",
-        made_by(_keys_of_first_head, "scores"),
+        made_by(DotProducts, _keys_of_first_head, "scores"),
         "As many key heads as query heads hide it.",
         "planted: assigned where it should be added",
         ATTENTION,
@@ -132,7 +132,7 @@ MISTAKES = (
     Mistake(
         "dv_of_first_head_in_group",
         "dv is that of the first query head of its group",
-        made_by(_values_of_first_head, "attn"),
+        made_by(Mix, _values_of_first_head, "attn"),
         "As many value heads as query heads hide it.",
         "planted: assigned where it should be added",
         ATTENTION,
@@ -148,7 +148,7 @@ MISTAKES = (
     Mistake(
         "rope_backward_forward",
         "cotangents are turned forward, not back",
-        made_by(lambda op: lambda dy, x: (op.forward(EXACT, dy),), "q_rope", "k_rope"),
+        made_by(Rotate, lambda op: lambda dy, x: (op.forward(EXACT, dy),), "q_rope", "k_rope"),
         "dq and dk before the rotation; the first position hides it.",
         "planted: the forward pass used for both",
         ROPE,
@@ -156,7 +156,7 @@ MISTAKES = (
     Mistake(
         "rope_backward_missing",
         "cotangents are not turned back",
-        made_by(lambda op: lambda dy, x: (dy,), "q_rope", "k_rope"),
+        made_by(Rotate, lambda op: lambda dy, x: (dy,), "q_rope", "k_rope"),
         "dq and dk before the rotation; the first position hides it.",
         FORMULA,
         ROPE,
@@ -164,7 +164,7 @@ MISTAKES = (
     Mistake(
         "rope_backward_of_keys_missing",
         "the keys' cotangent is not turned back",
-        made_by(lambda op: lambda dy, x: (dy,), "k_rope"),
+        made_by(Rotate, lambda op: lambda dy, x: (dy,), "k_rope"),
         "dk before the rotation.",
         "planted: one of two lines",
         BLOCKS,

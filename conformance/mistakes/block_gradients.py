@@ -12,8 +12,8 @@ import numpy as np
 import reference
 from conformance.block.anatomy import Composite, Gradients
 from conformance.block.machine import Machine
-from conformance.block.ops import Gelu, Norm, SwiGLU
-from conformance.block.program import Pull, Stage
+from conformance.block.ops import Gelu, Linear, Norm, SwiGLU
+from conformance.block.program import Kind, Kinds, Pull, Pulled, Stage
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, STACK, SWIGLU, Mistake
 from reference.feed_forward import sigmoid, silu
 
@@ -34,15 +34,18 @@ def pulls(pull: Pull, *names: str) -> Callable[[Composite], Composite]:
     return alter
 
 
-def made_by(make: Callable[[Any], Callable[..., Cotangents]], *names: str) -> Callable[[Composite], Composite]:
-    """The cotangents of these stages made anew, from the op, its own cotangent, and the values read."""
+def made_by(
+    kind: Kinds[Kind], make: Callable[[Kind], Callable[..., Cotangents]], *names: str
+) -> Callable[[Composite], Composite]:
+    """The cotangents of these stages made anew, from the op of a kind, its own cotangent, and the values read."""
+
+    def remade(op: Kind) -> Pulled:
+        made = make(op)
+        return Pulled(op, lambda cotangents, dy, *values: made(dy, *values))
 
     def alter(composite: Composite) -> Composite:
         for name in names:
-            op = composite.program.op(name)
-            if op is not None:
-                made = make(op)
-                composite = composite.pull(name, lambda cotangents, dy, *values, made=made: made(dy, *values))
+            composite = composite.alter(name, kind, remade)
         return composite
 
     return alter
@@ -77,13 +80,11 @@ def _up_without_silu(op: SwiGLU) -> Callable[..., Cotangents]:
 
 
 def _gated(make: Callable[[SwiGLU], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    made = made_by(make, "act")
-    return lambda composite: made(composite) if isinstance(composite.program.op("act"), SwiGLU) else composite
+    return made_by(SwiGLU, make, "act")
 
 
 def _gelu(make: Callable[[Gelu], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    made = made_by(make, "act")
-    return lambda composite: made(composite) if isinstance(composite.program.op("act"), Gelu) else composite
+    return made_by(Gelu, make, "act")
 
 
 def _share_alone(op: Gelu) -> Callable[..., Cotangents]:
@@ -156,9 +157,8 @@ def _last_layer_alone(composite: Composite) -> Composite:
     prefix = f"{composite.case.n_layers - 1}."
 
     def cut(stage: Stage) -> Stage:
-        return (
-            replace(stage, pull=scales(0.0)) if stage.layer == prefix and stage.local_name in ("attention_norm", "h") else stage
-        )
+        reads_x = stage.layer == prefix and stage.local_name in ("attention_norm", "h")
+        return replace(stage, op=Pulled(stage.op, scales(0.0))) if reads_x else stage
 
     return replace(composite, program=replace(composite.program, stages=tuple(map(cut, composite.program.stages))))
 
@@ -212,7 +212,7 @@ RESIDUAL = (
     Mistake(
         "norm_statistics_without_gradient",
         "the norms' statistics are taken for constants",
-        made_by(_statistics_constant, "attention_norm", "ffn_norm"),
+        made_by(Norm, _statistics_constant, "attention_norm", "ffn_norm"),
         "dx keeps its component along x.",
         "tt-metal#53215, xla#8225",
         BLOCKS,
@@ -228,7 +228,7 @@ RESIDUAL = (
     Mistake(
         "norm_weight_gradient_of_last_position",
         "the gradients of the norms' parameters are those of the last position",
-        made_by(_of_rows(_last_position), "attention_norm", "ffn_norm"),
+        made_by(Norm, _of_rows(_last_position), "attention_norm", "ffn_norm"),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -236,7 +236,7 @@ RESIDUAL = (
     Mistake(
         "qk_norm_weight_gradient_of_first_head",
         "the gradients of the weights of q_norm and k_norm are those of the first head",
-        made_by(_of_rows(_first_head), "q_norm", "k_norm"),
+        made_by(Norm, _of_rows(_first_head), "q_norm", "k_norm"),
         "A single head hides it.",
         "planted: one weight for all heads, read as one each",
         BLOCK,
@@ -244,7 +244,7 @@ RESIDUAL = (
     Mistake(
         "qk_norm_statistics_without_gradient",
         "the statistics of q_norm and k_norm are taken for constants",
-        made_by(_statistics_constant, "q_norm", "k_norm"),
+        made_by(Norm, _statistics_constant, "q_norm", "k_norm"),
         "dx, and the gradients of q and k.",
         ZERO_MEAN,
         BLOCK,
@@ -337,7 +337,7 @@ PARAMETERS = (
     Mistake(
         "dweight_of_last_position",
         "the gradients of the projections' parameters are those of the last position",
-        made_by(_of_rows(_last_position), *LINEAR),
+        made_by(Linear, _of_rows(_last_position), *LINEAR),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -345,7 +345,7 @@ PARAMETERS = (
     Mistake(
         "dweight_of_first_sequence",
         "the gradients of the projections' parameters are those of the first sequence",
-        made_by(_of_rows(_first_sequence), *LINEAR),
+        made_by(Linear, _of_rows(_first_sequence), *LINEAR),
         "A single sequence hides it.",
         "planted: a batch that is not summed over",
         BLOCKS,

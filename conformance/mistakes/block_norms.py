@@ -9,7 +9,7 @@ import numpy as np
 from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
 from conformance.block.ops import Norm
-from conformance.block.wrappers import After, First, Map, Measured
+from conformance.block.wrappers import After, Before, First, Map, Measured
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
 from conformance.mistakes.residual import NORMS, rereads
 from conformance.rounding import HALF
@@ -17,6 +17,9 @@ from reference.rows import sum_rows
 
 Array = np.ndarray
 HEAD_NORMS = ("q_norm", "k_norm")
+ALL = (*NORMS, *HEAD_NORMS)
+Root = Callable[[Array, float, int], Array]
+"""rstd, made of the mean square of a row, eps, and the row's width."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,60 @@ class _OverPositions(Measured):
         return replace(self.norm, weight_offset=0.0).forward(m, columns, np.ones(columns.shape[-1]))
 
 
+@dataclass(frozen=True)
+class _OtherRoot(Measured, Norm):
+    """A norm whose rstd is another function of the row's mean square, eps and the width.
+
+    Its slope, d rstd / d mean square, is that of a complex step.
+    """
+
+    root: Root
+
+    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array, *bias: Array) -> tuple[Array, ...]:
+        _, *gradients = super().vjp(m, dy, x, weight, *bias)
+        centred, mean_square = self._statistics(x)
+        g = m.store(dy * (weight + self.weight_offset))
+        step = 1e-20 * mean_square + 1e-290
+        slope = np.imag(self.root(mean_square + 1j * step, self.eps, x.shape[-1])) / step
+        through_rstd = m.store(2 * centred * slope * np.mean(g * centred, axis=-1, keepdims=True))
+        dx = m.store(g * self._normalise(x)[0]) + through_rstd
+        return dx - np.mean(dx, axis=-1, keepdims=True) * self.centred, *gradients
+
+    def _normalise(self, x: Array) -> tuple[Array, Array]:
+        centred, mean_square = self._statistics(x)
+        rstd = np.real(self.root(mean_square + 0j, self.eps, x.shape[-1]))
+        return rstd, centred * rstd
+
+    def _statistics(self, x: Array) -> tuple[Array, Array]:
+        centred = x - np.mean(x, axis=-1, keepdims=True) if self.centred else x
+        return centred, np.mean(np.square(centred), axis=-1, keepdims=True)
+
+
+def _root(root: Root) -> Callable[[Composite], Composite]:
+    return _norms(lambda op: _OtherRoot(op.eps, op.weight_offset, op.centred, op.order, root), ALL)
+
+
+def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Composite], Composite]:
+    """The norms multiply by a function of their weight, the offset included."""
+
+    def reweighted(op: Norm) -> Before:
+        made = Map(lambda w: function(w + op.weight_offset), lambda dw, w: dw * slope(w + op.weight_offset))
+        return Before(replace(op, weight_offset=0.0), made, 1)
+
+    return _norms(reweighted, ALL)
+
+
+def _unbiased(composite: Composite) -> Composite:
+    program = composite.program
+    for name in NORMS:
+        program = program.each(name, lambda stage: replace(stage, reads=stage.reads[:2]))
+    return replace(composite, program=program)
+
+
 def _norms(alter: Callable[[Norm], Any], names: tuple[str, ...] = NORMS) -> Callable[[Composite], Composite]:
     def altered(composite: Composite) -> Composite:
         for name in names:
-            composite = composite.with_op(name, alter)
+            composite = composite.alter(name, Norm, alter)
         return composite
 
     return altered
@@ -164,6 +217,61 @@ MISTAKES = (
         _eps(1e-12),
         "Rows near eps are too large.",
         "keras-hub#642",
+        BLOCK,
+    ),
+    Mistake(
+        "norm_eps_outside_root",
+        "the norms add eps to the root, not under it",
+        _root(lambda ms, eps, n: 1 / (ms**0.5 + eps)),
+        "Rows near eps are too large.",
+        "gpt-neox#1342, OLMo#281, tilelang#1243",
+        BLOCK,
+    ),
+    Mistake(
+        "norm_divides_by_n_minus_1",
+        "the norms divide the sum of squares by n - 1",
+        _root(lambda ms, eps, n: (ms * n / (n - 1) + eps) ** -0.5),
+        "What the branches read is too small by 1/(2n).",
+        "annotated-transformer#119, Flux.jl#529",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_divides_by_n_plus_1",
+        "the norms divide the sum of squares by n + 1",
+        _root(lambda ms, eps, n: (ms * n / (n + 1) + eps) ** -0.5),
+        "What the branches read is too large by 1/(2n).",
+        "planted: an index that starts at the other end",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_sum_for_mean",
+        "the norms sum the squares and do not divide by the width",
+        _root(lambda ms, eps, n: (ms * n + eps) ** -0.5),
+        "What the branches read is too small by the root of the width.",
+        "tt-mlir#8798",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_weight_missing",
+        "the norms have no weight",
+        _weight(np.ones_like, np.zeros_like),
+        "What the branches read is x_hat; the norms' weights have no gradient.",
+        ops=BLOCKS,
+    ),
+    Mistake(
+        "norm_weight_twice",
+        "the norms apply their weight twice",
+        _weight(np.square, lambda w: 2 * w),
+        "What the branches read is too large where the weight is; a weight of one hides it.",
+        "planted: in the kernel and by the caller",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_bias_missing",
+        "the norms have no bias",
+        _unbiased,
+        "What the branches read lacks the bias, which has no gradient; RMSNorm hides it.",
+        "pytorch#69208",
         BLOCK,
     ),
     Mistake(

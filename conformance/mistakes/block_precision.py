@@ -11,7 +11,8 @@ import numpy as np
 
 from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
-from conformance.block.ops import DotProducts, Linear, Norm, Softmax, SwiGLU
+from conformance.block.ops import DotProducts, Linear, Mix, Norm, Softmax, SwiGLU
+from conformance.block.program import Kind, Kinds, Pulled
 from conformance.block.wrappers import After, Before, Map, Measured
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake
 from conformance.mistakes.precision import TF32
@@ -22,6 +23,7 @@ Function = Callable[[Array], Array]
 
 LINEAR = ("q", "k", "v", "attn_out", "gate", "up", "ffn_out")
 MATMULS = (*LINEAR, "scores", "attn")
+PRODUCTS = (Linear, DotProducts, Mix)
 
 
 def _to(dtype: str) -> Function:
@@ -47,25 +49,25 @@ class _Coarse(Measured):
 class _Accumulated(Measured):
     """A product of matrices whose terms are rounded and added up one by one; the backward pass is as it should be."""
 
-    op: Any
+    product: Linear | DotProducts | Mix
     rounded: Function
 
     def forward(self, m: Machine, a: Array, b: Array, *bias: Array) -> Array:
-        match self.op:
-            case Linear():
+        match self.product:
+            case Linear(d_head):
                 terms = np.swapaxes(a[..., None, :] * b, -1, -2)  # *batch s in out
                 y = self._sum(terms, -2) + (bias[0] if bias else 0.0)
-                return y.reshape(*y.shape[:-1], -1, self.op.d_head) if self.op.d_head else y
-            case DotProducts():
-                k = np.take(b, self.op.groups, axis=-2)
-                return self.op.scale * self._sum(np.einsum("...shd,...thd->...hstd", a, k), -1)
-            case _:
-                values = np.take(b, self.op.groups, axis=-2)
+                return y.reshape(*y.shape[:-1], -1, d_head) if d_head else y
+            case DotProducts(scale, groups):
+                k = np.take(b, groups, axis=-2)
+                return scale * self._sum(np.einsum("...shd,...thd->...hstd", a, k), -1)
+            case Mix(groups, merged):
+                values = np.take(b, groups, axis=-2)
                 y = self._sum(np.einsum("...hst,...thd->...shtd", a, values), -2)
-                return y.reshape(*y.shape[:-2], -1) if self.op.merged else y
+                return y.reshape(*y.shape[:-2], -1) if merged else y
 
-    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
-        return self.op.vjp(m, dy, *values)
+    def vjp(self, m: Machine, dy: Array, a: Array, b: Array, *bias: Array) -> tuple[Array, ...]:
+        return self.product.vjp(m, dy, a, b, *bias)
 
     def _sum(self, terms: Array, axis: int) -> Array:
         total = np.zeros_like(np.take(terms, 0, axis))
@@ -78,17 +80,30 @@ class _Accumulated(Measured):
 class _RoughNorm(Measured):
     """A norm of which every step is rounded; the backward pass is that of the exact one."""
 
-    op: Norm
+    norm: Norm
     rounded: Function
 
     def forward(self, m: Machine, x: Array, weight: Array, *bias: Array) -> Array:
         r = self.rounded
-        centred = r(x - r(np.mean(x, axis=-1, keepdims=True))) if self.op.centred else x
-        rstd = r(1 / np.sqrt(r(r(np.mean(r(np.square(centred)), axis=-1, keepdims=True)) + self.op.eps)))
-        return r(centred * rstd) * (weight + self.op.weight_offset) + (bias[0] if bias else 0.0)
+        centred = r(x - r(np.mean(x, axis=-1, keepdims=True))) if self.norm.centred else x
+        rstd = r(1 / np.sqrt(r(r(np.mean(r(np.square(centred)), axis=-1, keepdims=True)) + self.norm.eps)))
+        return r(centred * rstd) * (weight + self.norm.weight_offset) + (bias[0] if bias else 0.0)
 
-    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
-        return self.op.vjp(m, dy, *values)
+    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array, *bias: Array) -> tuple[Array, ...]:
+        return self.norm.vjp(m, dy, x, weight, *bias)
+
+
+def _altered(
+    kind: Kinds[Kind], make: Callable[[Kind, Function], Any], dtype: DType, *names: str, only: tuple[DType, ...]
+) -> Callable[[Composite], Composite]:
+    """The ops of a kind in these stages made others, which round to a dtype."""
+
+    def alter(composite: Composite) -> Composite:
+        for name in names if composite.case.dtype in only else ():
+            composite = composite.alter(name, kind, lambda op: make(op, _to(dtype)))
+        return composite
+
+    return alter
 
 
 def _wrapped(wrap: Callable[[Any], Any], *names: str, only: tuple[DType, ...]) -> Callable[[Composite], Composite]:
@@ -100,9 +115,9 @@ def _wrapped(wrap: Callable[[Any], Any], *names: str, only: tuple[DType, ...]) -
     return alter
 
 
-def _in_storage(wrap: Callable[[Any, Function], Any], *names: str) -> Callable[[Composite], Composite]:
+def _in_storage(kind: Kinds[Kind], make: Callable[[Kind, Function], Any], *names: str) -> Callable[[Composite], Composite]:
     """An op made of the one that is there and of rounding to the storage dtype; where that is the compute dtype, nothing."""
-    return lambda composite: _wrapped(lambda op: wrap(op, _to(composite.case.dtype)), *names, only=HALF)(composite)
+    return lambda composite: _altered(kind, make, composite.case.dtype, *names, only=HALF)(composite)
 
 
 def _rounds_forward(function: Function) -> Map:
@@ -115,10 +130,6 @@ def _rough_softmax(op: Softmax, rounded: Function) -> Softmax:
 
 def _rough_silu(op: SwiGLU, rounded: Function) -> SwiGLU:
     return replace(op, activation=lambda x: rounded(x * rounded(1 / rounded(1 + rounded(np.exp(-x))))))
-
-
-def _swiglu(composite: Composite) -> Composite:
-    return _in_storage(_rough_silu, "act")(composite) if isinstance(composite.program.op("act"), SwiGLU) else composite
 
 
 def _gradients_in_storage(composite: Composite) -> Composite:
@@ -136,7 +147,7 @@ def _gradients_in_storage(composite: Composite) -> Composite:
         return cotangents[0], dweight, *([dbias] if len(cotangents) > 2 else [])
 
     for name in LINEAR:
-        composite = composite.pull(name, pull)
+        composite = composite.alter(name, Linear, lambda op: Pulled(op, pull))
     return composite
 
 
@@ -191,7 +202,7 @@ MISTAKES = (
     Mistake(
         "softmax_in_bfloat16",
         "every step of the softmax is rounded to bfloat16",
-        _wrapped(lambda op: _rough_softmax(op, _to("bfloat16")), "probs", only=("float64", "float32", "float16")),
+        _altered(Softmax, _rough_softmax, "bfloat16", "probs", only=("float64", "float32", "float16")),
         "A block in float32 is off by 3e-3.",
         "tinygrad#12280",
         ATTENTION,
@@ -200,7 +211,7 @@ MISTAKES = (
     Mistake(
         "softmax_in_storage_dtype",
         "every step of the softmax is rounded to the storage dtype",
-        _in_storage(_rough_softmax, "probs"),
+        _in_storage(Softmax, _rough_softmax, "probs"),
         "Probabilities are off by some roundoffs, small ones by as many as their score lies below the largest.",
         "tinygrad#12280",
         ATTENTION,
@@ -210,7 +221,7 @@ MISTAKES = (
     Mistake(
         "matmul_accumulated_in_storage_dtype",
         "the terms of the projections are rounded to the storage dtype, and so is every partial sum",
-        _in_storage(_Accumulated, *LINEAR),
+        _in_storage(PRODUCTS, _Accumulated, *LINEAR),
         "An error that grows with the width.",
         "Liger#950",
         BLOCK,
@@ -219,7 +230,7 @@ MISTAKES = (
     Mistake(
         "scores_accumulated_in_storage_dtype",
         "the terms of a score are rounded to the storage dtype, and so is every partial sum",
-        _in_storage(_Accumulated, "scores"),
+        _in_storage(PRODUCTS, _Accumulated, "scores"),
         "An error that grows with d_head.",
         "planted: a kernel without a float32 accumulator",
         MASKED,
@@ -229,7 +240,7 @@ MISTAKES = (
     Mistake(
         "values_accumulated_in_storage_dtype",
         "the terms of attn are rounded to the storage dtype, and so is every partial sum",
-        _in_storage(_Accumulated, "attn"),
+        _in_storage(PRODUCTS, _Accumulated, "attn"),
         "An error that grows with the number of keys.",
         "planted: a kernel without a float32 accumulator",
         ATTENTION,
@@ -239,7 +250,7 @@ MISTAKES = (
     Mistake(
         "norm_in_storage_dtype",
         "every step of the norms is rounded to the storage dtype",
-        _in_storage(_RoughNorm, "attention_norm", "ffn_norm"),
+        _in_storage(Norm, _RoughNorm, "attention_norm", "ffn_norm"),
         "All of a row is off by one factor; squares of 300 overflow float16.",
         "pytorch#133085",
         BLOCKS,
@@ -249,7 +260,7 @@ MISTAKES = (
     Mistake(
         "silu_in_storage_dtype",
         "every step of SiLU is rounded to the storage dtype",
-        _swiglu,
+        _in_storage(SwiGLU, _rough_silu, "act"),
         "act is off by some roundoffs.",
         "planted: an activation without a cast to float32",
         SWIGLU,

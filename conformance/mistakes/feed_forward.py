@@ -10,8 +10,9 @@ import numpy as np
 import reference
 from conformance.block.anatomy import Composite
 from conformance.block.machine import Machine
-from conformance.block.ops import Linear, SwiGLU
+from conformance.block.ops import Gelu, Linear, SwiGLU
 from conformance.block.wrappers import Before, Map, Measured
+from conformance.mistakes.heads import fused
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
 from reference.feed_forward import sigmoid, silu
 
@@ -57,27 +58,41 @@ def _other_constant_slope(x: Array) -> Array:
 
 def _gate(activation: Function, slope: Function) -> Callable[[Composite], Composite]:
     """Another function of the gate."""
-    return lambda composite: composite.change("act", activation=activation, slope=slope) if _has_gate(composite) else composite
+    return lambda composite: composite.alter("act", SwiGLU, lambda op: replace(op, activation=activation, slope=slope))
 
 
 def _of_up(function: Function, slope: Function) -> Callable[[Composite], Composite]:
     """Another function where GELU should be."""
     made = Map(function, lambda dy, x: dy * slope(x))
-    return lambda composite: composite if _has_gate(composite) else composite.with_op("act", lambda op: made)
+    return lambda composite: composite.alter("act", Gelu, lambda op: made)
 
 
-def _has_gate(composite: Composite) -> bool:
-    return isinstance(composite.program.op("act"), SwiGLU)
+def _gate_and_up_swapped(composite: Composite) -> Composite:
+    return composite.reread("act", {"gate": "up", "up": "gate"}) if composite.op("act", SwiGLU) else composite
 
 
-def _with_gate(alter: Callable[[Composite], Composite]) -> Callable[[Composite], Composite]:
-    return lambda composite: alter(composite) if _has_gate(composite) else composite
+def _interleaved(composite: Composite) -> Composite:
+    """The fused rows stand as all of the gate, then all of up; they are read by turns."""
+    if not composite.has("gate"):
+        return composite
+    rows = np.arange(2 * composite.config.d_ff)
+    return fused(composite, "feed_forward", {"gate": rows[::2], "up": rows[1::2]})
+
+
+def _clamp(low: float, high: float) -> Map:
+    return Map(lambda a: np.clip(a, low, high), lambda dy, a: dy * ((low <= a) & (a <= high)))
+
+
+def _clamped(composite: Composite) -> Composite:
+    return composite.alter("act", SwiGLU, lambda op: Before(op, _clamp(-np.inf, LIMIT), 0))
+
+
+def _both_clamped(composite: Composite) -> Composite:
+    return _clamped(composite).alter("act", SwiGLU, lambda op: Before(op, _clamp(-LIMIT, LIMIT), 1))
 
 
 def _other_formula(composite: Composite) -> Composite:
-    if _has_gate(composite):
-        return composite
-    return composite.with_op("act", lambda op: replace(op, approximate=not op.approximate))
+    return composite.alter("act", Gelu, lambda op: replace(op, approximate=not op.approximate))
 
 
 def _constant(composite: Composite) -> Composite:
@@ -109,6 +124,8 @@ def _square(name: str, make: Callable[[Linear], Any]) -> Callable[[Composite], C
     return alter
 
 
+LIMIT = 7.0  # gpt-oss's
+LARGE_GATES = {"pre_ln_block/float64": "a block with large gates is asked for in float32 and in half precision"}
 TRANSPOSED = Map(np.transpose, lambda dy, weight: dy.T)
 TANH = "the two formulas differ by 4.7e-4 at most, a quarter of bfloat16's roundoff for the values of order one around them"
 DIGITS = "at most 2e-4 of values of order one, less than the roundoff of half precision"
@@ -116,7 +133,7 @@ MISTAKES = (
     Mistake(
         "gate_and_up_swapped",
         "the activation is that of up, not of the gate",
-        _with_gate(lambda composite: composite.reread("act", {"gate": "up", "up": "gate"})),
+        _gate_and_up_swapped,
         "act is gate·SiLU(up).",
         "mlx-lm#767",
         SWIGLU,
@@ -124,9 +141,35 @@ MISTAKES = (
     Mistake(
         "gate_added",
         "the gate's SiLU is added to up",
-        _with_gate(lambda composite: composite.with_op("act", lambda op: _Sum())),
+        lambda composite: composite.alter("act", SwiGLU, lambda op: _Sum()),
         "act is a sum instead of a product.",
         ops=SWIGLU,
+    ),
+    Mistake(
+        "gate_and_up_interleaved",
+        "one projection for gate and up is read by turns, though it is stored one after the other",
+        _interleaved,
+        "gate and up have half of each other's features.",
+        "planted: a checkpoint of another layout",
+        BLOCKS,
+    ),
+    Mistake(
+        "gate_clamped",
+        f"the gate is at most {LIMIT:g}",
+        _clamped,
+        "act is too small where the gate is larger; ordinary gates hide it.",
+        "planted: the clamp of another model",
+        ("swiglu", *BLOCK),
+        LARGE_GATES,
+    ),
+    Mistake(
+        "gate_and_up_clamped",
+        f"the gate is at most {LIMIT:g}, and up lies between -{LIMIT:g} and {LIMIT:g}",
+        _both_clamped,
+        "act is too small where the gate is larger, or up; ordinary ones hide it.",
+        "planted: the clamp of another model",
+        ("swiglu", *BLOCK),
+        LARGE_GATES,
     ),
     Mistake(
         "gelu_for_silu",

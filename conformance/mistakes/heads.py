@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.ops import Linear, Mix
+from conformance.block.ops import DotProducts, Linear, Mix
+from conformance.block.program import Stage
 from conformance.block.wrappers import After, Fused, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
 from conformance.rounding import HALF
@@ -19,8 +20,9 @@ def _grouped(group: Callable[[int, int, int], int], *names: str) -> Callable[[Co
 
     def alter(composite: Composite) -> Composite:
         n, n_kv = composite.config.n_heads, composite.config.n_kv_heads
+        groups = tuple(group(head, n, n_kv) for head in range(n))
         for name in names or ("scores", "attn"):
-            composite = composite.change(name, groups=tuple(group(head, n, n_kv) for head in range(n)))
+            composite = composite.alter(name, (DotProducts, Mix), lambda op: replace(op, groups=groups))
         return composite
 
     return alter
@@ -57,26 +59,28 @@ def _split_features_first(composite: Composite) -> Composite:
     return composite
 
 
+def fused(composite: Composite, part: str, takes: dict[str, Array], d_head: int = 0) -> Composite:
+    """Projections of the attention or the feed-forward layer read as one, each as the rows that it `takes` of it."""
+    of_part = [name for name in composite.config.parameters() if name.startswith(tuple(f"{part}.{name}." for name in takes))]
+    parameters = sorted(of_part, key=lambda name: name.endswith("bias"))
+    program = composite.program
+    for name, take in takes.items():
+        op = Fused(tuple(take.reshape(-1).tolist()), len(takes), d_head)
+
+        def joined(stage: Stage, op: Fused = op) -> Stage:
+            return replace(stage, op=op, reads=(stage.reads[0], *(stage.layer + parameter for parameter in parameters)))
+
+        program = program.each(name, joined)
+    return replace(composite, program=program)
+
+
 def _fused_by_group(composite: Composite) -> Composite:
     """The fused rows stand as all queries, all keys, all values; they are read group by group."""
     c = composite.config
     queries = c.n_heads // c.n_kv_heads
     rows = np.arange((c.n_heads + 2 * c.n_kv_heads) * c.d_head).reshape(c.n_kv_heads, queries + 2, c.d_head)
     takes = {"q": rows[:, :queries], "k": rows[:, queries], "v": rows[:, queries + 1]}
-    parameters = [name for name in c.parameters() if name.split(".")[:2] in (["attention", part] for part in "qkv")]
-    parameters.sort(key=lambda name: name.endswith("bias"))
-    for name, take in takes.items():
-        op = Fused(tuple(take.reshape(-1).tolist()), c.d_head)
-        composite = replace(
-            composite,
-            program=composite.program.each(
-                name,
-                lambda stage, op=op: replace(
-                    stage, op=op, reads=(stage.reads[0], *(stage.layer + parameter for parameter in parameters))
-                ),
-            ),
-        )
-    return composite
+    return fused(composite, "attention", takes, c.d_head)
 
 
 def _queries_and_keys_swapped(composite: Composite) -> Composite:
@@ -138,7 +142,7 @@ MISTAKES = (
     Mistake(
         "heads_merged_untransposed",
         "heads are merged without being brought next to each other",
-        lambda composite: composite.with_op("attn", _merged_as_they_lie),
+        lambda composite: composite.alter("attn", Mix, _merged_as_they_lie),
         "Rows and heads are mixed up; a single query hides it.",
         "planted: a reshape without its transpose",
         ATTENTION,

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.block.anatomy import Composite
-from conformance.block.program import Stage
+from conformance.block.ops import Add, Norm
+from conformance.block.program import Stage, altered
 from conformance.block.wrappers import First, Weighted
 from conformance.mistakes.mistake import STACK, Mistake
 
@@ -26,22 +27,22 @@ def _parameters_of(layer: Callable[[int, int], int]) -> Callable[[Composite], Co
 
 
 def _in_layer(layer: Callable[[int], int], names: tuple[str, ...], alter: Callable[[Stage], Stage]) -> Any:
-    def altered(composite: Composite) -> Composite:
+    def in_layer(composite: Composite) -> Composite:
         prefix = f"{layer(composite.case.n_layers)}."
         stages = tuple(
             alter(stage) if stage.layer == prefix and stage.local_name in names else stage for stage in composite.program.stages
         )
         return replace(composite, program=replace(composite.program, stages=stages))
 
-    return altered
+    return in_layer
 
 
 def _without_branch(stage: Stage) -> Stage:
-    return replace(stage, op=Weighted(1.0, 0.0))
+    return replace(stage, op=altered(stage.op, Add, lambda op: Weighted(1.0, 0.0)))
 
 
 def _unnormed(stage: Stage) -> Stage:
-    return replace(stage, op=First())
+    return replace(stage, op=altered(stage.op, Norm, lambda op: First()))
 
 
 def _reads_stack_input(composite: Composite) -> Composite:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from conformance.block.anatomy import Composite
-from conformance.block.ops import Norm
-from conformance.block.program import Stage
+from conformance.block.ops import Add, Norm
+from conformance.block.program import Stage, altered, found
 from conformance.block.wrappers import First, NormedAdd, Weighted
 from conformance.mistakes.mistake import BLOCKS, Mistake
 
@@ -13,7 +13,7 @@ NORMS = ("attention_norm", "ffn_norm")
 
 
 def _add(name: str, stream: float, branch: float) -> Callable[[Composite], Composite]:
-    return lambda composite: composite.with_op(name, lambda op: Weighted(stream, branch))
+    return lambda composite: composite.alter(name, Add, lambda op: Weighted(stream, branch))
 
 
 def rereads(name: str, instead: dict[str, str]) -> Callable[[Composite], Composite]:
@@ -28,35 +28,31 @@ def _one_norm(composite: Composite) -> Composite:
     return composite
 
 
+def _normed(composite: Composite, *, whole: bool) -> Composite:
+    """Each branch, or its sum with the stream, goes through the norm that what made it has read."""
+
+    def joined(stage: Stage) -> Stage:
+        name = NORMS[stage.local_name == "out"]
+        norm = composite.op(name, Norm)
+        if norm is None or found(stage.op, Add) is None:
+            return stage
+        parameters = [read for read in composite.config.parameters() if read.startswith(f"{name}.")]
+        reads = (*stage.reads, *(stage.layer + parameter for parameter in parameters))
+        return replace(stage, op=altered(stage.op, Add, lambda op: NormedAdd(norm, whole)), reads=reads)
+
+    return replace(composite, program=composite.program.each("h", joined).each("out", joined))
+
+
 def _normed_later(*, whole: bool) -> Callable[[Composite], Composite]:
     """No norm before a branch, but one of it, or of its sum with the stream."""
 
     def alter(composite: Composite) -> Composite:
-        program = composite.program
-        for name, add in zip(NORMS, ("h", "out"), strict=True):
-            norm = program.op(name)
-            parameters = [read for read in composite.config.parameters() if read.startswith(f"{name}.")]
-
-            def joined(stage: Stage, norm: Norm = norm, parameters: list[str] = parameters) -> Stage:
-                reads = (*stage.reads, *(stage.layer + parameter for parameter in parameters))
-                return replace(stage, op=NormedAdd(norm, whole), reads=reads)
-
-            program = program.each(add, joined).with_op(name, lambda op: First())
-        return replace(composite, program=program)
+        composite = _normed(composite, whole=whole)
+        for name in NORMS:
+            composite = composite.alter(name, Norm, lambda op: First())
+        return composite
 
     return alter
-
-
-def _sandwiched(composite: Composite) -> Composite:
-    program = composite.program
-
-    def joined(stage: Stage) -> Stage:
-        name = NORMS[stage.local_name == "out"]
-        parameters = [read for read in composite.config.parameters() if read.startswith(f"{name}.")]
-        reads = (*stage.reads, *(stage.layer + parameter for parameter in parameters))
-        return replace(stage, op=NormedAdd(program.op(name), whole=False), reads=reads)
-
-    return replace(composite, program=program.each("h", joined).each("out", joined))
 
 
 MISTAKES = (
@@ -171,7 +167,7 @@ MISTAKES = (
     Mistake(
         "branches_normed_twice",
         "what attention and the feed-forward layer give is normalised once more",
-        _sandwiched,
+        lambda composite: _normed(composite, whole=False),
         "Both branches have the scale of the norms' weights.",
         "planted: the sandwich of another model",
         BLOCKS,

@@ -1,14 +1,15 @@
 """Rotary embedding: which features are turned, by which angle, and what is turned at all."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from conformance.block.anatomy import Composite
+from conformance.block.machine import Machine
 from conformance.block.ops import Rotate
-from conformance.block.wrappers import After, Before, First, swapped
+from conformance.block.wrappers import After, Before, First, Measured, Swapped
 from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
 from conformance.rounding import HALF, round_to, significant_bits
 
@@ -57,6 +58,12 @@ def _frequency(composite: Composite, true: Array) -> Array:
     return composite.config.rope_base ** (-np.arange(0, d_head, 2) / d_head)
 
 
+def _linspaced(composite: Composite, true: Array) -> Array:
+    start = composite.case.settings["position"]
+    frequency = composite.config.rope_base ** -np.linspace(0.0, 1.0, true.shape[-1])
+    return np.arange(start, start + len(true))[:, None] * frequency
+
+
 def _over_d_model(composite: Composite, true: Array) -> Array:
     return _made_of(exponent=2 * true.shape[-1] / composite.config.d_model)(composite, true)
 
@@ -65,10 +72,44 @@ def _half_of_the_pairs(composite: Composite, true: Array) -> Array:
     return np.where(np.arange(true.shape[-1]) < true.shape[-1] // 2, 0.0, true)
 
 
+@dataclass(frozen=True)
+class _Part(Measured):
+    """The first features of a head alone are turned, so many as the rotation has angles for; the others pass."""
+
+    rotate: Rotate
+
+    def forward(self, m: Machine, x: Array) -> Array:
+        turned, others = self._split(x)
+        return np.concatenate([self.rotate.forward(m, turned), others], axis=-1)
+
+    def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
+        turned, others = self._split(dy)
+        return (np.concatenate([*self.rotate.vjp(m, turned, x), others], axis=-1),)
+
+    def _split(self, a: Array) -> list[Array]:
+        return np.split(a, [2 * self.rotate.angles.shape[-1]], axis=-1)
+
+
+def _over_half_of_the_head(composite: Composite) -> Composite:
+    """The frequencies are those of a head of half the width."""
+
+    def part(op: Rotate) -> _Part:
+        half = op.angles[:, : op.angles.shape[-1] // 2]
+        return _Part(replace(op, angles=_made_of()(composite, half)))
+
+    return _with_rotate(part)(composite)
+
+
+def _tables_in_float16(composite: Composite) -> Composite:
+    if composite.case.dtype in HALF:
+        return composite
+    return _with_rotate(lambda op: replace(op, inner=lambda a: round_to(a, "float16")))(composite)
+
+
 def _with_rotate(alter: Callable[[Rotate], Any], *names: str) -> Callable[[Composite], Composite]:
     def altered(composite: Composite) -> Composite:
         for name in names or ROTATED:
-            composite = composite.with_op(name, alter)
+            composite = composite.alter(name, Rotate, alter)
         return composite
 
     return altered
@@ -85,11 +126,11 @@ def _by_head(composite: Composite) -> Composite:
 
     def turned(op: Rotate, heads: int) -> Any:
         frequency = _frequency(composite, op.angles)
-        return swapped(replace(op, angles=np.arange(heads)[:, None] * frequency), -2, -3)
+        return Swapped(replace(op, angles=np.arange(heads)[:, None] * frequency), -2, -3)
 
     c = composite.config
-    q = composite.with_op("q_rope", lambda op: turned(op, c.n_heads))
-    return q.with_op("k_rope", lambda op: turned(op, c.n_kv_heads))
+    q = composite.alter("q_rope", Rotate, lambda op: turned(op, c.n_heads))
+    return q.alter("k_rope", Rotate, lambda op: turned(op, c.n_kv_heads))
 
 
 def _values_too(composite: Composite) -> Composite:
@@ -112,7 +153,7 @@ def _before_qk_norm(composite: Composite) -> Composite:
 
 
 def _cache_too(composite: Composite) -> Composite:
-    case, rotate = composite.case, composite.program.op("k_rope")
+    case, rotate = composite.case, composite.op("k_rope", Rotate)
     if not rotate:
         return composite
     again = replace(rotate, angles=np.arange(case.past)[:, None] * _frequency(composite, rotate.angles))
@@ -145,6 +186,22 @@ MISTAKES = (
         _turned(_made_of(exponent=0.5)),
         "All angles but the first pair's are too large.",
         "planted: an arange of half the width over the whole one",
+        ROPE,
+    ),
+    Mistake(
+        "rope_by_linspace",
+        "the exponents run evenly from 0 to 1, the last included",
+        _turned(_linspaced),
+        "Angles are too small but for the first pair's.",
+        "planted: linspace(0, 1, d/2) for arange(0, d, 2)/d",
+        ROPE,
+    ),
+    Mistake(
+        "rope_over_half_of_the_head",
+        "only the first half of a head's features is turned, as a head of its own",
+        _over_half_of_the_head,
+        "Pairs and frequencies are others; the second half does not know of positions.",
+        "pie#602, transformers#48652, maxtext#4742: the partial rotation of other models",
         ROPE,
     ),
     Mistake(
@@ -278,6 +335,26 @@ MISTAKES = (
         "Angles are off by up to 2^-9 of themselves, which tells at large positions.",
         "transformers#29285, candle#3520",
         ("rope", *BLOCK),
+    ),
+    Mistake(
+        "rope_angles_in_float16",
+        "angles are rounded to float16",
+        _turned(lambda composite, true: round_to(true, "float16")),
+        "Angles are off by up to 2^-12 of themselves, which tells at large positions.",
+        "transformers#29285, candle#3520",
+        ("rope", *BLOCK),
+    ),
+    Mistake(
+        "rope_tables_in_float16",
+        "cosines and sines are rounded to float16",
+        _tables_in_float16,
+        "Turned features are off by 2^-12.",
+        "planted: a table kept in the model's dtype",
+        ("rope", *BLOCK),
+        hidden={
+            "bfloat16": "the tables may be rounded to the storage dtype, which has fewer bits",
+            "float16": "the tables may be rounded to the storage dtype",
+        },
     ),
     Mistake(
         "rope_tables_in_bfloat16",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.block.anatomy import Composite
-from conformance.block.ops import Softmax
+from conformance.block.ops import Concatenate, Softmax
 from conformance.block.wrappers import After, Before, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
 from conformance.rounding import HALF, compute_dtype, largest, round_to
@@ -26,7 +26,7 @@ def _sees(
         t = case.past + case.s
         query, key = np.arange(case.past, t)[:, None], np.arange(t)
         change: Callable[[Softmax], Softmax] = lambda op: replace(op, visible=visible(composite, op.visible, query, key))  # noqa: E731
-        return composite.with_op("probs", change) if only(composite) else composite
+        return composite.alter("probs", Softmax, change) if only(composite) else composite
 
     return alter
 
@@ -62,6 +62,34 @@ def _of_first_sequence(composite: Composite, visible: Array, query: Array, key: 
     return np.broadcast_to(visible[:1], visible.shape)
 
 
+def _of_next_key(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    padding = _all(visible)
+    return _without_mask(composite) & np.concatenate([padding[..., 1:], np.ones_like(padding[..., :1])], axis=-1)
+
+
+def _of_key_before(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    padding = _all(visible)
+    return _without_mask(composite) & np.concatenate([np.ones_like(padding[..., :1]), padding[..., :-1]], axis=-1)
+
+
+def _hides_one_more(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    padding = _all(visible)
+    return visible & np.concatenate([padding[..., 1:], padding[..., -1:]], axis=-1)
+
+
+def _window(keys: int) -> Callable[[Composite], Composite]:
+    return _sees(lambda composite, visible, query, key: visible & (key > query - keys))
+
+
+def _cached_values(make: Callable[[Array], Array]) -> Callable[[Composite], Composite]:
+    """Other values for those that were cached."""
+    return lambda composite: composite.with_op("values", lambda op: Before(op, Map(make)))
+
+
+def _cached_keys_for_values(composite: Composite) -> Composite:
+    return composite.reread("values", {"v_cache": "k_cache"})
+
+
 def _masked(value: Callable[[str], float]) -> Callable[[Composite], Composite]:
     """So much is added to the scores of hidden keys, in the compute dtype."""
 
@@ -72,14 +100,14 @@ def _masked(value: Callable[[str], float]) -> Callable[[Composite], Composite]:
             lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
             return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
 
-        return composite.with_op("probs", masked)
+        return composite.alter("probs", Softmax, masked)
 
     return alter
 
 
 def in_softmax(make: Callable[[Softmax], object]) -> Callable[[Composite], Composite]:
     """Another op where the softmax is."""
-    return lambda composite: composite.with_op("probs", make)
+    return lambda composite: composite.alter("probs", Softmax, make)
 
 
 def _mask_multiplies(op: Softmax) -> object:
@@ -98,9 +126,9 @@ def _zero_by_zero(op: Softmax) -> object:
 
 
 def _prepended(composite: Composite) -> Composite:
-    keys = next((stage.reads[1] for stage in composite.program.stages if stage.local_name == "keys"), "")
-    swap = {"k_cache": keys, keys: "k_cache"}
-    return composite.reread("keys", swap).reread("values", {"v_cache": "v", "v": "v_cache"})
+    for name in ("keys", "values"):
+        composite = composite.alter(name, Concatenate, lambda op: replace(op, cached_first=False))
+    return composite
 
 
 def _lowest(dtype: str) -> float:
@@ -154,10 +182,21 @@ MISTAKES = (
     Mistake(
         "window_unasked",
         f"a query sees the last {WINDOW} keys only",
-        _sees(lambda composite, visible, query, key: visible & (key > query - WINDOW)),
+        _window(WINDOW),
         "Sequences that fit into the window hide it.",
         "planted: the sliding window of another model",
         ATTENTION,
+    ),
+    *(
+        Mistake(
+            f"window_of_{keys}",
+            f"a query sees the last {keys} keys only",
+            _window(keys),
+            "Sequences that fit into the window hide it.",
+            "planted: the sliding window of another model; transformers#39408, Megatron-Bridge#2656: off by one",
+            ATTENTION,
+        )
+        for keys in (2, 3, 5, 6)
     ),
     Mistake(
         "cache_not_seen",
@@ -166,6 +205,24 @@ MISTAKES = (
         "Without cached keys nothing.",
         "planted: a mask of the new keys' size",
         MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "cached_values_are_keys",
+        "the values that were cached are read from the keys' cache",
+        _cached_keys_for_values,
+        "Without cached keys nothing.",
+        "planted: one of two names",
+        BLOCK,
+        FLOAT64,
+    ),
+    Mistake(
+        "cached_values_are_zero",
+        "the values that were cached are zero",
+        _cached_values(np.zeros_like),
+        "Without cached keys nothing.",
+        "planted: a cache that was allocated and never written",
+        BLOCK,
         FLOAT64,
     ),
     Mistake(
@@ -192,6 +249,33 @@ MISTAKES = (
         _sees(_inverted, _has_mask),
         "All rows.",
         "planted: a mask of what to hide taken for one of what to see",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_of_next_key",
+        "a key is hidden where the next one is padding",
+        _sees(_of_next_key, _has_mask),
+        "The key at either end of the padding.",
+        "planted: an index off by one",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_of_key_before",
+        "a key is hidden where the one before it is padding",
+        _sees(_of_key_before, _has_mask),
+        "The key at either end of the padding.",
+        "planted: an index off by one",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_hides_one_more",
+        "the key before the padding is hidden too",
+        _sees(_hides_one_more, _has_mask),
+        "Rows that see the last key that is not padding; padding in front hides it.",
+        "planted: a length off by one",
         MASKED,
         FLOAT64,
     ),

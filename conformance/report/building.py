@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shlex
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -45,11 +46,25 @@ def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0, arg
     runs, named = tuple(runs), arguments or {}
     ports = [PortEntry(run.spec, named.get(run.spec, shlex.quote(run.spec)), run.hello, run.failure) for run in runs]
     made: list[Explained] = []
+    entries: list[CaseEntry] = []
     for run in runs:
+        verdicts = run.verdicts
         for op in OPS:
-            found = diagnose(tuple(verdict for verdict in run.verdicts if verdict.case.op == op), settings.seed)
-            made += [explained(run.spec, diagnosis) for diagnosis in found]
-    return assemble(settings, seconds, ports, [entry(verdict) for run in runs for verdict in run.verdicts], made)
+            try:
+                found = diagnose(tuple(verdict for verdict in verdicts if verdict.case.op == op), settings.seed)
+                made += [explained(run.spec, diagnosis) for diagnosis in found]
+            except Exception as error:  # the verdicts stand, whatever is wrong with the diagnosis
+                verdicts = tuple(_undiagnosed(verdict, error) if verdict.case.op == op else verdict for verdict in verdicts)
+        entries += map(entry, verdicts)
+    return assemble(settings, seconds, ports, entries, made)
+
+
+def _undiagnosed(verdict: Verdict, error: Exception) -> Verdict:
+    """A verdict whose diagnosis raised: a failing one says so, where it has nothing else to say."""
+    if verdict.status != "fail" or verdict.message:
+        return verdict
+    raised = "".join(traceback.format_exception_only(error)).strip()
+    return replace(verdict, message=f"outside the intervals; the diagnosis itself failed, please report it: {raised}")
 
 
 def digest(cases: Iterable[Case]) -> str:

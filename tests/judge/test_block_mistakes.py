@@ -25,13 +25,13 @@ BACKWARD = (*block_gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dwe
 ROUGH = (*(id_ for id_ in BY_ID if id_.startswith("mask_of")), "hidden_row_is_nan", "norm_of_the_other_order")
 FORWARD = tuple(mistake for mistake in OF_BLOCKS if mistake not in BACKWARD)
 SMOOTH = tuple(mistake for mistake in FORWARD if mistake not in block_precision.MISTAKES and mistake.id not in ROUGH)
-COUNTS = {"rope": 17, "attention": 49, "swiglu": 13, "gelu": 8, "pre_ln_block": 157, "pre_ln_stack": 115}
+COUNTS = {"rope": 21, "attention": 60, "swiglu": 15, "gelu": 8, "pre_ln_block": 184, "pre_ln_stack": 131}
 
 each = lambda mistakes: pytest.mark.parametrize("mistake", mistakes, ids=lambda mistake: mistake.id)  # noqa: E731
 
 
 def test_there_are_as_many_as_are_said():
-    assert len(OF_BLOCKS) == 166
+    assert len(OF_BLOCKS) == 193
     assert Counter(op for mistake in OF_BLOCKS for op in mistake.ops) == COUNTS
 
 
@@ -77,14 +77,14 @@ def test_a_backward_mistake_leaves_the_forward_pass_as_it_was(mistake):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @each(FORWARD)
 def test_a_mistake_is_found_at_the_stage_where_it_was_made(mistake, dtype):
-    """The first intermediate that does not fit those that it was made of."""
+    """The first intermediate that does not fit those that it was made of; of several stages, one that the case shows it in."""
     cases = [case for case in BLOCK_CASES if case.op in mistake.ops and case.is_block and case.dtype == dtype]
     for case in cases:
         made = golden(case)
         altered = altered_taps(true_program(case, made.inputs), mistake.altered(case, 0).program)
         parts_at = compare("played", made, play(case, 0, STYLES[0], mistake), ()).parts_at
         if parts_at:
-            assert parts_at.output.removeprefix(TAP) == altered[0]
+            assert parts_at.output.removeprefix(TAP) in altered
             return
     assert all(mistake.hidden_in(case.op, dtype) for case in cases)
 

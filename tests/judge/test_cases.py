@@ -42,9 +42,9 @@ COUNTS = {
     ("gelu", "bfloat16"): 5,
     ("gelu", "float16"): 5,
     ("pre_ln_block", "float64"): 5,
-    ("pre_ln_block", "float32"): 15,
-    ("pre_ln_block", "bfloat16"): 11,
-    ("pre_ln_block", "float16"): 11,
+    ("pre_ln_block", "float32"): 16,
+    ("pre_ln_block", "bfloat16"): 12,
+    ("pre_ln_block", "float16"): 12,
     ("pre_ln_stack", "float32"): 1,
 }
 
@@ -55,12 +55,12 @@ ids = [case.id for case in CASES]
 def test_the_number_of_cases_is_pinned():
     """Adding cases is fine: count them here. Nothing passes by not being there."""
     assert Counter((case.op, case.dtype) for case in CASES) == COUNTS
-    assert len(CASES) == 597
+    assert len(CASES) == 600
 
 
 def test_ids_are_stable():
     """Ids name files and seed the inputs: to rename one is to break what others have stored."""
-    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "702c92dc62c633d0bdaf7c1ecf09182d"
+    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "cb9cd6ddf034a39719796875359eaf78"
 
 
 def test_ids_are_unique_paths():

@@ -17,16 +17,18 @@ from conformance.golden import golden
 from conformance.mistakes import MISTAKES, Mistake
 from conformance.norms.cases import ROW_NORMS
 from conformance.protocol import Hello
+from conformance.report import building
 from conformance.report.building import build
 from conformance.report.console import CAUSES_SHOWN, show
 from conformance.report.machine import as_json
-from conformance.report.report import NOT_RUN, Report, Settings
+from conformance.report.report import FAILS, NOT_RUN, Report, Settings
 from conformance.report.words import agreement
 from conformance.rounding import DTYPES, store
 from conformance.runner import PortRun, as_expected
 
 Array = np.ndarray
 HELLO = Hello("a port", ops=("rms_norm",), dtypes=("float32",), orders=(), weight_offsets=(0,), gradients=True)
+(WEIGHT_MISSING,) = (mistake for mistake in MISTAKES if mistake.id == "weight_missing")
 SMALL, LARGE = "rms_norm/either_order/float32/random", "rms_norm/either_order/float32/rows_8192"
 
 
@@ -104,12 +106,11 @@ def test_every_failure_has_one_cause():
 
 
 def test_a_known_mistake_is_one_cause_for_all_its_cases():
-    mistake = next(mistake for mistake in MISTAKES if mistake.id == "weight_missing")
     ids = [f"{op}/either_order/float32/{name}" for op in ROW_NORMS for name in ("random", "spike", "no_weight")]
-    verdicts = [judged(id_, made=mistake) for id_ in ids]
+    verdicts = [judged(id_, made=WEIGHT_MISSING) for id_ in ids]
     assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
     cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes
-    assert cause.what == mistake.sentence
+    assert cause.what == WEIGHT_MISSING.sentence
     assert agreement(cause.evidence).startswith("weight_missing agrees with 6 of 7 cases and explains ")
     assert agreement(cause.evidence).endswith(", to within 0.00 tolerances")
     assert [case.rpartition("/")[2] for case in cause.cases] == ["random", "spike"] * 2
@@ -235,3 +236,28 @@ def test_what_only_fails_as_expected_says_how_far_off_it_is():
     assert (cell.ratio, alone.exit_status) == (known.ratio, NOT_RUN)
     assert known.ratio > 1 > mixed.ratio
     assert shown(alone)[-1].startswith("nothing passed: 1 failed as expected")
+
+
+def test_a_diagnosis_that_raises_does_not_take_the_report_down(monkeypatch):
+    """What fails is listed without a cause, what was raised is said once, and other ops are diagnosed as ever."""
+    true_diagnose = building.diagnose
+
+    def raises(verdicts, seed):
+        if any(verdict.case.op == "rms_norm" for verdict in verdicts):
+            raise AttributeError("'_Coarse' object has no attribute 'scale'")
+        return true_diagnose(verdicts, seed)
+
+    monkeypatch.setattr(building, "diagnose", raises)
+    names = ("random", "spike")
+    wrong = [judged(f"rms_norm/either_order/float32/{name}", sevens) for name in names]
+    right_one = judged("rms_norm/either_order/float32/std_0.05")
+    other = [judged(f"layer_norm/either_order/float32/{name}", made=WEIGHT_MISSING) for name in names]
+    made = report(*wrong, right_one, *other)
+    told, untold = made.causes
+    assert made.exit_status == FAILS
+    assert told.evidence.mistake == "weight_missing"
+    assert untold.evidence is None
+    assert untold.cases == tuple(verdict.case.id for verdict in wrong)
+    failed = "outside the intervals; the diagnosis itself failed, please report it: AttributeError: '_Coarse' object has no"
+    assert untold.what.startswith(failed)
+    assert sum(failed in line for line in shown(made)) == 1
