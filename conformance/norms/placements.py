@@ -30,6 +30,7 @@ DIRECT: Read = (1, 0, 0)
 MEAN: Read = (0, 1, 0)
 RSTD: Read = (0, 0, 1)
 HALF_RSTD: Read = (0, 0, 0.5)  # one factor of a square that is written as a product of two casts
+NOISE: Read = (0, 0, 0)  # a mean of the variance's own, whose gradient is zero but for rounding
 
 # Autograd runs the last operation of the source first, so the mean's cast comes last, or first where it is written last. A
 # square of two casts counts only after another path: 2·rd(h) = rd(2h), so on its own it is the path in one.
@@ -38,14 +39,14 @@ RMS_NORM_READS: tuple[Reads, ...] = (
     (DIRECT, HALF_RSTD, HALF_RSTD),
 )
 CENTRED_READS: tuple[Reads, ...] = (
-    (DIRECT, (0, 1, 1)),
-    ((1, 1, 0), RSTD),
-    ((1, 0, 1), MEAN),
-    (DIRECT, MEAN, RSTD),
-    (DIRECT, RSTD, MEAN),
-    (MEAN, RSTD, DIRECT),
-    (DIRECT, HALF_RSTD, HALF_RSTD, MEAN),
-    (DIRECT, MEAN, HALF_RSTD, HALF_RSTD),
+    (DIRECT, (0, 1, 1), NOISE),
+    ((1, 1, 0), RSTD, NOISE),
+    ((1, 0, 1), MEAN, NOISE),
+    (DIRECT, MEAN, RSTD, NOISE),
+    (DIRECT, RSTD, MEAN, NOISE),
+    (MEAN, RSTD, DIRECT, NOISE),
+    (DIRECT, HALF_RSTD, HALF_RSTD, MEAN, NOISE),
+    (DIRECT, MEAN, HALF_RSTD, HALF_RSTD, NOISE),
 )
 
 
@@ -138,7 +139,8 @@ def _dx_of_reads(
         low, high = g()
         paths, flip = norm.pullback.dx_paths(low), _flip(norm, high - low)
         parts = [_through(read, paths) for read in reads]
-        widths = [flip + s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
+        widths = [s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
+        widths = [width + flip if any(read) else width for read, width in zip(reads, widths, strict=True)]
         low = added([part - width for part, width in zip(parts, widths, strict=True)], dtype)
         high = added([part + width for part, width in zip(parts, widths, strict=True)], dtype)
         overflows = np.isfinite(norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
