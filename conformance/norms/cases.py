@@ -179,7 +179,8 @@ def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
             for probe in probes:
                 yield dtype, dialect, probe
         for dialect in dialects.HALF_VARIANTS if half else dialects.SINGLE_VARIANTS:
-            for probe in VARIANTS:
+            both = dialect.weight_offset and dialect.weight_dtype == "float32"
+            for probe in VARIANTS[:2] if both else VARIANTS:  # each is asked about on its own as well
                 yield dtype, dialect, probe
 
 

@@ -12,9 +12,10 @@ from tests.judge.written.fault import Fault, Framework, judged
 OPS = ("rms_norm", "layer_norm", "batch_norm")
 SEEDS = range(4)
 
-# The first seed is asked everything, the others what shows an order of additions best: paths that nearly cancel.
+# What shows an order of additions best: paths of dx that nearly cancel. PyTorch, which compiles nothing in eager mode, is
+# asked everything once.
 TELLING = ("random", "aligned_dy", "spike", "mean_30", "width_7", "columns_near_eps")
-ASKED = {seed: CASES if seed == 0 else tuple(case for case in CASES if case.name in TELLING) for seed in SEEDS}
+ASKED = tuple(case for case in CASES if case.name in TELLING)
 
 
 def innocents(module: ModuleType, framework: Framework) -> list[Fault]:
@@ -34,6 +35,6 @@ INNOCENTS = innocents(torch_norms, "torch") + innocents(jax_norms, "jax")
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("innocent", INNOCENTS, ids=lambda innocent: f"{innocent.framework}-{innocent.id}")
 def test_nobody_is_accused_for_casting_x_more_than_once(innocent, dtype, seed):
-    verdicts = judged(innocent, dtype, seed, ASKED[seed])
+    verdicts = judged(innocent, dtype, seed, CASES if (innocent.framework, seed) == ("torch", 0) else ASKED)
     assert len(verdicts) >= 6
     assert [verdict for verdict in verdicts if verdict.status != "pass"] == []
