@@ -60,6 +60,8 @@ def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
         dy = bell(random_words(case.id, "dy", seed, x.size)).reshape(case.shape) * case.dy_scale
     if case.layout == "expanded":
         dy = np.broadcast_to(dy[:1], dy.shape)
+    if case.layout == "dy_one_number":  # not too small a one: it is all that the gradients are made of
+        dy = np.full(case.shape, signed_weights(random_words(case.id, "dy", seed, 1)) * case.dy_scale)
     tensors["dy"] = store(dy, case.dialect.output_dtype(case.dtype))
     return tensors
 

@@ -144,6 +144,11 @@ SHAPES = (
     Probe("width_768", "sums accumulated in half precision; divides by n - 1", shape=(2, 3, 768)),
     Probe("width_4096", "sums accumulated in half precision, over a wide row", shape=(2, 3, 4096)),
     Probe("rows_8192", "dweight accumulated in half precision", shape=(2, 4096, 33)),
+    Probe(
+        "rows_2048_of_2",
+        "the statistic of a row taken by the number of a column; a grid of rows that overflows",
+        shape=(2048, 2),
+    ),
 )
 LAYOUTS = (
     Probe("width_1", "a width of one, where LayerNorm has nothing to scale", shape=(2, 3, 1), x=Draw(scale=100.0, offset=1e3)),
@@ -156,6 +161,12 @@ LAYOUTS = (
     Probe("sliced", "strides ignored: rows that stand apart", layout="sliced"),
     Probe("strided", "strides ignored: every second feature", layout="strided"),
     Probe("expanded", "strides ignored: the first axis repeats one entry", layout="expanded"),
+    Probe("x_at_offset", "x read from the start of its buffer, of which it is a part: buffer[1:3]", layout="x_at_offset"),
+    Probe("weight_at_offset", "weight read from the start of its buffer; aligned loads of it", layout="weight_at_offset"),
+    Probe("weight_strided", "the strides of the weight ignored: every second of its buffer", layout="weight_strided"),
+    Probe("dy_at_offset", "dy read from the start of its buffer, of which it is a part", layout="dy_at_offset"),
+    Probe("dy_one_number", "dy read as contiguous where y.sum() gives one number with no strides", layout="dy_one_number"),
+    Probe("rows_300_of_3", "the statistic of a row taken by the number of a column", shape=(300, 3)),
 )
 
 # What the variants of a dialect (offset, float32 weight) can get wrong.
