@@ -5,8 +5,10 @@ from math import inf, isfinite, prod
 import numpy as np
 
 from conformance import dialects
+from conformance.draws import LARGEST_BELL
+from conformance.exact_inputs import EPS, WIDTH
 from conformance.golden import Golden
-from conformance.inputs import LARGEST_BELL, LARGEST_WEIGHT
+from conformance.inputs import LARGEST_WEIGHT
 from conformance.norms.cases import NormCase
 from conformance.norms.golden import exact_inputs
 from conformance.norms.values import mean
@@ -100,6 +102,10 @@ def _of_shape(case: NormCase) -> str:
         return f"layout: {case.layout} is about the weight, which is absent"
     if case.layout == "expanded" and case.x.rows != "dense":
         return f"layout: expanded repeats the first entry, and {case.x.rows} makes it another"
+    if case.exact and (case.shape[-1] != WIDTH or case.eps != EPS):
+        return f"x.rows: exact asks for {WIDTH} features and an eps of {EPS}, which make rstd 2"
+    if case.exact and (case.dialect not in dialects.PLAIN or case.weight == "absent" or case.layout != "contiguous"):
+        return "x.rows: exact asks for a weight of x's dtype with no offset, and contiguous tensors"
     if case.x.rows in ("nan_row", "inf_row") and (case.shape[-1] < 2 or 0 in case.shape):
         return f"x.rows: {case.x.rows} needs a row of two features"
     return ""

@@ -10,6 +10,7 @@ import numpy as np
 from conformance import dialects
 from conformance.case import FIXTURE_ELEMENTS, Layout
 from conformance.dialects import Dialect
+from conformance.exact_inputs import EPS, WIDTH
 from conformance.inputs import Cotangent, Draw, Weight
 from conformance.rounding import DTYPES, HALF, DType
 
@@ -57,6 +58,11 @@ class NormCase(Probe):
     def id(self) -> str:
         """The path that names the case."""
         return f"{self.op}/{self.dialect.name}/{self.dtype}/{self.name}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether no honest implementation makes a rounding error, so that one number an element is admissible."""
+        return self.x.rows == "exact"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,6 +129,15 @@ VALUES = (
     Probe("inf_row", "an infinity swallowed, or leaked into other rows", x=Draw(rows="inf_row")),
 )
 
+# Faults that any tolerance hides: no sum and no root is rounded, so one number an element is right.
+EXACT = Probe(
+    "exact",
+    "arithmetic that is hidden by a tolerance: an approximate root or division, a constant that is not the one given",
+    shape=(2, 3, WIDTH),
+    eps=EPS,
+    x=Draw(rows="exact"),
+)
+
 # Faults that need more than half precision's precision or range to show.
 PRECISE_VALUES = (Probe("mean_1e4", "a variance in one pass, at a mean of 1e4 standard deviations", x=Draw(offset=1e4)),)
 WIDE_VALUES = (Probe("values_near_1e10", "cubes or fourth powers that overflow", x=Draw(scale=1e10)),)
@@ -181,7 +196,7 @@ VARIANTS = (
 def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
     for dtype in DTYPES:
         half = dtype in HALF
-        probes = VALUES + (() if half else PRECISE_VALUES) + (() if dtype == "float16" else WIDE_VALUES)
+        probes = (*VALUES, EXACT) + (() if half else PRECISE_VALUES) + (() if dtype == "float16" else WIDE_VALUES)
         if dtype == "float32":
             probes += NO_PARAMETERS + (ONE_PARAMETER if op == "layer_norm" else ()) + SHAPES + LAYOUTS
         if dtype == "bfloat16":
