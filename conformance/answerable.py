@@ -5,11 +5,14 @@ from math import inf, isfinite, prod
 import numpy as np
 
 from conformance import dialects
+from conformance.draws import LARGEST_BELL
+from conformance.exact_inputs import EPS, WIDTH
 from conformance.golden import Golden
-from conformance.inputs import LARGEST_BELL, LARGEST_WEIGHT
+from conformance.inputs import LARGEST_WEIGHT
 from conformance.norms.cases import NormCase
 from conformance.norms.golden import exact_inputs
 from conformance.norms.values import mean
+from conformance.protocol import layouts
 from conformance.rounding import largest
 
 Array = np.ndarray
@@ -58,11 +61,12 @@ def _is_subnormal(golden: Golden) -> bool:
 
 def _is_repetitive(golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
-    x, dy, _, _ = exact_inputs(golden.inputs)
+    x, dy, weight, _ = exact_inputs(golden.inputs)
     x_hat, n = golden.intermediates["x_hat"], x.shape[-1]
     with np.errstate(all="ignore"):
+        g = dy * (weight + golden.case.dialect.weight_offset)
         columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]
-    return any(_repeats(terms) for terms in (x, x_hat, *columns))
+    return any(_repeats(terms) for terms in (x, x_hat, g, *columns))
 
 
 def _repeats(terms: Array) -> bool:
@@ -94,8 +98,14 @@ def _of_shape(case: NormCase) -> str:
         return f"shape: it has more than {LARGEST_SIZE} elements, which are enough for any fault"
     if case.layout == "permuted" and len(case.shape) < 2:
         return "layout: permuted needs two axes"
+    if layouts(case.layout).keys() == {"weight", "bias"} and case.weight == "absent":
+        return f"layout: {case.layout} is about the weight, which is absent"
     if case.layout == "expanded" and case.x.rows != "dense":
         return f"layout: expanded repeats the first entry, and {case.x.rows} makes it another"
+    if case.exact and (case.shape[-1] != WIDTH or case.eps != EPS):
+        return f"x.rows: exact asks for {WIDTH} features and an eps of {EPS}, which make rstd 2"
+    if case.exact and (case.dialect not in dialects.PLAIN or case.weight == "absent" or case.layout != "contiguous"):
+        return "x.rows: exact asks for a weight of x's dtype with no offset, and contiguous tensors"
     if case.x.rows in ("nan_row", "inf_row") and (case.shape[-1] < 2 or 0 in case.shape):
         return f"x.rows: {case.x.rows} needs a row of two features"
     return ""
@@ -115,6 +125,8 @@ def _of_numbers(case: NormCase) -> str:
 
 
 def _of_dy(case: NormCase) -> str:
+    if case.dy == "aligned" and case.layout == "dy_one_number":
+        return "dy: aligned with x, it is not one number, which the layout asks for"
     if case.dy == "aligned" and case.weight == "absent":
         return "dy: aligned is x times the weight, which is absent"
     if case.dy == "aligned" and case.x.rows in ("nan_row", "inf_row"):

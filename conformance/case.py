@@ -6,7 +6,19 @@ from conformance.dialects import Dialect
 from conformance.rounding import DType
 
 Op = Literal["rms_norm", "layer_norm", "batch_norm", "rope", "attention", "swiglu", "gelu", "pre_ln_block", "pre_ln_stack"]
-Layout = Literal["contiguous", "permuted", "sliced", "strided", "expanded"]
+Layout = Literal[
+    "contiguous",
+    "permuted",
+    "sliced",
+    "strided",
+    "expanded",
+    "x_at_offset",
+    "weight_at_offset",
+    "weight_strided",
+    "dy_at_offset",
+    "dy_one_number",
+]
+"""How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias)."""
 
 OPS: tuple[Op, ...] = get_args(Op)
 TAPPED: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")  # ops whose intermediates a port may export

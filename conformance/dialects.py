@@ -19,7 +19,8 @@ class Dialect:
     weight_offset
         0, or 1 where the weight is stored as its distance from one (Gemma). The sum is never rounded to half precision.
     weight_dtype
-        `storage` (x's dtype) or `float32`, of weight and bias.
+        `storage` (x's dtype) or `float32`, of weight and bias, as mixed precision has it. Gemma is trained with both: an
+        offset of 1 and float32 weights beside a half-precision x.
     """
 
     order: Order
@@ -69,6 +70,8 @@ HALF_VARIANTS = (
     Dialect("cast_then_scale", weight_dtype="float32"),
     Dialect("scale_then_cast", weight_offset=1),
     Dialect("scale_then_cast", weight_dtype="float32"),
+    Dialect("cast_then_scale", weight_offset=1, weight_dtype="float32"),
+    Dialect("scale_then_cast", weight_offset=1, weight_dtype="float32"),
 )
 PLAIN = SINGLE + HALF
 DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS

@@ -1,7 +1,7 @@
 """What is expected of one output: its exact value, and for every element the interval an honest port may return."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,6 +40,14 @@ class Expected:
             return value - off, value + off
 
         return cls(value, dtype, (placed,), rms)
+
+    def without_noise(self) -> "Expected":
+        """The same where no noise is admitted at a scale of 1; an error is still measured in units of what noise would be."""
+
+        def exactly(placement: Placement) -> Placement:
+            return lambda s: placement(s if s > 1 else 0.0)
+
+        return replace(self, placements=tuple(map(exactly, self.placements)), _intervals={})
 
     def admits(self, actual: Array, scale: float = 1.0) -> Array:
         """Which elements lie in their intervals; none, where all of them together are too far off."""

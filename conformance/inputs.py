@@ -1,29 +1,27 @@
 """The input classes: tensors built from raw bits with exact arithmetic, bit-identical on any machine.
 
-A library's normal sampler may change its last bit with the library, the CPU or the compiler. Here every draw is
-integers from Philox (a counter-based generator whose stream NumPy guarantees), summed exactly and scaled by one IEEE
-multiplication, then rounded once to the storage dtype.
+Every draw is scaled by one IEEE multiplication, then rounded once to the storage dtype.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from conformance.draws import bell, random_words, signed_weights
+from conformance.exact_inputs import exact_tensors
 from conformance.rounding import compute_dtype, store
 
 if TYPE_CHECKING:
     from conformance.norms.cases import NormCase
 
 Array = np.ndarray
-Rows = Literal["dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row", "zero_columns", "constant_columns"]
+Rows = Literal[
+    "dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row", "zero_columns", "constant_columns", "exact"
+]
 Weight = Literal["absent", "signed", "tiny", "far_from_one"]
 Cotangent = Literal["random", "aligned"]
 
-# The standard deviation of a sum of four uniform 16-bit integers.
-FOUR_UNIFORMS_STD = 37837.227
-LARGEST_BELL = 2 * 0xFFFF / FOUR_UNIFORMS_STD
 LARGEST_WEIGHT: dict[Weight, float] = {"absent": 1.0, "signed": 31 / 16 + 1, "tiny": 1e-6, "far_from_one": 15.8125}
 
 
@@ -33,7 +31,7 @@ class Draw:
 
     The rows: `dense` leaves them; `zero_rows` clears every other one; `constant_rows` repeats their first value;
     `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first; `zero_columns` clears every
-    other feature, `constant_columns` repeats its first value.
+    other feature, `constant_columns` repeats its first value. With `exact` all tensors are those of an exact case.
     """
 
     scale: float = 1.0
@@ -43,6 +41,8 @@ class Draw:
 
 def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
     """The tensors of a case in their storage dtypes: x, dy, and weight and bias where the case has them."""
+    if case.exact:
+        return _exact(case, seed)
     n = case.shape[-1]
     parameter_dtype = case.dialect.parameter_dtype(case.dtype)
 
@@ -60,8 +60,17 @@ def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
         dy = bell(random_words(case.id, "dy", seed, x.size)).reshape(case.shape) * case.dy_scale
     if case.layout == "expanded":
         dy = np.broadcast_to(dy[:1], dy.shape)
+    if case.layout == "dy_one_number":  # not too small a one: it is all that the gradients are made of
+        dy = np.full(case.shape, signed_weights(random_words(case.id, "dy", seed, 1)) * case.dy_scale)
     tensors["dy"] = store(dy, case.dialect.output_dtype(case.dtype))
     return tensors
+
+
+def _exact(case: "NormCase", seed: int) -> dict[str, Array]:
+    tensors = exact_tensors(case, seed)
+    if not case.bias:
+        del tensors["bias"]
+    return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
 
 
 def _running(case: "NormCase", seed: int) -> dict[str, Array]:
@@ -72,18 +81,6 @@ def _running(case: "NormCase", seed: int) -> dict[str, Array]:
     return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
 
 
-def random_words(case_id: str, tensor: str, seed: int, count: int) -> Array:
-    """`count` random 64-bit words that depend on the case, the tensor and the seed, and on nothing else."""
-    key = hashlib.sha256(f"{case_id} {tensor} {seed}".encode()).digest()[:16]
-    return np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count)
-
-
-def bell(words: Array) -> Array:
-    """Words to values of mean 0 and standard deviation 1, none beyond 3.47: the sum of a word's four 16-bit parts."""
-    parts = [(words >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48)]
-    return (np.sum(parts, axis=0).astype(np.int64) - 2 * 0xFFFF) / FOUR_UNIFORMS_STD
-
-
 def _x(case: "NormCase", seed: int) -> Array:
     count = int(np.prod(case.shape))
     x = case.x.offset + case.x.scale * bell(random_words(case.id, "x", seed, count)).reshape(case.shape)
@@ -91,7 +88,7 @@ def _x(case: "NormCase", seed: int) -> Array:
         x = np.broadcast_to(x[:1], x.shape)
     rows = x.reshape(-1, case.shape[-1])
     match case.x.rows:
-        case "dense":
+        case "dense" | "exact":
             pass
         case "zero_rows":
             rows[::2] = 0.0
@@ -119,9 +116,3 @@ def _weight(case: "NormCase", words: Array) -> Array:
     if case.weight == "far_from_one":  # values whose sum with one is no bfloat16 (15.8125, -0.998), no float16 (3.998)
         return np.resize([0.0, 15.8125, -0.998, 3.998], len(words))
     return signed_weights(words) - case.dialect.weight_offset
-
-
-def signed_weights(words: Array) -> Array:
-    """Magnitudes in [17/16, 31/16), both signs: never one and never a power of two, which would hide the cast order."""
-    sign = np.where(words & np.uint64(1), 1.0, -1.0)
-    return sign * (17 / 16 + (words >> np.uint64(12)).astype(np.float64) * 2.0**-52 * (14 / 16))

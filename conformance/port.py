@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from conformance.protocol import PROTOCOL, Answer, Call, Hello, decode, encode, read_call
+from conformance.protocol import PROTOCOL, Answer, Call, Hello, decode, encode, layouts, read_call
 from conformance.rounding import DTYPES
 from conformance.tensors import read_tensors, write_tensors
 from reference import BlockConfig
@@ -97,7 +97,10 @@ class Port:
         return np.asarray(tensor)
 
     def lay_out(self, tensor: Any, layout: str) -> Any:
-        """The same values with other strides: permuted, sliced, strided or expanded."""
+        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset or one_number.
+
+        Raise `Skip`, or leave it to this method, for what the framework does not have; the case is skipped.
+        """
         if not isinstance(tensor, np.ndarray):
             raise Skip("no strides to lay tensors out with")
         match layout:
@@ -108,7 +111,11 @@ class Port:
             case "strided":
                 return np.repeat(tensor, 2, axis=-1)[..., ::2]
             case "expanded":
-                return np.broadcast_to(tensor[:1], tensor.shape)
+                return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
+            case "at_offset":
+                return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
+            case "one_number":
+                return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
             case _:
                 raise Skip(f"no layout {layout}")
 
@@ -168,8 +175,7 @@ class Port:
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
         """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
-        if call.layout != "contiguous":
-            given |= {name: self.lay_out(given[name], call.layout) for name in ("x", "dy")}
+        given |= {name: self._laid_out(given[name], layout) for name, layout in layouts(call.layout).items() if name in given}
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
         order = (*OPS[call.op], *given)
@@ -228,12 +234,27 @@ class Port:
         norms = [getattr(self, op, None) for op in ("rms_norm", "layer_norm")]
         return declared or any(_keywords(norm)(keyword) for norm in norms if callable(norm))
 
+    def _laid_out(self, tensor: Any, layout: str) -> Any:
+        """What `lay_out` returns; one that knows nothing of a layout may return nothing."""
+        laid_out = self.lay_out(tensor, layout)
+        if laid_out is None:
+            raise Skip(f"no layout {layout}")
+        return laid_out
+
     def _bits(self, tensor: Any) -> bytes | None:
         """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""
         try:
             return self.to_numpy(tensor).tobytes()
         except Exception:
             return None
+
+
+def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
+    memory = np.zeros_like(whole)
+    place = tuple(slice(size) for size in part.shape)
+    memory[place] = part
+    return memory[place]
 
 
 def _keywords(function: Callable[..., Any]) -> Callable[[str], bool]:

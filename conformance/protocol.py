@@ -48,8 +48,8 @@ class Call:
 
     `inputs` and `outputs` are paths of safetensors files: the port reads x, dy and the parameters from the one, in the
     dtypes they are to be used in, and writes the tensors `asked` for to the other. `layout` says how x and dy are to lie
-    in memory. `order` and `dtype` are as in a case's id. `settings` are the constants of an op that is no norm. With `taps` the
-    port writes its intermediates as well, each as `tap.` and its name.
+    in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id. `settings` are the
+    constants of an op that is no norm. With `taps` the port writes its intermediates as well, each as `tap.` and its name.
     """
 
     id: int
@@ -73,6 +73,21 @@ class Answer:
 
     outputs: dict[str, np.ndarray]
     overwrote: tuple[str, ...] | None = None
+
+
+def layouts(layout: str) -> dict[str, str]:
+    """A case's layout, by the tensors that have it: it is that of x and dy, unless it begins with the tensor that alone has it.
+
+    >>> layouts("strided")
+    {'x': 'strided', 'dy': 'strided'}
+    >>> layouts("weight_strided")
+    {'weight': 'strided', 'bias': 'strided'}
+    """
+    if layout == "contiguous":
+        return {}
+    alone, _, of_one = layout.partition("_")
+    tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",)}.get(alone)
+    return dict.fromkeys(tensors, of_one) if tensors else dict.fromkeys(("x", "dy"), layout)
 
 
 def encode(type_: str, **fields: Any) -> str:

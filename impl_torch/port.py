@@ -51,7 +51,11 @@ class TorchPort(conformance.port.Port):
             case "strided":
                 return tensor.repeat_interleave(2, dim=-1)[..., ::2]
             case "expanded":
-                return tensor[:1].expand(tensor.shape)
+                return _before_zeros(tensor[:1], tensor).expand(tensor.shape)
+            case "at_offset":
+                return torch.cat([torch.zeros_like(tensor[:1]), tensor, torch.zeros_like(tensor[:1])])[1:-1]
+            case "one_number":
+                return _before_zeros(tensor[(slice(1),) * tensor.ndim], tensor).expand(tensor.shape)
             case _:
                 return super().lay_out(tensor, layout)
 
@@ -100,6 +104,14 @@ def _leaves(inputs: tuple) -> list[Tensor]:
     """The tensors among the inputs, those of dictionaries included."""
     values = [value for each in inputs for value in (each.values() if isinstance(each, dict) else (each,))]
     return [value for value in values if value is not None]
+
+
+def _before_zeros(part: Tensor, whole: Tensor) -> Tensor:
+    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
+    memory = torch.zeros_like(whole)
+    place = tuple(slice(size) for size in part.shape)
+    memory[place] = part
+    return memory[place]
 
 
 @cache

@@ -3,7 +3,7 @@
 import numpy as np
 
 from conformance.block.cases import BlockCase
-from conformance.inputs import bell, random_words, signed_weights
+from conformance.draws import bell, random_words, signed_weights
 from conformance.rounding import store
 
 Array = np.ndarray

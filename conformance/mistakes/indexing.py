@@ -1,29 +1,79 @@
 """Rows and memory: what is read from where, and what is written."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import ROWS, Mistake
 from conformance.norms.anatomy import Norm
+from conformance.protocol import layouts
 
 Array = np.ndarray
+Reading = Callable[[Array, str], Array]
+"""What is read of a tensor in a layout."""
+
+SLICED_AT = 3  # columns before a sliced tensor's first one
 STRIDED = "indexing is tried in float32: no other dtype has a case with strides"
 
 
-def _in_memory_order(norm: Norm) -> Norm:
-    """x is read as its memory runs; the layouts are those of the protocol's page."""
-    x = norm.x
-    match norm.case.layout:
+def _in_memory_order(a: Array, layout: str) -> Array:
+    """What memory holds from a tensor's first element on, in the layouts of the protocol's page."""
+    match layout:
         case "permuted":
-            memory = np.swapaxes(x, -1, -2)
+            memory = np.swapaxes(a, -1, -2)
         case "sliced":
-            memory = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(3, 4)]).reshape(-1)[3 : 3 + x.size]
+            memory = _sliced_from(a).reshape(-1)[SLICED_AT:]
         case "strided":
-            memory = np.repeat(x, 2, axis=-1).reshape(-1)[: x.size]
-        case "expanded" | "contiguous":  # an expanded x ignored reads past the end of its memory: another fault each time
-            memory = x
-    return replace(norm, read=lambda x: memory.reshape(x.shape).astype(x.dtype))
+            memory = np.repeat(a, 2, axis=-1)
+        case "expanded":
+            memory = _before_zeros(a[:1], a)
+        case "one_number":
+            memory = _before_zeros(a[(slice(1),) * a.ndim], a)
+        case _:
+            memory = a
+    return memory.reshape(-1)[: a.size].reshape(a.shape)
+
+
+def _from_buffer_start(a: Array, layout: str) -> Array:
+    """What a tensor's shape and strides address if they are counted from the start of its buffer."""
+    match layout:
+        case "sliced":
+            return _sliced_from(a)[..., : a.shape[-1]]
+        case "at_offset":
+            return np.concatenate([np.zeros_like(a[:1]), a])[: len(a)]
+        case _:
+            return a
+
+
+def _sliced_from(a: Array) -> Array:
+    return np.pad(a, [(0, 0)] * (a.ndim - 1) + [(SLICED_AT, 4)])
+
+
+def _before_zeros(part: Array, a: Array) -> Array:
+    memory = np.zeros_like(a)
+    memory.reshape(-1)[: part.size] = part.reshape(-1)
+    return memory
+
+
+def _reads_x(norm: Norm, reading: Reading) -> Norm:
+    layout = layouts(norm.case.layout).get("x")
+    return replace(norm, read=lambda x: reading(x, layout)) if layout else norm
+
+
+def _reads_dy(norm: Norm, reading: Reading) -> Norm:
+    layout = layouts(norm.case.layout).get("dy")
+    return replace(norm, cotangent=lambda dy: reading(dy, layout)) if layout else norm
+
+
+def _reads_parameters(norm: Norm, reading: Reading) -> Norm:
+    layout = layouts(norm.case.layout).get("weight")
+    return replace(norm, weight=reading(norm.weight, layout), bias=reading(norm.bias, layout)) if layout else norm
+
+
+def _by_column(norm: Norm) -> Norm:
+    """The statistic of row j is that of feature j; where there are fewer rows than features, they are counted again."""
+    return replace(norm, of_rows=lambda statistic: np.resize(statistic, norm.x.shape[-1:]) + np.zeros_like(statistic))
 
 
 def _last_row(x: Array) -> Array:
@@ -36,10 +86,62 @@ MISTAKES = (
     Mistake(
         "strides_ignored",
         "x is read in the order of its memory, whatever its strides",
-        _in_memory_order,
+        lambda norm: _reads_x(norm, _in_memory_order),
         "Contiguous inputs hide it; transposed, sliced and strided ones mix rows.",
         "unsloth#10675, DirectML#588",
         hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+    ),
+    Mistake(
+        "dy_strides_ignored",
+        "dy is read in the order of its memory, whatever its strides",
+        lambda norm: _reads_dy(norm, _in_memory_order),
+        "y.sum().backward() gives one number with strides of zero: what lies behind it in memory is not dy.",
+        "planted: x.contiguous() without dy.contiguous()",
+        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+    ),
+    Mistake(
+        "weight_strides_ignored",
+        "weight and bias are read in the order of their memory, whatever their strides",
+        lambda norm: _reads_parameters(norm, _in_memory_order),
+        "A parameter that is a column, or every second number, of a larger one is read as its neighbours.",
+        "planted: a kernel that is given strides of x alone",
+        ROWS,
+        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+    ),
+    Mistake(
+        "x_from_buffer_start",
+        "x is read from the start of its buffer, not from where it begins",
+        lambda norm: _reads_x(norm, _from_buffer_start),
+        "A part of a batch, buffer[1:3], is taken for the first entries of the buffer.",
+        "planted: a pointer to the storage, without the storage offset",
+        ROWS,
+        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+    ),
+    Mistake(
+        "dy_from_buffer_start",
+        "dy is read from the start of its buffer, not from where it begins",
+        lambda norm: _reads_dy(norm, _from_buffer_start),
+        "The gradients are those of another part of the batch; y is right.",
+        "planted: a pointer to the storage, without the storage offset",
+        ROWS,
+        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+    ),
+    Mistake(
+        "weight_from_buffer_start",
+        "weight and bias are read from the start of their buffers, not from where they begin",
+        lambda norm: _reads_parameters(norm, _from_buffer_start),
+        "Parameters that are views of one flat buffer, as optimizers keep them, are taken for what stands before them.",
+        "planted: a pointer to the storage, without the storage offset",
+        ROWS,
+        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+    ),
+    Mistake(
+        "row_statistic_by_column",
+        "the statistic of row j is taken for feature j of every row",
+        _by_column,
+        "Where rows are fewer than features it reads past the statistics; many narrow rows hide that.",
+        "planted: an index of columns where one of rows belongs, a term of a row broadcast along columns",
+        ROWS,
     ),
     Mistake(
         "last_row_not_written",

@@ -10,6 +10,7 @@ import numpy as np
 from conformance import dialects
 from conformance.case import FIXTURE_ELEMENTS, Layout
 from conformance.dialects import Dialect
+from conformance.exact_inputs import EPS, WIDTH
 from conformance.inputs import Cotangent, Draw, Weight
 from conformance.rounding import DTYPES, HALF, DType
 
@@ -57,6 +58,11 @@ class NormCase(Probe):
     def id(self) -> str:
         """The path that names the case."""
         return f"{self.op}/{self.dialect.name}/{self.dtype}/{self.name}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether no honest implementation makes a rounding error, so that one number an element is admissible."""
+        return self.x.rows == "exact"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,6 +129,15 @@ VALUES = (
     Probe("inf_row", "an infinity swallowed, or leaked into other rows", x=Draw(rows="inf_row")),
 )
 
+# Faults that any tolerance hides: no sum and no root is rounded, so one number an element is right.
+EXACT = Probe(
+    "exact",
+    "arithmetic that is hidden by a tolerance: an approximate root or division, a constant that is not the one given",
+    shape=(2, 3, WIDTH),
+    eps=EPS,
+    x=Draw(rows="exact"),
+)
+
 # Faults that need more than half precision's precision or range to show.
 PRECISE_VALUES = (Probe("mean_1e4", "a variance in one pass, at a mean of 1e4 standard deviations", x=Draw(offset=1e4)),)
 WIDE_VALUES = (Probe("values_near_1e10", "cubes or fourth powers that overflow", x=Draw(scale=1e10)),)
@@ -144,6 +159,11 @@ SHAPES = (
     Probe("width_768", "sums accumulated in half precision; divides by n - 1", shape=(2, 3, 768)),
     Probe("width_4096", "sums accumulated in half precision, over a wide row", shape=(2, 3, 4096)),
     Probe("rows_8192", "dweight accumulated in half precision", shape=(2, 4096, 33)),
+    Probe(
+        "rows_2048_of_2",
+        "the statistic of a row taken by the number of a column; a grid of rows that overflows",
+        shape=(2048, 2),
+    ),
 )
 LAYOUTS = (
     Probe("width_1", "a width of one, where LayerNorm has nothing to scale", shape=(2, 3, 1), x=Draw(scale=100.0, offset=1e3)),
@@ -156,6 +176,12 @@ LAYOUTS = (
     Probe("sliced", "strides ignored: rows that stand apart", layout="sliced"),
     Probe("strided", "strides ignored: every second feature", layout="strided"),
     Probe("expanded", "strides ignored: the first axis repeats one entry", layout="expanded"),
+    Probe("x_at_offset", "x read from the start of its buffer, of which it is a part: buffer[1:3]", layout="x_at_offset"),
+    Probe("weight_at_offset", "weight read from the start of its buffer; aligned loads of it", layout="weight_at_offset"),
+    Probe("weight_strided", "the strides of the weight ignored: every second of its buffer", layout="weight_strided"),
+    Probe("dy_at_offset", "dy read from the start of its buffer, of which it is a part", layout="dy_at_offset"),
+    Probe("dy_one_number", "dy read as contiguous where y.sum() gives one number with no strides", layout="dy_one_number"),
+    Probe("rows_300_of_3", "the statistic of a row taken by the number of a column", shape=(300, 3)),
 )
 
 # What the variants of a dialect (offset, float32 weight) can get wrong.
@@ -170,7 +196,7 @@ VARIANTS = (
 def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
     for dtype in DTYPES:
         half = dtype in HALF
-        probes = VALUES + (() if half else PRECISE_VALUES) + (() if dtype == "float16" else WIDE_VALUES)
+        probes = (*VALUES, EXACT) + (() if half else PRECISE_VALUES) + (() if dtype == "float16" else WIDE_VALUES)
         if dtype == "float32":
             probes += NO_PARAMETERS + (ONE_PARAMETER if op == "layer_norm" else ()) + SHAPES + LAYOUTS
         if dtype == "bfloat16":
@@ -179,7 +205,8 @@ def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
             for probe in probes:
                 yield dtype, dialect, probe
         for dialect in dialects.HALF_VARIANTS if half else dialects.SINGLE_VARIANTS:
-            for probe in VARIANTS:
+            both = dialect.weight_offset and dialect.weight_dtype == "float32"
+            for probe in VARIANTS[:2] if both else VARIANTS:  # each is asked about on its own as well
                 yield dtype, dialect, probe
 
 

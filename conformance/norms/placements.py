@@ -4,8 +4,8 @@ In float32 and float64 nothing is rounded on the way: one placement remains, val
 fixes the roundings of y; the gradients are those that autograd of the dialect can produce:
 
 - dx: nothing rounded before the end; or, where the weight multiplies last, g = dy·w rounded first, as the
-  multiplication's own backward does; each also with its paths (direct, through the mean, through rstd) rounded before they
-  are added, in whichever two or three groups, as happens where the source casts x to float32 more than once.
+  multiplication's own backward does; each also as the sum of what comes back through every cast of x, where the source
+  casts x to float32 more than once. Autograd rounds each, adds them one after another, and rounds every partial sum.
 - dweight: x_hat as it is; or, where the weight multiplies last, x_hat as rounded in the forward pass; or the products
   with it rounded as well, before the sum.
 """
@@ -21,7 +21,33 @@ from conformance.rounding import round_to
 
 Array = np.ndarray
 Placements = dict[str, list[Placement]]
-Groups = tuple[tuple[int, ...], ...]
+Read = tuple[float, float, float]
+"""How much of dx's three paths (direct, through the mean, through rstd) comes back through one cast of x to float32."""
+Reads = tuple[Read, ...]
+"""The casts of a source, in the order in which autograd adds their gradients."""
+
+DIRECT: Read = (1, 0, 0)
+MEAN: Read = (0, 1, 0)
+RSTD: Read = (0, 0, 1)
+HALF_RSTD: Read = (0, 0, 0.5)  # one factor of a square that is written as a product of two casts
+NOISE: Read = (0, 0, 0)  # a mean of the variance's own, whose gradient is zero but for rounding
+
+# Autograd runs the last operation of the source first, so the mean's cast comes last, or first where it is written last. A
+# square of two casts counts only after another path: 2·rd(h) = rd(2h), so on its own it is the path in one.
+RMS_NORM_READS: tuple[Reads, ...] = (
+    (DIRECT, RSTD),
+    (DIRECT, HALF_RSTD, HALF_RSTD),
+)
+CENTRED_READS: tuple[Reads, ...] = (
+    (DIRECT, (0, 1, 1), NOISE),
+    ((1, 1, 0), RSTD, NOISE),
+    ((1, 0, 1), MEAN, NOISE),
+    (DIRECT, MEAN, RSTD, NOISE),
+    (DIRECT, RSTD, MEAN, NOISE),
+    (MEAN, RSTD, DIRECT, NOISE),
+    (DIRECT, HALF_RSTD, HALF_RSTD, MEAN, NOISE),
+    (DIRECT, MEAN, HALF_RSTD, HALF_RSTD, NOISE),
+)
 
 
 def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
@@ -31,14 +57,14 @@ def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
 
 
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
-    """One rounding, at the end; dx also in groups of paths. `dtype` is x's."""
+    """One rounding, at the end; dx also by the casts of x. `dtype` is x's."""
     placements = unrounded(norm, budget)
 
     def g() -> Interval:
         exact = norm.dy * norm.pullback.w
         return exact, exact
 
-    placements["dx"] += [_dx(norm, budget, g, dtype, groups) for groups in _groups(norm)]
+    placements["dx"] += _dx_by_reads(norm, budget, g, dtype)
     return placements
 
 
@@ -61,7 +87,7 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
         lambda s: _sum(_product(cast(s), norm.w), norm.bias),
         lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
     ]
-    placements["dx"] += [_dx(norm, budget, g, dtype, groups) for groups in (((0, 1, 2),), *_groups(norm))]
+    placements["dx"] += [_dx(norm, budget, g), *_dx_by_reads(norm, budget, g, dtype)]
     placements["dweight"] += [
         lambda s: _sum_rows(norm, terms(s), s * budget.dweight),
         lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), s * budget.dweight),
@@ -69,38 +95,83 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
     return placements
 
 
-def _groups(norm: NormValues) -> tuple[Groups, ...]:
-    """The ways to add the three paths of dx with a rounding in between; where the statistics are given there is one path."""
-    if norm.given is not None:
-        return ()
-    if not norm.centred:
-        return (((0,), (2,)),)
-    return ((0,), (1, 2)), ((0, 1), (2,)), ((0,), (1,), (2,))
-
-
-def _dx(norm: NormValues, budget: NormBudget, g: Callable[[], Interval], dtype: str, groups: Groups) -> Placement:
-    """dx from g, its paths added in groups; where there are several, each is rounded before they are added.
-
-    A g between two numbers may have been rounded the other way, which moves dx by `flip`. Every group carries the error
-    of dx, and rstd's on its own size, which does not shrink where the groups cancel. Where a rounded path overflows
-    though dx does not, the placement admits nothing: NaN.
-    """
-    zeros = np.zeros_like(norm.x)
+def _dx(norm: NormValues, budget: NormBudget, g: Callable[[], Interval]) -> Placement:
+    """dx from g, with nothing rounded before the end."""
 
     def placement(s: float) -> Interval:
         low, high = g()
-        paths, doubt, size = norm.pullback.dx_paths(low), high - low, np.abs(norm.x_hat)
-        flip = norm.rstd * (doubt + (norm.mean(doubt) if norm.centred else 0.0) + size * norm.mean(doubt * size))
-        parts = [sum((paths[i] for i in group), zeros) for group in groups]
-        if len(parts) == 1:
-            return parts[0] - flip - s * budget.dx, parts[0] + flip + s * budget.dx
-        widths = [flip + s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
-        ends = [_rounded((part - width, part + width), dtype) for part, width in zip(parts, widths, strict=True)]
-        low, high = sum((end[0] for end in ends), zeros), sum((end[1] for end in ends), zeros)
+        dx, width = sum(norm.pullback.dx_paths(low), np.zeros_like(norm.x)), _flip(norm, high - low) + s * budget.dx
+        return dx - width, dx + width
+
+    return placement
+
+
+def _dx_by_reads(norm: NormValues, budget: NormBudget, g: Callable[[], Interval], dtype: str) -> list[Placement]:
+    """dx from g for every way to cast x more than once; there is one path, and so no other way, where statistics are given.
+
+    The three paths are also added at once, as a compiler does that fuses the additions.
+    """
+    if norm.given is not None:
+        return []
+    reads = CENTRED_READS if norm.centred else RMS_NORM_READS
+    placements = [_dx_of_reads(norm, budget, g, dtype, each, _added_in_turn) for each in reads]
+    if norm.centred:
+        placements.append(_dx_of_reads(norm, budget, g, dtype, (DIRECT, MEAN, RSTD), _added_at_once))
+    return placements
+
+
+def _dx_of_reads(
+    norm: NormValues,
+    budget: NormBudget,
+    g: Callable[[], Interval],
+    dtype: str,
+    reads: Reads,
+    added: Callable[[list[Array], str], Array],
+) -> Placement:
+    """dx from g, as the sum of what comes back through each cast of x, rounded to x's `dtype`.
+
+    A g between two numbers may have been rounded the other way, which moves dx by `flip`. Every part carries the error
+    of dx, and rstd's on its own size, which does not shrink where the parts cancel. Where a rounded part overflows
+    though dx does not, the placement admits nothing: NaN.
+    """
+
+    def placement(s: float) -> Interval:
+        low, high = g()
+        paths, flip = norm.pullback.dx_paths(low), _flip(norm, high - low)
+        parts = [_through(read, paths) for read in reads]
+        widths = [s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
+        widths = [width + flip if any(read) else width for read, width in zip(reads, widths, strict=True)]
+        low = added([part - width for part, width in zip(parts, widths, strict=True)], dtype)
+        high = added([part + width for part, width in zip(parts, widths, strict=True)], dtype)
         overflows = np.isfinite(norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
         return np.where(overflows, np.nan, low), np.where(overflows, np.nan, high)
 
     return placement
+
+
+def _flip(norm: NormValues, doubt: Array) -> Array:
+    """How far dx moves where every g is off by its `doubt`."""
+    size = np.abs(norm.x_hat)
+    through_mean = norm.mean(doubt) if norm.centred else 0.0
+    return norm.rstd * (doubt + through_mean + size * norm.mean(doubt * size))
+
+
+def _through(read: Read, paths: tuple[Array, Array, Array]) -> Array:
+    """What comes back through one cast: its shares of the paths. A share of zero keeps even a NaN out."""
+    return sum((share * path for share, path in zip(read, paths, strict=True) if share), np.zeros_like(paths[0]))
+
+
+def _added_in_turn(parts: list[Array], dtype: str) -> Array:
+    """The rounded parts added one after another, every partial sum rounded; the last is left to the output's rounding."""
+    total, *others = (round_to(part, dtype) for part in parts)
+    for part in others:
+        total = round_to(total, dtype) + part
+    return total
+
+
+def _added_at_once(parts: list[Array], dtype: str) -> Array:
+    """The rounded parts added with no rounding in between."""
+    return sum((round_to(part, dtype) for part in parts), np.zeros_like(parts[0]))
 
 
 def _around(value: Array, half_width: Array) -> Placement:

@@ -47,8 +47,10 @@ class Port(port.Port):
                 return paddle.concat([tensor, tensor, tensor], -1)[..., tensor.shape[-1] : 2 * tensor.shape[-1]]
             case "strided":
                 return paddle.repeat_interleave(tensor, 2, axis=-1)[..., ::2]
-            case _:
+            case "expanded" | "one_number":
                 raise port.Skip("expand copies")
+            case _:
+                return super().lay_out(tensor, layout)
 
     def rms_norm(self, x: Any, weight: Any, *, eps: float) -> Any:
         """Statistics in float32, the cast to x's dtype, then the weight: PaddleNLP's LlamaRMSNorm, its fused path aside."""

@@ -49,6 +49,8 @@ def altered(**fields: object) -> dict:
         ({"shape": [10**6, 10**6]}, "shape: it has more than 16777216 elements, which are enough for any fault"),
         ({"shape": [7], "layout": "permuted"}, "layout: permuted needs two axes"),
         ({"layout": "folded"}, 'layout: "folded" must be one of "contiguous", "permuted", "sliced", "strided", "expanded"'),
+        ({"layout": "weight_strided", "weight": "absent"}, "layout: weight_strided is about the weight, which is absent"),
+        ({"layout": "dy_one_number", "dy": "aligned"}, "dy: aligned with x, it is not one number, which the layout asks for"),
         ({"layout": "expanded", "x__rows": "spike"}, "layout: expanded repeats the first entry, and spike makes it another"),
         ({"bias": 1}, "bias: 1 must be true or false"),
         ({"op": "rms_norm"}, "bias: rms_norm has none"),

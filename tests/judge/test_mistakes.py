@@ -12,7 +12,10 @@ from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
 from conformance.norms.cases import NORMS, ROW_NORM_CASES
+from conformance.port import Port
+from conformance.protocol import layouts
 from conformance.rounding import DTYPES
+from reference import rms_norm
 
 SMALL = tuple(case for case in ROW_NORM_CASES if case.has_fixture)
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
@@ -21,9 +24,9 @@ OF_NORMS = tuple(mistake for mistake in MISTAKES if set(mistake.ops) <= set(NORM
 
 def test_there_are_as_many_as_are_said():
     assert len(BY_ID) == len(MISTAKES)
-    assert len(OF_NORMS) == 216
+    assert len(OF_NORMS) == 222
     counts = {op: sum(op in mistake.ops for mistake in OF_NORMS) for op in NORMS}
-    assert counts == {"rms_norm": 161, "layer_norm": 197, "batch_norm": 163}
+    assert counts == {"rms_norm": 167, "layer_norm": 203, "batch_norm": 164}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.id)
@@ -97,28 +100,43 @@ def rescaled(x):
     return x / np.max(np.abs(x), axis=-1, keepdims=True)
 
 
-def test_strides_ignored_reads_the_memory_that_a_layout_has():
-    """The layouts as the protocol's page gives them, laid out here by NumPy's own strides."""
+READINGS = {
+    "strides_ignored": ("x", False),
+    "dy_strides_ignored": ("dy", False),
+    "weight_strides_ignored": ("weight", False),
+    "x_from_buffer_start": ("x", True),
+    "dy_from_buffer_start": ("dy", True),
+    "weight_from_buffer_start": ("weight", True),
+}
+
+
+@pytest.mark.parametrize(("id_", "name", "from_start"), [(id_, *reading) for id_, reading in READINGS.items()])
+def test_what_is_read_wrongly_is_what_the_base_port_leaves_in_memory(id_, name, from_start):
+    """By the addresses of the tensor that the port was given, whatever the layout."""
+    asked = 0
     for case in select("rms_norm/either_order/float32/*"):
-        if case.layout not in ("permuted", "sliced", "strided"):
+        layout = layouts(case.layout).get(name)
+        if layout is None or (from_start and layout not in ("sliced", "at_offset")):
             continue
-        x = golden(case).inputs["x"].astype(np.float64)
-        match case.layout:
-            case "permuted":
-                base = np.ascontiguousarray(x.swapaxes(-1, -2))
-                laid_out = base.swapaxes(-1, -2)
-            case "sliced":
-                base = np.pad(x, [(0, 0), (0, 0), (3, 4)])
-                laid_out = base[..., 3:-4]
-            case _:
-                base = np.repeat(x, 2, axis=-1)
-                laid_out = base[..., ::2]
-        np.testing.assert_array_equal(laid_out, x)
-        start = (laid_out.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // 8
-        memory = base.reshape(-1)[start : start + x.size].reshape(x.shape)
-        weight = golden(case).inputs["weight"].astype(np.float64)
-        y = weight * memory / np.sqrt(np.mean(memory**2, -1, keepdims=True) + case.eps)
-        np.testing.assert_allclose(BY_ID["strides_ignored"].outputs(case)["y"].value, y, rtol=1e-12)
+        given = golden(case).inputs | {}
+        tensor = Port().lay_out(given[name], layout)
+        buffer = tensor
+        while buffer.base is not None:
+            buffer = buffer.base
+        if from_start:
+            read = np.lib.stride_tricks.as_strided(buffer, tensor.shape, tensor.strides)
+        else:
+            start = (tensor.__array_interface__["data"][0] - buffer.__array_interface__["data"][0]) // tensor.itemsize
+            read = np.lib.stride_tricks.as_strided(buffer, (buffer.size,), (tensor.itemsize,))[start : start + tensor.size]
+        x, dy, weight = (given[other].astype(np.float64) for other in ("x", "dy", "weight"))
+        wrong = {"x": x, "dy": dy, "weight": weight} | {name: read.reshape(tensor.shape).astype(np.float64)}
+        y, _, x_hat = rms_norm(wrong["x"], wrong["weight"], eps=case.eps)
+        outputs = BY_ID[id_].outputs(case, backward="formula")
+        np.testing.assert_allclose(outputs["y"].value, y, rtol=1e-12)
+        terms = (wrong["dy"] * x_hat).reshape(-1, case.shape[-1])
+        np.testing.assert_allclose(outputs["dweight"].value, terms.sum(0), rtol=1e-9, atol=1e-12)
+        asked += 1
+    assert asked >= 1
 
 
 def test_two_mistakes_at_once_are_both_made():

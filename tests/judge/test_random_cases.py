@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import find, given, settings
 
 from conformance.answerable import has_answer, why_unanswerable
 from conformance.cases import select
@@ -53,6 +53,14 @@ def test_only_what_a_port_claims_is_asked():
     assert questions(claims, op="layer_norm") == ()
 
 
+def test_many_narrow_rows_are_among_them():
+    """As many as overflow a grid of 65535."""
+    float32 = questions(HELLO, op="rms_norm", dtype="float32")
+    case = find(cases(float32), lambda case: case.shape[0] > 65_535, settings=settings(max_examples=2_000, deadline=None))
+    assert len(case.shape) == 2
+    assert case.shape[-1] <= 4
+
+
 @pytest.mark.parametrize(
     ("case", "answered"),
     [
@@ -60,6 +68,11 @@ def test_only_what_a_port_claims_is_asked():
         (replace(PLAIN["float32"], x=Draw(rows="constant_rows"), shape=(2, 27)), False),
         (replace(PLAIN["float32"], layout="expanded", shape=(26, 3)), True),
         (replace(PLAIN["float32"], layout="expanded", shape=(27, 3)), False),
+        (replace(PLAIN["float32"], layout="dy_one_number", weight="absent", shape=(3, 26)), True),
+        (replace(PLAIN["float32"], layout="dy_one_number", weight="absent", shape=(3, 27)), False),
+        (replace(PLAIN["float32"], layout="dy_one_number", shape=(3, 27)), True),
+        (replace(PLAIN["float32"], layout="dy_one_number", shape=(27, 3)), False),
+        (replace(PLAIN["float32"], shape=(100_000, 2)), True),
         (replace(PLAIN["float32"], dy_scale=2.0**-20), True),
         (replace(PLAIN["float32"], dy_scale=2.0**-120), False),
         (replace(PLAIN["float64"], dy_scale=2.0**-120), True),
@@ -71,6 +84,11 @@ def test_only_what_a_port_claims_is_asked():
         "equal terms",
         "few rows",
         "equal rows",
+        "few equal gradients",
+        "equal gradients",
+        "equal gradients with weights",
+        "equal gradients in rows",
+        "many narrow rows",
         "small",
         "subnormal",
         "float64",
