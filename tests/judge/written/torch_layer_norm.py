@@ -18,9 +18,15 @@ def row_mean(a: Tensor) -> Tensor:
     return a.mean(-1, keepdim=True)
 
 
+def centre(x: Tensor) -> Tensor:
+    """The rows less their means, in the compute dtype; x is cast once."""
+    rows = upcast(x)
+    return rows - row_mean(rows)
+
+
 def normalised(x: Tensor, eps: float) -> Tensor:
     """x_hat, in the compute dtype."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     return centred * torch.rsqrt(row_mean(centred.square()) + eps)
 
 
@@ -57,6 +63,25 @@ def centred_by_a_projection(x: Tensor, weight: Parameter, bias: Parameter, *, ep
 HONEST = tuple(honest("layer_norm", run) for run in (textbook, by_var_mean, of_torch, centred_by_a_projection))
 
 
+# Right too: x is cast more than once, so autograd rounds the paths of dx one by one, in its own order, before it adds them.
+
+
+def cast_twice(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
+    """x is cast for the mean, and again for the row that it is taken off."""
+    centred = upcast(x) - upcast(x).mean(-1, keepdim=True)
+    return scale(centred * torch.rsqrt(row_mean(centred.pow(2)) + eps), x, weight, bias, **dialect)
+
+
+def cast_three_times(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
+    """x is cast for the mean, for the variance, and for the numerator."""
+    mean = upcast(x).mean(-1, keepdim=True)
+    var = upcast(x).var(-1, unbiased=False, keepdim=True)
+    return scale((upcast(x) - mean) / torch.sqrt(var + eps), x, weight, bias, **dialect)
+
+
+HONEST_IN_SEVERAL_CASTS = tuple(honest("layer_norm", run) for run in (cast_twice, cast_three_times))
+
+
 # eps: its value, and its place.
 
 
@@ -71,7 +96,7 @@ def annotated_transformer(x: Tensor, weight: Parameter, bias: Parameter, *, eps:
 @fault("eps_outside_root")
 def eps_beside_root(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is added to the standard deviation."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     std = row_mean(centred**2).sqrt()
     return scale(centred / (std + eps), x, weight, bias, **dialect)
 
@@ -79,8 +104,9 @@ def eps_beside_root(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float
 @fault("eps_missing")
 def eps_ignored(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is accepted and not used."""
-    std, mean = torch.std_mean(upcast(x), dim=-1, unbiased=False, keepdim=True)
-    return scale((upcast(x) - mean) / std, x, weight, bias, **dialect)
+    rows = upcast(x)
+    std, mean = torch.std_mean(rows, dim=-1, unbiased=False, keepdim=True)
+    return scale((rows - mean) / std, x, weight, bias, **dialect)
 
 
 @fault("eps_1e-05")
@@ -98,14 +124,14 @@ def eps_of_keras(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, *
 @fault("eps_1e-12")
 def eps_of_bert(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is 1e-12, as in BERT."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     return scale(centred / torch.sqrt(row_mean(centred.pow(2)) + 1e-12), x, weight, bias, **dialect)
 
 
 @fault("eps_in_the_sum")
 def eps_before_division(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is added to the sum of squares, which is divided by the width after that."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     var = ((centred * centred).sum(-1, keepdim=True) + eps) / x.shape[-1]
     return scale(centred * var.rsqrt(), x, weight, bias, **dialect)
 
@@ -117,7 +143,7 @@ def eps_as_floor(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, *
     return scale(centred * row_mean(centred.square()).clamp_min(eps).rsqrt(), x, weight, bias, **dialect)
 
 
-@fault(dtypes=("float16",))
+@fault("eps_at_least_1e-4_in_float16", dtypes=("float16",))
 def eps_floored_in_float16(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is made 1e-4 at least in float16, so that it does not underflow."""
     return scale(normalised(x, max(eps, 1e-4)), x, weight, bias, **dialect)
@@ -197,14 +223,15 @@ def mean_left(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **di
 @fault("divides_by_mean_square")
 def root_forgotten(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The root is forgotten: the row is divided by its variance."""
-    var, mean = torch.var_mean(upcast(x), dim=-1, correction=0, keepdim=True)
-    return scale((upcast(x) - mean) / (var + eps), x, weight, bias, **dialect)
+    rows = upcast(x)
+    var, mean = torch.var_mean(rows, dim=-1, correction=0, keepdim=True)
+    return scale((rows - mean) / (var + eps), x, weight, bias, **dialect)
 
 
 @fault("sum_for_mean")
 def length_for_deviation(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The centred row is divided by its length."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     length = (centred.square().sum(-1, keepdim=True) + eps).sqrt()
     return scale(centred / length, x, weight, bias, **dialect)
 
@@ -212,8 +239,7 @@ def length_for_deviation(x: Tensor, weight: Parameter, bias: Parameter, *, eps: 
 @fault("mean_magnitude_for_root_mean_square")
 def mean_deviation(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The row is divided by its mean absolute deviation."""
-    centred = upcast(x) - row_mean(upcast(x)).detach()
-    centred = centred - row_mean(centred - centred.detach())
+    centred = centre(x)
     return scale(centred / (row_mean(centred.abs()) + eps), x, weight, bias, **dialect)
 
 
@@ -227,15 +253,16 @@ def no_axis(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dial
 @fault()
 def variance_without_axis(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The mean is a row's, but the variance is that of all rows together."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     return scale(centred * torch.rsqrt(centred.pow(2).mean() + eps), x, weight, bias, **dialect)
 
 
 @fault("statistics_over_rows")
 def other_axis(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The statistics are taken over the positions, as BatchNorm takes them."""
-    var, mean = torch.var_mean(upcast(x), dim=-2, unbiased=False, keepdim=True)
-    return scale((upcast(x) - mean) * torch.rsqrt(var + eps), x, weight, bias, **dialect)
+    rows = upcast(x)
+    var, mean = torch.var_mean(rows, dim=-2, unbiased=False, keepdim=True)
+    return scale((rows - mean) * torch.rsqrt(var + eps), x, weight, bias, **dialect)
 
 
 @fault("statistics_over_two_axes")
@@ -267,8 +294,8 @@ def padding_not_masked_again(x: Tensor, weight: Parameter, bias: Parameter, *, e
 def mean_over_padding(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The mean is taken over the padded row, the variance over the row."""
     n = x.shape[-1]
-    mean = F.pad(upcast(x), (0, 2 ** math.ceil(math.log2(n)) - n)).mean(-1, keepdim=True)
-    centred = upcast(x) - mean
+    rows = upcast(x)
+    centred = rows - F.pad(rows, (0, 2 ** math.ceil(math.log2(n)) - n)).mean(-1, keepdim=True)
     return scale(centred * torch.rsqrt(row_mean(centred.square()) + eps), x, weight, bias, **dialect)
 
 
@@ -308,7 +335,7 @@ def centred_before_cast(x: Tensor, weight: Parameter, bias: Parameter, *, eps: f
 @fault("rstd_in_storage_dtype", dtypes=("float16",))
 def rstd_cast_back(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """rstd is cast to x's dtype before the product."""
-    centred = x.float() - row_mean(x.float())
+    centred = centre(x)
     rstd = torch.rsqrt(row_mean(centred.pow(2)) + eps).to(x.dtype)
     return scale(centred * rstd, x, weight, bias, **dialect)
 
@@ -323,7 +350,7 @@ def rstd_in_bfloat16(x: Tensor, weight: Parameter, bias: Parameter, *, eps: floa
 @fault("mean_square_in_storage_dtype", dtypes=HALF)
 def variance_cast_back(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The variance is cast to x's dtype, and back."""
-    centred = x.float() - row_mean(x.float())
+    centred = centre(x)
     var = row_mean(centred * centred).to(x.dtype).float()
     return scale(centred * torch.rsqrt(var + eps), x, weight, bias, **dialect)
 
@@ -336,7 +363,7 @@ def both_statistics_cast_back(x: Tensor, weight: Parameter, bias: Parameter, *, 
     return scale((x.float() - mean.float()) * rstd.float(), x, weight, bias, **dialect)
 
 
-@fault(dtypes=("float32",))
+@fault("mean_in_bfloat16", "mean_square_in_bfloat16", dtypes=("float32",))
 def bfloat16_statistics(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The mean and the variance are kept in bfloat16, for a model in float32."""
     var, mean = (statistic.bfloat16().float() for statistic in torch.var_mean(x, -1, unbiased=False, keepdim=True))
@@ -360,7 +387,7 @@ def all_in_storage_dtype(
 @fault("squares_in_storage_dtype", "squares_in_float16", dtypes=("float16",))
 def squares_cast_back(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The squares are stored in x's dtype before they are averaged."""
-    centred = x.float() - row_mean(x.float())
+    centred = centre(x)
     squares = centred.pow(2).to(x.dtype)
     return scale(centred * torch.rsqrt(row_mean(squares.float()) + eps), x, weight, bias, **dialect)
 
@@ -496,7 +523,7 @@ def statistics_without_gradient(x: Tensor, weight: Parameter, bias: Parameter, *
 @fault("projection_missing", group="backward")
 def variance_detached(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The variance is detached, the mean is not."""
-    centred = upcast(x) - row_mean(upcast(x))
+    centred = centre(x)
     rstd = torch.rsqrt(row_mean(centred.detach() ** 2) + eps)
     return scale(centred * rstd, x, weight, bias, **dialect)
 
@@ -509,6 +536,7 @@ def mean_detached(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, 
 
 
 @fault(
+    "statistics_saved_in_storage_dtype",
     "mean_saved_in_storage_dtype",
     "rstd_saved_in_storage_dtype",
     "parameter_gradients_accumulated_in_storage_dtype",

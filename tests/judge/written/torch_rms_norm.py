@@ -143,7 +143,7 @@ def normalize(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dia
     return scale(x_hat, x, weight, None, **dialect)
 
 
-@fault(dtypes=("float16",))
+@fault("eps_at_least_1e-4_in_float16", dtypes=("float16",))
 def eps_floored_in_float16(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """eps is made 1e-4 at least in float16, so that it does not underflow."""
     rows = x.float()
@@ -151,7 +151,7 @@ def eps_floored_in_float16(x: Tensor, weight: Tensor | None, bias: None, *, eps:
     return scale(rows * rstd, x, weight, None, **dialect)
 
 
-@fault()
+@fault("eps_at_least_1e-06")
 def eps_floored(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """An eps below 1e-6 is replaced by 1e-6."""
     rows = upcast(x)
@@ -362,7 +362,7 @@ def always_float(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **
     return y.to(x.dtype)
 
 
-@fault(dtypes=("float32",))
+@fault("mean_square_in_bfloat16", dtypes=("float32",))
 def bfloat16_statistics(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """The mean square is kept in bfloat16, for a model in float32."""
     variance = mean_square(x).bfloat16().float()
@@ -386,7 +386,7 @@ class FastInverseRoot(torch.autograd.Function):
         return -0.5 * dy * rstd**3
 
 
-@fault(dtypes=("float32",))
+@fault("fast_inverse_root_2", dtypes=("float32",))
 def two_newton_steps(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """The inverse root is that of the game, with two Newton steps: right to 17 bits."""
     rstd = FastInverseRoot.apply(mean_square(x) + eps)
@@ -403,7 +403,7 @@ def rstd_of_a_table(x: Tensor, weight: Tensor | None, bias: None, *, eps: float,
     return scale(rows * (rstd + (approximate - rstd).detach()), x, weight, None, **dialect)
 
 
-@fault()
+@fault("x_hat_in_float8_e4m3")
 def x_hat_in_float8(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """x_hat goes through float8, as a quantised next layer would have it."""
     rows = upcast(x)

@@ -1,6 +1,11 @@
-"""What the faults in PyTorch share, all of it right: the compute dtype, the affine step, and how a fault is kept."""
+"""What the faults in PyTorch share, all of it right.
+
+The compute dtype, the affine step, both norms, a forward and a backward pass written apart, and how a fault is kept.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal
 
 import torch
@@ -65,3 +70,122 @@ def _scale_last(x_hat: Tensor, weight: Tensor | None, bias: Tensor | None, weigh
         return x_hat if bias is None else x_hat + bias
     y = x_hat * (upcast(weight) + weight_offset if weight_offset else weight)
     return (y if bias is None else y + bias).to(weight.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """RMSNorm: the forward pass beside which a backward pass is written."""
+    rows = upcast(x)
+    return scale(rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + eps), x, weight, None, **dialect)
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **dialect: Any) -> Tensor:
+    """LayerNorm: the forward pass beside which a backward pass is written."""
+    centred = upcast(x) - upcast(x).mean(-1, keepdim=True)
+    return scale(centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + eps), x, weight, bias, **dialect)
+
+
+@dataclass
+class Saved:
+    """What a forward pass leaves to the backward pass.
+
+    x, y, bias and the `stored` weight are as they were passed. The weight, offset included, the mean and rstd are in the
+    compute dtype; an absent weight is ones.
+    """
+
+    x: Tensor
+    y: Tensor
+    stored: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    mean: Tensor
+    rstd: Tensor
+    eps: float
+
+    @property
+    def x_hat(self) -> Tensor:
+        """The normalised rows, in the compute dtype."""
+        return (upcast(self.x) - self.mean) * self.rstd
+
+
+def sum_rows(a: Tensor) -> Tensor:
+    """The sum over every axis but the last."""
+    return a.reshape(-1, a.shape[-1]).sum(0)
+
+
+def rms_norm_backward(saved: Saved, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """dx and dweight."""
+    dy, x_hat = upcast(dy), saved.x_hat
+    g = dy * saved.weight
+    dx = saved.rstd * (g - x_hat * (g * x_hat).mean(-1, keepdim=True))
+    return dx, sum_rows(dy * x_hat)
+
+
+def layer_norm_backward(saved: Saved, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, dweight and dbias."""
+    dy, x_hat = upcast(dy), saved.x_hat
+    g = dy * saved.weight
+    dx = saved.rstd * (g - g.mean(-1, keepdim=True) - x_hat * (g * x_hat).mean(-1, keepdim=True))
+    return dx, sum_rows(dy * x_hat), sum_rows(dy)
+
+
+def backward_of_rms_norm(backward: Run) -> Run:
+    """A backward pass `backward(saved, dy) -> dx, dweight`, beside a forward pass that is right."""
+    return _joined(rms_norm, backward, backward, centred=False)
+
+
+def backward_of_layer_norm(backward: Run) -> Run:
+    """A backward pass `backward(saved, dy) -> dx, dweight, dbias`, beside a forward pass that is right."""
+    return _joined(layer_norm, backward, backward, centred=True)
+
+
+def forward_of_rms_norm(forward: Run) -> Run:
+    """A forward pass, beside a backward pass that is right and takes its own statistics."""
+    return _joined(forward, rms_norm_backward, forward, centred=False)
+
+
+def forward_of_layer_norm(forward: Run) -> Run:
+    """A forward pass, beside a backward pass that is right and takes its own statistics."""
+    return _joined(forward, layer_norm_backward, forward, centred=True)
+
+
+def _joined(forward: Run, backward: Run, named: Run, *, centred: bool) -> Run:
+    @wraps(named)
+    def run(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, **dialect: Any) -> Any:
+        return _Joined.apply(x, weight, bias, forward, backward, centred, eps, dialect)
+
+    return run
+
+
+class _Joined(torch.autograd.Function):
+    """A forward and a backward pass that do not know of each other, as a kernel and an eager backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        forward: Run,
+        backward: Run,
+        centred: bool,
+        eps: float,
+        dialect: dict[str, Any],
+    ) -> Tensor:
+        rows = upcast(x)
+        y = forward(x, weight, bias, eps=eps, **dialect)
+        mean = rows.mean(-1, keepdim=True) if centred else torch.zeros_like(rows[..., :1])
+        rstd = torch.rsqrt((rows - mean).pow(2).mean(-1, keepdim=True) + eps)
+        w = rows.new_ones(x.shape[-1]) if weight is None else upcast(weight) + dialect["weight_offset"]
+        ctx.save_for_backward(x, y, weight, w, bias, mean, rstd)
+        ctx.eps, ctx.backward_pass = eps, backward
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        saved = Saved(*ctx.saved_tensors, ctx.eps)
+        made = ctx.backward_pass(saved, dy)
+        gradients = [
+            None if given is None else gradient.to(given.dtype)
+            for given, gradient in zip((saved.x, saved.stored, saved.bias), (*made, None), strict=False)
+        ]
+        return (*gradients, None, None, None, None, None)
