@@ -138,14 +138,17 @@ def backward_of_layer_norm(backward: Run) -> Run:
     return _joined(layer_norm, backward, backward, centred=True)
 
 
-def forward_of_rms_norm(forward: Run) -> Run:
-    """A forward pass, beside a backward pass that is right and takes its own statistics."""
-    return _joined(forward, rms_norm_backward, forward, centred=False)
+def forward_of_rms_norm(forward: Run, backward: Run = rms_norm_backward) -> Run:
+    """A forward pass, beside a backward pass that is right unless another is given.
+
+    The forward pass returns y, and the backward pass takes its own statistics; or y, the mean and rstd, which are saved.
+    """
+    return _joined(forward, backward, forward, centred=False)
 
 
-def forward_of_layer_norm(forward: Run) -> Run:
-    """A forward pass, beside a backward pass that is right and takes its own statistics."""
-    return _joined(forward, layer_norm_backward, forward, centred=True)
+def forward_of_layer_norm(forward: Run, backward: Run = layer_norm_backward) -> Run:
+    """As `forward_of_rms_norm`."""
+    return _joined(forward, backward, forward, centred=True)
 
 
 def _joined(forward: Run, backward: Run, named: Run, *, centred: bool) -> Run:
@@ -172,9 +175,10 @@ class _Joined(torch.autograd.Function):
         dialect: dict[str, Any],
     ) -> Tensor:
         rows = upcast(x)
-        y = forward(x, weight, bias, eps=eps, **dialect)
         mean = rows.mean(-1, keepdim=True) if centred else torch.zeros_like(rows[..., :1])
         rstd = torch.rsqrt((rows - mean).pow(2).mean(-1, keepdim=True) + eps)
+        made = forward(x, weight, bias, eps=eps, **dialect)
+        y, mean, rstd = made if isinstance(made, tuple) else (made, mean, rstd)
         w = rows.new_ones(x.shape[-1]) if weight is None else upcast(weight) + dialect["weight_offset"]
         ctx.save_for_backward(x, y, weight, w, bias, mean, rstd)
         ctx.eps, ctx.backward_pass = eps, backward
