@@ -1,5 +1,6 @@
 """Faults of one pass alone: a backward pass written by hand beside a right forward pass, and the reverse."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ def toward_zero(a: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = a.to(dtype)
     too_large = rounded.abs().to(a.dtype) > a.abs()
     return torch.where(too_large, (rounded.view(torch.int16) - 1).view(dtype), rounded)
+
+
+def cut_off(x_hat: Tensor, x: Tensor, weight: Parameter, bias: Parameter, weight_offset: float, order: str) -> Tensor:
+    """y as a store leaves it that keeps the upper bits; x_hat, where it is cast, is rounded."""
+    y = x_hat.to(x.dtype).float() if order == "cast_then_scale" else x_hat
+    if weight is not None:
+        y = y * (weight.float() + weight_offset)
+    if bias is not None:
+        y = y + bias.float()
+    dtype = x.dtype if weight is None or order == "scale_then_cast" else weight.dtype
+    return y if dtype == torch.float32 else toward_zero(y, dtype)
 
 
 HONEST = (
@@ -202,6 +214,16 @@ def rms_dx_cut_off(saved: Saved, dy: Tensor) -> Pair:
     return toward_zero(dx, saved.x.dtype), dweight
 
 
+@rms_fault("rstd_in_storage_dtype_in_backward", group="backward", dtypes=HALF)
+@backward_of_rms_norm
+def rms_dx_scaled_by_half_rstd(saved: Saved, dy: Tensor) -> Pair:
+    """dx is scaled by rstd cast to x's dtype, after all else was computed in float32."""
+    dy, x_hat = dy.float(), saved.x_hat
+    g = dy * saved.weight
+    dx = saved.rstd.to(saved.x.dtype) * (g - x_hat * row_mean(g * x_hat))
+    return dx, sum_rows(dy * x_hat)
+
+
 # RMSNorm, what is saved for the backward pass.
 
 
@@ -308,6 +330,16 @@ def rms_dweight_accumulated_in_half(saved: Saved, dy: Tensor) -> Pair:
     return dx, total
 
 
+@rms_fault("dweight_terms_in_tf32", group="backward", dtypes=("float32",))
+@backward_of_rms_norm
+def rms_dweight_as_a_matrix_product(saved: Saved, dy: Tensor) -> Pair:
+    """dweight is ones times the terms, on a matrix unit that reads eleven bits of them."""
+    dx, _ = rms_norm_backward(saved, dy)
+    terms = (dy * saved.x_hat).reshape(-1, dy.shape[-1])
+    eleven_bits = ((terms.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return dx, torch.ones(len(terms)) @ eleven_bits
+
+
 @rms_fault(group="backward")
 @backward_of_rms_norm
 def rms_dweight_over_accumulation_steps(saved: Saved, dy: Tensor) -> Pair:
@@ -379,12 +411,7 @@ def rms_rstd_in_half_in_y(x: Tensor, weight: Parameter, bias: None, *, eps: floa
 @forward_of_rms_norm
 def rms_y_cut_off(x: Tensor, weight: Parameter, bias: None, *, eps: float, weight_offset: float, order: str) -> Tensor:
     """y is stored by its upper bits, which cuts it off."""
-    x_hat = F.rms_norm(x.float(), x.shape[-1:], eps=eps)
-    if order == "cast_then_scale":
-        x_hat = x_hat.to(x.dtype).float()
-    y = x_hat if weight is None else x_hat * (weight.float() + weight_offset)
-    dtype = x.dtype if weight is None or order == "scale_then_cast" else weight.dtype
-    return y if dtype == torch.float32 else toward_zero(y, dtype)
+    return cut_off(F.rms_norm(x.float(), x.shape[-1:], eps=eps), x, weight, None, weight_offset, order)
 
 
 @rms_fault("x_hat_truncated", group="forward", dtypes=HALF)
@@ -416,6 +443,53 @@ def rms_one_cast_in_y(x: Tensor, weight: Parameter, bias: None, *, eps: float, w
     y = F.rms_norm(x.float(), x.shape[-1:], eps=eps)
     y = (y if weight is None else y * (weight.float() + weight_offset)).to(x.dtype)
     return y if weight is None or order == "scale_then_cast" else y.to(weight.dtype)
+
+
+def rms_backward_cut_off(saved: Saved, dy: Tensor) -> Pair:
+    """Both gradients, cut off to the dtypes that they are returned in."""
+    dx, dweight = rms_norm_backward(saved, dy)
+    half = saved.stored is not None and saved.stored.dtype == saved.x.dtype
+    return toward_zero(dx, saved.x.dtype), toward_zero(dweight, saved.x.dtype) if half else dweight
+
+
+@rms_fault("outputs_truncated", dtypes=HALF)
+@partial(forward_of_rms_norm, backward=rms_backward_cut_off)
+def rms_stores_cut_off(x: Tensor, weight: Parameter, bias: None, *, eps: float, weight_offset: float, order: str) -> Tensor:
+    """Every store cuts off: y, dx and dweight are truncated."""
+    return cut_off(F.rms_norm(x.float(), x.shape[-1:], eps=eps), x, weight, None, weight_offset, order)
+
+
+@rms_fault("squares_truncated", group="forward", dtypes=HALF)
+@forward_of_rms_norm
+def rms_squares_cut_off(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """The squares are stored in x's dtype by their upper bits."""
+    squares = toward_zero(x.float().square(), x.dtype).float()
+    return scale(x.float() * torch.rsqrt(row_mean(squares) + eps), x, weight, None, **dialect)
+
+
+@rms_fault("squares_half_away", "squares_in_storage_dtype", group="forward", dtypes=("bfloat16",))
+@forward_of_rms_norm
+def rms_squares_rounded_by_hand(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """The squares are rounded to bfloat16 by adding half a unit to their bits and cutting off."""
+    bits = x.float().square().view(torch.int32) + 0x8000
+    squares = (bits & ~0xFFFF).view(torch.float32)
+    return scale(x.float() * torch.rsqrt(row_mean(squares) + eps), x, weight, None, **dialect)
+
+
+@rms_fault("rstd_truncated", group="forward", dtypes=HALF)
+@forward_of_rms_norm
+def rms_rstd_cut_off(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """rstd is stored in x's dtype by its upper bits."""
+    rstd = toward_zero(torch.rsqrt(row_mean(x.float().square()) + eps), x.dtype)
+    return scale(x.float() * rstd, x, weight, None, **dialect)
+
+
+@rms_fault("statistics_of_bfloat16_x", group="forward", dtypes=("float32", "float64"))
+@forward_of_rms_norm
+def rms_statistics_on_a_matrix_unit(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """The sum of squares is a matrix product that reads bfloat16; what is scaled is x."""
+    rstd = torch.rsqrt(row_mean(x.bfloat16().to(x.dtype).square()) + eps)
+    return scale(x * rstd, x, weight, None, **dialect)
 
 
 # LayerNorm, dx.
@@ -681,6 +755,16 @@ def layer_gradients_accumulated_in_half(saved: Saved, dy: Tensor) -> Triple:
     return dx, dweight, dbias
 
 
+@layer_fault("parameter_gradients_truncated", group="backward", dtypes=HALF)
+@backward_of_layer_norm
+def layer_gradients_cut_off(saved: Saved, dy: Tensor) -> Triple:
+    """dweight and dbias are stored by their upper bits, which cuts them off."""
+    dx, dweight, dbias = layer_norm_backward(saved, dy)
+    if saved.stored is None or saved.stored.dtype != saved.x.dtype:
+        return dx, dweight, dbias
+    return dx, toward_zero(dweight, saved.x.dtype), toward_zero(dbias, saved.x.dtype)
+
+
 # LayerNorm, y alone.
 
 
@@ -760,12 +844,7 @@ def layer_eps_missing_in_y(x: Tensor, weight: Parameter, bias: Parameter, *, eps
 @forward_of_layer_norm
 def layer_y_cut_off(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, weight_offset: float, order: str) -> Tensor:
     """y is stored by its upper bits, which cuts it off."""
-    x_hat = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    if order == "cast_then_scale":
-        x_hat = x_hat.to(x.dtype).float()
-    y = x_hat if weight is None or bias is None else x_hat * (weight.float() + weight_offset) + bias.float()
-    dtype = x.dtype if weight is None or order == "scale_then_cast" else weight.dtype
-    return y if dtype == torch.float32 else toward_zero(y, dtype)
+    return cut_off(F.layer_norm(x.float(), x.shape[-1:], eps=eps), x, weight, bias, weight_offset, order)
 
 
 @layer_fault("y_in_bfloat16", group="forward", dtypes=WIDE)
@@ -791,6 +870,14 @@ def layer_rstd_of_a_table(x: Tensor, weight: Parameter, bias: Parameter, *, eps:
     mantissa, exponent = torch.frexp(torch.rsqrt(var + eps))
     rstd = torch.ldexp((mantissa * 4096).round() / 4096, exponent)
     return scale((x - mean) * rstd, x, weight, bias, **dialect)
+
+
+@layer_fault("x_hat_in_float8_e5m2", group="forward")
+@forward_of_layer_norm
+def layer_x_hat_in_float8(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
+    """x_hat goes through float8 with five bits of exponent."""
+    x_hat = F.layer_norm(upcast(x), x.shape[-1:], eps=eps)
+    return scale(x_hat.to(torch.float8_e5m2).to(x_hat.dtype), x, weight, bias, **dialect)
 
 
 @layer_fault("computed_in_storage_dtype", group="forward", dtypes=HALF)

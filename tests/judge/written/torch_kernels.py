@@ -3,8 +3,8 @@
 A kernel is a forward pass that saves its statistics, or does not, beside a backward pass of its own.
 """
 
+import itertools
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -150,6 +150,15 @@ def rms_divided_by_whole_blocks(x: Tensor, weight: Parameter, bias: None, *, eps
     return of_rms(rows, rstd, x, weight, **dialect)
 
 
+@rms_fault("padding_of_ones_128", group="forward")
+@forward_of_rms_norm
+def rms_block_of_128_masked_with_ones(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """A block of 128 lanes is loaded with 1.0 past the row; the backward pass takes its own statistics."""
+    n, rows = x.shape[-1], upcast(x)
+    lanes = F.pad(rows, (0, math.ceil(n / 128) * 128 - n), value=1.0)
+    return scale(rows * torch.rsqrt(lanes.square().sum(-1, keepdim=True) / n + eps), x, weight, None, **dialect)
+
+
 # RMSNorm: blocks of features.
 
 
@@ -238,7 +247,7 @@ def rms_lanes_loaded_as_one(x: Tensor, weight: Parameter, bias: None, *, eps: fl
     return of_rms(rows, torch.rsqrt(total / x.shape[-1] + eps), x, weight, **dialect)
 
 
-@rms_fault()
+@rms_fault(group="forward")
 @forward_of_rms_norm
 def rms_butterfly_one_step_short(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """The shuffles among 32 lanes begin at 8, so each half of the lanes has a sum of its own."""
@@ -482,27 +491,17 @@ def rms_dx_grid_of_four(saved: Saved, dy: Tensor) -> Pair:
 # RMSNorm: what is kept between calls.
 
 
-def counted(run: Callable[..., Tensor], calls: int, spoil: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """A function that is right so many times, and then not."""
-    made = 0
-
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        nonlocal made
-        made += 1
-        y = run(*args, **kwargs)
-        return y if made <= calls else spoil(y)
-
-    return forward
+_calls = itertools.count(1)
 
 
 @rms_fault(group="forward")
 @forward_of_rms_norm
 def rms_workspace_used_up(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
-    """The first ten calls are right; then the workspace is used up, and y is zero."""
-    return _rms_ten_times(x, weight, None, eps=eps, **dialect)
+    """Ten calls are right; the next one finds the workspace used up, and returns zeros."""
+    y = rms_norm(x, weight, None, eps=eps, **dialect)
+    return y if next(_calls) % 11 else torch.zeros_like(y)
 
 
-_rms_ten_times = counted(rms_norm, 10, torch.zeros_like)
 _rstd_of_shape: dict[Any, Tensor] = {}
 
 

@@ -143,7 +143,7 @@ def eps_as_floor(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, *
     return scale(centred * row_mean(centred.square()).clamp_min(eps).rsqrt(), x, weight, bias, **dialect)
 
 
-@fault("eps_at_least_1e-4_in_float16", dtypes=("float16",))
+@fault("eps_at_least_1e-04_in_float16", dtypes=("float16",))
 def eps_floored_in_float16(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is made 1e-4 at least in float16, so that it does not underflow."""
     return scale(normalised(x, max(eps, 1e-4)), x, weight, bias, **dialect)
@@ -448,7 +448,7 @@ def always_dtype_of_x(x: Tensor, weight: Parameter, bias: Parameter, *, eps: flo
     return scale(normalised(x, eps), x, weight, bias, **dialect).type_as(x)
 
 
-@fault("y_in_float32", dtypes=HALF)
+@fault("y_in_float32", group="forward", dtypes=HALF)
 def cast_forgotten(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, weight_offset: float, order: str) -> Tensor:
     """y is returned in float32: the last cast is forgotten."""
     x_hat = normalised(x, eps)

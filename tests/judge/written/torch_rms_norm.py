@@ -143,7 +143,7 @@ def normalize(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dia
     return scale(x_hat, x, weight, None, **dialect)
 
 
-@fault("eps_at_least_1e-4_in_float16", dtypes=("float16",))
+@fault("eps_at_least_1e-04_in_float16", dtypes=("float16",))
 def eps_floored_in_float16(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """eps is made 1e-4 at least in float16, so that it does not underflow."""
     rows = x.float()
@@ -422,7 +422,7 @@ def always_dtype_of_x(x: Tensor, weight: Tensor | None, bias: None, *, eps: floa
     return scale(x_hat, x, weight, None, **dialect).to(x.dtype)
 
 
-@fault("y_promoted", dtypes=HALF)
+@fault("y_promoted", group="forward", dtypes=HALF)
 def promoted_by_weight(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, weight_offset: float, order: str) -> Tensor:
     """y has the weight's dtype where x's is asked for, and no cast of its own."""
     x_hat = x.float() * torch.rsqrt(mean_square(x.float()) + eps)
@@ -431,7 +431,7 @@ def promoted_by_weight(x: Tensor, weight: Tensor | None, bias: None, *, eps: flo
     return (x_hat * (weight.float() + weight_offset)).to(weight.dtype)
 
 
-@fault("y_in_float32", dtypes=HALF)
+@fault("y_in_float32", group="forward", dtypes=HALF)
 def cast_forgotten(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, weight_offset: float, order: str) -> Tensor:
     """y is returned in float32: the last cast is forgotten."""
     x_hat = x.float() * torch.rsqrt(mean_square(x.float()) + eps)
