@@ -223,8 +223,8 @@ def rms_each_block_by_itself(x: Tensor, weight: Parameter, bias: None, *, eps: f
 def rms_mean_of_block_means(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Triple:
     """The mean squares of the blocks are averaged, though the last block is shorter."""
     rows = upcast(x)
-    means = [row_mean(block.square()) for block in rows.split(BLOCK, -1)]
-    rstd = torch.rsqrt(sum(means) / len(means) + eps)
+    means = torch.cat([row_mean(block.square()) for block in rows.split(BLOCK, -1)], -1)
+    rstd = torch.rsqrt(row_mean(means) + eps)
     return of_rms(rows, rstd, x, weight, **dialect)
 
 
@@ -678,8 +678,7 @@ def layer_welford_squares_old_delta(x: Tensor, weight: Parameter, bias: Paramete
 def layer_blocks_merged_as_equals(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Triple:
     """The blocks' means are averaged, though the last block is shorter, and the variance is taken around that."""
     rows = upcast(x)
-    means = [row_mean(block) for block in rows.split(BLOCK, -1)]
-    mean = sum(means, torch.zeros_like(means[0])) / len(means)
+    mean = row_mean(torch.cat([row_mean(block) for block in rows.split(BLOCK, -1)], -1))
     rstd = torch.rsqrt(row_mean((rows - mean).square()) + eps)
     return of_layer(rows, mean, rstd, x, weight, bias, **dialect)
 

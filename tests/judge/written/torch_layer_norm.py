@@ -417,7 +417,7 @@ def y_through_bfloat16(x: Tensor, weight: Parameter, bias: Parameter, *, eps: fl
     return scale(normalised(x, eps), x, weight, bias, **dialect).bfloat16().to(x.dtype)
 
 
-@fault("y_in_float16", dtypes=("float32", "float64", "bfloat16"))
+@fault("y_in_float16", dtypes=WIDE)
 def y_through_float16(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """y is cast to float16 for the next layer, and back."""
     y = scale(normalised(x, eps), x, weight, bias, **dialect)

@@ -381,7 +381,7 @@ class FastInverseRoot(torch.autograd.Function):
         return guess
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - for the only output
         (rstd,) = ctx.saved_tensors
         return -0.5 * dy * rstd**3
 

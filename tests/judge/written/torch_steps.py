@@ -185,11 +185,11 @@ class _Joined(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        saved = Saved(*ctx.saved_tensors, ctx.eps)
-        made = ctx.backward_pass(saved, dy)
-        gradients = [
-            None if given is None else gradient.to(given.dtype)
-            for given, gradient in zip((saved.x, saved.stored, saved.bias), (*made, None), strict=False)
-        ]
-        return (*gradients, None, None, None, None, None)
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - a cotangent for the only output
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        x, y, stored, weight, bias, mean, rstd = ctx.saved_tensors
+        dx, *of_parameters = ctx.backward_pass(Saved(x, y, stored, weight, bias, mean, rstd, ctx.eps), dy)
+        dweight = None if stored is None else of_parameters[0].to(stored.dtype)
+        dbias = None if bias is None else of_parameters[1].to(bias.dtype)
+        return dx.to(x.dtype), dweight, dbias, None, None, None, None, None
