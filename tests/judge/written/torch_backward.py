@@ -64,7 +64,7 @@ HONEST = (
 # RMSNorm, dx.
 
 
-@rms_fault("projection_missing", group="backward")
+@rms_fault("projection_missing", "statistics_held_constant", group="backward")
 @backward_of_rms_norm
 def rms_without_projection(saved: Saved, dy: Tensor) -> Pair:
     """rstd is recomputed with its gradient left out of dx."""

@@ -143,9 +143,9 @@ def rms_masked_with_ones(x: Tensor, weight: Parameter, bias: None, *, eps: float
 @rms_fault()
 @forward_of_rms_norm
 def rms_divided_by_whole_blocks(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Triple:
-    """The sum of squares is divided by the number of lanes, a multiple of 32, not of features."""
+    """The sum of squares is divided by the number of lanes, a multiple of 128, not of features."""
     rows = upcast(x)
-    lanes = math.ceil(x.shape[-1] / BLOCK) * BLOCK
+    lanes = math.ceil(x.shape[-1] / 128) * 128
     rstd = torch.rsqrt(rows.square().sum(-1, keepdim=True) / lanes + eps)
     return of_rms(rows, rstd, x, weight, **dialect)
 

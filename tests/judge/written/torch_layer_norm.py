@@ -155,8 +155,7 @@ def eps_buffer(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **d
     return scale(normalised(x, torch.tensor(eps, dtype=x.dtype).item()), x, weight, bias, **dialect)
 
 
-@fault("eps_of_storage_dtype", "eps_of_float32", dtypes=("float32",))
-@fault("eps_of_storage_dtype", dtypes=("bfloat16", "float16", "float64"))
+@fault("eps_of_storage_dtype")
 def eps_of_finfo(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """eps is the machine epsilon of x's dtype."""
     return scale(normalised(x, torch.finfo(x.dtype).eps), x, weight, bias, **dialect)
@@ -331,8 +330,7 @@ def centred_before_cast(x: Tensor, weight: Parameter, bias: Parameter, *, eps: f
     return scale(centred * torch.rsqrt(row_mean(centred.pow(2)) + eps), x, weight, bias, **dialect)
 
 
-@fault("rstd_in_storage_dtype", "rstd_in_bfloat16", dtypes=("bfloat16",))
-@fault("rstd_in_storage_dtype", dtypes=("float16",))
+@fault("rstd_in_storage_dtype", dtypes=HALF)
 def rstd_cast_back(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """rstd is cast to x's dtype before the product."""
     centred = centre(x)
@@ -383,8 +381,7 @@ def all_in_storage_dtype(
     return y.to(weight.dtype if order == "cast_then_scale" else x.dtype)
 
 
-@fault("squares_in_storage_dtype", dtypes=("bfloat16",))
-@fault("squares_in_storage_dtype", "squares_in_float16", dtypes=("float16",))
+@fault("squares_in_storage_dtype", dtypes=HALF)
 def squares_cast_back(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The squares are stored in x's dtype before they are averaged."""
     centred = centre(x)

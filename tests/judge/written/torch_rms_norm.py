@@ -106,8 +106,7 @@ def eps_of_bert(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **d
     return scale(rows * torch.rsqrt(mean_square(rows) + 1e-12), x, weight, None, **dialect)
 
 
-@fault("eps_of_float32", "eps_of_storage_dtype", dtypes=("float32",))
-@fault("eps_of_storage_dtype", dtypes=("bfloat16", "float16"))
+@fault("eps_of_storage_dtype")
 def eps_of_finfo(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """eps is the machine epsilon of x's dtype."""
     rows = upcast(x)
@@ -283,8 +282,7 @@ def padded_to_power_of_two(x: Tensor, weight: Tensor | None, bias: None, *, eps:
 # What is rounded.
 
 
-@fault("rstd_in_storage_dtype", "rstd_in_bfloat16", dtypes=("bfloat16",))
-@fault("rstd_in_storage_dtype", dtypes=("float16",))
+@fault("rstd_in_storage_dtype", dtypes=HALF)
 def rstd_cast_back(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """rstd is cast to x's dtype before the product."""
     rstd = torch.rsqrt(mean_square(x.float()) + eps).to(x.dtype)
@@ -310,8 +308,7 @@ def all_in_storage_dtype(
     return y.to(weight.dtype if order == "cast_then_scale" else x.dtype)
 
 
-@fault("squares_in_storage_dtype", dtypes=("bfloat16",))
-@fault("squares_in_storage_dtype", "squares_in_float16", dtypes=("float16",))
+@fault("squares_in_storage_dtype", dtypes=HALF)
 def squared_before_cast(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """x is squared first and cast to float32 after that."""
     variance = x.pow(2).float().mean(-1, keepdim=True)
@@ -507,7 +504,7 @@ def nan_masked(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **di
 # What autograd is kept from.
 
 
-@fault("statistics_held_constant", group="backward")
+@fault("statistics_held_constant", "projection_missing", group="backward")
 def statistics_without_gradient(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """rstd is computed under no_grad, to spare memory."""
     rows = upcast(x)

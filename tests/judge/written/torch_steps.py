@@ -20,6 +20,23 @@ WIDE: tuple[DType, ...] = ("float32", "float64")
 
 Run = Callable[..., Any]
 
+SAME: dict[DType, tuple[tuple[str, str], ...]] = {
+    "float64": (
+        ("tail_missing_from_statistics", "statistics_of_first_32"),
+        ("columns_past_4_not_written", "columns_past_32_not_written"),
+    ),
+    "float32": (("eps_of_storage_dtype", "eps_of_float32"),),
+    "bfloat16": tuple(
+        (f"{step}_in_storage_dtype", f"{step}_in_bfloat16") for step in ("weight", "mean", "squares", "mean_square", "rstd")
+    ),
+    "float16": (
+        ("squares_in_storage_dtype", "squares_in_float16"),
+        ("tail_missing_from_statistics", "statistics_of_first_32"),
+        ("columns_past_4_not_written", "columns_past_32_not_written"),
+    ),
+}
+"""Mistakes that are one and the same in a dtype: the storage dtype has a name, and in some all rows have 33 features."""
+
 
 class Written:
     """The faults of one op, kept as they are written: a function's name is the fault's id, its docstring says what it does."""
@@ -31,15 +48,25 @@ class Written:
     def __call__(
         self, *names: str, group: Literal["all", "forward", "backward"] = "all", dtypes: tuple[DType, ...] = DTYPES
     ) -> Callable[[Run], Run]:
-        """Keep a fault under the right `names`; twice, where another dtype makes other names right."""
+        """Keep a fault under the right `names`; more than once, where a dtype makes other names right too."""
 
         def keep(run: Run) -> Run:
-            of_dtypes = "" if dtypes == DTYPES else f"/{'_'.join(dtypes)}"
-            id_ = f"torch/{self.op}/{run.__name__}{of_dtypes}"
-            self.faults.append(Fault(id_, (run.__doc__ or "").strip(), self.op, "torch", run, names, group, dtypes))
+            by_names: dict[tuple[str, ...], list[DType]] = {}
+            for dtype in dtypes:
+                by_names.setdefault(_with_same(names, dtype), []).append(dtype)
+            for right, among in by_names.items():
+                id_ = "/".join(("torch", self.op, run.__name__, *([] if len(among) == len(DTYPES) else ["_".join(among)])))
+                what = (run.__doc__ or "").strip()
+                self.faults.append(Fault(id_, what, self.op, "torch", run, right, group, tuple(among)))
             return run
 
         return keep
+
+
+def _with_same(names: tuple[str, ...], dtype: DType) -> tuple[str, ...]:
+    """The names, and those that mean the same in a dtype."""
+    same = [pair for pair in SAME[dtype] if set(pair) & set(names)]
+    return tuple(dict.fromkeys((*names, *(name for pair in same for name in pair))))
 
 
 def honest(op: Op, run: Run) -> Fault:
