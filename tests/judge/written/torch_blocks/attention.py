@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tests.judge.written.torch_blocks.block import Block, compute_dtype, fault
 
-
 # Masks
 
 

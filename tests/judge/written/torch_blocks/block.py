@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conformance.rounding import DTYPES, DType
 from reference import BlockConfig
 from tests.judge.written.fault import Fault
 
@@ -75,6 +76,9 @@ class Block:
     def normalise(self, x: Tensor) -> Tensor:
         if self.config.norm == "layer_norm":
             x = x - x.mean(dim=-1, keepdim=True)
+        return self.rescale(x)
+
+    def rescale(self, x: Tensor) -> Tensor:
         mean_square = x.square().mean(dim=-1, keepdim=True)  # b s 1
         return x * torch.rsqrt(mean_square + self.config.eps)
 
@@ -243,8 +247,14 @@ def as_op(block: type[Block]) -> Callable[..., Any]:
     return pre_ln_block
 
 
-def fault(block: type[Block], *names: str, group: Literal["all", "forward", "backward"] = "all", taps: bool = False) -> Fault:
+def fault(
+    block: type[Block],
+    *names: str,
+    group: Literal["all", "forward", "backward"] = "all",
+    taps: bool = False,
+    dtypes: tuple[DType, ...] = DTYPES,
+) -> Fault:
     """A block with one mistake: its class says which, its docstring says it in words."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", block.__name__).lower()
     what = (block.__doc__ or "").partition("\n")[0].rstrip(".")
-    return Fault(f"torch_block_{words}", what, "pre_ln_block", "torch", as_op(block), names, group, taps=taps)
+    return Fault(f"torch_block_{words}", what, "pre_ln_block", "torch", as_op(block), names, group, dtypes, taps)
