@@ -34,6 +34,11 @@ def conformance(*arguments: object) -> tuple[int, str]:
     return result.exit_code, " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]", " ", result.output).split())
 
 
+def conformance_lines(*arguments: object) -> list[str]:
+    """What a command prints, line by line."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments]).output.splitlines()
+
+
 def in_words(value: object) -> str:
     """A parameter's part of a test's id: the arguments, by their last parts."""
     return " ".join(re.split("[/:]", word)[-1] for word in value) if isinstance(value, list | tuple) else ""
@@ -359,6 +364,13 @@ def test_explain_knows_properties_mistakes_and_dialects(id_, said):
     status, output = conformance("explain", id_)
     assert status == 0
     assert said in output
+
+
+def test_explain_finds_the_large_case_where_no_small_one_shows_a_mistake():
+    """Only a case of more rows than a block has a last block that is not whole."""
+    lines = {line.split()[0]: line for line in conformance_lines("explain", "dweight_of_whole_blocks")}
+    assert re.search(r"rejected by \d of \d+ large cases, most plainly by \S+/float32/rows_257", lines["float32"])
+    assert "hidden: indexing is tried in float32" in lines["float64"]
 
 
 def test_explain_suggests_what_was_meant():
