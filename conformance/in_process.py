@@ -11,7 +11,7 @@ from typing import Any
 
 from conformance.case import Case
 from conformance.naming import load
-from conformance.port import Skip, answered, greeting, unanswered
+from conformance.port import Skip, answered, greeting, summary, unanswered
 from conformance.process import PortFailure
 from conformance.protocol import Hello, decode, read_hello
 from conformance.runner import PortRun, run_port
@@ -38,7 +38,7 @@ class PortInProcess:
             raise
         except Exception as error:
             traceback.print_exc()
-            raise PortFailure(f"{type(error).__name__}: {error}") from None
+            raise PortFailure(summary(error)) from None
 
     def ask(self, id_: int, request: str, timeout: float) -> dict[str, Any]:
         """The answer to a request, however long it takes. Raises `PortFailure` where the port would have ended its process."""

@@ -312,8 +312,14 @@ def unanswered(message: dict[str, Any], error: Exception) -> str:
     """A port's answer where it raised: why it skips the case, or what went wrong."""
     if isinstance(error, Skip):
         return encode("skip", id=message.get("id"), reason=str(error))
-    summary, detail = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
-    return encode("error", id=message.get("id"), message=summary, detail=detail)
+    detail = "".join(traceback.format_exception(error))
+    return encode("error", id=message.get("id"), message=summary(error), detail=detail)
+
+
+def summary(error: Exception) -> str:
+    """An exception in one line, as Python prints it: its type alone, where it says nothing."""
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _private_stdout() -> TextIO:

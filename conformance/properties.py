@@ -147,7 +147,8 @@ class Difference:
     def words(self) -> str:
         """What differs, by how much, and the worst element."""
         where = f"{self.output}[{', '.join(map(str, self.index))}]"
-        share = f"{self.differing} of {self.size} elements of {self.output} differ ({self.differing / self.size:.1%})"
+        elements = f"{self.differing} of {self.size} element{'s' * (self.size != 1)} of {self.output}"
+        share = f"{elements} differ{'s' * (self.differing == 1)} ({self.differing / self.size:.1%})"
         if self.beyond:
             extent = f"{self.beyond} by more than two honest answers can"
         elif not self.admissible:

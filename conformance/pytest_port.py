@@ -18,6 +18,7 @@ from conformance.naming import PortNameError, command
 from conformance.nearest import did_you_mean
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import assemble, build, digest
+from conformance.report.counting import count_of
 from conformance.report.machine import as_json, parse
 from conformance.report.report import FAILS, Settings
 from conformance.report.single import Teller
@@ -171,7 +172,7 @@ def summary(reports: Iterable[str]) -> list[str]:
         return []
     shown = [paragraph(report, cause) for cause in report.causes[:CAUSES_SHOWN]]
     more = len(report.causes) - len(shown)
-    return [*shown, f"… and {more} more causes; `conformance run` writes them all."] if more else shown
+    return [*shown, f"… and {count_of(more, 'more cause')}; `conformance run` writes them all."] if more else shown
 
 
 class PortCollector(pytest.Collector):

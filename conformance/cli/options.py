@@ -147,5 +147,6 @@ def shard_of(said: str, asked: tuple[Case, ...]) -> tuple[tuple[Case, ...], int,
         raise typer.BadParameter(f"{said!r} is not I/N, such as 1/4", param_hint="--shard")
     cases = shard(asked, int(number), int(count)) if int(count) <= len(asked) else ()
     if not cases:
-        raise typer.BadParameter(f"{len(asked)} cases are too few for {count} shards: {said} has none", param_hint="--shard")
+        few = "1 case is" if len(asked) == 1 else f"{len(asked)} cases are"
+        raise typer.BadParameter(f"{few} too few for {count} shards: {said} has none", param_hint="--shard")
     return cases, int(number), int(count)

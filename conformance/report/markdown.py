@@ -3,6 +3,7 @@
 import re
 
 from conformance.report import words
+from conformance.report.counting import count_of
 from conformance.report.report import CONFORMS, Cell, Report
 from conformance.rounding import DTYPES
 from conformance.session import NOT_ASKED
@@ -26,7 +27,7 @@ def as_markdown(report: Report) -> str:
     for block in blocks:
         size += len(block.encode()) + 1
         if size > LIMIT:
-            shown.append(f"… and {len(blocks) - len(shown)} more causes.")
+            shown.append(f"… and {count_of(len(blocks) - len(shown), 'more cause')}.")
             break
         shown.append(block)
     return "\n".join(shown).rstrip() + "\n"

@@ -238,6 +238,28 @@ def test_a_port_is_not_waited_for_longer_than_asked():
     assert "the port did not answer within 1.5 s" in output
 
 
+def test_an_exception_is_shown_with_the_ports_own_line_and_one_that_says_nothing_by_its_type(tmp_path):
+    port = tmp_path / "silent.py"
+    port.write_text(
+        textwrap.dedent("""
+            import shutil
+            from conformance.port import Port
+
+            class Silent(Port):
+                def rms_norm(self, x, weight, *, eps):
+                    raise AttributeError
+
+                def layer_norm(self, x, weight, bias, *, eps):
+                    shutil.copyfile("nothing", "nowhere")
+        """)
+    )
+    status, said = conformance("run", port, "--case", "*_norm/either_order/float32/random", "--op", "rms_norm")
+    assert status == FAILS
+    assert "silent.py: AttributeError (1 case: float32)" in said
+    _, said = conformance("run", port, "--case", "*_norm/either_order/float32/random", "--op", "layer_norm")
+    assert f'where File "{port}", line 10, in layer_norm' in said
+
+
 def test_a_seed_gives_other_inputs(tmp_path):
     def expected(seed: int) -> float:
         conformance("run", WRONG, "--case", "rms_norm/*/float32/rows_near_eps", "--seed", seed, "--json", tmp_path / "r.json")
@@ -293,6 +315,13 @@ def test_explain_says_what_a_case_is_about():
     assert status == CONFORMS
     for words in ("eps underflows in float16", "x float16[2, 3, 33]", "multiplied by the weight, then cast once", "dbias"):
         assert words in output
+
+
+def test_one_difference_is_not_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("conformance.fixtures.check", lambda folder: ["one.safetensors: gone"])
+    assert conformance("fixtures", "check")[1].endswith(": 1 difference")
+    monkeypatch.setattr("conformance.fixtures.check", lambda folder: ["one", "two"])
+    assert conformance("fixtures", "check")[1].endswith(": 2 differences")
 
 
 @pytest.mark.parametrize("command", ["run", "properties", "list", "explain", "serve", "fixtures"])
