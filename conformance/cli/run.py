@@ -13,6 +13,7 @@ from conformance.cli.options import (
     DeviceOption,
     DrawnSeedOption,
     DTypeOption,
+    ExcludeOption,
     ExecOption,
     InProcessOption,
     JsonOption,
@@ -36,7 +37,8 @@ def run(
     exec_: ExecOption = None,
     op: OpOption = None,
     dtype: DTypeOption = None,
-    case: CaseOption = "*",
+    case: CaseOption = None,
+    exclude: ExcludeOption = None,
     file: Annotated[Path | None, typer.Option("--cases", metavar="FILE", help="Cases kept by fuzz, not the kit's own.")] = None,
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
@@ -61,7 +63,7 @@ def run(
     from conformance.report.report import Settings
     from conformance.runner import run_ports
 
-    asked = selected(case, op, dtype, among=read_case_file(file) if file else CASES)
+    asked = selected(case, op, dtype, exclude, among=read_case_file(file) if file else CASES)
     cases, number, shards = shard_of(shard, asked)
     commands, arguments = commands_of(ports, exec_)
     check_targets(json=json, junit=junit, markdown=markdown, html=html)

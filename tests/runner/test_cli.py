@@ -100,7 +100,13 @@ def test_the_exit_status_says_how_it_went(arguments, status, words):
         (("run", "--sed", "7"), "No such option: --sed"),
         (("run", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
         (("run", "--case", f"{VICTIM}s"), f"did you mean {VICTIM}?"),
-        (("run", "--case", "*/rank_4", "--op", "rms_norm", "--dtype", "float16"), "with --op rms_norm with --dtype float16"),
+        (
+            ("run", "--case", "*/rank_4", "--op", "rms_norm", "--dtype", "float16"),
+            "no case of rms_norm in float16 matches '*/rank_4'",
+        ),
+        (("run", "--case", "*/random", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
+        (("run", "--exclude", f"{VICTIM}s"), f"no case matches '{VICTIM}s'; did you mean {VICTIM}?"),
+        (("run", "--case", VICTIM, "--exclude", "*/zero_rows"), "every case that is asked for is excluded"),
         (("list", "--case", "nothing"), "no case matches 'nothing'"),
         (("list", "mistaken"), "'mistaken' is not one of"),
         (("explain",), "Missing argument 'ID'"),
@@ -295,10 +301,36 @@ def test_list_names_every_case():
     status, _ = conformance("list")
     lines = in_a_shell("list").stdout.splitlines()
     assert status == CONFORMS
-    assert [line.split(maxsplit=1) for line in lines] == [[case.id, case.exposes] for case in CASES]
+    assert [re.fullmatch(r"(\S+) +(\[.*?\]) +(.*)", line).groups() for line in lines] == [
+        (case.id, str(list(case.shape)), case.exposes) for case in CASES
+    ]
     assert conformance("list", "--op", "rms_norm", "--case", "*/float32/width_1")[1].split()[0] == (
         "rms_norm/either_order/float32/width_1"
     )
+
+
+def listed(*arguments: object) -> list[str]:
+    """The ids that `list` prints."""
+    return [line.split()[0] for line in conformance_lines("list", "cases", *arguments)]
+
+
+def test_ops_dtypes_and_cases_add_up():
+    two = listed("--op", "rms_norm", "--op", "layer_norm", "--dtype", "float32", "--dtype", "bfloat16", "--case", "*/random")
+    assert {case.split("/")[0] for case in two} == {"rms_norm", "layer_norm"}
+    assert {case.split("/")[2] for case in two} == {"float32", "bfloat16"}
+    both = listed("--case", VICTIM, "--case", "gelu/erf/float32/*")
+    assert set(both) == {VICTIM, *listed("--case", "gelu/erf/float32/*")}
+
+
+def test_what_is_excluded_is_not_asked(tmp_path):
+    ask = ["--op", "rms_norm", "--dtype", "float32", "--exclude", "*_rows*", "--exclude", "*/width_*"]
+    every = listed(*ask[:4])
+    left = listed(*ask)
+    assert left == [case for case in every if "_rows" not in case and "/width_" not in case]
+    assert 0 < len(left) < len(every)
+    conformance("run", HONEST, *ask, "--case", "*/r*", "--case", VICTIM, "--json", tmp_path / "r.json")
+    asked = [verdict["case"] for verdict in read_report(tmp_path / "r.json")["verdicts"]]
+    assert asked == [case for case in left if case.rpartition("/")[2].startswith("r")]
 
 
 @pytest.mark.parametrize(
