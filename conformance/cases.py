@@ -23,9 +23,9 @@ class NoCaseError(ValueError):
         self.option = option
 
 
-def several(names: Names) -> tuple[str, ...]:
-    """Names as a tuple: a string is one name."""
-    return (names,) if isinstance(names, str) else tuple(names)
+def several(names: Names | None) -> tuple[str, ...]:
+    """Names as a tuple: a string is one name, None is none."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def select(

@@ -19,7 +19,7 @@ Array = np.ndarray
 FALSE_ALARM = 1e-6  # of every test that leaves something to chance
 Z = NormalDist().inv_cdf(1 - FALSE_ALARM)
 TELLING_ULPS = 1e4  # more are no rounding, and the values speak for themselves
-Status = Literal["holds", "rounding", "violated", "error", "not asked"]
+Status = Literal["holds", "declared", "rounding", "violated", "error", "not asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,10 @@ BY_ID = {each.id: each for each in PROPERTIES}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What became of a property in one case. `figure` orders findings of one status, `shown` is it in a table's cell."""
+    """What became of a property in one case. `figure` orders findings of one status, `shown` is it in a table's cell.
+
+    `declared`: it does not hold, as the port says of itself.
+    """
 
     property: Property
     case: NormCase

@@ -9,7 +9,7 @@ from conformance.block.taps import TAP
 from conformance.compare import Element, Status
 from conformance.report.counting import count_of
 from conformance.report.remarks import is_begun
-from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, OutputEntry, Report
+from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, OutputEntry, PortEntry, Report
 from conformance.runner import NO_OP
 from conformance.session import NOT_ASKED
 
@@ -52,6 +52,13 @@ def _nothing(report: Report) -> str:
     if report.counts().get("expected"):
         return "nothing passed"
     return "nothing to judge yet" if is_begun(report) else "not judged"
+
+
+def mode(report: Report, port: PortEntry) -> str:
+    """The mode that a port was run in: `jit` is claimed only of one that says that it compiles."""
+    asked = report.settings.mode
+    compiles = port.hello is not None and port.hello.compiles
+    return asked if compiles or asked != "jit" else "eager (it declares no compiler)"
 
 
 def title(cause: Cause) -> str:
