@@ -84,6 +84,11 @@ class Verdict:
         return max((output.ratio for output in self.judged), default=0.0)
 
     @property
+    def failed(self) -> bool:
+        """Whether it counts against the port."""
+        return self.status in ("fail", "error")
+
+    @property
     def judged(self) -> tuple[OutputVerdict, ...]:
         """Everything that was judged: the outputs, then the taps."""
         return self.outputs + self.taps

@@ -39,8 +39,8 @@ def judge(
         files = answered(folder)
         among = tuple(each for each in CASES if each.has_fixture or each.id in files)
         cases = selected(case, op, dtype, exclude, among=among)
-        with interruptible("nothing was judged"), progress([str(folder)], len(cases)) as advance:
-            run = judge_folder(folder, cases, lambda verdict: advance(verdict.port))
+        with interruptible("nothing was judged"), progress([str(folder)], len(cases), quiet=quiet) as advance:
+            run = judge_folder(folder, cases, lambda verdict: advance(verdict.port, failed=verdict.failed))
     except OutputsError as error:
         raise typer.BadParameter(str(error), param_hint="DIR") from None
     report = build([run], Settings(SEED, "", OFFLINE, asked=len(cases), digest=digest(cases)), time.monotonic() - began)

@@ -71,7 +71,7 @@ def run(
         check_in_process(commands)
     began = time.monotonic()
     shown = () if in_process else commands  # a debugger needs the terminal for itself
-    with interruptible("nothing was judged"), progress(shown, len(cases)) as advance:
+    with interruptible("nothing was judged"), progress(shown, len(cases), quiet=quiet) as advance:
         if in_process:
             runs = run_in_process(commands, cases, seed=seed, device=device, mode=mode)
         else:
@@ -83,7 +83,7 @@ def run(
                 mode=mode,
                 timeout=timeout,
                 jobs=jobs,
-                on_verdict=lambda verdict: advance(verdict.port),
+                on_verdict=lambda verdict: advance(verdict.port, failed=verdict.failed),
             )
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
     report = build(runs, settings, time.monotonic() - began, arguments)

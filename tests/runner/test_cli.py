@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from conformance.cases import CASES
 from conformance.cli import app
+from conformance.cli.screen import progress
 from conformance.norms.cases import ROW_NORMS
 from conformance.rounding import DTYPES
 
@@ -185,6 +188,45 @@ def test_verbose_shows_every_case_and_quiet_the_conclusion_alone():
     ]
     assert len(quiet) == 1
     assert quiet[0].startswith("does not conform: 3 failed in ")
+
+
+def waited(file: Callable[[], str], words: str, seconds: float = 10.0) -> bool:
+    """Whether what is written has some words in it before long."""
+    until, said = time.monotonic() + seconds, ""
+    while words not in said and time.monotonic() < until:
+        time.sleep(0.01)
+        said += file()
+    return words in said
+
+
+def test_progress_is_told_line_by_line_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("conformance.cli.screen.INTERVAL", 0.02)
+
+    def written() -> str:
+        return capsys.readouterr().err
+
+    with progress(["mine", "yours"], 5) as advance:
+        assert waited(written, "mine: 0 of 5 cases\n")
+        advance("mine")
+        advance("mine", failed=True)
+        assert waited(written, "mine: 2 of 5 cases, 1 failure so far\nyours: 0 of 5 cases\n")
+    written()
+    with progress(["mine"], 5, quiet=True) as advance:
+        advance("mine")
+        time.sleep(0.1)
+    assert written() == ""
+
+
+def test_quiet_silences_the_progress_of_a_run():
+    """A port that needs longer than the interval for an answer, so that a line is due."""
+    program = "import conformance.cli.screen as s; s.INTERVAL = 0.01; from conformance.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", WRONG, "--case", VICTIM]
+    loud, quiet = (
+        subprocess.run([*command, *how], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False).stderr
+        for how in ((), ("--quiet",))
+    )
+    assert f"{WRONG}: 0 of 1 cases\n" in loud
+    assert quiet == ""
 
 
 def test_a_report_is_plain_but_on_a_terminal_and_colourless_where_that_is_asked():
@@ -402,7 +444,7 @@ def test_no_stack_trace_is_shown(arguments, status):
 @pytest.mark.parametrize("port", [["--exec", hostile("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
 def test_every_pipe_is_closed(port, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "always::ResourceWarning")
-    assert in_a_shell("run", *port, "--case", VICTIM).stderr == ""
+    assert in_a_shell("run", *port, "--case", VICTIM, "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
