@@ -35,11 +35,12 @@ class Element:
 class OutputVerdict:
     """One output of one case: the `expected_dtype` and the `dtype` that came, and how its numbers compare.
 
-    `ratio` is the smallest scale of the tolerance that admits every element, in units of the tolerance: 1 still
-    passes; infinite where no noise explains the output (a NaN, say). `worst` is set where a value does not pass.
-    `actual` is what the port returned, in float64, and `expected` what it is held against, kept where a value does not pass.
-    `growth`, of an intermediate, is its error against the golden's own value, as it has grown on the way there: root mean
-    square, relative, in units of the storage dtype's roundoff.
+    `outside` of `size` elements are outside their own intervals; `together` says whether all their errors together are small
+    enough (a block's outputs have a bound on their root mean square). `ratio` is the smallest scale of the tolerance that
+    admits every element, in units of the tolerance: 1 still passes; infinite where no noise explains the output (a NaN, say).
+    `worst` is set where a value does not pass. `actual` is what the port returned, in float64, and `expected` what it is held
+    against, kept where a value does not pass. `growth`, of an intermediate, is its error against the golden's own value, as it
+    has grown on the way there: root mean square, relative, in units of the storage dtype's roundoff.
     """
 
     output: str
@@ -52,11 +53,12 @@ class OutputVerdict:
     actual: Array = field(repr=False, compare=False)
     growth: float | None = None
     expected: Expected | None = field(default=None, repr=False, compare=False)
+    together: bool = True
 
     @property
     def passes(self) -> bool:
-        """Whether the dtype is the right one and every element admitted."""
-        return self.dtype == self.expected_dtype and not self.outside
+        """Whether the dtype is the right one, every element admitted, and all of them together."""
+        return self.dtype == self.expected_dtype and not self.outside and self.together
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class Verdict:
     def ratio(self) -> float:
         """The largest error ratio over the outputs."""
         return max((output.ratio for output in self.judged), default=0.0)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it counts against the port."""
+        return self.status in ("fail", "error")
 
     @property
     def judged(self) -> tuple[OutputVerdict, ...]:
@@ -129,12 +136,16 @@ def _relative(actual: Array, exact: Array) -> float:
 def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdict:
     """Judge one output of the right shape: lower <= actual <= upper, or NaN where the golden is NaN; and its dtype."""
     dtype, actual = actual.dtype.name, actual.astype(np.float64)
-    admitted = expected.admits(actual)
-    outside = int(np.size(admitted) - np.count_nonzero(admitted))
+    admitted, within = expected.admits(actual), expected.within(actual)
+    outside = int(np.size(within) - np.count_nonzero(within))
     ratio = error_ratio(expected, actual) if dtype == expected.dtype else float("inf")
-    worst = _worst(expected, actual, admitted) if outside else None
-    kept = expected if outside else None
-    return OutputVerdict(name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual, expected=kept)
+    together = bool(np.array_equal(admitted, within))
+    passes = together and not outside
+    worst = None if passes else _worst(expected, actual, within)
+    kept = None if passes else expected
+    return OutputVerdict(
+        name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual, expected=kept, together=together
+    )
 
 
 def agrees(verdict: Verdict, expected: dict[str, Expected]) -> bool:
@@ -169,13 +180,17 @@ def error_ratio(expected: Expected, actual: Array) -> float:
     return high
 
 
-def _worst(expected: Expected, actual: Array, admitted: Array) -> Element:
-    """The element furthest outside its interval, counted in widths of the interval; a wrong NaN comes first."""
+def _worst(expected: Expected, actual: Array, within: Array) -> Element:
+    """The element furthest outside its interval, counted in widths of the interval; a wrong NaN comes first.
+
+    Where every element is inside, the one that comes nearest to an end.
+    """
     lower, upper = expected.interval()
+    suspects = np.isfinite(actual) if np.all(within) else ~within
     with np.errstate(all="ignore"):
         distance = np.maximum(lower - actual, actual - upper)
         unit = np.maximum(upper - lower, np.spacing(np.abs(expected.value)))
-        excess = np.where(admitted, -np.inf, np.nan_to_num(distance / unit, nan=np.inf, posinf=np.inf))
+        excess = np.where(suspects, np.nan_to_num(distance / unit, nan=np.inf, posinf=np.inf), -np.inf)
     index = np.unravel_index(int(np.argmax(excess)), excess.shape)
     at = tuple(int(i) for i in index)
     return Element(at, *(float(array[index]) for array in (expected.value, lower, upper, actual)))

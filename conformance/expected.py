@@ -51,12 +51,16 @@ class Expected:
 
     def admits(self, actual: Array, scale: float = 1.0) -> Array:
         """Which elements lie in their intervals; none, where all of them together are too far off."""
-        lower, upper = self.interval(scale)
-        admitted = ((lower <= actual) & (actual <= upper)) | (np.isnan(self.value) & np.isnan(actual))
+        admitted = self.within(actual, scale)
         if self.rms < float("inf") and not np.array_equal(actual, self.interval(0.0)[0], equal_nan=True):
             with np.errstate(all="ignore"):
                 admitted &= root_mean_square(np.square(actual - self.value), self.value) <= scale * self.rms
         return admitted
+
+    def within(self, actual: Array, scale: float = 1.0) -> Array:
+        """Which elements lie in their own intervals, or are NaN where the exact value is, however far off all of them are."""
+        lower, upper = self.interval(scale)
+        return ((lower <= actual) & (actual <= upper)) | (np.isnan(self.value) & np.isnan(actual))
 
     def interval(self, scale: float = 1.0) -> Interval:
         """Lower and upper for noise `scale` times the budget: float64 arrays of numbers of the output's dtype.

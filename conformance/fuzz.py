@@ -16,6 +16,7 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from conformance.answerable import has_answer
+from conformance.cases import Names
 from conformance.compare import Verdict
 from conformance.golden import compute
 from conformance.norms.cases import NormCase
@@ -73,8 +74,8 @@ def fuzz(
     *,
     seconds: float,
     seed: int = 0,
-    op: str | None = None,
-    dtype: str | None = None,
+    op: Names = (),
+    dtype: Names = (),
     timeout: float = 120.0,
 ) -> Search:
     """Ask a port random cases for some seconds; spend as long again, at most, on making the first that fails smaller.

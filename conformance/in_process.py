@@ -11,7 +11,7 @@ from typing import Any
 
 from conformance.case import Case
 from conformance.naming import load
-from conformance.port import Skip, answered, greeting, unanswered
+from conformance.port import Skip, answered, greeting, summary, unanswered
 from conformance.process import PortFailure
 from conformance.protocol import Hello, decode, read_hello
 from conformance.runner import PortRun, run_port
@@ -30,21 +30,22 @@ class PortInProcess:
     """
 
     def __init__(self, name: str, *, device: str, mode: str) -> None:
+        self._name = name
         try:
-            with _within_a_process():
+            with _within_a_process(name):
                 self._port = load(name)(device, jit=mode == "jit")
                 self.hello: Hello = read_hello(decode(greeting(self._port)))
         except PortFailure:
             raise
         except Exception as error:
             traceback.print_exc()
-            raise PortFailure(f"{type(error).__name__}: {error}") from None
+            raise PortFailure(summary(error)) from None
 
     def ask(self, id_: int, request: str, timeout: float) -> dict[str, Any]:
         """The answer to a request, however long it takes. Raises `PortFailure` where the port would have ended its process."""
         message = decode(request)
         try:
-            with _within_a_process():
+            with _within_a_process(self._name):
                 return decode(answered(self._port, message))
         except PortFailure:
             raise
@@ -59,11 +60,18 @@ class PortInProcess:
 
 
 @contextmanager
-def _within_a_process() -> Generator[None]:
-    """As if it were one: to exit is to fail, and to quit the debugger is to interrupt the run."""
+def _within_a_process(name: str) -> Generator[None]:
+    """As if it were one: to exit is to fail, and to quit the debugger is to interrupt the run.
+
+    Nor does the port see the kit's arguments, which a library that parses the command line (absl, argparse) would refuse.
+    """
+    arguments = sys.argv
+    sys.argv = [name]
     try:
         yield
     except BdbQuit:
         raise KeyboardInterrupt from None
     except SystemExit as end:
         raise PortFailure(f"exited with status {end.code or 0}") from None
+    finally:
+        sys.argv = arguments

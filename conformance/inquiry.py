@@ -130,14 +130,16 @@ def _put(
         answers.append(second)
         if variant.follows:
             yield compared(question, variant, first.outputs, second.outputs)
-    yield _inputs_kept(case, answers)
+    yield _inputs_kept(case, answers, hello.overwrites)
 
 
-def _inputs_kept(case: NormCase, answers: list[Answer]) -> Finding:
+def _inputs_kept(case: NormCase, answers: list[Answer], declared: tuple[str, ...]) -> Finding:
     property_ = BY_ID["inputs_kept"]
-    names = ", ".join(sorted({name for answer in answers for name in answer.overwrote or ()}))
-    if names:
-        return Finding(property_, case, "violated", f"overwrites {names}", shown=names)
+    overwritten = sorted({name for answer in answers for name in answer.overwrote or ()})
+    if undeclared := ", ".join(name for name in overwritten if name not in declared):
+        return Finding(property_, case, "violated", f"overwrites {undeclared}", shown=undeclared)
+    if names := ", ".join(overwritten):
+        return Finding(property_, case, "declared", f"overwrites {names}, as the port declares", shown=names)
     if any(answer.overwrote is None for answer in answers):
         return Finding(property_, case, "not asked", "the port does not say what it overwrites")
     return Finding(property_, case, "holds", "every input has its bits")

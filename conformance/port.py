@@ -67,7 +67,9 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which. `parameters` are a dict by name,
     and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
     also called with `taps=True`, and then returns out and a dict of its intermediates.
-    `self.device` and `self.jit` say where and how to run. `expected` maps globs of case ids that are known to fail to the
+    `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
+    `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
+    and the report says so. `expected` maps globs of case ids that are known to fail to the
     reason; a case so listed that passes is a failure. `skips` maps globs of those not to be answered, where chance decides,
     say.
     """
@@ -77,6 +79,8 @@ class Port:
     orders: tuple[str, ...] = ("cast_then_scale", "scale_then_cast")
     weight_offsets: tuple[int, ...] = (0, 1)
     taps: bool = False
+    compiles: bool = False
+    overwrites: tuple[str, ...] = ()
     expected: Mapping[str, str] = MappingProxyType({})
     skips: Mapping[str, str] = MappingProxyType({})
 
@@ -170,6 +174,8 @@ class Port:
             versions=self.versions(),
             expected=dict(self.expected),
             taps=self.taps,
+            compiles=self.compiles,
+            overwrites=self.overwrites,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -333,8 +339,14 @@ def unanswered(message: dict[str, Any], error: Exception) -> str:
     """A port's answer where it raised: why it skips the case, or what went wrong."""
     if isinstance(error, Skip):
         return encode("skip", id=message.get("id"), reason=str(error))
-    summary, detail = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
-    return encode("error", id=message.get("id"), message=summary, detail=detail)
+    detail = "".join(traceback.format_exception(error))
+    return encode("error", id=message.get("id"), message=summary(error), detail=detail)
+
+
+def summary(error: Exception) -> str:
+    """An exception in one line, as Python prints it: its type alone, where it says nothing."""
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _private_stdout() -> TextIO:

@@ -19,7 +19,7 @@ Array = np.ndarray
 FALSE_ALARM = 1e-6  # of every test that leaves something to chance
 Z = NormalDist().inv_cdf(1 - FALSE_ALARM)
 TELLING_ULPS = 1e4  # more are no rounding, and the values speak for themselves
-Status = Literal["holds", "rounding", "violated", "error", "not asked"]
+Status = Literal["holds", "declared", "rounding", "violated", "error", "not asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,10 @@ BY_ID = {each.id: each for each in PROPERTIES}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What became of a property in one case. `figure` orders findings of one status, `shown` is it in a table's cell."""
+    """What became of a property in one case. `figure` orders findings of one status, `shown` is it in a table's cell.
+
+    `declared`: it does not hold, as the port says of itself.
+    """
 
     property: Property
     case: NormCase
@@ -147,7 +150,8 @@ class Difference:
     def words(self) -> str:
         """What differs, by how much, and the worst element."""
         where = f"{self.output}[{', '.join(map(str, self.index))}]"
-        share = f"{self.differing} of {self.size} elements of {self.output} differ ({self.differing / self.size:.1%})"
+        elements = f"{self.differing} of {self.size} element{'s' * (self.size != 1)} of {self.output}"
+        share = f"{elements} differ{'s' * (self.differing == 1)} ({self.differing / self.size:.1%})"
         if self.beyond:
             extent = f"{self.beyond} by more than two honest answers can"
         elif not self.admissible:

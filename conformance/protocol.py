@@ -40,6 +40,10 @@ class Hello:
     """Globs of case ids that are known to fail, each with the reason."""
     taps: bool = False
     """Whether it exports a block's intermediates."""
+    compiles: bool = False
+    """Whether it compiles in mode `jit`; where it does not, both modes are eager."""
+    overwrites: tuple[str, ...] = ()
+    """The inputs that its ops overwrite on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,8 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "versions": ({}, _is_object_of_strings, "an object of strings"),
     "expected": ({}, _is_object_of_strings, "an object of strings"),
     "taps": (False, _is_bool, "true or false"),
+    "compiles": (False, _is_bool, "true or false"),
+    "overwrites": ([], _is_list_of_strings, "a list of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 

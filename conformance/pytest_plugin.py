@@ -18,16 +18,19 @@ OPTIONS = {
     "seed": ("N", "Which inputs: 0, the default, are the committed fixtures' own."),
     "device": ("DEVICE", "Where the port computes, in its framework's words: cpu, if not said."),
     "mode": ("jit|eager", "Compiled, or operation by operation: jit, if not said."),
-    "case": ("GLOB", "Only cases whose id matches."),
-    "op": ("OP", "Only this op."),
-    "dtype": ("DTYPE", "Only this storage dtype."),
     "timeout": ("SECONDS", "What a port may take for one answer: 120, if not said."),
 }
-"""Each is --conformance-NAME, or conformance_NAME in the ini file."""
+REPEATED = {
+    "case": ("GLOB", "Only cases whose id matches; may be repeated."),
+    "exclude": ("GLOB", "No case whose id matches; may be repeated."),
+    "op": ("OP", "Only this op; may be repeated."),
+    "dtype": ("DTYPE", "Only this storage dtype; may be repeated."),
+}
+"""Each is --conformance-NAME, or conformance_NAME in the ini file, where several are separated by spaces."""
 
 MARKER = (
-    "conformance(*globs, op=None, dtype=None): the test has the fixture conformance_case, and is run for every case whose "
-    "id matches. The tests of a port's cases have the marker, too."
+    "conformance(*globs, op=(), dtype=(), exclude=()): the test has the fixture conformance_case, and is run for every case "
+    "whose id matches. The tests of a port's cases have the marker, too."
 )
 ASKED, PORT, REPORTS = (pytest.StashKey[Any]() for _ in range(3))
 
@@ -38,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, (metavar, help_) in OPTIONS.items():
         group.addoption(f"--conformance-{name}", metavar=metavar, help=help_)
         parser.addini(f"conformance_{name}", f"{help_} As --conformance-{name}.")
+    for name, (metavar, help_) in REPEATED.items():
+        group.addoption(f"--conformance-{name}", metavar=metavar, help=help_, action="append", default=[])
+        parser.addini(f"conformance_{name}", f"{help_} As --conformance-{name}.", type="args", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[PORT] = PortUnderTest(asked(config))
 
 
-def _said(config: pytest.Config, name: str) -> str:
+def _said(config: pytest.Config, name: str) -> Any:
     return config.getoption(f"conformance_{name}") or config.getini(f"conformance_{name}")
 
 
@@ -76,7 +82,8 @@ def asked(config: pytest.Config) -> "Asked":
         from conformance.pytest_port import read
 
         try:
-            config.stash[ASKED] = read({name: _said(config, name) for name in OPTIONS})
+            said = {name: _said(config, name) for name in OPTIONS}
+            config.stash[ASKED] = read(said, {name: tuple(_said(config, name)) for name in REPEATED})
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[ASKED]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from conformance.case import OPS, Case
-from conformance.cases import CASES, select
+from conformance.cases import Names, NoCaseError, require
 from conformance.compare import Verdict
 from conformance.naming import PortNameError, command
-from conformance.nearest import did_you_mean
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.report.building import assemble, build, digest
+from conformance.report.counting import count_of
 from conformance.report.machine import as_json, parse
 from conformance.report.report import FAILS, Settings
 from conformance.report.single import Teller
@@ -50,11 +50,14 @@ class Asked:
         return self.settings.seed
 
 
-def read(said: Mapping[str, str]) -> Asked:
-    """The options as they were said, empty where they were not. Raises `ValueError`, which names the option."""
-    for name, options in (("op", OPS), ("dtype", DTYPES), ("mode", ("jit", "eager"))):
-        if said[name] and said[name] not in options:
-            raise ValueError(f"--conformance-{name}: {said[name]!r} is not one of {', '.join(options)}")
+def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]]) -> Asked:
+    """The options as they were said, empty where they were not; `chosen` are those that may be repeated.
+
+    Raises `ValueError`, which names the option.
+    """
+    _check("op", chosen["op"], OPS)
+    _check("dtype", chosen["dtype"], DTYPES)
+    _check("mode", (said["mode"] or "jit",), ("jit", "eager"))
     if said["port"] and said["exec"]:
         raise ValueError("--conformance-port and --conformance-exec: name one port")
     if said["seed"] and not said["seed"].isdecimal():
@@ -65,12 +68,21 @@ def read(said: Mapping[str, str]) -> Asked:
         timeout = 0.0
     if not 0 < timeout < float("inf"):
         raise ValueError(f"--conformance-timeout: {said['timeout']!r} is not a number of seconds")
-    cases = _selected(said["case"] or "*", "--conformance-case", op=said["op"] or None, dtype=said["dtype"] or None)
+    cases = _selected(
+        "--conformance-", chosen["case"] or "*", op=chosen["op"], dtype=chosen["dtype"], exclude=chosen["exclude"]
+    )
     starts, argument = _command(said["port"], said["exec"])
     settings = Settings(
         int(said["seed"] or 0), said["device"] or "cpu", said["mode"] or "jit", asked=len(cases), digest=digest(cases)
     )
     return Asked(said["port"] or said["exec"], starts, argument, settings, timeout, cases, Teller(settings, argument))
+
+
+def _check(name: str, values: Iterable[str], options: Sequence[str]) -> None:
+    """Raise `ValueError` for a value that an option does not have."""
+    for value in values:
+        if value not in options:
+            raise ValueError(f"--conformance-{name}: {value!r} is not one of {', '.join(options)}")
 
 
 def _command(port: str, program: str) -> tuple[list[str], str]:
@@ -89,23 +101,21 @@ def _command(port: str, program: str) -> tuple[list[str], str]:
     return words, f"--exec {shlex.quote(program)}"
 
 
-def _selected(glob: str, where: str, *, op: str | None = None, dtype: str | None = None) -> tuple[Case, ...]:
-    cases = select(glob, op=op, dtype=dtype)
-    if not cases:
-        limited = "".join(f" of {name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
-        meant = did_you_mean(glob, (case.id for case in CASES))
-        raise ValueError(f"{where}: no case{limited} matches {glob!r}{meant}")
-    return cases
+def _selected(where: str, globs: Names, *, op: Names = (), dtype: Names = (), exclude: Names = ()) -> tuple[Case, ...]:
+    """The cases asked for. Raises `ValueError`, which names the option by what stands before it."""
+    try:
+        return require(globs, op=op, dtype=dtype, exclude=exclude)
+    except NoCaseError as error:
+        raise ValueError(f"{where}{error.option}: {error}") from None
 
 
-def marked(marks: Sequence[tuple[Sequence[str], Mapping[str, str]]], asked: Asked) -> list[Case]:
+def marked(marks: Sequence[tuple[Sequence[str], Mapping[str, Names]]], asked: Asked) -> list[Case]:
     """The cases that a test's markers name, of those asked for, in the order of the table. Raises `ValueError`."""
     named: set[Case] = set()
     for globs, limits in marks:
-        if odd := [name for name in limits if name not in ("op", "dtype")]:
-            raise ValueError(f"marker conformance: {odd[0]!r} is neither op nor dtype")
-        for glob in globs or ("*",):
-            named |= set(_selected(glob, "marker conformance", **limits))
+        if odd := [name for name in limits if name not in ("op", "dtype", "exclude")]:
+            raise ValueError(f"marker conformance: {odd[0]!r} is neither op nor dtype nor exclude")
+        named |= set(_selected("marker conformance, ", globs or "*", **limits))
     if not marks:
         raise ValueError("conformance_case needs a marker that names cases: @pytest.mark.conformance('rms_norm/*/float32/*')")
     return [case for case in asked.cases if case in named]
@@ -171,7 +181,7 @@ def summary(reports: Iterable[str]) -> list[str]:
         return []
     shown = [paragraph(report, cause) for cause in report.causes[:CAUSES_SHOWN]]
     more = len(report.causes) - len(shown)
-    return [*shown, f"… and {more} more causes; `conformance run` writes them all."] if more else shown
+    return [*shown, f"… and {count_of(more, 'more cause')}; `conformance run` writes them all."] if more else shown
 
 
 class PortCollector(pytest.Collector):

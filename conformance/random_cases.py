@@ -11,6 +11,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from conformance import dialects
 from conformance.answerable import LARGEST_X, why_unanswerable
 from conformance.case import Layout
+from conformance.cases import Names, is_of
 from conformance.dialects import Dialect
 from conformance.inputs import Cotangent, Draw, Rows, Weight
 from conformance.norms.cases import ROW_NORMS, NormCase, NormOp
@@ -36,18 +37,16 @@ def _room(dtype: DType) -> float:
     return min(LARGEST_X, largest(dtype)) / 8
 
 
-def questions(hello: Hello, op: str | None = None, dtype: str | None = None) -> tuple[Question, ...]:
-    """What a port claims to have, the simplest first: ops, dtypes and dialects; only `op` and `dtype` where they are given."""
+def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question, ...]:
+    """What a port claims to have, the simplest first: ops, dtypes and dialects; only of the ops and dtypes given, if any."""
     plain = (
         NormCase(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
         for dialect in dialects.of(dtype)
         for op in ROW_NORMS
     )
-    claimed = (case for case in plain if not unsupported(case, hello))
-    return tuple(
-        (case.op, case.dtype, case.dialect) for case in claimed if op in (None, case.op) and dtype in (None, case.dtype)
-    )
+    claimed = tuple(case for case in plain if not unsupported(case, hello))
+    return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
 
 
 def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:

@@ -160,7 +160,8 @@ def judge(session: Session, spec: str, expected: Golden) -> Verdict:
     except NoAnswer as none:
         return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
     verdict = compare(spec, expected, answer.outputs, asked_of(case, session.hello))
-    return unless_overwritten(verdict, answer.overwrote)
+    declared = session.hello.overwrites
+    return unless_overwritten(verdict, tuple(name for name in answer.overwrote or () if name not in declared))
 
 
 def _spoilt(verdict: Verdict, aftermath: str) -> Verdict:
@@ -168,8 +169,8 @@ def _spoilt(verdict: Verdict, aftermath: str) -> Verdict:
     return Verdict(verdict.port, verdict.case, "error", message=f"the port answered, and then {aftermath}")
 
 
-def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...] | None) -> Verdict:
-    """The verdict where no input was overwritten; a failure that says which were, whatever the outputs are."""
+def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...]) -> Verdict:
+    """The verdict where no input was overwritten undeclared; else a failure that says which were, whatever the outputs are."""
     if not overwrote or verdict.status == "error":
         return verdict
     return replace(verdict, status="fail", message=f"overwrites its input{'s' * (len(overwrote) > 1)} {', '.join(overwrote)}")

@@ -7,7 +7,9 @@ import numpy as np
 
 from conformance.case import Case
 from conformance.compare import compare
+from conformance.dlpack import from_dlpack
 from conformance.golden import golden
+from conformance.port import summary
 from conformance.report.single import Teller
 from conformance.rounding import NUMPY_DTYPES
 
@@ -33,7 +35,9 @@ class Trial:
         return f"<case {self.id}>"
 
     def check(self, outputs: Mapping[str, Any] | None = None, /, **named: Any) -> None:
-        """Assert that the outputs given, such as `y=…, dx=…`, are as the golden has them; anything that NumPy reads.
+        """Assert that the outputs given, such as `y=…, dx=…`, are as the golden has them.
+
+        Each is a NumPy array or a tensor of torch, JAX, or any framework whose tensors have `__dlpack__`, on the CPU.
 
         Those not given are not judged; None stands for one that the case does not have. Raises `AssertionError` with the
         diagnosis, `TypeError` where there is nothing to judge.
@@ -51,7 +55,23 @@ class Trial:
     def _read(self, name: str, value: Any) -> Array:
         if name not in self.outputs and not name.startswith("tap."):
             raise TypeError(f"{self.id} has no output {name!r}; it has {', '.join(self.outputs)}")
-        array = np.asarray(value)
+        try:
+            array = _as_array(value)
+        except Exception as error:
+            raise TypeError(f"{name} is {type(value).__name__}, which cannot be read: {summary(error)}") from None
         if array.dtype not in NUMPY_DTYPES.values():
             raise TypeError(f"{name} is {type(value).__name__} of dtype {array.dtype}; it must be an array of {self.dtype}")
         return array
+
+
+def _as_array(value: Any) -> Array:
+    """Whatever NumPy reads as it is, or a tensor of any framework that has `__dlpack__`, recorded for gradients or not."""
+    if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray):
+        return np.asarray(value)
+    try:
+        array = np.asarray(value)
+        if array.dtype in NUMPY_DTYPES.values():
+            return array
+    except Exception:  # a dtype that NumPy lacks, or a tensor that is recorded: as the framework says it
+        pass
+    return from_dlpack(value.detach() if hasattr(value, "detach") else value)

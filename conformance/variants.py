@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from conformance.cases import Names, is_of
 from conformance.dialects import HALF as HALF_DIALECTS
 from conformance.dialects import SINGLE
 from conformance.golden import Golden, golden
 from conformance.inputs import Draw, inputs
-from conformance.norms.cases import ROW_NORM_CASES, NormCase, RowNormOp
+from conformance.norms.cases import ROW_NORM_CASES, NormCase
 from conformance.rounding import DTYPES, HALF
 
 Array = np.ndarray
@@ -51,10 +52,10 @@ class Question:
     measured: bool = False
 
 
-def kinds(op: RowNormOp | None = None, dtype: str | None = None) -> tuple[NormCase, ...]:
+def kinds(op: Names = (), dtype: Names = ()) -> tuple[NormCase, ...]:
     """One case for every op, dialect and dtype that is asked about: the table's `random`, where a row of the table is."""
     dialects = {each: HALF_DIALECTS if each in HALF else SINGLE for each in DTYPES}
-    asked = (case for case in ROW_NORM_CASES if op in (None, case.op) and dtype in (None, case.dtype))
+    asked = (case for case in ROW_NORM_CASES if is_of(case, op, dtype))
     return tuple(case for case in asked if case.name == "random" and case.dialect in dialects[case.dtype])
 
 

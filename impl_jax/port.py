@@ -17,6 +17,7 @@ import impl_jax
 class JaxPort(conformance.port.Port):
     """JAX arrays, jax.vjp, and jax.jit or op by op; x64 is enabled, for without it JAX turns float64 into float32."""
 
+    compiles = True
     # The constants that are compiled in; eps is not, so that cases share programs.
     static: tuple[str, ...] = ("order", "training", "unbiased")
 

@@ -18,6 +18,8 @@ class TorchPort(conformance.port.Port):
     Shapes are dynamic, so that cases share kernels.
     """
 
+    compiles = True
+
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
         torch.empty(0, device=device)  # a device that is not there is said so at once

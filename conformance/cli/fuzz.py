@@ -51,7 +51,7 @@ def fuzz(
     check_target(keep, "--keep")
     start = starter(name, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     with interruptible("nothing was found"):
-        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op, dtype=dtype, timeout=timeout)
+        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op or (), dtype=dtype or (), timeout=timeout)
     if keep and search.found:
         write_atomically(keep, as_json(search.found.verdict.case).encode())
     settings = Settings(fuzz.CASES_SEED, device, mode, cases=str(keep or "FILE"))

@@ -41,7 +41,7 @@ def identify(
     start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
         with Session(start, timeout) as session:
-            found = identify_port(session, (op,) if op else ROW_NORMS)
+            found = identify_port(session, tuple(each for each in ROW_NORMS if not op or each in op))
     except PortFailure as failure:
         print(f"{spec} could not be run: {failure}", file=sys.stderr)
         raise typer.Exit(3) from None

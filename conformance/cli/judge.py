@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from conformance.cases import CASES
-from conformance.cli.options import CaseOption, DTypeOption, JsonOption, OpOption, selected
+from conformance.cli.options import CaseOption, DTypeOption, ExcludeOption, JsonOption, OpOption, selected
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
 from conformance.cli.screen import interruptible, progress
 
@@ -16,7 +16,8 @@ def judge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Outputs: DIR/CASE.safetensors for every case computed.")],
     op: OpOption = None,
     dtype: DTypeOption = None,
-    case: CaseOption = "*",
+    case: CaseOption = None,
+    exclude: ExcludeOption = None,
     json: JsonOption = None,
     junit: JunitOption = None,
     markdown: MarkdownOption = None,
@@ -36,9 +37,10 @@ def judge(
     began = time.monotonic()
     try:
         files = answered(folder)
-        cases = selected(case, op, dtype, among=tuple(each for each in CASES if each.has_fixture or each.id in files))
-        with interruptible("nothing was judged"), progress([str(folder)], len(cases)) as advance:
-            run = judge_folder(folder, cases, lambda verdict: advance(verdict.port))
+        among = tuple(each for each in CASES if each.has_fixture or each.id in files)
+        cases = selected(case, op, dtype, exclude, among=among)
+        with interruptible("nothing was judged"), progress([str(folder)], len(cases), quiet=quiet) as advance:
+            run = judge_folder(folder, cases, lambda verdict: advance(verdict.port, failed=verdict.failed))
     except OutputsError as error:
         raise typer.BadParameter(str(error), param_hint="DIR") from None
     report = build([run], Settings(SEED, "", OFFLINE, asked=len(cases), digest=digest(cases)), time.monotonic() - began)

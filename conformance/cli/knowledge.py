@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from conformance.cases import select
-from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, OpOption, selected
+from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, ExcludeOption, OpOption, selected
 from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
 from conformance.nearest import did_you_mean
@@ -18,14 +18,16 @@ def list_(
     what: Annotated[Listing, typer.Argument(help="cases, dialects, mistakes, properties or ports.")] = "cases",
     op: OpOption = None,
     dtype: DTypeOption = None,
-    case: CaseOption = "*",
+    case: CaseOption = None,
+    exclude: ExcludeOption = None,
 ) -> None:
-    """List the cases (an id and what it exposes), the dialects, mistakes and properties the kit knows, or the ports."""
+    """List what the kit knows: cases (id, shape, what it exposes), dialects, mistakes, properties, or ports."""
     match what:
         case "cases":
-            cases = selected(case, op, dtype)
-            width = max(len(each.id) for each in cases)
-            print("\n".join(f"{each.id:{width}}  {each.exposes}" for each in cases))
+            cases = selected(case, op, dtype, exclude)
+            rows = [(each.id, str(list(each.shape)), each.exposes) for each in cases]
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            print("\n".join(f"{id_:{widths[0]}}  {shape:{widths[1]}}  {exposes}" for id_, shape, exposes in rows))
         case "dialects":
             for dialect in DIALECTS:
                 print(f"{dialect.name:32}  {dialect.sentence}")
@@ -75,7 +77,7 @@ def explain(
     elif not select(id_) and (meant := did_you_mean(id_, [*mistakes, *dialects, *properties])):
         raise typer.BadParameter(f"nothing is called {id_!r}{meant}", param_hint="ID")
     else:
-        case, *others = selected(id_, None, None, "ID")
+        case, *others = selected([id_], hint="ID")
         if others:
             raise typer.BadParameter(f"{1 + len(others)} cases match {id_!r}; name one, such as {case.id}", param_hint="ID")
         print(explain_case(case))

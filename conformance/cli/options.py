@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conformance.case import Case, Op
-from conformance.cases import CASES, select
+from conformance.case import OPS, Case
+from conformance.cases import CASES, NoCaseError, require
 from conformance.nearest import did_you_mean
-from conformance.norms.cases import RowNormOp
-from conformance.rounding import DType
+from conformance.norms.cases import ROW_NORMS
+from conformance.rounding import DTYPES
 
 if TYPE_CHECKING:
     from conformance.process import RunningPort
@@ -22,10 +22,38 @@ DRAWN_SEEDS = 2**31
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
 
 Mode = Literal["jit", "eager"]
-NormOption = Annotated[RowNormOp | None, typer.Option("--op", help="Only this norm.")]
-OpOption = Annotated[Op | None, typer.Option("--op", help="Only this op.")]
-DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="Only this storage dtype.")]
-CaseOption = Annotated[str, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches.")]
+
+
+def _one_of(*options: str) -> Callable[[str], str]:
+    """What reads a value that is one of these; Typer has no lists of literals."""
+
+    def read(said: str) -> str:
+        if said not in options:
+            raise typer.BadParameter(f"{said!r} is not one of {', '.join(map(repr, options))}{did_you_mean(said, options)}")
+        return said
+
+    return read
+
+
+NormOption = Annotated[
+    list[str] | None,
+    typer.Option("--op", parser=_one_of(*ROW_NORMS), metavar="|".join(ROW_NORMS), help="Only this norm; may be repeated."),
+]
+OpOption = Annotated[
+    list[str] | None, typer.Option("--op", parser=_one_of(*OPS), metavar="OP", help="Only this op; may be repeated.")
+]
+DTypeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype", parser=_one_of(*DTYPES), metavar="|".join(DTYPES), help="Only this storage dtype; may be repeated."
+    ),
+]
+CaseOption = Annotated[
+    list[str] | None, typer.Option("--case", metavar="GLOB", help="Only cases whose id matches; may be repeated.")
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No case whose id matches; may be repeated.")
+]
 PORT_FORMS = "A file, folder or program, a package with a port.py, module:Class, or what `list ports` lists."
 PortArguments = Annotated[list[str] | None, typer.Argument(metavar="PORT", help=PORT_FORMS)]
 OnePortArgument = Annotated[str | None, typer.Argument(metavar="PORT", help=PORT_FORMS)]
@@ -127,15 +155,19 @@ def read_case_file(path: Path) -> tuple[Case, ...]:
 
 
 def selected(
-    pattern: str, op: Op | None, dtype: DType | None, hint: str = "--case", among: tuple[Case, ...] = CASES
+    case: list[str] | None,
+    op: list[str] | None = None,
+    dtype: list[str] | None = None,
+    exclude: list[str] | None = None,
+    *,
+    hint: str = "--case",
+    among: tuple[Case, ...] = CASES,
 ) -> tuple[Case, ...]:
     """The cases asked for. Raises a usage error where there are none: nothing passes by not running."""
-    cases = select(pattern, op=op, dtype=dtype, cases=among)
-    if not cases:
-        help_ = did_you_mean(pattern, (case.id for case in among)) or "; `conformance list` lists them all"
-        limits = "".join(f" with --{name} {value}" for name, value in (("op", op), ("dtype", dtype)) if value)
-        raise typer.BadParameter(f"no case matches {pattern!r}{limits}{help_}", param_hint=hint)
-    return cases
+    try:
+        return require(case or "*", op=op or (), dtype=dtype or (), exclude=exclude or (), cases=among)
+    except NoCaseError as error:
+        raise typer.BadParameter(str(error), param_hint=hint if error.option == "case" else "--exclude") from None
 
 
 def shard_of(said: str, asked: tuple[Case, ...]) -> tuple[tuple[Case, ...], int, int]:
@@ -147,5 +179,6 @@ def shard_of(said: str, asked: tuple[Case, ...]) -> tuple[tuple[Case, ...], int,
         raise typer.BadParameter(f"{said!r} is not I/N, such as 1/4", param_hint="--shard")
     cases = shard(asked, int(number), int(count)) if int(count) <= len(asked) else ()
     if not cases:
-        raise typer.BadParameter(f"{len(asked)} cases are too few for {count} shards: {said} has none", param_hint="--shard")
+        few = "1 case is" if len(asked) == 1 else f"{len(asked)} cases are"
+        raise typer.BadParameter(f"{few} too few for {count} shards: {said} has none", param_hint="--shard")
     return cases, int(number), int(count)

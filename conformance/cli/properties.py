@@ -51,8 +51,8 @@ def properties(
     commands, arguments = commands_of(ports, exec_)
     check_target(json, "--json")
     began = time.monotonic()
-    asked = kinds(op, dtype)
-    with interruptible("nothing was judged"), progress(commands, len(asked)) as advance:
+    asked = kinds(op or (), dtype or ())
+    with interruptible("nothing was judged"), progress(commands, len(asked), of="kinds of case") as advance:
         inquiries = inquire_ports(
             commands, asked, wanted=wanted, seed=seed, device=device, mode=mode, timeout=timeout, on_kind=advance
         )

@@ -13,6 +13,7 @@ from conformance.cli.options import (
     DeviceOption,
     DrawnSeedOption,
     DTypeOption,
+    ExcludeOption,
     ExecOption,
     InProcessOption,
     JsonOption,
@@ -36,7 +37,8 @@ def run(
     exec_: ExecOption = None,
     op: OpOption = None,
     dtype: DTypeOption = None,
-    case: CaseOption = "*",
+    case: CaseOption = None,
+    exclude: ExcludeOption = None,
     file: Annotated[Path | None, typer.Option("--cases", metavar="FILE", help="Cases kept by fuzz, not the kit's own.")] = None,
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
@@ -61,7 +63,7 @@ def run(
     from conformance.report.report import Settings
     from conformance.runner import run_ports
 
-    asked = selected(case, op, dtype, among=read_case_file(file) if file else CASES)
+    asked = selected(case, op, dtype, exclude, among=read_case_file(file) if file else CASES)
     cases, number, shards = shard_of(shard, asked)
     commands, arguments = commands_of(ports, exec_)
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
@@ -69,7 +71,7 @@ def run(
         check_in_process(commands)
     began = time.monotonic()
     shown = () if in_process else commands  # a debugger needs the terminal for itself
-    with interruptible("nothing was judged"), progress(shown, len(cases)) as advance:
+    with interruptible("nothing was judged"), progress(shown, len(cases), quiet=quiet) as advance:
         if in_process:
             runs = run_in_process(commands, cases, seed=seed, device=device, mode=mode)
         else:
@@ -81,7 +83,7 @@ def run(
                 mode=mode,
                 timeout=timeout,
                 jobs=jobs,
-                on_verdict=lambda verdict: advance(verdict.port),
+                on_verdict=lambda verdict: advance(verdict.port, failed=verdict.failed),
             )
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
     report = build(runs, settings, time.monotonic() - began, arguments)

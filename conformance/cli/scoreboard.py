@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from conformance.cli.options import CaseOption, SeedOption, TimeoutOption, check_target, selected
+from conformance.cli.options import CaseOption, ExcludeOption, SeedOption, TimeoutOption, check_target, selected
 from conformance.cli.screen import interruptible
 
 
@@ -21,7 +21,8 @@ def scoreboard(
     ),
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here too.")] = None,
     render: Annotated[Path | None, typer.Option("--render", metavar="FILE", help="Run nothing: render these scores.")] = None,
-    case: CaseOption = "*",
+    case: CaseOption = None,
+    exclude: ExcludeOption = None,
     seed: SeedOption = 0,
     timeout: TimeoutOption = 300.0,
 ) -> None:
@@ -53,7 +54,7 @@ def scoreboard(
         if render:
             board = read_json(render)
         else:
-            listed, cases = read_list(ports), selected(case, None, None)
+            listed, cases = read_list(ports), selected(case, exclude=exclude)
             with interruptible("no page was written"):
                 board = board_of(score_all(listed, cases, seed=seed, timeout=timeout, on_row=on_row))
     except ScoreboardError as error:

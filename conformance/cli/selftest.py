@@ -24,7 +24,7 @@ def selftest(
     from conformance.selftest import self_test, steps
     from conformance.tensors import write_atomically
 
-    with progress(["mistakes"], steps()) as advance:
+    with progress(["mistakes"], steps(), of="steps") as advance:
         result = self_test(jobs, on_step=lambda: advance("mistakes"))
     if page:
         write_atomically(page, as_page(result).encode())

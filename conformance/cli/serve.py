@@ -1,5 +1,6 @@
 """`conformance serve`."""
 
+import sys
 from functools import partial
 from typing import Annotated
 
@@ -13,4 +14,5 @@ def serve(name: Annotated[str, typer.Argument(metavar="PORT", help=PORT_FORMS)])
     from conformance.naming import load
     from conformance.port import serve
 
+    sys.argv = [name]  # the kit's arguments are none of the port's, nor of a library that parses the command line
     serve(partial(load, name))

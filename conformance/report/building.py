@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import shlex
 import traceback
 from collections import Counter
@@ -14,6 +15,7 @@ from conformance.block.taps import TAP
 from conformance.case import OPS, Case
 from conformance.compare import OutputVerdict, Verdict
 from conformance.diagnose import Diagnosis, diagnose
+from conformance.report.counting import count_of
 from conformance.report.report import (
     CONFORMS,
     FAILS,
@@ -35,6 +37,8 @@ from conformance.runner import PortRun
 from conformance.session import NOT_ASKED
 
 NAMED = 4  # outputs that are named in one line
+NUMBER = re.compile(r"(\b(?:b?float|u?int|[bf]?[fsui]|fp)(?:8|16|32|64)\b)|0x[0-9a-fA-F]+|\d+")
+"""A dtype, which tells one message from another; or an address or a number, which does not."""
 DIALECT = "speaks another dialect: "
 
 Explained = tuple[str, str, Evidence, tuple[str, ...]]
@@ -104,6 +108,7 @@ def _output(output: OutputVerdict) -> OutputEntry:
         output.worst,
         output.growth,
         errors(output.expected, output.actual) if output.expected else None,
+        output.together,
     )
 
 
@@ -200,7 +205,7 @@ def _causes(
 
     def cause(what: str, evidence: Evidence | None, group: Sequence[CaseEntry]) -> Cause:
         example = min(group, key=lambda each: (not each.fixture, -_visibility(each)))
-        off = (output for output in example.outputs if output.outside)
+        off = (output for output in example.outputs if output.is_off)
         output = _parts_at(example) or max(off, key=_deviation, default=None)
         return Cause(
             example.port,
@@ -239,7 +244,8 @@ def _unexplained(group: Sequence[CaseEntry]) -> str:
     """Failures of one op in the same outputs, with what they expose where that is one thing; or errors of one message."""
     first = group[0]
     if first.message:
-        return first.message
+        others = len({each.message for each in group}) - 1
+        return first.message + (f" (and {count_of(others, 'message')} with other numbers)" if others else "")
     what = f"{first.op}: {_in_short(_failing_outputs(first))} outside the intervals; no known mistake explains it"
     if first.exposes and len({_name(each) for each in group}) == 1:
         what += f" ({_name(first)} exposes {first.exposes})"
@@ -251,7 +257,9 @@ def _name(each: CaseEntry) -> str:
 
 
 def _kind(each: CaseEntry) -> tuple[str, ...]:
-    return (each.message,) if each.message else (each.op, *_failing_outputs(each)[:1])
+    return (
+        (NUMBER.sub(lambda found: found[1] or "#", each.message),) if each.message else (each.op, *_failing_outputs(each)[:1])
+    )
 
 
 def _parts_at(each: CaseEntry) -> OutputEntry | None:
@@ -263,7 +271,7 @@ def _failing_outputs(each: CaseEntry) -> list[str]:
     """What is outside its interval; of the intermediates only the first, which the others may follow from."""
     stage = _parts_at(each)
     first = [stage.output.replace(TAP, "the stage ")] if stage else []
-    return first + [output.output for output in each.outputs if output.outside]
+    return first + [output.output for output in each.outputs if output.is_off]
 
 
 def _in_short(names: list[str]) -> str:
@@ -271,7 +279,7 @@ def _in_short(names: list[str]) -> str:
 
 
 def _visibility(each: CaseEntry) -> float:
-    return max((_deviation(output) for output in each.judged if output.outside), default=0.0)
+    return max((_deviation(output) for output in each.judged if output.is_off), default=0.0)
 
 
 def _deviation(output: OutputEntry) -> float:

@@ -9,7 +9,8 @@ from rich.text import Text
 from conformance.identify import Finding
 from conformance.norms.cases import RowNormOp
 from conformance.report import words
-from conformance.report.remarks import is_begun, next_steps, without_gradients
+from conformance.report.counting import count_of
+from conformance.report.remarks import is_begun, next_steps, overwriting, without_gradients
 from conformance.report.report import CONFORMS, CaseEntry, Cause, Cell, Report
 from conformance.rounding import DTYPES
 
@@ -41,6 +42,8 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
             console.print(Text(f"{port} {what} {sum(reasons.values())}: {counted}", style=style))
     for port in without_gradients(report):
         console.print(Text(f"{port} has no gradients: y alone was judged", style="dim"))
+    for port, names in overwriting(report):
+        console.print(Text(f"{port} overwrites {names}, by declaration", style="yellow"))
     for entry in report.verdicts if verbose else ():
         console.print(_case(entry), soft_wrap=True)
     shown = report.causes if verbose else report.causes[:CAUSES_SHOWN]
@@ -49,7 +52,8 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
         for line in in_words(report, cause):
             console.print(line, soft_wrap=True)  # a command broken into lines cannot be copied
     if len(report.causes) > len(shown):
-        console.print(f"\n… and {len(report.causes) - len(shown)} more causes; --json FILE writes them all.")
+        more = count_of(len(report.causes) - len(shown), "more cause")
+        console.print(f"\n… and {more}; --json FILE writes them all.")
     console.print()
 
 

@@ -1,5 +1,6 @@
 """A case or a mistake in words and figures."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -13,7 +14,7 @@ from conformance.inputs import Draw
 from conformance.mistakes import Mistake
 from conformance.norms.cases import NORMS, NormCase
 from conformance.properties import Property
-from conformance.rounding import DTYPES
+from conformance.rounding import DTYPES, DType
 from conformance.simulation import numbers
 
 
@@ -68,21 +69,41 @@ def explain_mistake(mistake: Mistake) -> str:
         f"  evidence  {mistake.evidence}",
         f"  ops       {', '.join(mistake.ops)}",
     ]
-    for dtype in DTYPES:
-        cases = [case for case in CASES if case.op in mistake.ops and case.dtype == dtype]
-        cases = [case for case in cases if case.has_fixture or case.op not in NORMS]
-        if not cases:
-            continue
-        ratios = {case: ratio for case in cases if (ratio := _mistaken_ratio(mistake, case)) > 1}
-        if ratios:
-            clearest = max(ratios, key=lambda case: ratios[case])
-            lines.append(f"  {dtype:8}  rejected by {len(ratios)} of {len(cases)} cases, most plainly by {clearest.id}")
-        else:
-            ops: list[Op] = [op for op in mistake.ops if any(case.op == op for case in cases)]
-            alone = [reason for op in ops if (reason := mistake.needs_taps_in(op, dtype))]
-            reasons = dict.fromkeys(alone or [mistake.hidden_in(op, dtype) for op in ops])
-            lines.append(f"  {dtype:8}  {'seen by taps alone' if alone else 'hidden'}: {' / '.join(reasons)}")
+    lines += [f"  {dtype:8}  {_seen(mistake, dtype)}" for dtype in DTYPES if any(_cases(mistake, dtype))]
     return "\n".join(lines)
+
+
+def _seen(mistake: Mistake, dtype: DType) -> str:
+    """How many cases of a dtype reject a mistake, and which most plainly; or why none does."""
+    small, large = _cases(mistake, dtype)
+    ratios = _rejections(mistake, small)
+    if ratios:
+        return _rejected(ratios, "cases", len(small))
+    ops: list[Op] = [op for op in mistake.ops if any(case.op == op for case in small)]
+    alone = [reason for op in ops if (reason := mistake.needs_taps_in(op, dtype))]
+    reasons = alone or [mistake.hidden_in(op, dtype) for op in ops]
+    if all(reasons):
+        return f"{'seen by taps alone' if alone else 'hidden'}: {' / '.join(dict.fromkeys(reasons))}"
+    return _rejected(_rejections(mistake, large), "large cases", len(large))
+
+
+def _cases(mistake: Mistake, dtype: DType) -> tuple[list[Case], list[Case]]:
+    """The cases of a mistake's ops in a dtype: the small ones, and the norms' large ones, which take longer to try."""
+    cases = [case for case in CASES if case.op in mistake.ops and case.dtype == dtype]
+    small = [case for case in cases if case.has_fixture or case.op not in NORMS]
+    return small, [case for case in cases if case not in small]
+
+
+def _rejections(mistake: Mistake, cases: Iterable[Case]) -> dict[Case, float]:
+    """The cases that reject a mistake, each with its error ratio."""
+    return {case: ratio for case in cases if (ratio := _mistaken_ratio(mistake, case)) > 1}
+
+
+def _rejected(ratios: Mapping[Case, float], what: str, count: int) -> str:
+    if not ratios:
+        return f"rejected by none of {count} {what}"
+    clearest = max(ratios, key=lambda case: ratios[case])
+    return f"rejected by {len(ratios)} of {count} {what}, most plainly by {clearest.id}"
 
 
 def explain_property(property_: Property) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from conformance.block.taps import TAP
 from conformance.report import words
+from conformance.report.counting import count_of
 from conformance.report.report import CaseEntry, Cause, Errors, OutputEntry, Report
 from conformance.report.spread import BEYOND, LETTERS, PASSES, SCALES
 
@@ -94,7 +95,7 @@ def histogram(errors: Errors) -> Histogram:
     reach = (
         "some further off than any scale admits, or NaN" if furthest == BEYOND else f"the furthest by up to {label(furthest)}"
     )
-    said = f"{passing} of {size} elements lie in their intervals; {reach}"
+    said = f"{passing} of {count_of(size, 'element')} lie in their intervals; {reach}"
     return Histogram(bars, shown * SLOT, (PASSES + 1) * SLOT, said)
 
 
@@ -112,7 +113,8 @@ def heat_map(output: OutputEntry, errors: Errors) -> Map | None:
     rows, columns = len(errors.map), len(errors.map[0])
     wrong = sum(len(paths) for level, paths in marks.items() if level > 1)
     each = "" if errors.pooled == (1, 1) else f", each the worst of up to {errors.pooled[0]} by {errors.pooled[1]} elements"
-    said = f"{rows} rows by {columns} columns{each}; {wrong} of {rows * columns} hold an element outside its interval"
+    extent = f"{count_of(rows, 'row')} by {count_of(columns, 'column')}"
+    said = f"{extent}{each}; {wrong} of {rows * columns} hold an element outside its interval"
     paths = tuple((level, "".join(marks[level])) for level in sorted(marks))
     return Map(paths, columns * CELL, rows * CELL, _place(output, errors), said)
 

@@ -12,6 +12,7 @@ from conformance.fuzz import CASES_SEED, Found, Search
 from conformance.norms.cases import NormCase
 from conformance.report.building import assemble, entry, explained
 from conformance.report.console import in_words
+from conformance.report.counting import count_of
 from conformance.report.explanation import describe
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, PortEntry, Report, Settings
 
@@ -44,7 +45,7 @@ def show(search: Search, seed: int, settings: Settings, argument: str, console: 
         why = "the port skipped every case" if search.skipped else "the port claims nothing of what was asked for"
         console.print(Text.assemble((verdict, style), f": {why}"))
         return
-    pace = f"{count} random cases in {search.seconds:.1f} s, {count / max(search.seconds, 1e-3):.0f} a second"
+    pace = f"{count_of(count, 'random case')} in {search.seconds:.1f} s, {count / max(search.seconds, 1e-3):.0f} a second"
     console.print(Text.assemble((verdict, style), f": {pace}, seed {seed}"))
 
 

@@ -57,7 +57,7 @@ def _properties(report: Report, port: PortEntry) -> dict[str, str]:
         "conformance": report.conformance,
         "seed": str(settings.seed),
         "device": settings.device,
-        "mode": settings.mode,
+        "mode": words.mode(report, port),
     }
     return properties | (port.hello.versions if port.hello else {})
 

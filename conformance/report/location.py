@@ -11,6 +11,7 @@ from rich.text import Text
 
 import conformance
 from conformance.locate import Finding, Location, Statistics, roundoff
+from conformance.report.counting import count_of
 from conformance.report.machine import finite
 
 FORMAT = 1
@@ -118,7 +119,7 @@ def _verdict(report: LocationReport) -> Iterator[Text]:
         whose = f" in {' and '.join(of)}" if two else ""
         yield Text.assemble((f"the first NaN or infinity is at {location.broken.name}", "bold red"), whose)
     if report.exit_status == AGREE:
-        count = f"{location.compared if two else len(location.findings)} activations"
+        count = count_of(location.compared if two else len(location.findings), "activation")
         yield (
             Text.assemble(("they agree", "bold green"), f": {count}, {_largest_step(location)}")
             if two
@@ -151,7 +152,8 @@ def _units(finding: Finding) -> str:
     """How far apart, in roundings."""
     if finding.apart is None or finding.unit is None:
         return ""
-    return f"{_figure(finding.apart / roundoff(finding.unit))} roundings of {finding.unit} apart"
+    roundings = _figure(finding.apart / roundoff(finding.unit))
+    return f"{roundings} rounding{'s' * (roundings != '1')} of {finding.unit} apart"
 
 
 def _figure(number: float) -> str:

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from conformance import json_text
+from conformance.report.counting import count_of
 from conformance.report.report import FORMAT, Report
 from conformance.report.spread import LETTERS
 
@@ -81,7 +82,7 @@ def _parsed(value: Any, kind: Any, at: str) -> Any:
         return None if value is None else _parsed(value, other, at)
     if origin is tuple and isinstance(value, list):
         if options[-1] is not Ellipsis and len(value) != len(options):
-            raise ReportFileError(f"{at} has {len(value)} items; expected {len(options)}")
+            raise ReportFileError(f"{at} has {count_of(len(value), 'item')}; expected {len(options)}")
         return tuple(_parsed(item, options[0], f"{at}[{place}]") for place, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {_parsed(key, options[0], at): _parsed(item, options[1], f"{at}.{key}") for key, item in value.items()}

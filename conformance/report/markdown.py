@@ -3,6 +3,8 @@
 import re
 
 from conformance.report import words
+from conformance.report.counting import count_of
+from conformance.report.remarks import overwriting
 from conformance.report.report import CONFORMS, Cell, Report
 from conformance.rounding import DTYPES
 from conformance.session import NOT_ASKED
@@ -26,7 +28,7 @@ def as_markdown(report: Report) -> str:
     for block in blocks:
         size += len(block.encode()) + 1
         if size > LIMIT:
-            shown.append(f"… and {len(blocks) - len(shown)} more causes.")
+            shown.append(f"… and {count_of(len(blocks) - len(shown), 'more cause')}.")
             break
         shown.append(block)
     return "\n".join(shown).rstrip() + "\n"
@@ -54,6 +56,8 @@ def _reasons(report: Report) -> list[str]:
         for port, reasons in ports.items():
             counted = ", ".join(f"{reason} ({count})" for reason, count in words.in_short(reasons))
             lines += [f"{_escaped(port)} {what} {sum(reasons.values())}: {_escaped(counted[:LONGEST])}", ""]
+    for port, names in overwriting(report):
+        lines += [f"{_escaped(port)} overwrites {_escaped(names)}, by declaration", ""]
     return lines
 
 

@@ -17,8 +17,8 @@ from conformance.rounding import DTYPES
 from conformance.session import NOT_ASKED
 
 FORMAT = 1
-WORST_FIRST: tuple[Status, ...] = ("violated", "error", "rounding", "holds", "not asked")
-STYLES = {"violated": "red", "error": "red", "rounding": "yellow", "holds": "green", "not asked": "dim"}
+WORST_FIRST: tuple[Status, ...] = ("violated", "error", "rounding", "declared", "holds", "not asked")
+STYLES = {"violated": "red", "error": "red", "rounding": "yellow", "declared": "yellow", "holds": "green", "not asked": "dim"}
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,14 @@ def _paragraph(report: PropertiesReport, inquiry: Inquiry, property_: Property, 
 
 def _conclusion(report: PropertiesReport) -> Text:
     counts = Counter(finding.status for inquiry in report.inquiries for finding in inquiry.findings)
-    words = {"violated": "violated", "error": "error", "rounding": "but for rounding", "holds": "to the bit"}
-    words |= {"error": "error" if counts["error"] == 1 else "errors", "not asked": "not asked"}
+    words = {
+        "violated": "violated",
+        "error": "error" if counts["error"] == 1 else "errors",
+        "rounding": "but for rounding",
+        "declared": "declared",
+        "holds": "to the bit",
+        "not asked": "not asked",
+    }
     counted = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if counts[status])
     style, verdict = {
         CONFORMS: ("bold green", "all that is required holds"),

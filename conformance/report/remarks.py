@@ -14,6 +14,11 @@ def without_gradients(report: Report) -> list[str]:
     return [each.port for each in report.ports if each.port in judged and each.hello and not each.hello.gradients]
 
 
+def overwriting(report: Report) -> list[tuple[str, str]]:
+    """The ports that overwrite inputs, as they declare, and which."""
+    return [(each.port, ", ".join(each.hello.overwrites)) for each in report.ports if each.hello and each.hello.overwrites]
+
+
 def next_steps(report: Report) -> Iterator[str]:
     """What the author of each port that is not finished has to do next, and how to judge it then."""
     for port in report.ports:

@@ -10,7 +10,7 @@ from conformance.compare import Element, Status
 from conformance.protocol import Hello
 from conformance.rounding import DType
 
-FORMAT = 2
+FORMAT = 3
 
 CONFORMS, FAILS, NOT_RUN = 0, 1, 3
 """Exit statuses; 2 is wrong usage."""
@@ -100,11 +100,17 @@ class OutputEntry:
     worst: Element | None
     growth: float | None
     errors: Errors | None
+    together: bool
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the values are wrong: an element is outside its interval, or all together are too far off."""
+        return self.outside > 0 or not self.together
 
     @property
     def passes(self) -> bool:
-        """Whether the dtype is the right one and every element admitted."""
-        return self.dtype == self.expected_dtype and not self.outside
+        """Whether the dtype is the right one, every element admitted, and all of them together."""
+        return self.dtype == self.expected_dtype and not self.is_off
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from rich.text import Text
 from conformance.case import OPS, TAPPED
 from conformance.mistakes import MISTAKES
 from conformance.norms.cases import NORMS
+from conformance.report.counting import count_of
 from conformance.report.words import ratio
 from conformance.rounding import DTYPES
 from conformance.selftest import PLAIN, PLAIN_IN_A_BLOCK, SEPARATION, Kill, SelfTest, Separation
@@ -31,7 +32,8 @@ def show_self_test(result: SelfTest, console: Console) -> None:
     console.print()
     console.print(
         Text.assemble(
-            (verdict, style), f": {misses} misses, least separation of a norm {ratio(least)} (at least {SEPARATION:g})"
+            (verdict, style),
+            f": {count_of(misses, 'miss', 'misses')}, least separation of a norm {ratio(least)} (at least {SEPARATION:g})",
         )
     )
 

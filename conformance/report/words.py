@@ -1,17 +1,23 @@
 """What a report says, in words that every page shares."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 
 from conformance.block.taps import TAP
 from conformance.compare import Element, Status
+from conformance.report.counting import count_of
 from conformance.report.remarks import is_begun
-from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, Report
+from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, OutputEntry, PortEntry, Report
 from conformance.runner import NO_OP
 from conformance.session import NOT_ASKED
 
 CAPTION = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
 DIGITS = {"float64": 17}  # that tell a number of a dtype from its neighbours; 9 are enough for the others
+FRAME = re.compile(r' +File "')
+KIT = re.compile(r'/conformance/(port|in_process)\.py"')  # whose frames call the port
+LIBRARY = re.compile(r"""/(site|dist)-packages/|/lib/python3\.\d+/|"<""")  # installed, of Python itself, or generated
 STATUSES: dict[Status, str] = {
     "pass": "passed",
     "fail": "failed",
@@ -48,6 +54,13 @@ def _nothing(report: Report) -> str:
     return "nothing to judge yet" if is_begun(report) else "not judged"
 
 
+def mode(report: Report, port: PortEntry) -> str:
+    """The mode that a port was run in: `jit` is claimed only of one that says that it compiles."""
+    asked = report.settings.mode
+    compiles = port.hello is not None and port.hello.compiles
+    return asked if compiles or asked != "jit" else "eager (it declares no compiler)"
+
+
 def title(cause: Cause) -> str:
     """What was done, and how many cases show it."""
     return f"{cause.port}: {cause.what}  ({extent(cause)})"
@@ -55,8 +68,7 @@ def title(cause: Cause) -> str:
 
 def extent(cause: Cause) -> str:
     """How many cases show a cause, in which dtypes."""
-    count = len(cause.cases)
-    return f"{count} case{'s' * (count != 1)}: {', '.join(cause.dtypes)}"
+    return f"{count_of(len(cause.cases), 'case')}: {', '.join(cause.dtypes)}"
 
 
 def details(report: Report, cause: Cause) -> list[tuple[str, str]]:
@@ -68,13 +80,25 @@ def details(report: Report, cause: Cause) -> list[tuple[str, str]]:
     lines.append(("example", f"{example.case}  {list(example.shape)}"))
     if output and output.worst:
         lines.append(("worst", f"{element(output.output, output.worst)}  {comparison(output.worst, output.dtype)}"))
-        lines.append(("", f"{output.outside} of {output.size} elements outside, by up to {ratio(output.ratio)} tolerances"))
+        lines.append(("", how_far_off(output)))
     if example.parts_at:
         lines.append(("parts at", example.parts_at))
         lines += [("growth", f"{_stages(example)} roundoffs")] if example.taps else []
-    lines += [("where", frame)] if (frame := last_frame(example.detail)) else []
+    lines += [("where", frame)] if (frame := own_frame(example.detail)) else []
     lines += [("reproduce", cause.command)] if cause.what != NOT_ASKED else []
     return lines
+
+
+def how_far_off(output: OutputEntry) -> str:
+    """How many elements of an output lie outside their intervals, whether all of them together do, and how far off they are."""
+    said = f"{output.outside} of {count_of(output.size, 'element')} outside"
+    if not output.together:
+        said += "; all together are too far off"
+    if math.isfinite(output.ratio):
+        said += f", by up to {ratio(output.ratio)} tolerances"
+    elif output.dtype == output.expected_dtype:
+        said += ", by more than any number of tolerances"
+    return said
 
 
 def paragraph(report: Report, cause: Cause) -> str:
@@ -122,10 +146,17 @@ def _stages(example: CaseEntry) -> str:
     return ", ".join(f"{name} {error:.2g}" for name, error in growth(example).items())
 
 
-def last_frame(detail: str) -> str:
-    """The innermost frame of a Python stack trace; empty where there is none."""
-    frames = [line.strip() for line in detail.splitlines() if line.startswith("  File ")]
-    return frames[-1] if frames else ""
+def own_frame(detail: str) -> str:
+    """The port's own line in a Python stack trace: its innermost frame that is no library's and not the kit's.
+
+    Where the port is itself an installed library, the innermost frame in the file that the kit called. Empty where there is
+    no stack trace.
+    """
+    frames = [line.strip() for line in detail.splitlines() if FRAME.match(line)]
+    frames = [frame for frame in frames if not KIT.search(frame)] or frames
+    own = [frame for frame in frames if not LIBRARY.search(frame)]
+    own = own or [frame for frame in frames if frame.split(", line ")[0] == frames[0].split(", line ")[0]]
+    return own[-1] if own else ""
 
 
 def in_short(reasons: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -39,6 +39,7 @@ class Port(conformance.port.Port):
     """`mx.fast` and `mlx.nn`, with gradients by `mx.vjp`."""
 
     name = "mlx"
+    compiles = True
     orders = ("cast_then_scale",)
     weight_offsets = (0,)
     expected = EXPECTED

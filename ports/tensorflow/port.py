@@ -24,6 +24,8 @@ WIDTH_1 = "x·rstd + (bias - mean·rstd) rounds bias to the ulps of mean·rstd: 
 class TensorFlowPort(conformance.port.Port):
     """TensorFlow's tensors, `tf.GradientTape`, and `tf.function(jit_compile=True)` or operation by operation."""
 
+    compiles = True
+
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
         self.place = tf.config.list_logical_devices(device.upper())[0].name  # a device that is not there is said so at once

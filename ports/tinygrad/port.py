@@ -30,6 +30,7 @@ class Port(conformance.port.Port):
     """`tinygrad.nn`'s RMSNorm and LayerNorm, gradients by `Tensor.gradient`; compiled either way, with jit replayed."""
 
     name = "tinygrad"
+    compiles = True
     orders = ("cast_then_scale",)
     weight_offsets = (0,)
     expected = {  # noqa: RUF012

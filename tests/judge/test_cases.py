@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from conformance.cases import CASES, select
+from conformance.cases import CASES, NoCaseError, require, select
 from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.rounding import DTYPES, HALF
 
@@ -165,6 +165,35 @@ def test_select_takes_globs_that_cross_slashes():
         "rms_norm/either_order/float32/width_129",
     ]
     assert select("random") == select("RMS_NORM/*") == ()
+
+
+def test_names_add_up_and_what_is_excluded_is_left_out():
+    norms = select(op=ROW_NORMS, dtype=("float32", "float16"))
+    assert norms == tuple(case for case in CASES if case.op in ROW_NORMS and case.dtype in ("float32", "float16"))
+    assert select(("*/spike", "*/random"), cases=norms) == tuple(case for case in norms if case.name in ("spike", "random"))
+    assert select(dtype="float16", cases=norms) == tuple(case for case in norms if case.dtype == "float16")
+    assert select(exclude=("*/spike", "rms_norm/*"), cases=norms) == tuple(
+        case for case in norms if case.name != "spike" and case.op != "rms_norm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "option", "words"),
+    [
+        ({"patterns": ("*/random", "*/randon")}, "case", "no case matches '*/randon'"),
+        (
+            {"patterns": "gelu/*", "op": "rms_norm", "dtype": ("float32", "float16")},
+            "case",
+            "of rms_norm in float32 or float16",
+        ),
+        ({"exclude": "rms_norm/either_order/float32/randon"}, "exclude", "did you mean rms_norm/either_order/float32/random?"),
+        ({"patterns": "*/random", "exclude": "*"}, "exclude", "every case that is asked for is excluded"),
+    ],
+)
+def test_a_glob_that_matches_nothing_is_an_error(asked, option, words):
+    with pytest.raises(NoCaseError, match=re.escape(words)) as error:
+        require(**asked)
+    assert error.value.option == option
 
 
 @of_every_op_and_dtype

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from conformance.cases import select
 from conformance.compare import FIRST_SCALE, Verdict, compare, compare_output
+from conformance.expected import Expected
 from conformance.golden import Golden, golden
 from conformance.norms.cases import ROW_NORMS, NormCase
 from conformance.rounding import DTYPES, NUMPY_DTYPES, store
@@ -216,3 +217,25 @@ def test_the_ratio_never_falls_as_the_error_grows(op, dtype):
         assert ratios == sorted(ratios)
         assert ratios[0] == 0
         assert ratios[-1] > 1e3
+
+
+def test_elements_are_counted_by_their_own_intervals_where_all_together_are_too_far_off():
+    """One element far off spoils the root mean square of all; it alone is outside."""
+    value = np.linspace(1.0, 2.0, 448)
+    expected = Expected.around(value, np.full_like(value, 0.5), "float64", rms=0.1)
+    actual = value + 0.01
+    assert compare_output("out", expected, actual).passes
+    actual[7] += 100.0
+    output = compare_output("out", expected, actual)
+    assert (output.outside, output.size, output.together, output.passes) == (1, 448, False, False)
+    assert output.worst is not None
+    assert output.worst.index == (7,)
+
+
+def test_an_output_fails_though_every_element_is_inside():
+    value = np.linspace(1.0, 2.0, 448)
+    expected = Expected.around(value, np.full_like(value, 0.5), "float64", rms=0.1)
+    output = compare_output("out", expected, value + 0.4)
+    assert (output.outside, output.together, output.passes) == (0, False, False)
+    assert output.worst is not None
+    assert output.ratio == pytest.approx(4.0, rel=0.25)

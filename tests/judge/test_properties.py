@@ -157,3 +157,9 @@ def test_every_property_is_said_in_words():
         assert each.sentence
         assert each.consequence
         assert each.sentence != each.consequence
+
+
+def test_kinds_of_several_ops_and_dtypes():
+    two = kinds(("rms_norm", "layer_norm"), ("float32", "float16"))
+    assert two == tuple(case for case in kinds() if case.dtype in ("float32", "float16"))
+    assert {case.dtype for case in kinds("rms_norm", "float16")} == {"float16"}  # and not bfloat16, which ends in it

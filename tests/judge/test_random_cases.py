@@ -51,6 +51,7 @@ def test_only_what_a_port_claims_is_asked():
     assert questions(claims) == (("rms_norm", "float32", Dialect("either_order")), *half)
     assert questions(claims, dtype="bfloat16") == tuple(half)
     assert questions(claims, op="layer_norm") == ()
+    assert questions(claims, op=("layer_norm", "rms_norm"), dtype=("float32", "bfloat16")) == questions(claims)
 
 
 def test_many_narrow_rows_are_among_them():

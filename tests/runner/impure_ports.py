@@ -38,6 +38,16 @@ class OverwritesDy(Honest):
         return y, (dx, *others)
 
 
+class DeclaresDy(OverwritesDy):
+    """In place, as many kernels are, and it says so."""
+
+    overwrites = ("dy",)
+
+
+class DeclaresXAndOverwritesDy(OverwritesDy):
+    overwrites = ("x",)
+
+
 class DoesNotLook(Honest):
     """As a program in another language may, it says nothing of its inputs."""
 
@@ -137,6 +147,8 @@ class OffsetsWeight(Honest):
 
 class CompilesToAnother(Honest):
     """Eager, x_hat is cast before it meets the weight; compiled, the cast is fused away."""
+
+    compiles = True
 
     def forward(self, x, weight, bias, *, order="scale_then_cast", **constants):
         kept = order if not self.jit else "scale_then_cast"

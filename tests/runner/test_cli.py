@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from conformance.cases import CASES
 from conformance.cli import app
+from conformance.cli.screen import progress
 from conformance.norms.cases import ROW_NORMS
 from conformance.rounding import DTYPES
 
@@ -32,6 +35,11 @@ def conformance(*arguments: object) -> tuple[int, str]:
     if not isinstance(result.exception, SystemExit | None):
         raise result.exception
     return result.exit_code, " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]", " ", result.output).split())
+
+
+def conformance_lines(*arguments: object) -> list[str]:
+    """What a command prints, line by line."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments]).output.splitlines()
 
 
 def in_words(value: object) -> str:
@@ -95,7 +103,13 @@ def test_the_exit_status_says_how_it_went(arguments, status, words):
         (("run", "--sed", "7"), "No such option: --sed"),
         (("run", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
         (("run", "--case", f"{VICTIM}s"), f"did you mean {VICTIM}?"),
-        (("run", "--case", "*/rank_4", "--op", "rms_norm", "--dtype", "float16"), "with --op rms_norm with --dtype float16"),
+        (
+            ("run", "--case", "*/rank_4", "--op", "rms_norm", "--dtype", "float16"),
+            "no case of rms_norm in float16 matches '*/rank_4'",
+        ),
+        (("run", "--case", "*/random", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
+        (("run", "--exclude", f"{VICTIM}s"), f"no case matches '{VICTIM}s'; did you mean {VICTIM}?"),
+        (("run", "--case", VICTIM, "--exclude", "*/zero_rows"), "every case that is asked for is excluded"),
         (("list", "--case", "nothing"), "no case matches 'nothing'"),
         (("list", "mistaken"), "'mistaken' is not one of"),
         (("explain",), "Missing argument 'ID'"),
@@ -176,6 +190,45 @@ def test_verbose_shows_every_case_and_quiet_the_conclusion_alone():
     assert quiet[0].startswith("does not conform: 3 failed in ")
 
 
+def waited(file: Callable[[], str], words: str, seconds: float = 10.0) -> bool:
+    """Whether what is written has some words in it before long."""
+    until, said = time.monotonic() + seconds, ""
+    while words not in said and time.monotonic() < until:
+        time.sleep(0.01)
+        said += file()
+    return words in said
+
+
+def test_progress_is_told_line_by_line_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("conformance.cli.screen.INTERVAL", 0.02)
+
+    def written() -> str:
+        return capsys.readouterr().err
+
+    with progress(["mine", "yours"], 5) as advance:
+        assert waited(written, "mine: 0 of 5 cases\n")
+        advance("mine")
+        advance("mine", failed=True)
+        assert waited(written, "mine: 2 of 5 cases, 1 failure so far\nyours: 0 of 5 cases\n")
+    written()
+    with progress(["mine"], 5, quiet=True) as advance:
+        advance("mine")
+        time.sleep(0.1)
+    assert written() == ""
+
+
+def test_quiet_silences_the_progress_of_a_run():
+    """A port that needs longer than the interval for an answer, so that a line is due."""
+    program = "import conformance.cli.screen as s; s.INTERVAL = 0.01; from conformance.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", WRONG, "--case", VICTIM]
+    loud, quiet = (
+        subprocess.run([*command, *how], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False).stderr
+        for how in ((), ("--quiet",))
+    )
+    assert f"{WRONG}: 0 of 1 cases\n" in loud
+    assert quiet == ""
+
+
 def test_a_report_is_plain_but_on_a_terminal_and_colourless_where_that_is_asked():
     """On a pseudo-terminal: with colours, unless NO_COLOR says not (https://no-color.org)."""
     ask = [sys.executable, "-m", "conformance", "run", HONEST, "--case", VICTIM]
@@ -233,6 +286,28 @@ def test_a_port_is_not_waited_for_longer_than_asked():
     assert "the port did not answer within 1.5 s" in output
 
 
+def test_an_exception_is_shown_with_the_ports_own_line_and_one_that_says_nothing_by_its_type(tmp_path):
+    port = tmp_path / "silent.py"
+    port.write_text(
+        textwrap.dedent("""
+            import shutil
+            from conformance.port import Port
+
+            class Silent(Port):
+                def rms_norm(self, x, weight, *, eps):
+                    raise AttributeError
+
+                def layer_norm(self, x, weight, bias, *, eps):
+                    shutil.copyfile("nothing", "nowhere")
+        """)
+    )
+    status, said = conformance("run", port, "--case", "*_norm/either_order/float32/random", "--op", "rms_norm")
+    assert status == FAILS
+    assert "silent.py: AttributeError (1 case: float32)" in said
+    _, said = conformance("run", port, "--case", "*_norm/either_order/float32/random", "--op", "layer_norm")
+    assert f'where File "{port}", line 10, in layer_norm' in said
+
+
 def test_a_seed_gives_other_inputs(tmp_path):
     def expected(seed: int) -> float:
         conformance("run", WRONG, "--case", "rms_norm/*/float32/rows_near_eps", "--seed", seed, "--json", tmp_path / "r.json")
@@ -268,10 +343,36 @@ def test_list_names_every_case():
     status, _ = conformance("list")
     lines = in_a_shell("list").stdout.splitlines()
     assert status == CONFORMS
-    assert [line.split(maxsplit=1) for line in lines] == [[case.id, case.exposes] for case in CASES]
+    assert [re.fullmatch(r"(\S+) +(\[.*?\]) +(.*)", line).groups() for line in lines] == [
+        (case.id, str(list(case.shape)), case.exposes) for case in CASES
+    ]
     assert conformance("list", "--op", "rms_norm", "--case", "*/float32/width_1")[1].split()[0] == (
         "rms_norm/either_order/float32/width_1"
     )
+
+
+def listed(*arguments: object) -> list[str]:
+    """The ids that `list` prints."""
+    return [line.split()[0] for line in conformance_lines("list", "cases", *arguments)]
+
+
+def test_ops_dtypes_and_cases_add_up():
+    two = listed("--op", "rms_norm", "--op", "layer_norm", "--dtype", "float32", "--dtype", "bfloat16", "--case", "*/random")
+    assert {case.split("/")[0] for case in two} == {"rms_norm", "layer_norm"}
+    assert {case.split("/")[2] for case in two} == {"float32", "bfloat16"}
+    both = listed("--case", VICTIM, "--case", "gelu/erf/float32/*")
+    assert set(both) == {VICTIM, *listed("--case", "gelu/erf/float32/*")}
+
+
+def test_what_is_excluded_is_not_asked(tmp_path):
+    ask = ["--op", "rms_norm", "--dtype", "float32", "--exclude", "*_rows*", "--exclude", "*/width_*"]
+    every = listed(*ask[:4])
+    left = listed(*ask)
+    assert left == [case for case in every if "_rows" not in case and "/width_" not in case]
+    assert 0 < len(left) < len(every)
+    conformance("run", HONEST, *ask, "--case", "*/r*", "--case", VICTIM, "--json", tmp_path / "r.json")
+    asked = [verdict["case"] for verdict in read_report(tmp_path / "r.json")["verdicts"]]
+    assert asked == [case for case in left if case.rpartition("/")[2].startswith("r")]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +389,13 @@ def test_explain_says_what_a_case_is_about():
     assert status == CONFORMS
     for words in ("eps underflows in float16", "x float16[2, 3, 33]", "multiplied by the weight, then cast once", "dbias"):
         assert words in output
+
+
+def test_one_difference_is_not_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("conformance.fixtures.check", lambda folder: ["one.safetensors: gone"])
+    assert conformance("fixtures", "check")[1].endswith(": 1 difference")
+    monkeypatch.setattr("conformance.fixtures.check", lambda folder: ["one", "two"])
+    assert conformance("fixtures", "check")[1].endswith(": 2 differences")
 
 
 @pytest.mark.parametrize("command", ["run", "properties", "list", "explain", "serve", "fixtures"])
@@ -336,7 +444,7 @@ def test_no_stack_trace_is_shown(arguments, status):
 @pytest.mark.parametrize("port", [["--exec", hostile("no_file")], ["--exec", "./no_such_program"]], ids=["runs", "does not"])
 def test_every_pipe_is_closed(port, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "always::ResourceWarning")
-    assert in_a_shell("run", *port, "--case", VICTIM).stderr == ""
+    assert in_a_shell("run", *port, "--case", VICTIM, "--quiet").stderr == ""
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
@@ -359,6 +467,13 @@ def test_explain_knows_properties_mistakes_and_dialects(id_, said):
     status, output = conformance("explain", id_)
     assert status == 0
     assert said in output
+
+
+def test_explain_finds_the_large_case_where_no_small_one_shows_a_mistake():
+    """Only a case of more rows than a block has a last block that is not whole."""
+    lines = {line.split()[0]: line for line in conformance_lines("explain", "dweight_of_whole_blocks")}
+    assert re.search(r"rejected by \d of \d+ large cases, most plainly by \S+/float32/rows_257", lines["float32"])
+    assert "hidden: indexing is tried in float32" in lines["float64"]
 
 
 def test_explain_suggests_what_was_meant():

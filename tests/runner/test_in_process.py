@@ -54,6 +54,36 @@ def test_an_exception_is_seen_where_it_happens(capfd):
     assert "raise RuntimeError" in stderr
 
 
+PARSES = """
+import argparse
+import sys
+
+parser = argparse.ArgumentParser()
+parser.parse_args()  # as a library does that takes the command line for its own
+from conformance.port import Port
+
+class Parses(Port):
+    def rms_norm(self, x, weight, *, eps):
+        parser.parse_args()
+        raise RuntimeError(f"given {sys.argv}")
+"""
+
+
+@pytest.mark.parametrize("how", [["--in-process"], []], ids=["here", "as a process"])
+def test_the_kits_arguments_are_none_of_the_ports(how, tmp_path):
+    (tmp_path / "parses.py").write_text(PARSES)
+    command = [sys.executable, "-m", "conformance", "run", "parses.py", *how, "--case", CASES[0].id, "--seed", "7"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False, timeout=120)
+    assert "RuntimeError: given ['parses.py']" in result.stdout
+
+
+def test_the_kit_has_its_arguments_back(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["conformance", "run"])
+    run("Raises")
+    assert sys.argv == ["conformance", "run"]
+
+
 def test_to_exit_costs_the_case():
     result = run("Leaves")
     assert [verdict.message for verdict in result.verdicts if verdict.status == "error"] == ["the port exited with status 0"]

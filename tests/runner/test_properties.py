@@ -13,6 +13,7 @@ import pytest
 from conformance.inquiry import Inquiry, inquire_ports
 from conformance.process import serve_command
 from conformance.properties import BY_ID, PROPERTIES, Finding
+from conformance.report.properties import PropertiesReport
 from conformance.variants import kinds
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,19 @@ def test_the_row_scale_of_bfloat16_tells_another_divisor():
 def test_overwritten_inputs_are_named():
     findings = ask("tests.runner.impure_ports:OverwritesDy", "inputs_kept", op="rms_norm", dtype="float32").findings
     assert {each.words for each in findings} == {"overwrites dy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("DeclaresDy", "declared", "overwrites dy, as the port declares"),
+        ("DeclaresXAndOverwritesDy", "violated", "overwrites dy"),
+    ],
+)
+def test_what_a_port_declares_that_it_overwrites_is_no_violation(name, status, words):
+    inquiry = ask(f"tests.runner.impure_ports:{name}", "inputs_kept", op="rms_norm", dtype="float32")
+    assert {(each.status, each.words) for each in inquiry.findings} == {(status, words)}
+    assert PropertiesReport((inquiry,), 0, "cpu", "jit", 1.0).exit_status == (status == "violated")
 
 
 def test_a_port_that_does_not_say_what_it_overwrites_is_not_said_to_overwrite_nothing():

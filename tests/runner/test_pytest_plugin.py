@@ -99,6 +99,24 @@ def test_k_and_m_choose_among_the_cases(project):
     run(project, *options, "-k", "width", "-m", "conformance").assert_outcomes(passed=widths, deselected=count - widths + 1)
 
 
+def test_options_add_up_and_what_is_excluded_is_not_asked(project):
+    two = "--conformance-case", f"{FLOAT32}/width*", "--conformance-case", f"{FLOAT32}/rank*"
+    count = len(select((f"{FLOAT32}/width*", f"{FLOAT32}/rank*"), exclude="*/width_12?"))
+    run(project, bad("Honest"), *two, "--conformance-exclude", "*/width_12?").assert_outcomes(passed=count)
+    project.makeini(f"[pytest]\nconformance_case = {FLOAT32}/width* {FLOAT32}/rank*\nconformance_exclude = */width_12?")
+    run(project, bad("Honest")).assert_outcomes(passed=count)
+
+
+def test_a_marker_excludes_too(project):
+    project.makepyfile(f"""
+        import pytest
+
+        @pytest.mark.conformance("{FLOAT32}/width*", op=("rms_norm", "layer_norm"), exclude="*/width_12?")
+        def test_it(conformance_case): pass
+    """)
+    run(project).assert_outcomes(passed=len(select(f"{FLOAT32}/width*", exclude="*/width_12?")))
+
+
 def test_what_a_port_lacks_is_skipped_with_its_reason(project):
     result = run(project, bad("NoLayerNorm"), "--conformance-case", "*_norm/either_order/float32/random", "-rs")
     result.assert_outcomes(passed=1, skipped=1)
@@ -166,6 +184,8 @@ def test_a_port_is_imported_as_the_tests_are(project):
     [
         (("--conformance-op=silu",), "--conformance-op: 'silu' is not one of rms_norm"),
         (("--conformance-dtype=float8",), "--conformance-dtype: 'float8' is not one of"),
+        (("--conformance-op=rms_norm", "--conformance-op=silu"), "--conformance-op: 'silu' is not one of rms_norm"),
+        ((f"--conformance-exclude={VICTIM}s",), f"--conformance-exclude: no case matches '{VICTIM}s'; did you mean {VICTIM}?"),
         (("--conformance-mode=warp",), "--conformance-mode: 'warp' is not one of jit, eager"),
         (("--conformance-seed=x",), "--conformance-seed: 'x' is not a whole number"),
         (("--conformance-timeout=0",), "--conformance-timeout: '0' is not a number of seconds"),
@@ -284,7 +304,7 @@ def test_what_cannot_be_judged_does_not_pass(body, words, project):
     [
         ("", "conformance_case needs a marker that names cases"),
         (f'@pytest.mark.conformance("{FLOAT32}/randon")', f"did you mean {FLOAT32}/random?"),
-        ('@pytest.mark.conformance("*", shape=3)', "'shape' is neither op nor dtype"),
+        ('@pytest.mark.conformance("*", shape=3)', "'shape' is neither op nor dtype nor exclude"),
     ],
     ids=["none", "unknown", "limit"],
 )

@@ -4,8 +4,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from itertools import chain
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -21,8 +23,8 @@ from conformance.report import building
 from conformance.report.building import build
 from conformance.report.console import CAUSES_SHOWN, show
 from conformance.report.machine import as_json
-from conformance.report.report import FAILS, NOT_RUN, Report, Settings
-from conformance.report.words import agreement
+from conformance.report.report import FAILS, NOT_RUN, OutputEntry, Report, Settings
+from conformance.report.words import agreement, how_far_off, own_frame
 from conformance.rounding import DTYPES, store
 from conformance.runner import PortRun, as_expected
 
@@ -208,10 +210,79 @@ def test_a_port_that_could_not_be_run_is_named():
 
 def test_the_first_causes_are_shown_and_the_rest_counted():
     some = select("rms_norm/either_order/float32/*")[: CAUSES_SHOWN + 2]
-    verdicts = [unjudged(case.id, "error", f"error {number}") for number, case in enumerate(some)]
+    messages = [f"error {letter}" for letter in ascii_lowercase[: CAUSES_SHOWN + 2]]
+    verdicts = [unjudged(case.id, "error", message) for case, message in zip(some, messages, strict=True)]
     lines = shown(report(*verdicts))
-    assert [f"error {number}" in " ".join(lines) for number in range(CAUSES_SHOWN + 2)] == [True] * CAUSES_SHOWN + [False] * 2
+    assert [message in " ".join(lines) for message in messages] == [True] * CAUSES_SHOWN + [False] * 2
     assert "… and 2 more causes; --json FILE writes them all." in lines
+    assert "… and 1 more cause; --json FILE writes them all." in shown(report(*verdicts[:-1]))
+
+
+def test_messages_that_differ_in_numbers_or_addresses_are_one_cause():
+    cases = select("rms_norm/either_order/float32/*")
+    messages = ("node MatMul_12 failed at 0x7f01", "node MatMul_340 failed at 0xabc", "node Add_12 failed at 0x7f01")
+    verdicts = [unjudged(case.id, "error", message) for case, message in zip(cases, messages, strict=False)]
+    verdicts += [unjudged(cases[3].id, "error", "y is float64"), unjudged(cases[4].id, "error", "y is float16")]
+    causes = report(*verdicts).causes
+    assert [(cause.what, len(cause.cases)) for cause in causes] == [
+        ("node MatMul_12 failed at 0x7f01 (and 1 message with other numbers)", 2),
+        ("node Add_12 failed at 0x7f01", 1),
+        ("y is float64", 1),
+        ("y is float16", 1),
+    ]
+
+
+OUTPUT = OutputEntry("y", "float32", "float32", (448,), 2.0, 32, 448, None, None, None, together=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "32 of 448 elements outside, by up to 2.00 tolerances"),
+        ({"outside": 1, "size": 1}, "1 of 1 element outside, by up to 2.00 tolerances"),
+        ({"together": False}, "32 of 448 elements outside; all together are too far off, by up to 2.00 tolerances"),
+        (
+            {"outside": 0, "together": False},
+            "0 of 448 elements outside; all together are too far off, by up to 2.00 tolerances",
+        ),
+        ({"ratio": math.inf}, "32 of 448 elements outside, by more than any number of tolerances"),
+        ({"ratio": math.inf, "dtype": "float64"}, "32 of 448 elements outside"),
+    ],
+)
+def test_how_far_off_an_output_is_in_words(changes, said):
+    assert how_far_off(replace(OUTPUT, **changes)) == said
+
+
+@pytest.mark.parametrize(("outside", "together", "passes"), [(0, True, True), (1, True, False), (0, False, False)])
+def test_an_output_passes_where_each_element_and_all_together_do(outside, together, passes):
+    assert replace(OUTPUT, outside=outside, together=together).passes == passes
+
+
+def frames(*files: str) -> str:
+    return "Traceback (most recent call last):\n" + "".join(f'  File "{file}, in f\n    g()\n' for file in files) + "E: no\n"
+
+
+KIT, LIBRARY = '/kit/conformance/port.py", line 1', '/env/lib/python3.12/site-packages/torch/nn.py", line 2'
+
+
+@pytest.mark.parametrize(
+    ("files", "own"),
+    [
+        ((KIT, '/home/me/my_port.py", line 7', LIBRARY, '/usr/lib/python3.12/abc.py", line 3'), '/home/me/my_port.py", line 7'),
+        (
+            (KIT, '/home/me/my_port.py", line 7', LIBRARY, '/home/me/kernels.py", line 8', LIBRARY),
+            '/home/me/kernels.py", line 8',
+        ),
+        ((KIT, '/e/site-packages/p/port.py", line 4', '/e/site-packages/p/port.py", line 5', LIBRARY), 'port.py", line 5'),
+        ((KIT,), KIT),
+        ((), ""),
+    ],
+    ids=["a library below", "two files", "installed", "the kit's alone", "no trace"],
+)
+def test_where_is_the_ports_own_line(files, own):
+    frame = own_frame(frames(*files))
+    assert own in frame
+    assert bool(frame) == bool(own)
 
 
 def test_a_narrow_terminal_shows_the_same_words():

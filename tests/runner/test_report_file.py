@@ -76,7 +76,7 @@ def changed(path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("format", 1, "format is 1; this kit reads 2"),
+        ("format", 1, "format is 1; this kit reads 3"),
         ("format", ..., "it has no field 'format'"),
         ("causes", ..., "causes is missing"),
         ("surplus", 1, "surplus is not a field"),
@@ -88,7 +88,7 @@ def changed(path: str, value: object) -> dict:
         ("verdicts.0.outputs.0.worst.index", 5, "verdicts[0].outputs[0].worst.index is 5; expected a list"),
         ("verdicts.0.outputs.0.worst.actual", "NaN", 'worst.actual is "NaN"; expected a number'),
         ("verdicts.0.outputs.0.ratio", 10**400, "too large"),
-        ("verdicts.0.outputs.0.errors.pooled", [1], "errors.pooled has 1 items; expected 2"),
+        ("verdicts.0.outputs.0.errors.pooled", [1], "errors.pooled has 1 item; expected 2"),
         ("verdicts.0.outputs.0.errors.map.1", "<b>", "the map of y has a row of another length or letters"),
         ("verdicts.0.port", "other", "verdicts[0].port is 'other'; ports has no such port"),
         ("matrix.0.port", "other", "matrix[0].port is 'other'; ports has no such port"),

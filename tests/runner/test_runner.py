@@ -4,9 +4,11 @@ import math
 import sys
 import time
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conformance.case import Case
 from conformance.cases import select
@@ -15,6 +17,10 @@ from conformance.norms.cases import ROW_NORM_CASES
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
 from conformance.report.building import build
+from conformance.report.console import show
+from conformance.report.html import as_html
+from conformance.report.junit import as_junit
+from conformance.report.markdown import as_markdown
 from conformance.report.report import FAILS, Settings
 from conformance.runner import PortRun, run_port, run_ports, unsupported
 from conformance.session import STARTS_IN_A_ROW
@@ -101,6 +107,36 @@ def test_a_port_that_overwrites_its_input_fails_and_is_told_so_once(name, tensor
     assert all(output.outside == 0 for verdict in result.verdicts for output in verdict.outputs)
     [cause] = build([result], Settings(0, "cpu", "jit")).causes
     assert (cause.what, len(cause.cases)) == (f"overwrites its input {tensor}", len(result.verdicts))
+
+
+def test_a_port_that_declares_what_it_overwrites_is_judged_by_its_values():
+    cases = select("rms_norm/*/float32/*")
+    result = run({"declares": serve_command("tests.runner.impure_ports:DeclaresDy")}, *cases)
+    assert set(statuses(result)) == {"pass"}
+    console = Console(file=StringIO(), width=200)
+    report = build([result], Settings(0, "cpu", "jit"))
+    show(report, console)
+    assert "declares overwrites dy, by declaration" in console.file.getvalue()
+    assert "declares overwrites dy, by declaration" in as_markdown(report)
+    other = run({"other": serve_command("tests.runner.impure_ports:DeclaresXAndOverwritesDy")}, VICTIM)
+    assert [(verdict.status, verdict.message) for verdict in other.verdicts] == [("fail", "overwrites its input dy")]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("CompilesToAnother", "jit", "jit"),
+        ("CompilesToAnother", "eager", "eager"),
+        ("DeclaresDy", "jit", "eager (it declares no compiler)"),
+        ("DeclaresDy", "eager", "eager"),
+    ],
+)
+def test_jit_is_claimed_only_of_a_port_that_compiles(name, asked, said):
+    result = run({name: serve_command(f"tests.runner.impure_ports:{name}")}, FOLLOWER, mode=asked)
+    report = build([result], Settings(0, "cpu", asked))
+    assert f'<property name="mode" value="{said}" />' in as_junit(report)
+    assert f"<td>{said}</td>" in as_html(report)
+    assert f"asked for {asked} on cpu" in as_html(report)
 
 
 def test_overwriting_is_told_beside_a_known_mistake():
