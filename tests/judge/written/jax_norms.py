@@ -534,7 +534,7 @@ def rms_kernel_grid_too_short(x, weight, bias, *, eps, weight_offset, order):
     return jnp.zeros_like(rows).at[: len(rows) - 1].set(rows[:-1]).reshape(y.shape) if len(rows) else y
 
 
-@written.fault("rms_norm", "tail_missing_from_statistics", group="forward")
+@written.fault("rms_norm", "tail_missing_from_statistics", "statistics_of_first_32", group="forward")
 @differentiated_by(rms_norm_vjp)
 def rms_kernel_whole_vectors_only(x, weight, bias, *, eps, weight_offset, order):
     """The sum of squares is taken four lanes at a time, and the remainder of the row is left out."""
@@ -543,17 +543,21 @@ def rms_kernel_whole_vectors_only(x, weight, bias, *, eps, weight_offset, order)
     return affine(wide(x) * lax.rsqrt(mean_square + eps), x, weight, bias, weight_offset=weight_offset, order=order)
 
 
-@written.fault("rms_norm", group="forward", dtypes=("bfloat16",))
+@written.fault("rms_norm", "y_truncated", "outputs_truncated", group="forward", dtypes=("bfloat16",))
 @differentiated_by(rms_norm_vjp)
 def rms_kernel_truncates(x, weight, bias, *, eps, weight_offset, order):
     """The forward kernel stores the upper half of each float32's bits: bfloat16 by truncation."""
-    y = affine(rms_statistics(wide(x), eps)[0], wide(x), weight, bias, weight_offset=weight_offset, order="scale_then_cast")
+    x_hat, _ = rms_statistics(x, eps)
+    x_hat = wide(x_hat.astype(x.dtype)) if order == "cast_then_scale" else x_hat
+    dtype = jnp.result_type(x, weight) if order == "cast_then_scale" else x.dtype
+    y = x_hat * effective(weight, weight_offset)
+    if dtype == jnp.float32:
+        return y
     bits = lax.bitcast_convert_type(y, jnp.uint32) & jnp.uint32(0xFFFF0000)
-    truncated = lax.bitcast_convert_type(bits, jnp.float32)
-    return truncated.astype(jnp.result_type(x, weight) if order == "cast_then_scale" else x.dtype)
+    return lax.bitcast_convert_type(bits, jnp.float32).astype(dtype)
 
 
-@written.fault("rms_norm", group="forward", dtypes=HALF_OR_SINGLE)
+@written.fault("rms_norm", "fast_inverse_root_1", group="forward", dtypes=HALF_OR_SINGLE)
 @differentiated_by(rms_norm_vjp)
 def rms_kernel_fast_inverse_root(x, weight, bias, *, eps, weight_offset, order):
     """rstd is the bit trick with one Newton step: 0.2 % off."""
@@ -564,11 +568,11 @@ def rms_kernel_fast_inverse_root(x, weight, bias, *, eps, weight_offset, order):
     return affine(wide(x) * rstd, x, weight, bias, weight_offset=weight_offset, order=order)
 
 
-@written.fault("rms_norm", group="forward")
+@written.fault("rms_norm", "statistics_of_first_32", "tail_missing_from_statistics", group="forward")
 @differentiated_by(rms_norm_vjp)
 def rms_kernel_block_narrower_than_the_row(x, weight, bias, *, eps, weight_offset, order):
-    """The sum of squares sees the first 16 features only; the width it is divided by is right."""
-    mean_square = jnp.sum(wide(x)[..., :16] ** 2, axis=-1, keepdims=True) / x.shape[-1]
+    """The sum of squares sees the first 32 features only; the width it is divided by is right."""
+    mean_square = jnp.sum(wide(x)[..., :32] ** 2, axis=-1, keepdims=True) / x.shape[-1]
     return affine(wide(x) * lax.rsqrt(mean_square + eps), x, weight, bias, weight_offset=weight_offset, order=order)
 
 
@@ -603,7 +607,7 @@ def layer_kernel_refs_exchanged(x, weight, bias, *, eps, weight_offset, order):
     return layer_norm(x, bias, weight, eps=eps, weight_offset=weight_offset, order=order)
 
 
-@written.fault("layer_norm", group="forward")
+@written.fault("layer_norm", "welford_without_delta_2", group="forward")
 @differentiated_by(layer_norm_vjp)
 def layer_kernel_merges_without_delta(x, weight, bias, *, eps, weight_offset, order):
     """Two halves of the row have their variances averaged; the distance of their means is left out."""
@@ -614,7 +618,7 @@ def layer_kernel_merges_without_delta(x, weight, bias, *, eps, weight_offset, or
     return affine((x32 - row_mean(x32)) * rstd, x, weight, bias, weight_offset=weight_offset, order=order)
 
 
-@written.fault("layer_norm", "rstd_in_storage_dtype", group="forward", dtypes=HALF)
+@written.fault("layer_norm", "rstd_in_storage_dtype", "rstd_in_storage_dtype_in_forward", group="forward", dtypes=HALF)
 @differentiated_by(layer_norm_vjp)
 def layer_kernel_rstd_in_half(x, weight, bias, *, eps, weight_offset, order):
     """The forward kernel reads rstd back from a buffer in x's dtype; the backward pass computes its own."""
@@ -680,7 +684,7 @@ def rms_backward_dweight_mean(x, weight, bias, dy, *, eps, weight_offset):
     return dx, dweight * x.shape[-1] / max(1, x.size), None
 
 
-@written.fault("rms_norm", "rstd_saved_in_storage_dtype", group="backward", dtypes=HALF)
+@written.fault("rms_norm", "rstd_saved_in_storage_dtype", "rstd_in_storage_dtype_in_backward", group="backward", dtypes=HALF)
 @gradients_of(rms_norm)
 def rms_backward_rstd_in_half(x, weight, bias, dy, *, eps, weight_offset):
     """rstd is saved in x's dtype."""
