@@ -281,12 +281,6 @@ def ln_autocast_float16(x, weight, bias, *, eps, weight_offset, order):
     return store(x_hat.to(up(x).dtype), x, weight, bias, weight_offset, order)
 
 
-@in_torch.fault("layer_norm", "weight_ignored_without_bias", dtypes=("float32",))
-def ln_affine_only_with_both(x, weight, bias, *, eps, weight_offset, order):
-    """The affine part runs only if weight and bias are both given; a bias alone still is added."""
-    return ln_forward(x, None if bias is None else weight, bias, eps, weight_offset, order)
-
-
 # Forward kernels in torch.
 
 
@@ -553,6 +547,13 @@ def ln_jax_weight_of_the_neighbour(x, weight, bias, *, eps, weight_offset, order
     """The weight is rolled by one, as an index map that is off by one does it; the bias is not."""
     rolled = None if weight is None else jnp.roll(weight, 1)
     return right.layer_norm(x, rolled, bias, eps=eps, weight_offset=weight_offset, order=order)
+
+
+@in_jax.fault("layer_norm", "weight_ignored_without_bias", dtypes=("float32",))
+def ln_jax_affine_only_with_bias(x, weight, bias, *, eps, weight_offset, order):
+    """One flag, use_bias, decides on the weight as well."""
+    used = None if bias is None else weight
+    return right.layer_norm(x, used, bias, eps=eps, weight_offset=weight_offset, order=order)
 
 
 @in_jax.fault("layer_norm")

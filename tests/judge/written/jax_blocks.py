@@ -196,7 +196,7 @@ def attention_softmax_backward_without_sum(q, k, v, key_mask, *, causal):
     return mixed_values(softmax(grouped_scores(q, k)), v)
 
 
-@written.fault("attention", group="forward", dtypes=("float32",))
+@written.fault("attention", "softmax_blocks_of_2_not_rescaled", group="forward")
 def attention_flash_without_rescaling(q, k, v, key_mask, *, causal):
     """A flash kernel takes keys two by two and does not rescale what it has when the maximum grows."""
 
@@ -265,7 +265,7 @@ def rope_positions_in_bfloat16(x, *, position, base, interleaved):
     return turned(x, positions[:, None] * frequency, interleaved=interleaved)
 
 
-@written.fault("rope", group="all")
+@written.fault("rope", "rope_by_linspace")
 def rope_by_linspace(x, *, position, base, interleaved):
     """The exponents are a linspace from zero to one with its end included."""
     exponents = jnp.linspace(0, 1, x.shape[-1] // 2, dtype=wide(x).dtype)
@@ -311,7 +311,7 @@ def swiglu_of_quick_gelu(gate, up):
     return (gate32 * jax.nn.sigmoid(1.702 * gate32) * wide(up)).astype(gate.dtype)
 
 
-@written.fault("swiglu")
+@written.fault("swiglu", "gate_clamped")
 def swiglu_clamps_the_gate(gate, up):
     """The gate is clamped from above at 7, as gpt-oss has it."""
     return (jax.nn.silu(jnp.minimum(wide(gate), 7.0)) * wide(up)).astype(gate.dtype)

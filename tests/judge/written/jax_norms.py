@@ -327,7 +327,7 @@ def rms_cleans_its_input(x, weight, bias, *, eps, weight_offset, order):
     return rms_norm(jnp.where(jnp.isnan(x), 0, x), weight, bias, eps=eps, weight_offset=weight_offset, order=order)
 
 
-@written.fault("rms_norm", "statistics_held_constant", group="backward")
+@written.fault("rms_norm", "statistics_held_constant", "projection_missing", group="backward")
 def rms_stops_the_statistics(x, weight, bias, *, eps, weight_offset, order):
     """rstd is under stop_gradient."""
     rstd = lax.stop_gradient(lax.rsqrt(row_mean(wide(x) ** 2) + eps))
@@ -630,7 +630,7 @@ def layer_kernel_rstd_in_half(x, weight, bias, *, eps, weight_offset, order):
 # Kernels: a backward pass with a fault, behind a right forward pass.
 
 
-@written.fault("rms_norm", "projection_missing", group="backward")
+@written.fault("rms_norm", "projection_missing", "statistics_held_constant", group="backward")
 @gradients_of(rms_norm)
 def rms_backward_without_projection(x, weight, bias, dy, *, eps, weight_offset):
     """dx is rstd times g, as if rstd did not depend on x."""
