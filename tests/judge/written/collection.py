@@ -1,0 +1,34 @@
+"""Faults collected as they are written: each is a function, and its docstring says what was done."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from conformance.case import Op
+from conformance.rounding import DTYPES, DType
+from tests.judge.written.fault import Fault, Framework
+
+Run = Callable[..., Any]
+
+
+class Collection:
+    """The faults of one framework, in the order in which they are written."""
+
+    def __init__(self, framework: Framework) -> None:
+        self.framework: Framework = framework
+        self.faults: list[Fault] = []
+
+    def fault(
+        self,
+        op: Op,
+        *names: str,
+        group: Literal["all", "forward", "backward"] = "all",
+        dtypes: tuple[DType, ...] = DTYPES,
+    ) -> Callable[[Run], Run]:
+        """Collect the decorated function under its own name; `names` are the mistakes that are right for it."""
+
+        def collect(run: Run) -> Run:
+            name, what = run.__name__, (run.__doc__ or "").strip()
+            self.faults.append(Fault(f"{self.framework}/{name}", what, op, self.framework, run, names, group, dtypes))
+            return run
+
+        return collect
