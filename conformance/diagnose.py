@@ -1,45 +1,86 @@
-"""Verdicts -> the mistakes that explain them, or none."""
+"""Verdicts -> the mistakes that explain them, or none.
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+A mistake explains an output if the output's numbers take fewer bits to tell to someone who knows the mistake than to someone
+who believes the port to be right (`conformance.bits`). They are counted group by group, a group being one output in one dtype
+and dialect: a port may have code of its own for each, and a mistake may be in the forward pass alone. What passes counts too:
+it costs little if the port is right, and all its digits under a mistake that would have changed it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, zip_longest
 from math import prod
 
 import numpy as np
 
-from conformance.block.cases import BlockCase
-from conformance.block.taps import TAP
-from conformance.compare import OutputVerdict, Verdict, admits, error_ratio
+from conformance.bits import Told, tell
+from conformance.case import Case
+from conformance.compare import OutputVerdict, Verdict, error_ratio
 from conformance.dialects import Dialect
-from conformance.expected import Expected
-from conformance.golden import golden
+from conformance.hypotheses import Outputs, if_made, if_right
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
-from conformance.norms.anatomy import BACKWARDS
-from conformance.rounding import store, unit_roundoff
 
-SCREENED = 6, 24  # failing outputs on which every mistake is tried: one that explains none is dropped; and where all are, again
-LARGE = 1_000  # elements beyond which a case is asked only whether the mistake found explains it too
-FEW = 0.05  # the share of failing outputs that are too few to tell a mistake from a coincidence
-FILLS = 2.0**-7  # the share of a bound that errors must reach somewhere for the bound to be what explains them
-MOST = 0.9  # the share of an output that is nearly all of it
-NEAR = 32.0  # times the error that honest arithmetic may have; a mistake rarely magnifies it by more
-OUTSIDE = 24.0  # bits of an element that a mistake does not explain
+PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
+SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
+FEW = 0.05  # of these bits: what is left of them is not worth another search
+LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
+FIRST = 4  # cases on whose failing outputs every mistake is tried
+ROUNDS = ((40, 10), (12, 30), (4, None))  # so many of the best mistakes are tried on so many cases, in the end on all
+MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
 
-Unit = tuple[Verdict, OutputVerdict]
-"""One output of one case, which a mistake explains or does not."""
-Path = tuple[str, Dialect]
-"""A dtype and a dialect: what a port may have code of its own for."""
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a port may have code of its own for: an output in one dtype and dialect, in small cases or in large ones."""
+
+    output: str
+    dtype: str
+    dialect: Dialect
+    small: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unit:
+    """One output of one case, and the group that it is counted in."""
+
+    verdict: Verdict
+    output: OutputVerdict
+    group: Group
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is to be explained."""
+        return self.verdict.status == "fail" and not self.output.passes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """One case, and its outputs."""
+
+    verdict: Verdict
+    small: bool
+    units: tuple[Unit, ...]
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "Asked":
+        """A case as it was judged."""
+        case, small = verdict.case, is_small(verdict.case)
+        groups = [Group(output.output, case.dtype, case.dialect, small) for output in verdict.judged]
+        return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """A mistake, and how well it explains a port's numbers for one op.
 
-    `explained` are the failing verdicts of which some output lies within the mistake's own intervals, by `outputs` of
-    their `failing` outputs. `agreeing` of `judged` counts all verdicts, passing ones included, that lie there whole: a
-    mistake really made agrees wherever it makes a difference, and where it makes none. `residual` is the largest error
-    that is left, in units of the tolerance around the mistake's own values. `runner_up` is what explains most besides.
+    Of the port's `failing` outputs it explains `outputs`, nearly all elements of each; they are outputs of the cases
+    `explained`. `where` names the outputs that have the mistake, `right` those that it would have changed and that pass.
+    `agreeing` counts the verdicts, of those `judged`, whose outputs of that kind lie within the mistake's own intervals,
+    passing ones included. `residual` is the largest error left in the outputs explained, in units of the tolerance around the
+    mistake's own values. `runner_up` is the next best mistake, and the number of outputs that it explains.
     """
 
     mistake: Mistake
@@ -49,172 +90,166 @@ class Diagnosis:
     agreeing: int
     judged: int
     residual: float
+    where: tuple[str, ...]
+    right: tuple[str, ...]
     runner_up: tuple[Mistake, int] | None
 
 
-def diagnose(verdicts: tuple[Verdict, ...], seed: int, among: tuple[Mistake, ...] = MISTAKES) -> tuple[Diagnosis, ...]:
-    """The fewest known mistakes (`among` some) that explain what fails, the one that explains most first.
+def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] = MISTAKES) -> tuple[Diagnosis, ...]:
+    """The fewest known mistakes (`among` some) that explain what fails, in the order in which they are found.
 
     `verdicts` are those of one port and one op, judged with `seed`. Failures that no mistake explains appear in none.
     """
-    judged = [verdict for verdict in verdicts if verdict.judged]
-    failing = [
-        (verdict, output) for verdict in judged if verdict.status == "fail" for output in verdict.judged if not output.passes
-    ]
+    search = Search([verdict for verdict in verdicts if verdict.judged], seed)
+    among = [mistake for mistake in among if any(verdict.case.op in mistake.ops for verdict in verdicts)]
     diagnoses: list[Diagnosis] = []
-    left = failing
-    while len(left) > FEW * len(failing):
-        found = [diagnosis.mistake for diagnosis in diagnoses]
-        ranked = _ranked(among, left, judged, seed)
-        if not ranked:  # two at once may leave numbers that neither has alone
-            known = [mistake for mistake in among if mistake.exact(left[0][0].case)]  # a bound, doubled, holds anything
-            pairs = (both(first, second) for first in found[:2] if first in known for second in known)
-            ranked = _ranked(pairs, left, judged, seed)
-        if not ranked:
-            break
-        best = ranked[0]
-        explained = [unit for unit in left if _explains(best, unit, seed)]
-        if len(explained) <= FEW * len(failing):
-            break
-        others = [other for other in ranked[1:] if all(other.exact(verdict.case) for verdict, _ in left)]
-        runner_up = (others[0], sum(_explains(others[0], unit, seed) for unit in filter(_is_small, left))) if others else None
-        diagnoses.append(_diagnosis(best, explained, len(failing), judged, runner_up, seed))
-        done = {(unit[0].case.id, unit[1].output) for unit in left if _mostly(best, unit, seed)}
-        left = [unit for unit in left if (unit[0].case.id, unit[1].output) not in done]
+    for small in (True, False):
+        all_ = search.left(small)
+        while search.left(small) > FEW * all_:
+            found = [each.mistake for each in diagnoses]
+            ranked = search.ranked([mistake for mistake in among if mistake not in found], small)
+            if not ranked:  # two at once may leave numbers that neither has alone
+                ranked = search.ranked(search.pairs(found[:2], among), small)
+            if not ranked:
+                break
+            diagnoses.append(search.take(*ranked[:2]))
     return tuple(diagnoses)
 
 
-def _ranked(mistakes: Iterable[Mistake], failing: list[Unit], judged: list[Verdict], seed: int) -> list[Mistake]:
-    """The mistakes that explain some of what fails, best first.
-
-    The best explains most failing outputs net of the passing ones that it contradicts, path by path; of two such, it is the
-    one to whose knower the numbers take fewer bits to tell, on those paths, then on the others. One that nowhere explains
-    more than it contradicts is none.
-    """
-    small = any(map(_is_small, failing))
-    failing = [unit for unit in failing if _is_small(unit) == small]
-    units = [(verdict, output) for verdict in judged for output in verdict.judged]
-    passing = [unit for unit in units if unit[1].passes and _is_small(unit) == small]
-    mistakes, scores = tuple(mistakes), dict[Mistake, tuple[int, float, float]]()
-    for count in SCREENED:
-        few = _spread(failing, count)
-        for mistake in mistakes:
-            if mistake in scores or not any(_explains(mistake, unit, seed) for unit in few):
-                continue
-            if _is_plausible(mistake, failing, seed):
-                scores[mistake] = _score(mistake, failing + passing, seed)
-        ranked = sorted((mistake for mistake in scores if scores[mistake][0] > 0), key=scores.__getitem__, reverse=True)
-        if ranked:
-            return ranked
-    return []
+def is_small(case: Case) -> bool:
+    """Whether a case is so small that every mistake can be tried on it."""
+    return prod(case.shape) <= LARGE
 
 
-def _score(mistake: Mistake, units: list[Unit], seed: int) -> tuple[int, float, float]:
-    """The failing outputs that a mistake explains less the passing ones that it contradicts, on every path where there are
-    more of the first: there it is made. Then the bits that the outputs take, negative: on those paths, and on the others.
-    """
-    net, bits = Counter[Path](), defaultdict[Path, float](float)
-    for unit in units:
-        path = unit[0].case.dtype, unit[0].case.dialect
-        told, share = _telling(mistake, unit, seed)
-        net[path] += (share >= MOST) - unit[1].passes
-        bits[path] += told
-    made = {path for path in net if net[path] > 0}
-    on = sum(bits[path] for path in made)
-    return sum(net[path] for path in made), -on, on - sum(bits.values())
+class Search:
+    """What a port returned for one op, and the bits that it takes, given the mistakes found so far."""
+
+    def __init__(self, judged: Iterable[Verdict], seed: int) -> None:
+        self._seed = seed
+        self._asked = [Asked.of(verdict) for verdict in judged]
+        self._units = [unit for asked in self._asked for unit in asked.units]
+        self._failing = [unit for unit in self._units if unit.fails]
+        self._right: dict[Unit, Told] = {}
+        for asked in self._asked:
+            right = if_right(asked.verdict, seed)
+            self._right |= {unit: tell(right.get(unit.output.output), unit.output) for unit in asked.units}
+        self._now = dict(self._right)
+        self._known: dict[tuple[Mistake, Unit], list[Told]] = {}
+        self._ways: dict[tuple[Mistake, Asked], list[Outputs]] = {}
+        self._case_of = {unit: asked for asked in self._asked for unit in asked.units}
+
+    def left(self, small: bool) -> float:
+        """The bits that failures cost more than they would inside their intervals."""
+        return sum(self._now[unit].excess for unit in self._left(small))
+
+    def ranked(self, mistakes: Iterable[Mistake], small: bool) -> list[Mistake]:
+        """The mistakes that save enough of the bits that are left, best first."""
+        telling = self._telling(small)
+        others = [asked for asked in self._asked if asked.small == small and asked not in telling]
+        best = self._best(mistakes, [unit for asked in telling[:FIRST] for unit in asked.units if unit.fails])
+        for kept, count in ROUNDS:
+            cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
+            best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units])
+        return [mistake for mistake, saved in best.items() if saved >= SHARE * self.left(small)]
+
+    def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
+        """Each mistake found, together with any other; a bound, doubled, would hold anything."""
+        case = self._failing[0].verdict.case
+        known = [mistake for mistake in among if mistake.exact(case)]
+        return [both(first, second) for first in found if first in known for second in known if first is not second]
+
+    def take(self, mistake: Mistake, runner_up: Mistake | None = None) -> Diagnosis:
+        """Take a mistake for made, and say how well it explains what is left."""
+        told = self._told_best(mistake, self._units)
+        explained = [unit for unit in self._failing if self._now[unit].outside and _is_explained(unit, told)]
+        disagreeing = {self._case_of[unit] for unit, each in told.items() if each.outside}
+        where = {unit.output.output for unit in told}
+        self._now |= {unit: each for unit, each in told.items() if each.bits < self._now[unit].bits}
+        return Diagnosis(
+            mistake,
+            tuple({self._case_of[unit]: unit.verdict for unit in explained}.values()),
+            outputs=len(explained),
+            failing=len(self._failing),
+            agreeing=len(self._asked) - len(disagreeing),
+            judged=len(self._asked),
+            residual=max((self._residual(mistake, unit) for unit in explained), default=0.0),
+            where=self._in_order(where),
+            right=self._in_order({unit.output.output for unit in self._units if self._is_exempt(mistake, unit)} - where),
+            runner_up=(runner_up, self._also(runner_up, explained)) if runner_up else None,
+        )
+
+    def _in_order(self, names: set[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(unit.output.output for unit in self._units if unit.output.output in names))
+
+    def _is_exempt(self, mistake: Mistake, unit: Unit) -> bool:
+        """Whether an output passes that a mistake would have changed."""
+        return unit.output.passes and unit.group.small and all(told.outside for told in self._told(mistake, unit))
+
+    def _also(self, mistake: Mistake, explained: Iterable[Unit]) -> int:
+        """How many of the outputs that one mistake explains another explains too."""
+        units = [unit for unit in explained if unit.group.small]
+        told = self._told_best(mistake, units)
+        return sum(_is_explained(unit, told) for unit in units)
+
+    def _left(self, small: bool) -> list[Unit]:
+        return [unit for unit in self._failing if unit.group.small == small and self._now[unit].outside]
+
+    def _telling(self, small: bool) -> list[Asked]:
+        """The failing cases: of every group in turn the one that costs most."""
+        groups: dict[Group, list[Unit]] = defaultdict(list)
+        for unit in sorted(self._left(small), key=lambda unit: self._now[unit].excess, reverse=True):
+            groups[unit.group].append(unit)
+        turns = chain.from_iterable(zip_longest(*groups.values()))
+        return list(dict.fromkeys(self._case_of[unit] for unit in turns if unit))
+
+    def _best(self, mistakes: Iterable[Mistake], units: Sequence[Unit]) -> dict[Mistake, float]:
+        """The bits that each mistake saves in these outputs, most first; without those that save none."""
+        saved = {mistake: sum(map(_worth, map(max, self._saved(mistake, units).values()))) for mistake in mistakes}
+        return {mistake: saved[mistake] for mistake in sorted(saved, key=saved.__getitem__, reverse=True) if saved[mistake] > 0}
+
+    def _saved(self, mistake: Mistake, units: Iterable[Unit]) -> dict[Group, list[float]]:
+        """The bits that a mistake saves in each group, for every way to write its backward pass."""
+        saved: dict[Group, list[float]] = {}
+        for unit in units:
+            gains = [self._now[unit].bits - told.bits for told in self._told(mistake, unit)]
+            saved[unit.group] = [sum(pair) for pair in zip(saved.get(unit.group, [0.0] * len(gains)), gains, strict=True)]
+        return saved
+
+    def _told(self, mistake: Mistake, unit: Unit) -> list[Told]:
+        """An output as a mistake tells it, for every way to write its backward pass."""
+        if (mistake, unit) not in self._known:
+            name, least = unit.output.output, self._right[unit].width
+            expected = [each.get(name) for each in self._expected(mistake, self._case_of[unit])]
+            told = {id(each): tell(each, unit.output, least) for each in expected}
+            self._known[mistake, unit] = [told[id(each)] for each in expected]
+        return self._known[mistake, unit]
+
+    def _told_best(self, mistake: Mistake, units: Sequence[Unit]) -> dict[Unit, Told]:
+        """Those of some outputs that are of groups that have a mistake, as it tells them."""
+        groups = self._saved(mistake, units)
+        way = {group: int(np.argmax(saved)) for group, saved in groups.items() if max(saved) > PRICE}
+        return {unit: self._told(mistake, unit)[way[unit.group]] for unit in units if unit.group in way}
+
+    def _expected(self, mistake: Mistake, asked: Asked) -> list[Outputs]:
+        if (mistake, asked) not in self._ways:
+            self._ways[mistake, asked] = if_made(mistake, asked.verdict, self._seed)
+        return self._ways[mistake, asked]
+
+    def _residual(self, mistake: Mistake, unit: Unit) -> float:
+        expected = [each.get(unit.output.output) for each in self._expected(mistake, self._case_of[unit])]
+        return min((error_ratio(each, unit.output.actual) for each in expected if each), default=np.inf)
 
 
-def _is_plausible(mistake: Mistake, failing: list[Unit], seed: int) -> bool:
-    """Whether a mistake whose errors are known by a bound alone explains most of what fails, and comes near the bound.
-
-    Wide intervals hold something of everything, and small errors of any kind.
-    """
-    if all(mistake.exact(verdict.case) for verdict, _ in failing):
-        return True
-    explained = [unit for unit in failing if _mostly(mistake, unit, seed)]
-    residuals = [_residual(mistake, unit, seed) for unit in _spread(explained, SCREENED[0])]
-    fills = any(residual == 0 or residual >= FILLS for residual in residuals)  # zero: its very numbers
-    return fills and len(explained) >= len(failing) / 2
+def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:
+    return unit in told and told[unit].share >= MOST
 
 
-def _is_small(unit: Unit) -> bool:
-    return prod(unit[0].case.shape) <= LARGE
+def _worth(saved: float) -> float:
+    """What the bits saved in a group are worth: it has a price to say that the group has the mistake, or that it is exempt."""
+    return max(saved - PRICE, 0.0) if saved > 0 else max(saved, -PRICE)
 
 
-def _spread(failing: list[Unit], count: int) -> list[Unit]:
-    """So many failing outputs as unlike one another as possible."""
-    spread: dict[tuple[str, str], Unit] = {}
-    for verdict, output in failing:
-        spread.setdefault((verdict.case.name, output.output), (verdict, output))
-    units = list(spread.values())
-    step = max(1, len(units) // count)
-    return (units[::step] + units + failing)[:count]
-
-
-def _explains(mistake: Mistake, unit: Unit, seed: int) -> bool:
-    """Whether an output's numbers are those of the mistake, whichever way its backward pass was written."""
-    return any(admits(expected, unit[1]) for expected in _alternatives(mistake, unit, seed))
-
-
-def _mostly(mistake: Mistake, unit: Unit, seed: int) -> bool:
-    """Whether nearly all of an output's numbers are: where a step is rounded, noise before it may tip one now and then."""
-    return _telling(mistake, unit, seed)[1] >= MOST
-
-
-def _alternatives(mistake: Mistake, unit: Unit, seed: int) -> list[Expected]:
-    verdict, output = unit
-    if verdict.case.op not in mistake.ops:
-        return []
-    if isinstance(verdict.case, BlockCase):
-        if not output.output.startswith(TAP):
-            return [] if _is_far(mistake, unit, seed) else [mistake.outputs(verdict.case, seed)[output.output]]
-        taps = {tap.output.removeprefix(TAP): store(tap.actual, tap.dtype) for tap in verdict.taps}
-        expected = mistake.taps(verdict.case, seed, taps).get(output.output.removeprefix(TAP))
-        return [expected] if expected else []
-    backwards = BACKWARDS if output.output != "y" else BACKWARDS[:1]
-    return [mistake.outputs(verdict.case, seed, backward)[output.output] for backward in backwards]
-
-
-def _is_far(mistake: Mistake, unit: Unit, seed: int) -> bool:
-    """Whether an output is nowhere near a mistake's: to find its interval costs many times what its value does."""
-    verdict, output = unit
-    off = output.actual - mistake.values(verdict.case, seed)[output.output]
-    allowed = NEAR * golden(verdict.case, seed).outputs[output.output].rms
-    with np.errstate(all="ignore"):
-        return bool(np.sqrt(np.mean(np.square(off))) > allowed)
-
-
-def _residual(mistake: Mistake, unit: Unit, seed: int) -> float:
-    return min(error_ratio(expected, unit[1].actual) for expected in _alternatives(mistake, unit, seed))
-
-
-def _telling(mistake: Mistake, unit: Unit, seed: int) -> tuple[float, float]:
-    """The bits it takes to tell an output's numbers to one who knows the mistake, and the share that lies in its intervals.
-
-    Inside, it is to be told which of the numbers in the interval it is; outside, all of its digits.
-    """
-    actual, ways = unit[1].actual, [(np.inf, 0.0)]
-    for expected in _alternatives(mistake, unit, seed):
-        if expected.dtype == unit[1].dtype:
-            lower, upper = expected.interval()
-            with np.errstate(all="ignore"):
-                ulps = (upper - lower) / (2 * unit_roundoff(expected.dtype) * np.maximum(np.abs(lower), np.abs(upper)))
-                inside = (lower <= actual) & (actual <= upper) | np.isnan(actual) & np.isnan(expected.value)
-                bits = np.where(inside, np.minimum(np.log2(1 + np.nan_to_num(ulps)), OUTSIDE - 1), OUTSIDE)
-            ways.append((float(np.sum(bits)), float(np.mean(inside)) if inside.size else 1.0))
-    bits, share = min(ways, key=lambda way: (-way[1], way[0]))
-    return min(bits, OUTSIDE * actual.size), share
-
-
-def _diagnosis(
-    mistake: Mistake,
-    explained: list[Unit],
-    failing: int,
-    judged: list[Verdict],
-    runner_up: tuple[Mistake, int] | None,
-    seed: int,
-) -> Diagnosis:
-    agreeing = sum(all(_explains(mistake, (verdict, output), seed) for output in verdict.judged) for verdict in judged)
-    residual = max(_residual(mistake, unit, seed) for unit in explained)
-    verdicts = tuple({verdict.case.id: verdict for verdict, _ in explained}.values())
-    return Diagnosis(mistake, verdicts, len(explained), failing, agreeing, len(judged), residual, runner_up)
+def _spread(cases: Sequence[Asked], count: int) -> Sequence[Asked]:
+    """So many of the cases, from all over."""
+    step = max(1, len(cases) // max(1, count))
+    return cases[::step][: max(0, count)]

@@ -15,7 +15,7 @@ from conformance.block.taps import expected_taps
 from conformance.case import Case, Op
 from conformance.expected import Expected
 from conformance.golden import golden
-from conformance.norms.anatomy import NOTHING, Backward, Norm, outputs_of, true_norm
+from conformance.norms.anatomy import NOTHING, Backward, Norm, backwards, outputs_of, true_norm
 from conformance.norms.batch_norm import BATCH_NORM_CASES
 from conformance.norms.cases import ROW_NORM_CASES, NormCase
 
@@ -79,6 +79,11 @@ class Mistake:
             return self.alter(true_composite(case, seed))
         assert isinstance(case, NormCase)
         return self.alter(true_norm(case, seed))
+
+    def backwards(self, case: NormCase, seed: int) -> tuple[Backward, ...]:
+        """The ways to write its backward pass; all are one where the forward pass is the true one."""
+        true = true_norm(case, seed)
+        return backwards(true, self.alter(true))
 
     @lru_cache(maxsize=KEPT)  # noqa: B019 - the catalogue lives as long as the program
     def outputs(self, case: Case, seed: int = 0, backward: Backward = "autograd") -> dict[str, Expected]:

@@ -1,7 +1,7 @@
 """A norm laid open: every step of the golden under a name of its own, so that one of them can be altered."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import prod
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -286,6 +286,8 @@ class Norm:
     def _sum(self, name: Sum, terms: Array) -> Array:
         """The sum over the axes of the statistics, which are kept."""
         axes = self._axes(terms)
+        if not self.noisy:
+            return np.sum(terms, axis=axes, keepdims=True)
         if self.block and axes == FEATURES:
             return _block_sums(terms, self.block)
         moved = np.moveaxis(terms, axes, range(len(axes)))
@@ -333,6 +335,21 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     mean, var = (given[name].astype(np.float64) for name in RUNNING)
     batch = Batch(mean, var, case.training, case.training, case.momentum, case.correction)
     return replace(norm, batch=batch, axes=batch_axes(x))
+
+
+BACKWARD_FIELDS = frozenset(
+    {
+        *("saved", "cotangent", "backward_weight", "projected", "shift", "paths", "multiplicand"),
+        *("bias_terms", "weight_rows", "bias_rows", "output_dtypes"),
+    }
+)
+
+
+def backwards(true: Norm, altered: Norm) -> tuple[Backward, ...]:
+    """The ways to write an altered norm's backward pass; all are one where the forward pass is the true one."""
+    forward = (each.name for each in fields(Norm) if each.name not in BACKWARD_FIELDS)
+    unaltered = all(getattr(true, name) is getattr(altered, name) for name in forward)
+    return BACKWARDS[:1] * len(BACKWARDS) if unaltered else BACKWARDS
 
 
 def in_compute_dtype(norm: Norm) -> Norm:

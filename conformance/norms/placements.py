@@ -11,6 +11,7 @@ fixes the roundings of y; the gradients are those that autograd of the dialect c
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placeme
         exact = norm.dy * norm.pullback.w
         return exact, exact
 
-    placements["dx"] += _dx_by_reads(norm, budget, g, dtype)
+    placements["dx"] += _dx_by_reads(_Pulled(norm, budget, dtype, g))
     return placements
 
 
@@ -87,7 +88,8 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
         lambda s: _sum(_product(cast(s), norm.w), norm.bias),
         lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
     ]
-    placements["dx"] += [_dx(norm, budget, g), *_dx_by_reads(norm, budget, g, dtype)]
+    pulled = _Pulled(norm, budget, dtype, g)
+    placements["dx"] += [_dx(pulled), *_dx_by_reads(pulled)]
     placements["dweight"] += [
         lambda s: _sum_rows(norm, terms(s), s * budget.dweight),
         lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), s * budget.dweight),
@@ -95,65 +97,80 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
     return placements
 
 
-def _dx(norm: NormValues, budget: NormBudget, g: Callable[[], Interval]) -> Placement:
+class _Pulled:
+    """dx from a g that may lie between two numbers: what comes back through each cast of x, rounded to x's `dtype`."""
+
+    def __init__(self, norm: NormValues, budget: NormBudget, dtype: str, g: Callable[[], Interval]) -> None:
+        self.norm, self.budget, self.dtype, self._g = norm, budget, dtype, g
+        self._rounded: dict[tuple[Read, float], Interval] = {}
+
+    @cached_property
+    def paths(self) -> tuple[Array, Array, Array]:
+        """The three paths of dx, from the lower g."""
+        return self.norm.pullback.dx_paths(self._ends[0])
+
+    @cached_property
+    def flip(self) -> Array:
+        """How far dx moves where every g was rounded the other way."""
+        norm, doubt, size = self.norm, self._ends[1] - self._ends[0], np.abs(self.norm.x_hat)
+        if not doubt.any():
+            return doubt
+        through_mean = norm.mean(doubt) if norm.centred else 0.0
+        return norm.rstd * (doubt + through_mean + size * norm.mean(doubt * size))
+
+    def rounded(self, read: Read, s: float) -> Interval:
+        """What comes back through one cast, kept, since many sources have the same.
+
+        It carries the error of dx, and rstd's on its own size, which does not shrink where the parts cancel.
+        """
+        if (read, s) not in self._rounded:
+            part = _through(read, self.paths)
+            width = s * (self.budget.dx + np.abs(part) * self.budget.rstd) + (self.flip if any(read) else 0.0)
+            self._rounded[read, s] = _rounded((part - width, part + width), self.dtype)
+        return self._rounded[read, s]
+
+    @cached_property
+    def _ends(self) -> Interval:
+        return self._g()
+
+
+def _dx(pulled: _Pulled) -> Placement:
     """dx from g, with nothing rounded before the end."""
 
     def placement(s: float) -> Interval:
-        low, high = g()
-        dx, width = sum(norm.pullback.dx_paths(low), np.zeros_like(norm.x)), _flip(norm, high - low) + s * budget.dx
+        dx, width = sum(pulled.paths, np.zeros_like(pulled.norm.x)), pulled.flip + s * pulled.budget.dx
         return dx - width, dx + width
 
     return placement
 
 
-def _dx_by_reads(norm: NormValues, budget: NormBudget, g: Callable[[], Interval], dtype: str) -> list[Placement]:
+def _dx_by_reads(pulled: _Pulled) -> list[Placement]:
     """dx from g for every way to cast x more than once; there is one path, and so no other way, where statistics are given.
 
     The three paths are also added at once, as a compiler does that fuses the additions.
     """
-    if norm.given is not None:
+    if pulled.norm.given is not None:
         return []
-    reads = CENTRED_READS if norm.centred else RMS_NORM_READS
-    placements = [_dx_of_reads(norm, budget, g, dtype, each, _added_in_turn) for each in reads]
-    if norm.centred:
-        placements.append(_dx_of_reads(norm, budget, g, dtype, (DIRECT, MEAN, RSTD), _added_at_once))
+    reads = CENTRED_READS if pulled.norm.centred else RMS_NORM_READS
+    placements = [_dx_of_reads(pulled, each, _added_in_turn) for each in reads]
+    if pulled.norm.centred:
+        placements.append(_dx_of_reads(pulled, (DIRECT, MEAN, RSTD), _added_at_once))
     return placements
 
 
-def _dx_of_reads(
-    norm: NormValues,
-    budget: NormBudget,
-    g: Callable[[], Interval],
-    dtype: str,
-    reads: Reads,
-    added: Callable[[list[Array], str], Array],
-) -> Placement:
-    """dx from g, as the sum of what comes back through each cast of x, rounded to x's `dtype`.
+def _dx_of_reads(pulled: _Pulled, reads: Reads, added: Callable[[list[Array], str], Array]) -> Placement:
+    """dx from g, as the sum of what comes back through each cast of x.
 
-    A g between two numbers may have been rounded the other way, which moves dx by `flip`. Every part carries the error
-    of dx, and rstd's on its own size, which does not shrink where the parts cancel. Where a rounded part overflows
-    though dx does not, the placement admits nothing: NaN.
+    Where a rounded part overflows though dx does not, the placement admits nothing: NaN.
     """
 
     def placement(s: float) -> Interval:
-        low, high = g()
-        paths, flip = norm.pullback.dx_paths(low), _flip(norm, high - low)
-        parts = [_through(read, paths) for read in reads]
-        widths = [s * (budget.dx + np.abs(part) * budget.rstd) for part in parts]
-        widths = [width + flip if any(read) else width for read, width in zip(reads, widths, strict=True)]
-        low = added([part - width for part, width in zip(parts, widths, strict=True)], dtype)
-        high = added([part + width for part, width in zip(parts, widths, strict=True)], dtype)
-        overflows = np.isfinite(norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
-        return np.where(overflows, np.nan, low), np.where(overflows, np.nan, high)
+        parts = [pulled.rounded(read, s) for read in reads]
+        low, high = (added([part[end] for part in parts], pulled.dtype) for end in (0, 1))
+        overflows = np.isfinite(pulled.norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
+        return (np.where(overflows, np.nan, low), np.where(overflows, np.nan, high)) if overflows.any() else (low, high)
 
     return placement
-
-
-def _flip(norm: NormValues, doubt: Array) -> Array:
-    """How far dx moves where every g is off by its `doubt`."""
-    size = np.abs(norm.x_hat)
-    through_mean = norm.mean(doubt) if norm.centred else 0.0
-    return norm.rstd * (doubt + through_mean + size * norm.mean(doubt * size))
 
 
 def _through(read: Read, paths: tuple[Array, Array, Array]) -> Array:
@@ -162,16 +179,16 @@ def _through(read: Read, paths: tuple[Array, Array, Array]) -> Array:
 
 
 def _added_in_turn(parts: list[Array], dtype: str) -> Array:
-    """The rounded parts added one after another, every partial sum rounded; the last is left to the output's rounding."""
-    total, *others = (round_to(part, dtype) for part in parts)
-    for part in others:
-        total = round_to(total, dtype) + part
+    """The parts added one after another, every partial sum rounded; the last is left to the output's rounding."""
+    total, *others = parts
+    for number, part in enumerate(others):
+        total = (round_to(total, dtype) if number else total) + part
     return total
 
 
 def _added_at_once(parts: list[Array], dtype: str) -> Array:
-    """The rounded parts added with no rounding in between."""
-    return sum((round_to(part, dtype) for part in parts), np.zeros_like(parts[0]))
+    """The parts added with no rounding in between."""
+    return sum(parts, np.zeros_like(parts[0]))
 
 
 def _around(value: Array, half_width: Array) -> Placement:

@@ -83,7 +83,7 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
             return min(1.0, unit_roundoff(accumulator) * (8 + k))
         return v * (8 + np.sqrt(k))
 
-    g = norm.dy * norm.w
+    g = norm.dy * norm.pullback.w
     x_hat, w_x_hat = np.abs(norm.x_hat), np.abs(norm.w * norm.x_hat)
     size, spread = np.abs(norm.x), gamma(n, "mean") * norm.mean(np.abs(norm.x))  # of x, of its mean's error
 
