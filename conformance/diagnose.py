@@ -21,6 +21,7 @@ from conformance.compare import OutputVerdict, Verdict, error_ratio
 from conformance.dialects import Dialect
 from conformance.hypotheses import Outputs, if_made, if_right
 from conformance.mistakes import MISTAKES
+from conformance.mistakes.fitted import fitted
 from conformance.mistakes.mistake import Mistake, both
 
 PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
@@ -95,13 +96,15 @@ class Diagnosis:
     runner_up: tuple[Mistake, int] | None
 
 
-def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] = MISTAKES) -> tuple[Diagnosis, ...]:
-    """The fewest known mistakes (`among` some) that explain what fails, in the order in which they are found.
+def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | None = None) -> tuple[Diagnosis, ...]:
+    """The fewest mistakes that explain what fails, in the order in which they are found.
 
-    `verdicts` are those of one port and one op, judged with `seed`. Failures that no mistake explains appear in none.
+    `verdicts` are those of one port and one op, judged with `seed`. The mistakes are those of the catalogue and those made from
+    the numbers themselves, or some (`among`). Failures that no mistake explains appear in none.
     """
     search = Search([verdict for verdict in verdicts if verdict.judged], seed)
-    among = [mistake for mistake in among if any(verdict.case.op in mistake.ops for verdict in verdicts)]
+    known = (*MISTAKES, *fitted(verdicts, seed)) if among is None else among
+    among = [mistake for mistake in known if any(verdict.case.op in mistake.ops for verdict in verdicts)]
     diagnoses: list[Diagnosis] = []
     for small in (True, False):
         all_ = search.left(small)

@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import conformance
 from conformance.block.parting import where
@@ -123,6 +124,8 @@ def explained(port: str, diagnosis: Diagnosis) -> Explained:
         diagnosis.outputs,
         diagnosis.failing,
         diagnosis.residual,
+        diagnosis.where,
+        diagnosis.right,
         runner_up[0].id if runner_up else "",
         runner_up[1] if runner_up else 0,
     )
@@ -237,7 +240,13 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
         outputs=sum(part.outputs for part in parts),
         failing=sum(part.failing for part in parts),
         residual=max(part.residual for part in parts),
+        where=_united(part.where for part in parts),
+        right=_united(part.right for part in parts),
     )
+
+
+def _united(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(names)))
 
 
 def _unexplained(group: Sequence[CaseEntry]) -> str:

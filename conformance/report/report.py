@@ -149,8 +149,9 @@ class CaseEntry:
 class Evidence:
     """How well a known mistake agrees with a port's numbers, as `conformance.diagnose.Diagnosis` has it.
 
-    `runner_up` is what explains most besides, the number of outputs `runner_up_outputs`; empty where there is none.
-    `dialect`: the mistake is what another dialect does, and right there.
+    `where` names the outputs that have it, `right` those that pass although it would have changed them. `runner_up` is the
+    next best, and explains `runner_up_outputs`; empty where there is none. `dialect`: the mistake is what another dialect does,
+    and right there.
     """
 
     mistake: str
@@ -160,6 +161,8 @@ class Evidence:
     outputs: int
     failing: int
     residual: float
+    where: tuple[str, ...]
+    right: tuple[str, ...]
     runner_up: str
     runner_up_outputs: int
 

@@ -107,17 +107,37 @@ def paragraph(report: Report, cause: Cause) -> str:
 
 
 def agreement(evidence: Evidence) -> str:
-    """How well a mistake agrees with a port's numbers."""
+    """How sure the diagnosis is: how much a mistake explains, and how well it agrees with a port's numbers."""
+    within = f"to within {evidence.residual:.2f} tolerances" if evidence.residual <= 1 else "but for single elements"
     return (
-        f"{evidence.mistake} agrees with {evidence.agreeing} of {evidence.judged} cases and explains {evidence.outputs} of "
-        f"{evidence.failing} failing outputs, to within {evidence.residual:.2f} tolerances"
+        f"{evidence.mistake} explains {_how_much(evidence)}, {within}, "
+        f"and agrees with {evidence.agreeing} of {count_of(evidence.judged, 'case')}"
     )
 
 
+def _how_much(evidence: Evidence) -> str:
+    """All, most, or a part of what fails."""
+    outputs = count_of(evidence.failing, "failing output")
+    if evidence.outputs == evidence.failing:
+        return f"all {outputs}" if evidence.failing > 1 else "the failing output"
+    share = "most" if evidence.outputs >= evidence.failing / 2 else "a part"
+    return f"{share} of the {outputs} ({evidence.outputs})"
+
+
 def notes(evidence: Evidence) -> list[str]:
-    """What is to be said besides: the next best, and that it is a dialect."""
-    lines = [f"next best is {evidence.runner_up}, which explains {evidence.runner_up_outputs}"] if evidence.runner_up else []
+    """What is to be said besides: the outputs that do not have it, the next best, and that it is a dialect."""
+    lines = [_where(evidence)] if evidence.right else []
+    lines += [f"next best is {evidence.runner_up}, which explains {evidence.runner_up_outputs}"] if evidence.runner_up else []
     return lines + (["`conformance identify` says which dialect it is"] if evidence.dialect else [])
+
+
+def _where(evidence: Evidence) -> str:
+    is_, would = ("is", "it") if len(evidence.right) == 1 else ("are", "them")
+    return f"it is in {_listed(evidence.where)}; {_listed(evidence.right)} {is_} right, though it would change {would}"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def element(output: str, worst: Element) -> str:
