@@ -1,31 +1,36 @@
-"""How reliably a mistake is named: every one of the catalogue, made in float32 arithmetic, is put before the diagnosis."""
+"""How reliably a mistake is named.
+
+Every mistake of the catalogue, made in float32 arithmetic, is put before the diagnosis; and faults as people write them.
+"""
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-import numpy as np
-
+from benchmarks.equivalence import equivalent
 from conformance.compare import compare
 from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
-from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import ROW_NORMS, RowNormOp
 from conformance.rounding import DTYPES, DType
 from conformance.selftest import TRIED
 from conformance.simulation import STYLES, play
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
+Row = dict[str, str | float]
 Trial = tuple[str, RowNormOp, DType, int]
+"""A mistake, an op, a dtype, and the style in which it is made."""
 Outcome = tuple[Trial, str, str]
 """A trial; `itself`, `equivalent`, `another` or `none`; and the mistake that was named."""
+WrittenOutcome = tuple[str, str, DType, str, str]
+"""A set of written faults, a fault, a dtype, what became of it, and the mistake that was named first."""
 
 
-def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str, list[dict[str, str | float]]]]:
-    """Tables by name: the shares named right, and every trial that was not named as itself."""
+def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str, list[Row]]]:
+    """Tables by name: the shares named right of the catalogue and of written faults, and every trial that was not."""
     trials = [
         (mistake.id, op, dtype, (number + DTYPES.index(dtype) + ROW_NORMS.index(op)) % len(STYLES))
         for number, mistake in enumerate(MISTAKES)
@@ -36,11 +41,18 @@ def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES) -> Iterator[tuple[str,
     ]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         outcomes = list(pool.map(outcome, trials))
+        written = list(pool.map(written_outcome, *zip(*_written(dtypes), strict=True)))
     yield "diagnosis", [_share(op, dtype, outcomes) for op in ROW_NORMS for dtype in dtypes]
+    yield "diagnosis-written", list(_shares(written))
     others = [
         {"made": made, "op": op, "dtype": dtype, "style": float(style), "named": named, "which is": kind}
         for (made, op, dtype, style), kind, named in outcomes
         if kind != "itself"
+    ]
+    others += [
+        {"made": made, "op": set_, "dtype": dtype, "style": "written", "named": named, "which is": kind}
+        for set_, made, dtype, kind, named in written
+        if kind in ("misnamed", "unnamed")
     ]
     if others:
         yield "diagnosis-others", others
@@ -58,26 +70,49 @@ def outcome(trial: Trial) -> Outcome:
     named = next((diagnosis.mistake for diagnosis in diagnose(tuple(verdicts), 0)), None)
     if named is None:
         return trial, "none", ""
-    kind = "itself" if named is made else "equivalent" if _equivalent(named, made, op, dtype) else "another"
+    kind = "itself" if named is made else "equivalent" if equivalent(named, made, op, dtype) else "another"
     return trial, kind, named.id
 
 
-def _equivalent(one: Mistake, other: Mistake, op: RowNormOp, dtype: DType) -> bool:
-    """Whether the two lead to the same numbers, up to noise, in every case of an op and a dtype."""
-    for case in TRIED:
-        if (case.op, case.dtype) == (op, dtype):
-            ours, theirs = one.outputs(case), other.outputs(case)
-            for name, expected in theirs.items():
-                lower, upper = expected.interval()
-                nearest = ours[name].nearest.astype(np.float64)
-                admitted = (lower <= nearest) & (nearest <= upper) | np.isnan(nearest) & np.isnan(expected.value)
-                if ours[name].dtype != expected.dtype or not admitted.all():
-                    return False
-    return True
+def _written(dtypes: Iterable[DType]) -> list[tuple[str, int, DType]]:
+    """Every written fault as its set and its place in it, in every dtype; what it imports, other processes import again."""
+    from tests.judge.written import SETS, faults_of
+
+    return [
+        (set_, place, dtype)
+        for set_ in SETS
+        for place, fault in enumerate(faults_of(set_))
+        for dtype in dtypes
+        if dtype in fault.dtypes
+    ]
 
 
-def _share(op: RowNormOp, dtype: DType, outcomes: list[Outcome]) -> dict[str, str | float]:
+def written_outcome(set_: str, place: int, dtype: DType) -> WrittenOutcome:
+    """What the diagnosis names first for a written fault."""
+    from tests.judge.written import faults_of
+    from tests.judge.written.scoring import scored
+
+    fault = faults_of(set_)[place]
+    kind, diagnoses = scored(fault, dtype)
+    return set_, fault.id, dtype, kind, diagnoses[0].mistake.id if diagnoses else ""
+
+
+def _share(op: RowNormOp, dtype: DType, outcomes: list[Outcome]) -> Row:
     kinds = Counter(kind for (_, its_op, its_dtype, _), kind, _ in outcomes if (its_op, its_dtype) == (op, dtype))
     right = kinds["itself"] + kinds["equivalent"]
     counted = {kind: str(kinds[kind]) for kind in ("itself", "equivalent", "another", "none")}
-    return {"op": op, "dtype": dtype, "made": str(kinds.total()), **counted, "right": f"{right / kinds.total():.1%}"}
+    return {"op": op, "dtype": dtype, "made": str(kinds.total()), **counted, "right": f"{right / max(1, kinds.total()):.1%}"}
+
+
+def _shares(written: Iterable[WrittenOutcome]) -> Iterator[Row]:
+    """A row for every set and dtype; faults that no case of a dtype shows are left out."""
+    kinds: dict[tuple[str, DType], Counter[str]] = {}
+    for set_, _, dtype, kind, _ in written:
+        kinds.setdefault((set_, dtype), Counter())[kind] += kind != "not seen"
+    for (set_, dtype), counted in kinds.items():
+        right, known = counted["right"] + counted["equivalent"], counted.total() - counted["without a name"]
+        yield (
+            {"set": set_, "dtype": dtype, "seen": str(counted.total())}
+            | {kind: str(counted[kind]) for kind in ("right", "equivalent", "unnamed", "misnamed", "without a name")}
+            | {"right of those known": f"{right / max(1, known):.1%}"}
+        )

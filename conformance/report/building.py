@@ -17,6 +17,7 @@ from conformance.case import OPS, Case
 from conformance.compare import OutputVerdict, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.report.counting import count_of
+from conformance.report.pattern import places, shape_of, traits
 from conformance.report.report import (
     CONFORMS,
     FAILS,
@@ -94,6 +95,7 @@ def entry(verdict: Verdict) -> CaseEntry:
         parts_at=where(verdict) if verdict.status == "fail" else "",
         outputs=tuple(map(_output, verdict.outputs)),
         taps=tuple(map(_output, verdict.taps)),
+        traits=traits(case) if verdict.judged else (),
     )
 
 
@@ -110,6 +112,7 @@ def _output(output: OutputVerdict) -> OutputEntry:
         output.growth,
         errors(output.expected, output.actual) if output.expected else None,
         output.together,
+        places(output),
     )
 
 
@@ -225,7 +228,8 @@ def _causes(
         cause(group[0][1], _joined([each[2] for each in group]), [entries[port, id_] for each in group for id_ in each[3]])
         for (port, _), group in mistakes.items()
     ]
-    others = [cause(_unexplained(group), None, group) for group in rest.values()]
+    passing = [each for each in verdicts if each.status == "pass"]
+    others = [cause(_unexplained(group, _like(group[0], passing)), None, group) for group in rest.values()]
     last = [each for each in others if each.what == NOT_ASKED]
     return [*sorted(diagnosed, key=_size), *sorted((each for each in others if each not in last), key=_size), *last]
 
@@ -249,8 +253,13 @@ def _united(names: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(names)))
 
 
-def _unexplained(group: Sequence[CaseEntry]) -> str:
-    """Failures of one op in the same outputs, with what they expose where that is one thing; or errors of one message."""
+def _like(entry: CaseEntry, among: Iterable[CaseEntry]) -> list[CaseEntry]:
+    """Those of the same port and op."""
+    return [each for each in among if (each.port, each.op) == (entry.port, entry.op)]
+
+
+def _unexplained(group: Sequence[CaseEntry], passing: Sequence[CaseEntry]) -> str:
+    """Failures of one op in the same outputs, with the shape of what fails; or errors of one message."""
     first = group[0]
     if first.message:
         others = len({each.message for each in group}) - 1
@@ -258,7 +267,8 @@ def _unexplained(group: Sequence[CaseEntry]) -> str:
     what = f"{first.op}: {_in_short(_failing_outputs(first))} outside the intervals; no known mistake explains it"
     if first.exposes and len({_name(each) for each in group}) == 1:
         what += f" ({_name(first)} exposes {first.exposes})"
-    return what
+    shape = shape_of(group, passing)
+    return f"{what}; it fails {shape}" if shape else what
 
 
 def _name(each: CaseEntry) -> str:

@@ -101,6 +101,7 @@ class OutputEntry:
     growth: float | None
     errors: Errors | None
     together: bool
+    places: tuple[str, ...] = ()
 
     @property
     def is_off(self) -> bool:
@@ -117,7 +118,8 @@ class OutputEntry:
 class CaseEntry:
     """What became of one case: `conformance.compare.Verdict`, and of the case what a reader needs.
 
-    `fixture`: it is among the committed golden fixtures, a small case. `parts_at` names in words the stage at fault of a block.
+    `fixture`: it is among the committed golden fixtures, a small case. `parts_at` names in words the stage at fault of a block,
+    and `traits` say what the case is like.
     """
 
     port: str
@@ -133,6 +135,7 @@ class CaseEntry:
     parts_at: str
     outputs: tuple[OutputEntry, ...]
     taps: tuple[OutputEntry, ...]
+    traits: tuple[str, ...] = ()
 
     @property
     def judged(self) -> tuple[OutputEntry, ...]:
