@@ -58,6 +58,7 @@ def run(
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
+    from conformance.again import alone, asked_again
     from conformance.in_process import run_in_process
     from conformance.report.building import build, digest
     from conformance.report.report import Settings
@@ -87,4 +88,6 @@ def run(
             )
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
     report = build(runs, settings, time.monotonic() - began, arguments)
+    if not in_process:
+        report = asked_again(report, cases, alone(commands, seed=seed, device=device, mode=mode, timeout=timeout))
     publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

@@ -66,7 +66,8 @@ def _cause(report: Report, place: int) -> str:
     said = [f"{label:<11} {text}" for label, text in words.details(report, cause) if label != "reproduce"]
     lines = [f"### {_escaped(cause.port)}: {_escaped(cause.what[:LONGEST])}", "", _escaped(words.extent(cause)), ""]
     lines += [_fenced("\n".join(said)[:LONGEST], "text"), ""]
-    lines += [_fenced(cause.command, "sh"), ""] if cause.what != NOT_ASKED else []
+    language = "" if cause.reproduces is False else "sh"
+    lines += [_fenced(words.reproduction(cause), language), ""] if cause.what != NOT_ASKED else []
     return "\n".join(lines)
 
 

@@ -176,6 +176,7 @@ class Cause:
 
     `what` is in words; `evidence` is there where a known mistake explains it. `example` is the case for a person to look at,
     `output` what is furthest off in it, or its stage at fault, empty where nothing was judged; `command` repeats it.
+    `reproduces`: whether it does not pass when it is asked alone, in a fresh process; None where that was not tried.
     """
 
     port: str
@@ -186,6 +187,7 @@ class Cause:
     example: str
     output: str
     command: str
+    reproduces: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from conformance.runner import NO_OP
 from conformance.session import NOT_ASKED
 
 CAPTION = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
+PASSES_ALONE = "it passes when it is asked alone, in a fresh process: it depends on what the port was asked before"
 DIGITS = {"float64": 17}  # that tell a number of a dtype from its neighbours; 9 are enough for the others
 FRAME = re.compile(r' +File "')
 KIT = re.compile(r'/conformance/(port|in_process)\.py"')  # whose frames call the port
@@ -85,8 +86,13 @@ def details(report: Report, cause: Cause) -> list[tuple[str, str]]:
         lines.append(("parts at", example.parts_at))
         lines += [("growth", f"{_stages(example)} roundoffs")] if example.taps else []
     lines += [("where", frame)] if (frame := own_frame(example.detail)) else []
-    lines += [("reproduce", cause.command)] if cause.what != NOT_ASKED else []
+    lines += [("reproduce", reproduction(cause))] if cause.what != NOT_ASKED else []
     return lines
+
+
+def reproduction(cause: Cause) -> str:
+    """The command that repeats a cause's example, or why there is none."""
+    return PASSES_ALONE if cause.reproduces is False else cause.command
 
 
 def how_far_off(output: OutputEntry) -> str:

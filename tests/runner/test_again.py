@@ -1,0 +1,37 @@
+"""A case that fails is asked again alone, in a fresh process: a command that does not reproduce it is not printed."""
+
+from conformance.again import alone, asked_again
+from conformance.cases import select
+from conformance.process import serve_command
+from conformance.report.building import build
+from conformance.report.report import Report, Settings
+from conformance.report.words import paragraph
+from conformance.runner import run_ports
+
+CASES = select("rms_norm/either_order/float32/[!ri]*")
+
+
+def reported(port: str) -> Report:
+    commands = {port: serve_command(f"tests.runner.bad_ports:{port}")}
+    report = build(run_ports(commands, CASES), Settings(0, "cpu", "jit"))
+    return asked_again(report, CASES, alone(commands, seed=0, device="cpu", mode="jit", timeout=60.0))
+
+
+def test_what_passes_alone_is_said_to():
+    report = reported("Tires")
+    (cause,) = report.causes
+    assert cause.reproduces is False
+    assert "depends on what the port was asked before" in paragraph(report, cause)
+    assert cause.command not in paragraph(report, cause)
+
+
+def test_what_fails_alone_too_is_repeated_by_its_command():
+    report = reported("WrongDtype")
+    (cause,) = report.causes
+    assert cause.reproduces is True
+    assert f"reproduce   {cause.command}" in paragraph(report, cause)
+
+
+def test_a_known_mistake_and_a_process_that_died_are_not_asked_again():
+    assert [cause.reproduces for cause in reported("EpsOutsideRoot").causes] == [None]
+    assert [cause.reproduces for cause in reported("Dies").causes] == [None]
