@@ -652,7 +652,7 @@ def layer_rstd_saved_in_half(saved: Saved, dy: Tensor) -> Triple:
     return layer_norm_backward(saved, dy)
 
 
-@layer_fault(group="backward")
+@layer_fault("mean_left_in_values", group="backward")
 @backward_of_layer_norm
 def layer_mean_not_saved(saved: Saved, dy: Tensor) -> Triple:
     """The mean is not saved: the backward pass takes x times rstd for x_hat."""
