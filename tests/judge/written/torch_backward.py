@@ -467,7 +467,7 @@ def rms_squares_cut_off(x: Tensor, weight: Parameter, bias: None, *, eps: float,
     return scale(x.float() * torch.rsqrt(row_mean(squares) + eps), x, weight, None, **dialect)
 
 
-@rms_fault("squares_half_away", "squares_in_storage_dtype", group="forward", dtypes=("bfloat16",))
+@rms_fault("squares_half_away", group="forward", dtypes=("bfloat16",))
 @forward_of_rms_norm
 def rms_squares_rounded_by_hand(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """The squares are rounded to bfloat16 by adding half a unit to their bits and cutting off."""
