@@ -467,7 +467,7 @@ def rms_squares_cut_off(x: Tensor, weight: Parameter, bias: None, *, eps: float,
     return scale(x.float() * torch.rsqrt(row_mean(squares) + eps), x, weight, None, **dialect)
 
 
-@rms_fault("squares_half_away", "squares_in_storage_dtype", group="forward", dtypes=("bfloat16",))
+@rms_fault("squares_half_away", group="forward", dtypes=("bfloat16",))
 @forward_of_rms_norm
 def rms_squares_rounded_by_hand(x: Tensor, weight: Parameter, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """The squares are rounded to bfloat16 by adding half a unit to their bits and cutting off."""
@@ -652,7 +652,7 @@ def layer_rstd_saved_in_half(saved: Saved, dy: Tensor) -> Triple:
     return layer_norm_backward(saved, dy)
 
 
-@layer_fault(group="backward")
+@layer_fault("mean_left_in_values", group="backward")
 @backward_of_layer_norm
 def layer_mean_not_saved(saved: Saved, dy: Tensor) -> Triple:
     """The mean is not saved: the backward pass takes x times rstd for x_hat."""

@@ -757,7 +757,7 @@ def layer_padded_rows_clamped(saved: Saved, dy: Tensor) -> Triple:
     return layer_norm_backward(saved, dy)[0], terms[rows].sum(0), gradients[rows].sum(0)
 
 
-@layer_fault(group="backward")
+@layer_fault("weight_and_bias_swapped", group="backward")
 @backward_of_layer_norm
 def layer_partials_swapped(saved: Saved, dy: Tensor) -> Triple:
     """The buffers of dweight's and dbias's partial sums are passed in the other order."""
