@@ -1,7 +1,7 @@
 """Faults kept aside: nothing is tuned on them.
 
 They are in other styles than the rest: kernels that walk over blocks, ports of old code, half of a fix. A fault of a
-kernel's forward pass has a right backward pass beside it, and the reverse.
+forward kernel has a right backward pass beside it, a fault of a backward kernel a right forward pass.
 """
 
 import math

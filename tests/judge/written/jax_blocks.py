@@ -1,6 +1,8 @@
-"""Attention, rotary embedding, SwiGLU and GELU with one thing wrong, as people write them in JAX."""
+"""Attention, rotary embedding, SwiGLU, GELU and the Pre-LN block with one thing wrong, as people write them in JAX."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,16 +10,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from conformance.rounding import HALF
+from reference import BlockConfig
 from tests.judge.written.collection import Collection
 from tests.judge.written.fault import Fault
+from tests.judge.written.jax_norms import layer_norm, rms_norm, wide
 
-SINGLE = ("float64", "float32")
+Parameters = Mapping[str, Array]
+
 written = Collection("jax")
-
-
-def wide(x: Array) -> Array:
-    """x in the compute dtype."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def grouped_scores(q: Array, k: Array) -> Array:
@@ -88,11 +88,59 @@ def gelu(x: Array, *, approximate: bool) -> Array:
     return (x32 * lax.erfc(-x32 / math.sqrt(2)) / 2).astype(x.dtype)
 
 
+def linear(x: Array, p: Parameters, name: str) -> Array:
+    """A projection, its products added up in the compute dtype, in x's dtype."""
+    y = jnp.einsum("...i,oi->...o", wide(x), wide(p[f"{name}.weight"].astype(x.dtype)))
+    bias = p.get(f"{name}.bias")
+    return (y if bias is None else y + wide(bias)).astype(x.dtype)
+
+
+def normed(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
+    """The norm of this name, in x's dtype."""
+    weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
+    norm = rms_norm if bias is None else layer_norm
+    return norm(x, weight, bias, eps=config.eps, weight_offset=config.weight_offset, order=config.order).astype(x.dtype)
+
+
+def attended(
+    x: Array, p: Parameters, k_cache: Array | None, v_cache: Array | None, key_mask: Array | None, c: BlockConfig, position: int
+) -> Array:
+    """The attention branch, of a normalised x."""
+    q, k, v = (linear(x, p, f"attention.{name}").reshape(*x.shape[:-1], -1, c.d_head) for name in "qkv")
+    if c.qk_norm:
+        q, k = normed(q, p, "attention.q_norm", c), normed(k, p, "attention.k_norm", c)
+    if c.rope != "none":
+        turn = partial(rope, position=position, base=c.rope_base, interleaved=c.rope == "interleaved")
+        q, k = turn(q), turn(k)
+    if k_cache is not None:
+        k, v = jnp.concatenate([k_cache, k], axis=-3), jnp.concatenate([v_cache, v], axis=-3)
+    y = attention(q, k, v, key_mask, causal=c.causal)
+    return linear(y.reshape(*x.shape[:-1], -1), p, "attention.o")
+
+
+def fed_forward(x: Array, p: Parameters, c: BlockConfig) -> Array:
+    """The feed-forward branch, of a normalised x."""
+    up = linear(x, p, "feed_forward.up")
+    if c.feed_forward == "swiglu":
+        act = swiglu(linear(x, p, "feed_forward.gate"), up)
+    else:
+        act = gelu(up, approximate=c.feed_forward == "gelu_tanh")
+    return linear(act, p, "feed_forward.down")
+
+
+def pre_ln_block(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """Two branches, each of a normalised copy of the stream."""
+    p = parameters
+    h = x + attended(normed(x, p, "attention_norm", config), p, k_cache, v_cache, key_mask, config, position)
+    return h + fed_forward(normed(h, p, "ffn_norm", config), p, config)
+
+
 HONEST = (
     Fault("jax/attention", "nothing", "attention", "jax", attention),
     Fault("jax/rope", "nothing", "rope", "jax", rope),
     Fault("jax/swiglu", "nothing", "swiglu", "jax", swiglu),
     Fault("jax/gelu", "nothing", "gelu", "jax", gelu),
+    Fault("jax/pre_ln_block", "nothing", "pre_ln_block", "jax", pre_ln_block),
 )
 
 
@@ -334,6 +382,54 @@ def gelu_quick(x, *, approximate):
 def gelu_is_silu(x, *, approximate):
     """SiLU is called in GELU's place."""
     return jax.nn.silu(wide(x)).astype(x.dtype)
+
+
+@written.fault("pre_ln_block", "second_residual_from_x")
+def block_adds_x_again(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """The second sum starts from x, a variable of the wrong name."""
+    p = parameters
+    h = x + attended(normed(x, p, "attention_norm", config), p, k_cache, v_cache, key_mask, config, position)
+    return x + fed_forward(normed(h, p, "ffn_norm", config), p, config)
+
+
+@written.fault("pre_ln_block", "parallel_branches")
+def block_in_parallel(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """Both branches read x, as in GPT-J, each by its own norm."""
+    p = parameters
+    attn = attended(normed(x, p, "attention_norm", config), p, k_cache, v_cache, key_mask, config, position)
+    return x + attn + fed_forward(normed(x, p, "ffn_norm", config), p, config)
+
+
+@written.fault("pre_ln_block", "post_ln")
+def block_post_ln(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """The sums are normalised, as in the first transformer."""
+    p = parameters
+    h = normed(x + attended(x, p, k_cache, v_cache, key_mask, config, position), p, "attention_norm", config)
+    return normed(h + fed_forward(h, p, config), p, "ffn_norm", config)
+
+
+@written.fault("pre_ln_block", "norm_weights_shared")
+def block_with_one_norm(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """One norm module is called twice."""
+    p = parameters
+    h = x + attended(normed(x, p, "attention_norm", config), p, k_cache, v_cache, key_mask, config, position)
+    return h + fed_forward(normed(h, p, "attention_norm", config), p, config)
+
+
+@written.fault("pre_ln_block", "norm_eps_1e-6")
+def block_with_default_eps(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """The norms are built with flax's eps of 1e-6."""
+    usual = replace(config, eps=1e-6)
+    return pre_ln_block(x, parameters, k_cache, v_cache, key_mask, config=usual, position=position)
+
+
+@written.fault("pre_ln_block", "attention_residual_without_gradient", group="backward")
+def block_stops_the_stream(x, parameters, k_cache, v_cache, key_mask, *, config, position):
+    """The stream is under stop_gradient where attention's output is added to it."""
+    p = parameters
+    attn = attended(normed(x, p, "attention_norm", config), p, k_cache, v_cache, key_mask, config, position)
+    h = lax.stop_gradient(x) + attn
+    return h + fed_forward(normed(h, p, "ffn_norm", config), p, config)
 
 
 FAULTS = tuple(written.faults)
