@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ class BlockCase:
         """Shape of x, or of the first of an op's inputs."""
         return self.inputs[next(iter(self.inputs))]
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """What is differentiated, by name and shape: the op's own inputs, then the parameters."""
         c, t = self.config, self.past + self.s

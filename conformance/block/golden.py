@@ -58,7 +58,9 @@ def run(composite: Composite, m: Machine, seed: int) -> tuple[Values, Values]:
         cotangents = program.backward(m, values, cotangent)
     output, *gradients = case.outputs
     outputs = {output: values[program.stages[-1].name]}
-    outputs |= {name: cotangents.get(name[1:], np.zeros(case.output_shape(name))) for name in gradients}
+    for name in gradients:
+        of = name[1:]
+        outputs[name] = cotangents[of] if of in cotangents else np.zeros(case.output_shape(name))
     return values, composite.finish(outputs)
 
 

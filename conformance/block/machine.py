@@ -38,7 +38,8 @@ class NoisyMachine(Machine):
         self.generator = np.random.Philox(key=key)
 
     def store(self, a: Array) -> Array:
-        error = np.maximum(self.u * np.abs(a), np.where(a == 0, 0.0, self.half_smallest))
+        error = np.maximum(self.u * np.abs(a), self.half_smallest)
+        error[a == 0] = 0.0
         return a + error * self._uniform(a)
 
     def add_up(self, total: Array, terms: int, squares: Callable[[], Array]) -> Array:
@@ -50,7 +51,11 @@ class NoisyMachine(Machine):
     def _uniform(self, a: Array) -> Array:
         """From −1 to 1, made of raw bits: a library's own sampler may change."""
         words = self.generator.random_raw(a.size).reshape(a.shape)
-        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+        words >>= np.uint64(11)
+        uniform = words.astype(np.float64)
+        uniform *= 2.0**-52
+        uniform -= 1.0
+        return uniform
 
 
 class PlayedMachine(Machine):

@@ -110,6 +110,8 @@ def _unbiased(composite: Composite) -> Composite:
 
 
 def _norms(alter: Callable[[Norm], Any], names: tuple[str, ...] = NORMS) -> Callable[[Composite], Composite]:
+    """These norms are others; by default those of the block, which queries and keys may have besides."""
+
     def altered(composite: Composite) -> Composite:
         for name in names:
             composite = composite.alter(name, Norm, alter)
@@ -124,7 +126,7 @@ def _as_it_is(op: Norm) -> After:
 
 
 def _eps(value: float) -> Callable[[Composite], Composite]:
-    return _norms(lambda op: replace(op, eps=value))
+    return _norms(lambda op: replace(op, eps=value), ALL)
 
 
 def _weights_of(name: str, other: str) -> Callable[[Composite], Composite]:
@@ -146,7 +148,7 @@ def _other_order(composite: Composite) -> Composite:
     if composite.case.dtype not in HALF:
         return composite
     order = "scale_then_cast" if composite.config.order == "cast_then_scale" else "cast_then_scale"
-    return _norms(lambda op: replace(op, order=order))(composite)
+    return _norms(lambda op: replace(op, order=order), ALL)(composite)
 
 
 ORDER: dict[str, str] = dict.fromkeys(("float64", "float32"), "nothing is cast where the storage dtype is the compute dtype")
@@ -277,7 +279,7 @@ MISTAKES = (
     Mistake(
         "norm_of_the_other_kind",
         "LayerNorm stands for RMSNorm, or RMSNorm for LayerNorm",
-        _norms(lambda op: _as_it_is(replace(op, centred=not op.centred))),
+        _norms(lambda op: _as_it_is(replace(op, centred=not op.centred)), ALL),
         "Rows without a mean hide it.",
         "keras#22393",
         BLOCKS,
@@ -295,7 +297,7 @@ MISTAKES = (
     Mistake(
         "norm_offset_missing",
         "one is not added to the norms' weights",
-        _norms(lambda op: replace(op, weight_offset=0.0)),
+        _norms(lambda op: replace(op, weight_offset=0.0), ALL),
         "A weight stored whole hides it.",
         "llama.cpp#5631",
         BLOCK,
@@ -304,7 +306,7 @@ MISTAKES = (
     Mistake(
         "norm_offset_twice",
         "one is added to the norms' weights twice",
-        _norms(lambda op: _as_it_is(replace(op, weight_offset=2 * op.weight_offset))),
+        _norms(lambda op: _as_it_is(replace(op, weight_offset=2 * op.weight_offset)), ALL),
         "A weight stored whole hides it.",
         "llama.cpp#5631: by the converter of the checkpoint and by the model",
         BLOCK,
@@ -313,7 +315,7 @@ MISTAKES = (
     Mistake(
         "norm_offset_unasked",
         "one is added to the norms' weights, which are stored whole",
-        _norms(lambda op: replace(op, weight_offset=1.0)),
+        _norms(lambda op: replace(op, weight_offset=1.0), ALL),
         "What branches read is too large by x_hat.",
         "llama.cpp#5631",
         BLOCKS,

@@ -250,7 +250,7 @@ MISTAKES = (
     Mistake(
         "norm_in_storage_dtype",
         "every step of the norms is rounded to the storage dtype",
-        _in_storage(Norm, _RoughNorm, "attention_norm", "ffn_norm"),
+        _in_storage(Norm, _RoughNorm, "attention_norm", "ffn_norm", "q_norm", "k_norm"),
         "All of a row is off by one factor; squares of 300 overflow float16.",
         "pytorch#133085",
         BLOCKS,

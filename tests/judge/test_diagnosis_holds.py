@@ -1,6 +1,6 @@
 """Whatever a port does, its diagnosis ends with an answer: any two mistakes can be made at once, and NaN is a number like any.
 
-`PYTHONPATH=. python tests/judge/test_diagnosis_holds.py 1000` asks for all outputs of so many pairs, drawn at random.
+`PYTHONPATH=. python tests/judge/test_diagnosis_holds.py 1000 0` asks for all outputs of so many pairs, drawn with a seed.
 """
 
 import random
@@ -291,5 +291,5 @@ def test_what_people_write_is_diagnosed(port, taps):
 
 
 if __name__ == "__main__":
-    for made, asked in pairs(int(sys.argv[1]), 0, *OPS):
+    for made, asked in pairs(int(sys.argv[1]), int(sys.argv[2]), *OPS):
         ask_all(made, asked)
