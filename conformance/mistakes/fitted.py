@@ -73,7 +73,7 @@ def _fewest(
     groups: Mapping[Key, Seen], candidates: Callable[[Seen], Sequence[Rule]], explains: Callable[[Rule, Seen], bool]
 ) -> list[tuple[Rule, set[Key]]]:
     """As few rules as explain every group that some rule explains, and those; the one that explains most first."""
-    rules = {rule.id: rule for seen in groups.values() for rule in candidates(seen)}
+    rules = {rule.id: rule for seen in groups.values() for rule in candidates(seen) if explains(rule, seen)}
     explained = {id_: {key for key, seen in groups.items() if explains(rule, seen)} for id_, rule in rules.items()}
     chosen: list[tuple[Rule, set[Key]]] = []
     while best := max(explained, key=lambda id_: len(explained[id_]), default=""):

@@ -19,6 +19,7 @@ Unit = tuple[NormCase, OutputVerdict]
 
 FEWEST = 12  # elements that a factor must be seen in
 LARGEST = 10_000  # elements of an output that is looked at
+TRIED = 6  # failing outputs that are held against the golden's intervals times a factor
 SHARE = 0.98  # of an output's elements that a factor must explain
 ROUNDINGS = 4.0  # how often the root of the sum of squares of all last roundings a sum of them may be
 DIVISORS = (*range(2, 17), 32, 64, 128, 256, 512, 1024)
@@ -123,10 +124,30 @@ def measure(unit: Unit, seed: int) -> Measured:
 
 @dataclass(frozen=True)
 class Scaled:
-    """The cases of a group, each with the factor that its output is off by."""
+    """One output in the cases of a group, those first in which it fails, and the factors that it is off by."""
 
-    cases: tuple[NormCase, ...]
+    units: tuple[Unit, ...]
     measured: tuple[Measured, ...]
+    failing: int
+    seed: int
+
+    @property
+    def surest(self) -> Measured:
+        """The factor that is known best."""
+        return min(self.measured, key=lambda each: each.doubt)
+
+    def admits(self, factor: Factor) -> bool:
+        """Whether a few of the failing outputs are, but for a few elements, the golden's times a factor, rounded."""
+        few = self.units[: self.failing : -(-self.failing // TRIED)]
+        return all(_share(unit, factor.of(unit[0]), self.seed) >= SHARE for unit in few)
+
+
+def _share(unit: Unit, factor: float, seed: int) -> float:
+    """Of an output's elements those that lie in the golden's own intervals times a factor."""
+    case, output = unit
+    if output.actual.size > LARGEST:
+        return 1.0
+    return float(np.mean(golden(case, seed).outputs[output.output].times(factor).admits(output.actual)))
 
 
 def scaled(failing: Sequence[Unit], passing: Sequence[Unit], seed: int) -> Scaled | None:
@@ -135,20 +156,27 @@ def scaled(failing: Sequence[Unit], passing: Sequence[Unit], seed: int) -> Scale
     if not all(each.agrees(each.factor) for each in measured) or sum(each.size for each in measured) < FEWEST:
         return None
     measured += [measure(unit, seed) for unit in passing]
-    return Scaled(tuple(case for case, _ in (*failing, *passing)), tuple(measured))
+    return Scaled((*failing, *passing), tuple(measured), len(failing), seed)
 
 
 def candidates(group: Scaled) -> list[Factor]:
-    """The factors that a group may have, the likeliest first: a plain number, a function of the case, any number."""
-    surest = min(group.measured, key=lambda each: each.doubt)
+    """The factors that a group may have, the likeliest first: a plain number, a function of the case, any number.
+
+    Zero is none: what is never computed has an entry of its own in the catalogue.
+    """
+    surest = group.surest
+    if abs(surest.factor) <= surest.doubt:
+        return []
     plain = [k for size in PLAIN for k in (size, -size) if surest.agrees(k)]
     return [*map(constant, plain), *OF_THE_CASE, *map(constant, () if plain else (surest.factor,))]
 
 
 def explains(factor: Factor, group: Scaled) -> bool:
     """Whether a factor is that of every output of a group, and is not one everywhere."""
-    pairs = [(each, factor.of(case)) for case, each in zip(group.cases, group.measured, strict=True)]
-    return any(not each.agrees(1.0) for each, _ in pairs) and all(each.agrees(k) for each, k in pairs if np.isfinite(k))
+    pairs = [(each, factor.of(case)) for (case, _), each in zip(group.units, group.measured, strict=True)]
+    if all(each.agrees(1.0) for each in group.measured):
+        return False
+    return all(each.agrees(k) for each, k in pairs if np.isfinite(k)) and group.admits(factor)
 
 
 def as_mistake(factor: Factor, outputs: tuple[str, ...]) -> Mistake:
