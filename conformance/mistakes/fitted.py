@@ -14,6 +14,7 @@ from conformance.compare import OutputVerdict, Verdict
 from conformance.mistakes import found_factor, found_rows
 from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import NormCase
+from conformance.rounding import unit_roundoff
 
 Unit = tuple[NormCase, OutputVerdict]
 """One output of one case."""
@@ -56,7 +57,7 @@ def fitted(verdicts: Sequence[Verdict], seed: int) -> tuple[Mistake, ...]:
 
 
 def _groups(verdicts: Iterable[Verdict]) -> dict[Key, Group]:
-    """The groups in which something fails."""
+    """The groups in which something fails, those first whose numbers are the most precise."""
     groups = defaultdict[Key, Group](Group)
     for verdict in verdicts:
         case = verdict.case
@@ -66,14 +67,19 @@ def _groups(verdicts: Iterable[Verdict]) -> dict[Key, Group]:
             if output.output in LOOKED_AT and output.dtype == output.expected_dtype:
                 group = groups[case.op, output.output, case.dtype, case.dialect.name]
                 (group.failing if output.outside else group.passing).append((case, output))
-    return {key: group for key, group in groups.items() if group.failing}
+    precise = sorted(groups, key=lambda key: unit_roundoff(key[2]))
+    return {key: groups[key] for key in precise if groups[key].failing}
 
 
 def _fewest(
     groups: Mapping[Key, Seen], candidates: Callable[[Seen], Sequence[Rule]], explains: Callable[[Rule, Seen], bool]
 ) -> list[tuple[Rule, set[Key]]]:
     """As few rules as explain every group that some rule explains, and those; the one that explains most first."""
-    rules = {rule.id: rule for seen in groups.values() for rule in candidates(seen) if explains(rule, seen)}
+    rules: dict[str, Rule] = {}
+    for seen in groups.values():
+        for rule in candidates(seen):
+            if rule.id not in rules and explains(rule, seen):
+                rules[rule.id] = rule
     explained = {id_: {key for key, seen in groups.items() if explains(rule, seen)} for id_, rule in rules.items()}
     chosen: list[tuple[Rule, set[Key]]] = []
     while best := max(explained, key=lambda id_: len(explained[id_]), default=""):
