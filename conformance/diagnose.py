@@ -16,6 +16,7 @@ from math import prod
 import numpy as np
 
 from conformance.bits import Told, tell
+from conformance.block.cases import BlockCase
 from conformance.case import Case
 from conformance.compare import OutputVerdict, Verdict, error_ratio
 from conformance.dialects import Dialect
@@ -132,13 +133,14 @@ class Search:
         self._asked = [Asked.of(verdict) for verdict in judged]
         self._units = [unit for asked in self._asked for unit in asked.units]
         self._failing = [unit for unit in self._units if unit.fails]
+        self._is_composite = any(isinstance(asked.verdict.case, BlockCase) for asked in self._asked)
         self._right: dict[Unit, Told] = {}
-        for asked in self._asked:
-            right = if_right(asked.verdict, seed)
+        self._if_right = {asked: if_right(asked.verdict, seed) for asked in self._asked}
+        for asked, right in self._if_right.items():
             self._right |= {unit: tell(right.get(unit.output.output), unit.output) for unit in asked.units}
         self._now = dict(self._right)
-        self._known: dict[tuple[Mistake, Unit], list[Told]] = {}
-        self._ways: dict[tuple[Mistake, Asked], list[Outputs]] = {}
+        self._known: dict[tuple[Mistake, Unit, bool], list[Told]] = {}
+        self._ways: dict[tuple[Mistake, Asked, bool], list[Outputs]] = {}
         self._case_of = {unit: asked for asked in self._asked for unit in asked.units}
 
     def left(self, small: bool) -> float:
@@ -149,11 +151,18 @@ class Search:
         """The mistakes that save enough of the bits that are left, best first."""
         telling = self._telling(small)
         others = [asked for asked in self._asked if asked.small == small and asked not in telling]
-        best = self._best(mistakes, [unit for asked in telling[:FIRST] for unit in asked.units if unit.fails])
+        best = self._best(mistakes, [unit for asked in telling[:FIRST] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
-            best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units])
-        return [mistake for mistake, saved in best.items() if saved >= SHARE * self.left(small)]
+            best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units], rough=count is not None)
+        return [
+            mistake for mistake, saved in best.items() if saved >= SHARE * self.left(small) and self._explains(mistake, small)
+        ]
+
+    def _explains(self, mistake: Mistake, small: bool) -> bool:
+        """Whether a mistake explains nearly all of some output: what saves bits here and there explains nothing."""
+        told = self._told_best(mistake, [unit for unit in self._units if unit.group.small == small])
+        return any(_is_explained(unit, told) for unit in self._left(small))
 
     def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
         """Each mistake found, together with any other; a bound, doubled, would hold anything."""
@@ -205,27 +214,28 @@ class Search:
         turns = chain.from_iterable(zip_longest(*groups.values()))
         return list(dict.fromkeys(self._case_of[unit] for unit in turns if unit))
 
-    def _best(self, mistakes: Iterable[Mistake], units: Sequence[Unit]) -> dict[Mistake, float]:
+    def _best(self, mistakes: Iterable[Mistake], units: Sequence[Unit], *, rough: bool) -> dict[Mistake, float]:
         """The bits that each mistake saves in these outputs, most first; without those that save none."""
-        saved = {mistake: sum(map(_worth, map(max, self._saved(mistake, units).values()))) for mistake in mistakes}
+        saved = {mistake: sum(map(_worth, map(max, self._saved(mistake, units, rough=rough).values()))) for mistake in mistakes}
         return {mistake: saved[mistake] for mistake in sorted(saved, key=saved.__getitem__, reverse=True) if saved[mistake] > 0}
 
-    def _saved(self, mistake: Mistake, units: Iterable[Unit]) -> dict[Group, list[float]]:
+    def _saved(self, mistake: Mistake, units: Iterable[Unit], *, rough: bool = False) -> dict[Group, list[float]]:
         """The bits that a mistake saves in each group, for every way to write its backward pass."""
         saved: dict[Group, list[float]] = {}
         for unit in units:
-            gains = [self._now[unit].bits - told.bits for told in self._told(mistake, unit)]
+            gains = [self._now[unit].bits - told.bits for told in self._told(mistake, unit, rough)]
             saved[unit.group] = [sum(pair) for pair in zip(saved.get(unit.group, [0.0] * len(gains)), gains, strict=True)]
         return saved
 
-    def _told(self, mistake: Mistake, unit: Unit) -> list[Told]:
+    def _told(self, mistake: Mistake, unit: Unit, rough: bool = False) -> list[Told]:
         """An output as a mistake tells it, for every way to write its backward pass."""
-        if (mistake, unit) not in self._known:
+        rough = rough and self._is_composite
+        if (mistake, unit, rough) not in self._known:
             name, least = unit.output.output, self._right[unit].width
-            expected = [each.get(name) for each in self._expected(mistake, self._case_of[unit])]
+            expected = [each.get(name) for each in self._expected(mistake, self._case_of[unit], rough)]
             told = {id(each): tell(each, unit.output, least) for each in expected}
-            self._known[mistake, unit] = [told[id(each)] for each in expected]
-        return self._known[mistake, unit]
+            self._known[mistake, unit, rough] = [told[id(each)] for each in expected]
+        return self._known[mistake, unit, rough]
 
     def _told_best(self, mistake: Mistake, units: Sequence[Unit]) -> dict[Unit, Told]:
         """Those of some outputs that are of groups that have a mistake, as it tells them."""
@@ -233,10 +243,10 @@ class Search:
         way = {group: int(np.argmax(saved)) for group, saved in groups.items() if max(saved) > PRICE}
         return {unit: self._told(mistake, unit)[way[unit.group]] for unit in units if unit.group in way}
 
-    def _expected(self, mistake: Mistake, asked: Asked) -> list[Outputs]:
-        if (mistake, asked) not in self._ways:
-            self._ways[mistake, asked] = if_made(mistake, asked.verdict, self._seed)
-        return self._ways[mistake, asked]
+    def _expected(self, mistake: Mistake, asked: Asked, rough: bool = False) -> list[Outputs]:
+        if (mistake, asked, rough) not in self._ways:
+            self._ways[mistake, asked, rough] = if_made(mistake, asked.verdict, self._if_right[asked], self._seed, rough=rough)
+        return self._ways[mistake, asked, rough]
 
     def _residual(self, mistake: Mistake, unit: Unit) -> float:
         expected = [each.get(unit.output.output) for each in self._expected(mistake, self._case_of[unit])]

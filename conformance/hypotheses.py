@@ -7,7 +7,7 @@ import numpy as np
 from conformance.block.anatomy import true_program
 from conformance.block.cases import BlockCase
 from conformance.block.taps import TAP, expected_taps
-from conformance.compare import Verdict
+from conformance.compare import OutputVerdict, Verdict
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes.mistake import Mistake
@@ -17,6 +17,7 @@ Array = np.ndarray
 Outputs = Mapping[str, Expected]
 
 NEAR = 32.0  # times the error that honest arithmetic may have; a mistake rarely magnifies it by more
+ROUGH = 2.0, NEAR  # times the truth's own tolerance, where a mistake's is not worth its cost
 
 
 def if_right(verdict: Verdict, seed: int) -> Outputs:
@@ -29,29 +30,38 @@ def if_right(verdict: Verdict, seed: int) -> Outputs:
     return right.outputs | _as_taps(expected_taps(case, program, right.inputs, _exported(verdict)))
 
 
-def if_made(mistake: Mistake, verdict: Verdict, seed: int) -> list[Outputs]:
-    """What is expected of a case's outputs if a mistake was made, for every way to write its backward pass."""
+def if_made(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int, *, rough: bool = False) -> list[Outputs]:
+    """What is expected of a case's outputs if a mistake was made, for every way to write its backward pass.
+
+    `right` is what is expected if nothing is wrong. A composite op's intervals cost many times what its values do: if `rough`,
+    they are as wide as those of the truth, times some factors, each of which counts as a way.
+    """
     case = verdict.case
-    if isinstance(case, BlockCase):
-        return [_near_outputs(mistake, verdict, seed) | _taps(mistake, verdict, seed)]
-    return [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
+    if not isinstance(case, BlockCase):
+        return [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
+    taps = dict(right) | (_as_taps(mistake.taps(case, seed, _exported(verdict))) if verdict.taps else {})
+    if rough:
+        values = mistake.values(case, seed)
+        return [taps | {name: _around(values[name], right[name], factor) for name in values} for factor in ROUGH]
+    return [taps | _near_outputs(mistake, verdict, right, seed)]
 
 
-def _near_outputs(mistake: Mistake, verdict: Verdict, seed: int) -> dict[str, Expected]:
-    """A composite op's outputs, but for those nowhere near: to find an interval costs many times what a value does."""
-    values, right = mistake.values(verdict.case, seed), golden(verdict.case, seed).outputs
+def _around(value: Array, right: Expected, factor: float) -> Expected:
+    lower, upper = right.interval()
+    return Expected.around(value, factor * (upper - lower) / 2, right.dtype)
+
+
+def _near_outputs(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int) -> dict[str, Expected]:
+    """A composite op's outputs; those nowhere near keep the mistake's value, with no room around it."""
+    values = mistake.values(verdict.case, seed)
+    far = [each.output for each in verdict.outputs if _is_far(each, values[each.output], right[each.output].rms)]
+    own = mistake.outputs(verdict.case, seed) if len(far) < len(verdict.outputs) else {}
+    return {name: _around(values[name], right[name], 0.0) if name in far else own[name] for name in values}
+
+
+def _is_far(output: OutputVerdict, value: Array, rms: float) -> bool:
     with np.errstate(all="ignore"):
-        off = {each.output: np.sqrt(np.mean(np.square(each.actual - values[each.output]))) for each in verdict.outputs}
-    near = [name for name in off if not off[name] > NEAR * right[name].rms]
-    return {name: mistake.outputs(verdict.case, seed)[name] for name in near}
-
-
-def _taps(mistake: Mistake, verdict: Verdict, seed: int) -> Outputs:
-    """A block's intermediates, each given what the port itself fed to it."""
-    if not verdict.taps:
-        return {}
-    assert isinstance(verdict.case, BlockCase)
-    return _as_taps(mistake.taps(verdict.case, seed, _exported(verdict)))
+        return bool(np.sqrt(np.mean(np.square(output.actual - value))) > NEAR * rms)
 
 
 def _exported(verdict: Verdict) -> dict[str, Array]:

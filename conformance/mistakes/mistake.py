@@ -11,7 +11,8 @@ from conformance.block.anatomy import Composite
 from conformance.block.cases import BlockCase
 from conformance.block.golden import composite_outputs, run, true_composite
 from conformance.block.machine import Machine
-from conformance.block.taps import expected_taps
+from conformance.block.program import Program
+from conformance.block.taps import HIDDEN, altered_taps, expected_taps
 from conformance.case import Case, Op
 from conformance.expected import Expected
 from conformance.golden import golden
@@ -101,10 +102,12 @@ class Mistake:
         return run(altered, Machine(), seed)[1]
 
     def taps(self, case: BlockCase, seed: int, taps: dict[str, Array]) -> dict[str, Expected]:
-        """What would be expected of a port's intermediates, given those that it fed to each, if this were right."""
-        altered = self.altered(case, seed)
-        assert isinstance(altered, Composite)
-        return expected_taps(case, altered.program, golden(case, seed).inputs, taps)
+        """What would be expected of the intermediates that it alters, given what a port fed to each, if this were right."""
+        true = true_composite(case, seed)
+        altered: Composite = self.alter(true)
+        names = altered_taps(true.program, altered.program)
+        stages = (stage for stage in altered.program.stages if stage.name in names or stage.local_name in HIDDEN)
+        return expected_taps(case, Program(tuple(stages)), golden(case, seed).inputs, taps)
 
     def exact(self, case: Case) -> bool:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""
