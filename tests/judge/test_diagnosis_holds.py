@@ -59,8 +59,9 @@ def evaluate(pair: Mistake, case: Case) -> None:
     assert {name: value.shape for name, value in outputs.items()} == {name: case.output_shape(name) for name in case.outputs}
     if case.op in TAPPED:
         taps = {name: store(values[name], case.dtype) for name in tap_names(altered.program)}
-        assert {name: tap.value.shape for name, tap in pair.taps(case, 0, taps).items()} == {
-            name: tap.shape for name, tap in taps.items()
+        altered_taps = pair.taps(case, 0, taps)
+        assert {name: tap.value.shape for name, tap in altered_taps.items()} == {
+            name: taps[name].shape for name in altered_taps
         }
 
 
