@@ -425,7 +425,7 @@ def ln_bwd_wdy_reused(x, w, b, dy, eps, offset):
     return dx_of(g, x_hat, rstd, centre=True), total(g * x_hat), total(up(dy))
 
 
-@in_torch.fault("layer_norm", group="backward")
+@in_torch.fault("layer_norm", "d*_without_*", group="backward")
 @backward_kernel(ln_forward)
 def ln_bwd_first_four_rows(x, w, b, dy, eps, offset):
     """Only the first program, of four rows, adds to dweight and dbias."""
@@ -506,7 +506,7 @@ def ln_bwd_statistics_like_x(x, w, b, dy, eps, offset):
     return dx_of(weighted(dy, w, offset), x_hat, rstd, centre=True), total(up(dy) * x_hat), total(up(dy))
 
 
-@in_torch.fault("rms_norm", group="backward")
+@in_torch.fault("rms_norm", "dweight_times_*", group="backward")
 @backward_kernel(rms_forward)
 def rms_bwd_averaged_over_ranks(x, w, b, dy, eps, offset):
     """dweight is averaged over four ranks that all had the same rows' share."""

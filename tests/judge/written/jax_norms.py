@@ -607,7 +607,7 @@ def layer_kernel_refs_exchanged(x, weight, bias, *, eps, weight_offset, order):
     return layer_norm(x, bias, weight, eps=eps, weight_offset=weight_offset, order=order)
 
 
-@written.fault("layer_norm", "welford_without_delta_2", group="forward")
+@written.fault("layer_norm", "welford_without_delta_halves", group="forward")
 @differentiated_by(layer_norm_vjp)
 def layer_kernel_merges_without_delta(x, weight, bias, *, eps, weight_offset, order):
     """Two halves of the row have their variances averaged; the distance of their means is left out."""
@@ -701,7 +701,7 @@ def rms_backward_without_offset(x, weight, bias, dy, *, eps, weight_offset):
     return rms_norm_vjp(x, weight, bias, dy, eps=eps, weight_offset=0.0)
 
 
-@written.fault("rms_norm", group="backward")
+@written.fault("rms_norm", "dweight_without_*", group="backward")
 @gradients_of(rms_norm)
 def rms_backward_dweight_of_last_block(x, weight, bias, dy, *, eps, weight_offset):
     """dweight's reference is assigned by every block of four rows, not added to, so the last block's is left."""

@@ -340,7 +340,7 @@ def rms_dweight_as_a_matrix_product(saved: Saved, dy: Tensor) -> Pair:
     return dx, torch.ones(len(terms)) @ eleven_bits
 
 
-@rms_fault(group="backward")
+@rms_fault("dweight_times_*", group="backward")
 @backward_of_rms_norm
 def rms_dweight_over_accumulation_steps(saved: Saved, dy: Tensor) -> Pair:
     """dweight is divided by the number of accumulation steps, which the loss was divided by already."""

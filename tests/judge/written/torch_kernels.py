@@ -461,7 +461,7 @@ def rms_partials_of_three_programs(saved: Saved, dy: Tensor) -> Pair:
     return rms_norm_backward(saved, dy)[0], partials[:3].sum(0)
 
 
-@rms_fault(group="backward")
+@rms_fault("dweight_times_*", group="backward")
 @backward_of_rms_norm
 def rms_partials_averaged(saved: Saved, dy: Tensor) -> Pair:
     """Four programs add up every fourth row each; their partial sums are averaged."""
@@ -470,7 +470,7 @@ def rms_partials_averaged(saved: Saved, dy: Tensor) -> Pair:
     return rms_norm_backward(saved, dy)[0], partials.mean(0)
 
 
-@rms_fault(group="backward")
+@rms_fault("dweight_without_*", group="backward")
 @backward_of_rms_norm
 def rms_rows_of_whole_blocks(saved: Saved, dy: Tensor) -> Pair:
     """dweight has the rows of whole blocks of four."""
@@ -765,7 +765,7 @@ def layer_partials_swapped(saved: Saved, dy: Tensor) -> Triple:
     return dx, dbias, dweight
 
 
-@layer_fault(group="backward")
+@layer_fault("dweight*_times_*", group="backward")
 @backward_of_layer_norm
 def layer_partials_divided_by_blocks(saved: Saved, dy: Tensor) -> Triple:
     """The partial sums of blocks of three rows are averaged."""
@@ -774,7 +774,7 @@ def layer_partials_divided_by_blocks(saved: Saved, dy: Tensor) -> Triple:
     return layer_norm_backward(saved, dy)[0], terms.sum(0) / blocks, gradients.sum(0) / blocks
 
 
-@layer_fault(group="backward")
+@layer_fault("dbias_without_*", group="backward")
 @backward_of_layer_norm
 def layer_dbias_of_first_block_of_rows(saved: Saved, dy: Tensor) -> Triple:
     """dbias has the first four rows, dweight has all."""

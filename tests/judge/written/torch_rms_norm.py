@@ -135,7 +135,7 @@ def eps_as_floor_of_root(x: Tensor, weight: Tensor | None, bias: None, *, eps: f
     return scale(rows / rms.clamp(min=eps), x, weight, None, **dialect)
 
 
-@fault("eps_clamps_root")
+@fault("eps_for_zero_rows_only", "eps_clamps_root")
 def normalize(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """F.normalize, which clamps the norm at eps, times the root of the width."""
     x_hat = F.normalize(upcast(x), dim=-1, eps=eps) * x.shape[-1] ** 0.5
