@@ -29,6 +29,7 @@ PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
 FEW = 0.05  # of these bits: what is left of them is not worth another search
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
+FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
 FIRST = 4  # cases on whose failing outputs every mistake is tried
 ROUNDS = ((40, 10), (12, 30), (4, None))  # so many of the best mistakes are tried on so many cases, in the end on all
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
@@ -107,16 +108,15 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
     known = (*MISTAKES, *fitted(verdicts, seed)) if among is None else among
     among = [mistake for mistake in known if any(verdict.case.op in mistake.ops for verdict in verdicts)]
     diagnoses: list[Diagnosis] = []
-    for small in (True, False):
-        all_ = search.left(small)
-        while search.left(small) > FEW * all_:
-            found = [each.mistake for each in diagnoses]
-            ranked = search.ranked([mistake for mistake in among if mistake not in found], small)
-            if not ranked:  # two at once may leave numbers that neither has alone
-                ranked = search.ranked(search.pairs(found[:2], among), small)
-            if not ranked:
-                break
-            diagnoses.append(search.take(*ranked[:2]))
+    all_ = search.left
+    while search.left > FEW * all_:
+        found = [each.mistake for each in diagnoses]
+        ranked = search.ranked([mistake for mistake in among if mistake not in found])
+        if not ranked:  # two at once may leave numbers that neither has alone
+            ranked = search.ranked(search.pairs(found[:2], among))
+        if not ranked:
+            break
+        diagnoses.append(search.take(*ranked[:2]))
     return tuple(diagnoses)
 
 
@@ -133,6 +133,7 @@ class Search:
         self._asked = [Asked.of(verdict) for verdict in judged]
         self._units = [unit for asked in self._asked for unit in asked.units]
         self._failing = [unit for unit in self._units if unit.fails]
+        self._searched = _few_if_large([asked for asked in self._asked if asked.small == self._any_small_fails()])
         self._is_composite = any(isinstance(asked.verdict.case, BlockCase) for asked in self._asked)
         self._right: dict[Unit, Told] = {}
         self._if_right = {asked: if_right(asked.verdict, seed) for asked in self._asked}
@@ -143,26 +144,25 @@ class Search:
         self._ways: dict[tuple[Mistake, Asked, bool], list[Outputs]] = {}
         self._case_of = {unit: asked for asked in self._asked for unit in asked.units}
 
-    def left(self, small: bool) -> float:
+    @property
+    def left(self) -> float:
         """The bits that failures cost more than they would inside their intervals."""
-        return sum(self._now[unit].excess for unit in self._left(small))
+        return sum(self._now[unit].excess for unit in self._left())
 
-    def ranked(self, mistakes: Iterable[Mistake], small: bool) -> list[Mistake]:
+    def ranked(self, mistakes: Iterable[Mistake]) -> list[Mistake]:
         """The mistakes that save enough of the bits that are left, best first."""
-        telling = self._telling(small)
-        others = [asked for asked in self._asked if asked.small == small and asked not in telling]
+        telling = self._telling()
+        others = [asked for asked in self._searched if asked not in telling]
         best = self._best(mistakes, [unit for asked in telling[:FIRST] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
             best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units], rough=count is not None)
-        return [
-            mistake for mistake, saved in best.items() if saved >= SHARE * self.left(small) and self._explains(mistake, small)
-        ]
+        return [mistake for mistake, saved in best.items() if saved >= SHARE * self.left and self._explains(mistake)]
 
-    def _explains(self, mistake: Mistake, small: bool) -> bool:
+    def _explains(self, mistake: Mistake) -> bool:
         """Whether a mistake explains nearly all of some output: what saves bits here and there explains nothing."""
-        told = self._told_best(mistake, [unit for unit in self._units if unit.group.small == small])
-        return any(_is_explained(unit, told) for unit in self._left(small))
+        told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units])
+        return any(_is_explained(unit, told) for unit in self._left())
 
     def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
         """Each mistake found, together with any other; a bound, doubled, would hold anything."""
@@ -190,26 +190,30 @@ class Search:
             runner_up=(runner_up, self._also(runner_up, explained)) if runner_up else None,
         )
 
+    def _any_small_fails(self) -> bool:
+        return any(unit.group.small for unit in self._failing)
+
     def _in_order(self, names: set[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(unit.output.output for unit in self._units if unit.output.output in names))
 
     def _is_exempt(self, mistake: Mistake, unit: Unit) -> bool:
         """Whether an output passes that a mistake would have changed."""
-        return unit.output.passes and unit.group.small and all(told.outside for told in self._told(mistake, unit))
+        searched = self._case_of[unit] in self._searched
+        return unit.output.passes and searched and all(told.outside for told in self._told(mistake, unit))
 
     def _also(self, mistake: Mistake, explained: Iterable[Unit]) -> int:
         """How many of the outputs that one mistake explains another explains too."""
-        units = [unit for unit in explained if unit.group.small]
+        units = [unit for unit in explained if self._case_of[unit] in self._searched]
         told = self._told_best(mistake, units)
         return sum(_is_explained(unit, told) for unit in units)
 
-    def _left(self, small: bool) -> list[Unit]:
-        return [unit for unit in self._failing if unit.group.small == small and self._now[unit].outside]
+    def _left(self) -> list[Unit]:
+        return [unit for asked in self._searched for unit in asked.units if unit.fails and self._now[unit].outside]
 
-    def _telling(self, small: bool) -> list[Asked]:
+    def _telling(self) -> list[Asked]:
         """The failing cases: of every group in turn the one that costs most."""
         groups: dict[Group, list[Unit]] = defaultdict(list)
-        for unit in sorted(self._left(small), key=lambda unit: self._now[unit].excess, reverse=True):
+        for unit in sorted(self._left(), key=lambda unit: self._now[unit].excess, reverse=True):
             groups[unit.group].append(unit)
         turns = chain.from_iterable(zip_longest(*groups.values()))
         return list(dict.fromkeys(self._case_of[unit] for unit in turns if unit))
@@ -260,6 +264,19 @@ def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:
 def _worth(saved: float) -> float:
     """What the bits saved in a group are worth: it has a price to say that the group has the mistake, or that it is exempt."""
     return max(saved - PRICE, 0.0) if saved > 0 else max(saved, -PRICE)
+
+
+def _few_if_large(cases: Sequence[Asked]) -> Sequence[Asked]:
+    """The cases themselves, or of large ones the smallest that fail and pass: every mistake is tried on them."""
+    if not cases or cases[0].small:
+        return cases
+    failing = sorted((asked for asked in cases if asked.verdict.status == "fail"), key=_elements)
+    passing = sorted((asked for asked in cases if asked.verdict.status == "pass"), key=_elements)
+    return failing[:FEW_LARGE] + passing[:FEW_LARGE]
+
+
+def _elements(asked: Asked) -> int:
+    return prod(asked.verdict.case.shape)
 
 
 def _spread(cases: Sequence[Asked], count: int) -> Sequence[Asked]:

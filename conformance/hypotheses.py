@@ -31,14 +31,15 @@ def if_right(verdict: Verdict, seed: int) -> Outputs:
 
 
 def if_made(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int, *, rough: bool = False) -> list[Outputs]:
-    """What is expected of a case's outputs if a mistake was made, for every way to write its backward pass.
+    """What is expected of a case's outputs if a mistake was made, for every way to write its passes.
 
     `right` is what is expected if nothing is wrong. A composite op's intervals cost many times what its values do: if `rough`,
     they are as wide as those of the truth, times some factors, each of which counts as a way.
     """
     case = verdict.case
     if not isinstance(case, BlockCase):
-        return [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
+        ways = [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
+        return [*ways, *mistake.in_orders(case, seed)]
     taps = dict(right) | (_as_taps(mistake.taps(case, seed, _exported(verdict))) if verdict.taps else {})
     if rough:
         values = mistake.values(case, seed)

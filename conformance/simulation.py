@@ -11,27 +11,20 @@ from conformance.block.machine import PlayedMachine
 from conformance.block.taps import TAP, tap_names
 from conformance.case import TAPPED, Case
 from conformance.mistakes.mistake import Mistake
-from conformance.norms.anatomy import Backward, in_compute_dtype, outputs_of, true_norm
+from conformance.norms.anatomy import (
+    Backward,
+    every_eighth,
+    in_compute_dtype,
+    left_to_right,
+    outputs_of,
+    right_to_left,
+    true_norm,
+)
 from conformance.norms.cases import NormCase
 from conformance.rounding import store
 
 Array = np.ndarray
 Sequence = Callable[[int], Array]
-
-
-def left_to_right(count: int) -> Array:
-    """One by one from the first."""
-    return np.arange(count)
-
-
-def right_to_left(count: int) -> Array:
-    """One by one from the last."""
-    return np.arange(count)[::-1]
-
-
-def every_eighth(count: int) -> Array:
-    """Every eighth, then the next ones, as lanes do that are added up in turn."""
-    return np.argsort(np.arange(count) % 8, kind="stable")
 
 
 @dataclass(frozen=True, slots=True)

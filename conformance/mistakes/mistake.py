@@ -16,7 +16,17 @@ from conformance.block.taps import HIDDEN, altered_taps, expected_taps
 from conformance.case import Case, Op
 from conformance.expected import Expected
 from conformance.golden import golden
-from conformance.norms.anatomy import NOTHING, Backward, Norm, backwards, outputs_of, true_norm
+from conformance.norms.anatomy import (
+    BACKWARDS,
+    NOTHING,
+    ORDERS,
+    Backward,
+    Norm,
+    backwards,
+    outputs_in_order,
+    outputs_of,
+    true_norm,
+)
 from conformance.norms.batch_norm import BATCH_NORM_CASES
 from conformance.norms.cases import ROW_NORM_CASES, NormCase
 
@@ -93,6 +103,14 @@ class Mistake:
         if isinstance(altered, Composite):
             return composite_outputs(altered, seed, self.values(case, seed))
         return outputs_of(altered, backward)
+
+    @lru_cache(maxsize=KEPT)  # noqa: B019
+    def in_orders(self, case: NormCase, seed: int) -> tuple[dict[str, Expected], ...]:
+        """What the case would expect in each usual order of summation, where a sum in low precision depends on it."""
+        altered = self.alter(true_norm(case, seed))
+        if not altered.arithmetic.sums:
+            return ()
+        return tuple(outputs_in_order(altered, backward, order) for backward in BACKWARDS for order in ORDERS)
 
     @lru_cache(maxsize=KEPT)  # noqa: B019
     def values(self, case: Case, seed: int) -> dict[str, Array]:

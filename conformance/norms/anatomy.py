@@ -360,6 +360,38 @@ def in_compute_dtype(norm: Norm) -> Norm:
     return replace(norm, x=x, dy=dy, weight=weight, bias=bias, batch=batch, noisy=True)
 
 
+def left_to_right(count: int) -> Array:
+    """One by one from the first."""
+    return np.arange(count)
+
+
+def right_to_left(count: int) -> Array:
+    """One by one from the last."""
+    return np.arange(count)[::-1]
+
+
+def every_eighth(count: int) -> Array:
+    """Every eighth, then the next ones, as lanes do that are added up in turn."""
+    return np.argsort(np.arange(count) % 8, kind="stable")
+
+
+ORDERS = (left_to_right, right_to_left, every_eighth)
+
+
+def outputs_in_order(norm: Norm, backward: Backward, order: Callable[[int], Array]) -> dict[str, Expected]:
+    """What the case would expect of a port that adds up in this order, in low precision: its numbers, and honest noise."""
+    played = replace(in_compute_dtype(norm), sequence=order)
+    with np.errstate(all="ignore"):
+        values = played.values(backward)
+        exact = {
+            each.name: value.astype(np.float64)
+            for each in fields(values)
+            if isinstance(value := getattr(values, each.name), np.ndarray)
+        }
+        values = replace(values, arithmetic=honest(norm.case.dtype), **exact)
+        return expected_outputs(norm.case, values, norm.dialect, norm.output_dtypes(norm.case.outputs))
+
+
 def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:
     """What the case would expect if this norm were right."""
     with np.errstate(all="ignore"):
