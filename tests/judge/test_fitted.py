@@ -112,10 +112,14 @@ def test_a_factor_is_found(output, factor, sentence):
     assert said("layer_norm", times(output, factor)) == [sentence]
 
 
-@pytest.mark.parametrize("k", [0.3, 3.0, 2**-0.5])
+@pytest.mark.parametrize("k", [3.0, -5.0, 7.0])
 def test_a_factor_of_what_is_rounded_already_is_found(k):
-    (sentence,) = said("layer_norm", lambda case, made: rounded(case, made) | {"dx": k * rounded(case, made)["dx"]})
-    assert sentence == f"dx is {k:.4g} times what it should be"
+    """Rounded to bfloat16, multiplied, and rounded again."""
+
+    def port(case: NormCase, made: Numbers) -> Numbers:
+        return rounded(case, made) | ({"dx": k * rounded(case, made)["dx"]} if case.dtype == "bfloat16" else {})
+
+    assert said("layer_norm", port) == [f"dx is {k:g} times what it should be"]
 
 
 def test_a_factor_of_one_dtype_alone_is_found_there():
