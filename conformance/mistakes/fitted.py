@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from conformance.compare import OutputVerdict, Verdict
+from conformance.compare import Verdict
 from conformance.mistakes import found_factor, found_rows
+from conformance.mistakes.found_factor import Unit
 from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import NormCase
 from conformance.rounding import unit_roundoff
 
-Unit = tuple[NormCase, OutputVerdict]
-"""One output of one case."""
 Key = tuple[str, str, str, str]
 """An op, an output, a dtype and a dialect."""
 

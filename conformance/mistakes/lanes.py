@@ -70,8 +70,9 @@ def _counts(padding: Callable[[Array, int], Array], lanes: Count) -> Alter:
             row_mean = np.mean(s.row_mean, axis=-1, keepdims=True)  # one a row, whatever another mistake makes of it
             off = padded(s.x) - row_mean if norm.centre_statistics else padded(s.x)
             share = np.sum(np.square(off), axis=-1, keepdims=True) / s.x.shape[-1]
-            through_mean = np.sum(off, axis=-1, keepdims=True) / s.x.shape[-1] if norm.centre_statistics else 0.0
-            return np.square(s.centred) + share, 2 * s.centred - 2 * through_mean
+            through_mean = np.sum(off, axis=-1, keepdims=True) + np.sum(s.centred, axis=-1, keepdims=True)
+            slope = s.centred - through_mean / s.x.shape[-1] if norm.centre_statistics else s.centred
+            return np.square(s.centred) + share, 2 * slope
 
         return replace(norm, summed=summed, squares=squares)
 
@@ -104,10 +105,15 @@ def _only(features: Features, a: Array) -> Array:
 def _statistics_of(features: Features) -> Alter:
     """The sums of the statistics run over some features, and are divided by the width."""
 
-    def squares(s: Steps) -> tuple[Array, Array]:
-        return _only(features, np.square(s.centred)), _only(features, 2 * s.centred)
+    def alter(norm: Norm) -> Norm:
+        def squares(s: Steps) -> tuple[Array, Array]:
+            through_mean = np.sum(_only(features, s.centred), axis=-1, keepdims=True) / s.x.shape[-1]
+            slope = s.centred - through_mean if norm.centre_statistics else s.centred
+            return _only(features, np.square(s.centred)), _only(features, 2 * slope)
 
-    return lambda norm: replace(norm, summed=lambda x: _only(features, x), squares=squares)
+        return replace(norm, summed=lambda x: _only(features, x), squares=squares)
+
+    return alter
 
 
 def _projection_of(features: Features) -> Alter:

@@ -94,6 +94,26 @@ def test_the_gradient_of_a_row_in_blocks_is_that_of_rows_of_their_own():
         np.testing.assert_allclose(made.reshape(dx.shape), dx, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
+@pytest.mark.parametrize("past_the_end", [0.0, 1.0])
+def test_the_gradient_of_padding_is_that_of_finite_differences(op, past_the_end):
+    """With eps of float64, central differences are good to eight digits or so."""
+    case = case_of(op, "random", "float64")
+    id_ = {0.0: "padding_in_variance", 1.0: "padding_of_ones"}[past_the_end]
+    given = exact(case)
+
+    def loss(x: Array) -> float:
+        padded = np.concatenate([x, np.full(64 - 33, past_the_end)])
+        mean = padded.sum() / 33 if op == "layer_norm" else 0.0
+        y = given["weight"] * (x - mean) / np.sqrt(np.sum((padded - mean) ** 2) / 33 + case.eps)
+        return float(np.sum(y * given["dy"][0, 0]))
+
+    x, step = given["x"][0, 0], 1e-5
+    differences = [(loss(x + step * one) - loss(x - step * one)) / (2 * step) for one in np.eye(33)]
+    if op in BY_ID[id_].ops:
+        np.testing.assert_allclose(value(id_, case, "dx")[0, 0], differences, rtol=1e-6, atol=1e-8)
+
+
 def test_a_block_narrower_than_the_row_sees_and_writes_nothing_else():
     case = case_of("layer_norm", "random")
     made = {name: expected.value for name, expected in BY_ID["row_cut_at_32"].outputs(case).items()}
