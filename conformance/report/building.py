@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 
 import conformance
 from conformance.block.parting import where
@@ -35,6 +36,7 @@ from conformance.rounding import DTYPES
 from conformance.runner import PortRun
 from conformance.session import NOT_ASKED
 
+DIAGNOSED = 2**20  # elements of a case that is held against the mistakes: each makes a golden of its own
 NAMED = 4  # outputs that are named in one line
 NUMBER = re.compile(r"(\b(?:b?float|u?int|[bf]?[fsui]|fp)(?:8|16|32|64)\b)|0x[0-9a-fA-F]+|\d+")
 """A dtype, which tells one message from another; or an address or a number, which does not."""
@@ -51,7 +53,8 @@ def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0, arg
     made: list[Explained] = []
     for run in runs:
         for op in OPS:
-            found = diagnose(tuple(verdict for verdict in run.verdicts if verdict.case.op == op), settings.seed)
+            verdicts = (verdict for verdict in run.verdicts if verdict.case.op == op)
+            found = diagnose(tuple(each for each in verdicts if prod(each.case.shape) <= DIAGNOSED), settings.seed)
             made += [explained(run.spec, diagnosis) for diagnosis in found]
     return assemble(settings, seconds, ports, [entry(verdict) for run in runs for verdict in run.verdicts], made)
 
@@ -231,10 +234,16 @@ def _unexplained(group: Sequence[CaseEntry]) -> str:
     if first.message:
         others = len({each.message for each in group}) - 1
         return first.message + (f" (and {count_of(others, 'message')} with other numbers)" if others else "")
-    what = f"{first.op}: {_in_short(_failing_outputs(first))} outside the intervals; no known mistake explains it"
+    what = f"{first.op}: {_in_short(_failing_outputs(first))} outside the intervals; {_why_unnamed(group)}"
     if first.exposes and len({_name(each) for each in group}) == 1:
         what += f" ({_name(first)} exposes {first.exposes})"
     return what
+
+
+def _why_unnamed(group: Sequence[CaseEntry]) -> str:
+    if all(prod(each.shape) > DIAGNOSED for each in group):
+        return "so large a case is not diagnosed: ask a smaller one"
+    return "no known mistake explains it"
 
 
 def _name(each: CaseEntry) -> str:
