@@ -80,7 +80,7 @@ def read_report(path: Path) -> dict:
         (("no_such_module",), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError: No module named"),
         (("--exec", "./no_such_program"), NOT_RUN, "./no_such_program could not be run: "),
         ((HONEST, "no_such_module"), NOT_RUN, "1 passed"),
-        (("--op", "layer_norm"), WRONG_USAGE, "no case matches"),
+        (("--op", "layer_norm"), WRONG_USAGE, "no case of layer_norm matches"),
     ],
     ids=in_words,
 )
