@@ -20,6 +20,9 @@ Status = Literal["pass", "fail", "expected", "skip", "error"]
 FIRST_SCALE, LAST_SCALE, HALVINGS = 2.0**-4, 2.0**100, 2
 
 
+MAPPED = 2**22  # elements of an output whose intervals are kept, to map its errors: larger ones would fill the memory
+
+
 @dataclass(frozen=True, slots=True)
 class Element:
     """The element of an output that is furthest off: where it is, what was expected and what came."""
@@ -39,8 +42,8 @@ class OutputVerdict:
     enough (a block's outputs have a bound on their root mean square). `ratio` is the smallest scale of the tolerance that
     admits every element, in units of the tolerance: 1 still passes; infinite where no noise explains the output (a NaN, say).
     `worst` is set where a value does not pass. `actual` is what the port returned, in float64, and `expected` what it is held
-    against, kept where a value does not pass. `growth`, of an intermediate, is its error against the golden's own value, as it
-    has grown on the way there: root mean square, relative, in units of the storage dtype's roundoff.
+    against, kept where a value does not pass, unless it is very large. `growth`, of an intermediate, is its error against the
+    golden's own value, as it has grown on the way there: root mean square, relative, in units of the storage dtype's roundoff.
     """
 
     output: str
@@ -142,7 +145,7 @@ def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdic
     together = bool(np.array_equal(admitted, within))
     passes = together and not outside
     worst = None if passes else _worst(expected, actual, within)
-    kept = None if passes else expected
+    kept = None if passes or actual.size > MAPPED else expected
     return OutputVerdict(
         name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual, expected=kept, together=together
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from conformance.tensors import TensorFileError, read_tensors, write_tensors
 
 Array = np.ndarray
 
-OUTPUTS_LIMIT = 1 << 29  # bytes of the outputs' file: no case's come near
+OUTPUTS_LIMIT = 1 << 29  # bytes of the outputs' file: no case of the kit's own comes near
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
 NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
 
@@ -36,6 +37,12 @@ class NoAnswer(Exception):
 def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
     """The outputs that a port is asked for."""
     return tuple(case.outputs) if hello.gradients else case.made
+
+
+def outputs_limit(case: Case) -> int:
+    """The most bytes that a case's outputs may take as a file: twice what they need in float64, for a case that is so large."""
+    elements = sum(prod(case.output_shape(name)) for name in case.outputs)
+    return max(OUTPUTS_LIMIT, 2 * 8 * elements)
 
 
 class Session:
@@ -121,7 +128,7 @@ class Session:
             key = "reason" if answer["type"] == "skip" else "message"
             raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
         try:
-            return Answer(read_tensors(outputs, OUTPUTS_LIMIT), read_overwrote(answer))
+            return Answer(read_tensors(outputs, outputs_limit(case)), read_overwrote(answer))
         except (TensorFileError, ProtocolError) as error:
             raise NoAnswer("error", f"the port said done, but {error}") from None
 

@@ -170,6 +170,26 @@ def selected(
         raise typer.BadParameter(str(error), param_hint=hint if error.option == "case" else "--exclude") from None
 
 
+def shaped_cases(shape: str) -> tuple[Case, ...]:
+    """The cases of a shape. Raises a usage error where it is none."""
+    from conformance.shapes import ShapeError, shaped
+
+    try:
+        return shaped(shape)
+    except ShapeError as error:
+        raise typer.BadParameter(str(error), param_hint="--shape") from None
+
+
+def check_memory(cases: tuple[Case, ...], ports: int) -> None:
+    """Raise a usage error, before anything is run, where cases of a shape take more memory than is free."""
+    from conformance.shapes import ShapeError, require_memory
+
+    try:
+        require_memory(cases, ports)
+    except ShapeError as error:
+        raise typer.BadParameter(str(error), param_hint="--shape") from None
+
+
 def shard_of(said: str, asked: tuple[Case, ...]) -> tuple[tuple[Case, ...], int, int]:
     """The part I/N of the cases asked for, and I and N. Raises a usage error where there is none."""
     from conformance.shard import shard

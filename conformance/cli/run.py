@@ -23,9 +23,11 @@ from conformance.cli.options import (
     ShardOption,
     TimeoutOption,
     check_in_process,
+    check_memory,
     commands_of,
     read_case_file,
     selected,
+    shaped_cases,
     shard_of,
 )
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
@@ -40,6 +42,9 @@ def run(
     case: CaseOption = None,
     exclude: ExcludeOption = None,
     file: Annotated[Path | None, typer.Option("--cases", metavar="FILE", help="Cases kept by fuzz, not the kit's own.")] = None,
+    shape: Annotated[
+        str, typer.Option(metavar="AxB", help="One shape of x, not the kit's own cases; with --op, --dtype.")
+    ] = "",
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
@@ -64,9 +69,14 @@ def run(
     from conformance.report.report import Settings
     from conformance.runner import run_ports
 
-    asked = selected(case, op, dtype, exclude, among=read_case_file(file) if file else CASES)
+    if shape and (file or not (case or (op and dtype))):
+        raise typer.BadParameter("say of which --op and --dtype, or --case; and no --cases", param_hint="--shape")
+    among = shaped_cases(shape) if shape else read_case_file(file) if file else CASES
+    asked = selected(case, op, dtype, exclude, among=among)
     cases, number, shards = shard_of(shard, asked)
     commands, arguments = commands_of(ports, exec_)
+    if shape:
+        check_memory(cases, len(commands))
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
     if in_process:
         check_in_process(commands)
@@ -86,7 +96,7 @@ def run(
                 jobs=jobs,
                 on_verdict=lambda verdict: advance(verdict.port, failed=verdict.failed),
             )
-    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards)
+    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape)
     report = build(runs, settings, time.monotonic() - began, arguments)
     if not in_process:
         report = asked_again(report, cases, alone(commands, seed=seed, device=device, mode=mode, timeout=timeout))

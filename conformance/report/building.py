@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
+from math import prod
 
 import conformance
 from conformance.block.parting import where
 from conformance.block.taps import TAP
-from conformance.case import OPS, Case
+from conformance.case import OPS, Case, Op
 from conformance.compare import OutputVerdict, Verdict
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.report.counting import count_of
@@ -38,6 +39,7 @@ from conformance.rounding import DTYPES
 from conformance.runner import PortRun
 from conformance.session import NOT_ASKED
 
+DIAGNOSED = 2**20  # elements of a case that is held against the mistakes: each makes a golden of its own
 NAMED = 4  # outputs that are named in one line
 NUMBER = re.compile(r"(\b(?:b?float|u?int|[bf]?[fsui]|fp)(?:8|16|32|64)\b)|0x[0-9a-fA-F]+|\d+")
 """A dtype, which tells one message from another; or an address or a number, which does not."""
@@ -57,12 +59,16 @@ def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0, arg
         verdicts = run.verdicts
         for op in OPS:
             try:
-                found = diagnose(tuple(verdict for verdict in verdicts if verdict.case.op == op), settings.seed)
+                found = diagnose(tuple(verdict for verdict in verdicts if _is_diagnosed(verdict, op)), settings.seed)
                 made += [explained(run.spec, diagnosis) for diagnosis in found]
             except Exception as error:  # the verdicts stand, whatever is wrong with the diagnosis
                 verdicts = tuple(_undiagnosed(verdict, error) if verdict.case.op == op else verdict for verdict in verdicts)
         entries += map(entry, verdicts)
     return assemble(settings, seconds, ports, entries, made)
+
+
+def _is_diagnosed(verdict: Verdict, op: Op) -> bool:
+    return verdict.case.op == op and prod(verdict.case.shape) <= DIAGNOSED
 
 
 def _undiagnosed(verdict: Verdict, error: Exception) -> Verdict:
@@ -264,11 +270,17 @@ def _unexplained(group: Sequence[CaseEntry], passing: Sequence[CaseEntry]) -> st
     if first.message:
         others = len({each.message for each in group}) - 1
         return first.message + (f" (and {count_of(others, 'message')} with other numbers)" if others else "")
-    what = f"{first.op}: {_in_short(_failing_outputs(first))} outside the intervals; no known mistake explains it"
+    what = f"{first.op}: {_in_short(_failing_outputs(first))} outside the intervals; {_why_unnamed(group)}"
     if first.exposes and len({_name(each) for each in group}) == 1:
         what += f" ({_name(first)} exposes {first.exposes})"
     shape = shape_of(group, passing)
     return f"{what}; it fails {shape}" if shape else what
+
+
+def _why_unnamed(group: Sequence[CaseEntry]) -> str:
+    if all(prod(each.shape) > DIAGNOSED for each in group):
+        return "so large a case is not diagnosed: ask a smaller one"
+    return "no known mistake explains it"
 
 
 def _name(each: CaseEntry) -> str:

@@ -21,7 +21,8 @@ OFFLINE = "offline"  # the mode of outputs that were computed elsewhere
 class Settings:
     """What repeats a run.
 
-    `cases` is the file that the cases are from, empty if they are the kit's own. `asked` counts the cases that every port is
+    `cases` is the file that the cases are from, `shape` the one shape that was asked for; both are empty if the cases are the
+    kit's own. `asked` counts the cases that every port is
     asked, by all shards together, and `digest` is theirs: two reports with the same one are about the same questions.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     digest: str = ""
     shard: int = 1
     shards: int = 1
+    shape: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,7 @@ def total(cells: Iterable[Cell]) -> dict[Status, int]:
 def command(settings: Settings, argument: str, case: str) -> str:
     """The command that asks a port one case again."""
     options = [f"--cases {shlex.quote(settings.cases)}"] if settings.cases else []
+    options += [f"--shape {settings.shape}"] if settings.shape else []
     options += [f"--case '{case}'"]
     options += [f"--seed {settings.seed}"] if settings.seed else []
     if settings.mode == OFFLINE:

@@ -80,7 +80,7 @@ def read_report(path: Path) -> dict:
         (("no_such_module",), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError: No module named"),
         (("--exec", "./no_such_program"), NOT_RUN, "./no_such_program could not be run: "),
         ((HONEST, "no_such_module"), NOT_RUN, "1 passed"),
-        (("--op", "layer_norm"), WRONG_USAGE, "no case matches"),
+        (("--op", "layer_norm"), WRONG_USAGE, "no case of layer_norm matches"),
     ],
     ids=in_words,
 )
@@ -110,6 +110,10 @@ def test_the_exit_status_says_how_it_went(arguments, status, words):
         (("run", "--case", "*/random", "--case", "*/tiny_row"), "no case matches '*/tiny_row'"),
         (("run", "--exclude", f"{VICTIM}s"), f"no case matches '{VICTIM}s'; did you mean {VICTIM}?"),
         (("run", "--case", VICTIM, "--exclude", "*/zero_rows"), "every case that is asked for is excluded"),
+        (("run", "--shape", "4096x8192"), "say of which --op and --dtype, or --case"),
+        (("run", "--shape", "4,5", "--op", "rms_norm", "--dtype", "float32"), "'4,5' is no shape, such as 4096x8192"),
+        (("run", "--shape", "4x5", "--op", "rope", "--dtype", "float32"), "no case of rope in float32 matches"),
+        (("run", "--shape", "9999999x999999", "--op", "rms_norm", "--dtype", "float32"), "GiB are free"),
         (("list", "--case", "nothing"), "no case matches 'nothing'"),
         (("list", "mistaken"), "'mistaken' is not one of"),
         (("explain",), "Missing argument 'ID'"),
@@ -250,6 +254,27 @@ def test_a_report_is_plain_but_on_a_terminal_and_colourless_where_that_is_asked(
     assert not colour.search(on_a_terminal(NO_COLOR="1"))
     assert "conforms" in on_a_terminal(NO_COLOR="1")
     assert "\x1b" not in in_a_shell(*ask[3:]).stdout
+
+
+def test_one_shape_is_asked_in_every_dialect(tmp_path):
+    ask = ["--shape", "40x9", "--op", "rms_norm", "--dtype", "float32", "--json", tmp_path / "r.json"]
+    status, said = conformance("run", HONEST, *ask)
+    assert status == CONFORMS
+    assert "conforms: 2 passed" in said
+    report = read_report(tmp_path / "r.json")
+    assert [verdict["shape"] for verdict in report["verdicts"]] == [[40, 9]] * 2
+    assert report["settings"]["shape"] == "40x9"
+
+
+def test_a_shape_that_fails_says_how_to_ask_it_again():
+    port = "tests.runner.impure_ports:OffsetsWeight"
+    first = in_a_shell("run", port, "--shape", "40x9", "--op", "rms_norm", "--dtype", "float32")
+    (cause,) = causes(first)
+    command = re.search("reproduce +(.*)", cause)[1]
+    assert command.startswith(f"conformance run {port} --shape 40x9 --case 'rms_norm/either_order")
+    again = in_a_shell(*shlex.split(command)[1:])
+    assert "[40, 9]" in again.stdout
+    assert "1 failed" in again.stdout
 
 
 def test_a_random_seed_is_printed_and_is_another_every_time(tmp_path):
