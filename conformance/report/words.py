@@ -15,7 +15,7 @@ DIGITS = {"float64": 17}  # that tell a number of a dtype from its neighbours; 9
 STATUSES: dict[Status, str] = {
     "pass": "passed",
     "fail": "failed",
-    "expected": "failed as expected",
+    "expected": "as expected",
     "error": "errors",
     "skip": "skipped",
 }
