@@ -33,7 +33,7 @@ def measure_kit() -> list[dict[str, str | float]]:
         def seconds(*command: str, repeats: int = 3) -> float:
             return sorted(_seconds(command, environment) for _ in range(repeats))[repeats // 2]
 
-        generate = ("fixtures", "generate", "--folder", f"{folder}/fixtures")
+        generate = ("fixtures", "generate", f"{folder}/fixtures")
         return [
             {"what": "run, cold caches", "unit": "s", "measured": seconds("run", repeats=1), "budget": 180.0},
             {"what": "run, warm caches", "unit": "s", "measured": seconds("run"), "budget": 20.0},

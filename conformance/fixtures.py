@@ -11,8 +11,10 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +66,17 @@ def fixture(case: Case) -> dict[str, Array]:
     return tensors
 
 
-def generate(folder: Path = FIXTURES) -> tuple[int, int]:
+def source_folder() -> Path | None:
+    """The fixtures of a source tree; None where the kit is installed, for nothing is written among installed packages."""
+    return FIXTURES if (FIXTURES.parent.parent / "pyproject.toml").is_file() else None
+
+
+def generate(folder: Path) -> tuple[int, int]:
     """Write all fixtures and the manifest, replacing the folder as a whole; returns the number of cases and of bytes.
 
-    Raises `FixtureError` rather than replace a folder that holds something else.
+    A file that is there and differs in the last bits alone, as another CPU may add up, keeps its bytes: the manifest, which
+    holds its digest, is then the same on every machine. Raises `FixtureError` rather than replace a folder that holds
+    something else.
     """
     folder = folder.resolve()
     if folder != FIXTURES.resolve() and folder.exists() and any(folder.iterdir()):
@@ -75,17 +84,20 @@ def generate(folder: Path = FIXTURES) -> tuple[int, int]:
             read_manifest(folder)
         except FixtureError as error:
             raise FixtureError(f"{folder}: not empty, and not a fixtures folder to be replaced: {error}") from None
+    stored = _stored(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         fresh, replaced = Path(scratch) / "fresh", Path(scratch) / "replaced"
         entries = []
         for case in CASES:
             if case.has_fixture:
-                write_tensors(fresh / _file(case), fixture(case))
+                write_tensors(fresh / _file(case), _kept_or_new(case, folder, stored))
                 entries.append(_entry(case, fresh))
         for page in PAGES:
             shutil.copyfile(FIXTURES / page, fresh / page)
-        (fresh / MANIFEST).write_text(json.dumps(_manifest(entries), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        same = {entry["id"]: entry for entry in entries} == {entry["id"]: entry for entry in stored["cases"]}
+        provenance = stored["provenance"] if same and "provenance" in stored else _provenance()
+        (fresh / MANIFEST).write_bytes(_manifest(entries, provenance))
         if folder.exists():
             os.replace(folder, replaced)
         try:
@@ -94,6 +106,25 @@ def generate(folder: Path = FIXTURES) -> tuple[int, int]:
             os.replace(replaced, folder)
             raise
     return len(entries), sum(entry["bytes"] for entry in entries)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder that is to be replaced; one without cases where it has none."""
+    try:
+        return read_manifest(folder)
+    except FixtureError:
+        return {"cases": []}
+
+
+def _kept_or_new(case: Case, folder: Path, stored: dict[str, Any]) -> dict[str, Array]:
+    """The tensors of a case as they are stored, where those computed now agree with them; else the new ones."""
+    new = fixture(case)
+    for entry in stored["cases"]:
+        if entry["id"] == case.id:
+            with suppress(FixtureError):
+                kept = read_fixture(folder, entry)
+                return new if _differences(kept, new, golden(case).inputs.keys()) else kept
+    return new
 
 
 def read_manifest(folder: Path = FIXTURES) -> dict[str, Any]:
@@ -191,7 +222,23 @@ def check(folder: Path = FIXTURES) -> list[str]:
         else:
             fresh, inputs = fixture(cases[id_]), golden(cases[id_]).inputs.keys()
             differences += [f"{folder / entries[id_]['file']}: {text}" for text in _differences(stored, fresh, inputs)]
+    if not any(difference.startswith(f"{folder / MANIFEST}: ") for difference in differences):
+        differences += _differing_lines(folder / MANIFEST, manifest, cases.values())
     return sorted(differences)
+
+
+def _differing_lines(path: Path, manifest: dict[str, Any], cases: Iterable[Case]) -> list[str]:
+    """Where a manifest that holds what it should is not written as it is generated, byte for byte: the first such line."""
+    entries = {entry["id"]: entry for entry in manifest["cases"]}
+    generated = _manifest(
+        [_described(case, entries[case.id]["sha256"], entries[case.id]["bytes"]) for case in cases], manifest.get("provenance")
+    )
+    content = read_regular(path, MANIFEST_LIMIT)
+    if content == generated:
+        return []
+    pairs = zip_longest(content.decode(errors="replace").split("\n"), generated.decode().split("\n"), fillvalue="nothing")
+    number, (line, other) = next((number, pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    return [f"{path}: line {number} is {line.strip()[:80]!r}; generated: {other.strip()[:80]!r}"]
 
 
 def _differences(stored: dict[str, Array], fresh: dict[str, Array], inputs: Set[str]) -> list[str]:
@@ -253,22 +300,31 @@ def _description(case: Case) -> dict[str, Any]:
 
 def _entry(case: Case, folder: Path) -> dict[str, Any]:
     content = (folder / _file(case)).read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    return {"id": case.id, "file": _file(case), "sha256": digest, "bytes": len(content), **_description(case)}
+    return _described(case, hashlib.sha256(content).hexdigest(), len(content))
 
 
-def _manifest(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
+def _described(case: Case, digest: str, size: int) -> dict[str, Any]:
+    return {"id": case.id, "file": _file(case), "sha256": digest, "bytes": size, **_description(case)}
+
+
+def _manifest(entries: list[dict[str, Any]], provenance: Any) -> bytes:
+    manifest = {
         "$schema": "manifest.schema.json",
         "format": FORMAT,
         "seed": 0,
-        "provenance": {
-            "conformance": conformance.__version__,
-            "numpy": np.__version__,
-            "ml_dtypes": ml_dtypes.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
+        "provenance": provenance,
         "count": len(entries),
         "cases": entries,
+    }
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _provenance() -> dict[str, str]:
+    """What computed the fixtures."""
+    return {
+        "conformance": conformance.__version__,
+        "numpy": np.__version__,
+        "ml_dtypes": ml_dtypes.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
     }

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import inf
 
 import hypothesis
@@ -21,7 +20,7 @@ from conformance.compare import Verdict
 from conformance.golden import compute
 from conformance.norms.cases import NormCase
 from conformance.process import PortFailure, RunningPort
-from conformance.protocol import Hello
+from conformance.protocol import Hello, first_match
 from conformance.random_cases import cases, questions
 from conformance.runner import judge
 from conformance.session import Session
@@ -142,8 +141,9 @@ class _Fuzzer:
         raise _CaseFails
 
     def _verdict(self, case: NormCase) -> Verdict | None:
-        """The verdict on a case; None where it has no answer, or the port says that it is known to fail."""
-        if any(fnmatchcase(case.id, glob) for glob in self._session.hello.expected):
+        """The verdict on a case; None where it has no answer, or the port says that it fails, or may fail."""
+        hello = self._session.hello
+        if first_match(case.id, hello.expected | hello.may_fail) is not None:
             return None
         golden = compute(case, CASES_SEED)
         if not has_answer(golden):

@@ -83,7 +83,7 @@ def judge_folder(
     verdicts: list[Verdict] = []
     for case in cases:
         if case.id in files:
-            verdict = as_expected(_judge(str(folder), files[case.id], case, hello), hello.expected)
+            verdict = as_expected(_judge(str(folder), files[case.id], case, hello), hello)
         else:
             verdict = Verdict(str(folder), case, "skip", message=unsupported(case, hello) or NOTHING)
         verdicts.append(verdict)

@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from inspect import Parameter, signature
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from conformance.protocol import PROTOCOL, Answer, Call, Hello, decode, encode, layouts, read_call
+from conformance.protocol import PROTOCOL, Answer, Call, Hello, decode, encode, first_match, layouts, read_call
 from conformance.rounding import DTYPES
 from conformance.tensors import read_tensors, write_tensors
 from reference import BlockConfig
@@ -64,24 +63,27 @@ class Port:
 
     Tensors are what `to_tensor` made; an absent one is None. A norm that can do both takes `weight_offset`, a float to add to
     the weight, and `order`, which is passed in half precision only: give it a default. One that does not take `order` casts
-    on one side of the weight, and is asked in half precision once `orders` says on which. `parameters` are a dict by name,
-    and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
-    also called with `taps=True`, and then returns out and a dict of its intermediates.
+    on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
+    dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
+    what none fits has no order. `parameters` are a dict by name, and `config` a `reference.BlockConfig`, which can be hashed;
+    a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then returns out and a dict
+    of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
-    and the report says so. `expected` maps globs of case ids that are known to fail to the
-    reason; a case so listed that passes is a failure. `skips` maps globs of those not to be answered, where chance decides,
-    say.
+    and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
+    that passes is a failure); `may_fail`, which pass or fail, as chance has it (neither is a failure); `skips`, which are not to
+    be answered at all.
     """
 
     name = "port"
     dtypes: tuple[str, ...] = DTYPES
-    orders: tuple[str, ...] = ("cast_then_scale", "scale_then_cast")
+    orders: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("cast_then_scale", "scale_then_cast")
     weight_offsets: tuple[int, ...] = (0, 1)
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
     expected: Mapping[str, str] = MappingProxyType({})
+    may_fail: Mapping[str, str] = MappingProxyType({})
     skips: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
@@ -163,11 +165,13 @@ class Port:
 
     def hello(self) -> Hello:
         """What this port says of itself."""
+        orders = self.orders if self._tells("order", self.orders is not Port.orders) else ()
+        by_op_and_dtype = isinstance(orders, Mapping)
         return Hello(
             name=self.name,
             ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
             dtypes=self.dtypes,
-            orders=self.orders if self._tells("order", self.orders is not Port.orders) else (),
+            orders=() if by_op_and_dtype else orders,
             weight_offsets=self.weight_offsets if self._tells("weight_offset", 0 not in self.weight_offsets) else (0,),
             gradients=(type(self).vjp, type(self).gradients) != (Port.vjp, Port.gradients),
             device=self.device,
@@ -176,6 +180,8 @@ class Port:
             taps=self.taps,
             compiles=self.compiles,
             overwrites=self.overwrites,
+            orders_by=dict(orders) if by_op_and_dtype else {},
+            may_fail=dict(self.may_fail),
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -189,8 +195,7 @@ class Port:
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
-        reason = next((reason for glob, reason in self.skips.items() if fnmatchcase(call.case, glob)), None)
-        if reason is not None:
+        if (reason := first_match(call.case, self.skips)) is not None:
             raise Skip(reason)
         function, constants = getattr(self, call.op), self._constants(call)
         made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))

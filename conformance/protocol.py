@@ -9,15 +9,18 @@ The runner asks, the port answers, one line each way:
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 import numpy as np
 
 PROTOCOL = 1
 EXCERPT = 200  # characters of what is wrong that are shown
 TEXT_LIMIT = 10_000  # characters of a message that are kept
+
+T = TypeVar("T")
 
 
 class ProtocolError(ValueError):
@@ -44,6 +47,15 @@ class Hello:
     """Whether it compiles in mode `jit`; where it does not, both modes are eager."""
     overwrites: tuple[str, ...] = ()
     """The inputs that its ops overwrite on purpose."""
+    orders_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Globs of an op and a dtype, such as `rms_norm/float16`, each with its orders; the first that fits counts."""
+    may_fail: dict[str, str] = field(default_factory=dict)
+    """Globs of case ids that pass or fail, as chance has it, each with the reason."""
+
+    def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
+        """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
+        told = first_match(f"{op}/{dtype}", self.orders_by)
+        return self.orders if told is None else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,11 @@ def read_hello(message: dict[str, Any]) -> Hello:
     return Hello(**{name: _own(value) for name, value in fields.items()})
 
 
+def first_match(name: str, globs: Mapping[str, T]) -> T | None:
+    """What the first glob that a name matches stands for; None where it matches none."""
+    return next((value for glob, value in globs.items() if fnmatchcase(name, glob)), None)
+
+
 def _own(value: Any) -> Any:
     """A valid field as `Hello` has it: lists are tuples, and texts may be shown."""
     match value:
@@ -133,7 +150,7 @@ def _own(value: Any) -> Any:
         case list():
             return tuple(_own(item) for item in value)
         case dict():
-            return {printable(key): printable(text) for key, text in value.items()}
+            return {printable(key): _own(item) for key, item in value.items()}
         case _:
             return value
 
@@ -148,6 +165,10 @@ def _is_list_of_offsets(value: Any) -> bool:
 
 def _is_object_of_strings(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _is_object_of_lists(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_list_of_strings(item) for item in value.values())
 
 
 def _is_bool(value: Any) -> bool:
@@ -171,6 +192,8 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "taps": (False, _is_bool, "true or false"),
     "compiles": (False, _is_bool, "true or false"),
     "overwrites": ([], _is_list_of_strings, "a list of strings"),
+    "orders_by": ({}, _is_object_of_lists, "an object of lists of strings"),
+    "may_fail": ({}, _is_object_of_strings, "an object of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from math import prod
 
@@ -13,7 +12,7 @@ from conformance.case import Case
 from conformance.compare import Verdict, compare
 from conformance.golden import Golden, compute, golden
 from conformance.process import Family, PortFailure, PortProcess, RunningPort
-from conformance.protocol import Hello
+from conformance.protocol import Hello, first_match
 from conformance.session import NOT_ASKED, NoAnswer, Session, asked_of
 from conformance.shard import family
 
@@ -144,9 +143,8 @@ class Examination:
         elif session.given_up:
             verdict = Verdict(self._spec, case, "error", message=NOT_ASKED)
         else:
-            expected = session.hello.expected
             exact = golden(case, self._seed) if prod(case.shape) <= KEPT_SIZE else compute(case, self._seed)
-            verdict = as_expected(judge(session, self._spec, exact), expected)
+            verdict = as_expected(judge(session, self._spec, exact), session.hello)
             if session.aftermath:
                 self.verdicts[self._last] = _spoilt(self.verdicts[self._last], session.aftermath)
                 self.spoilt = True
@@ -179,12 +177,16 @@ def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...]) -> Verdict:
     return replace(verdict, status="fail", message=f"overwrites its input{'s' * (len(overwrote) > 1)} {', '.join(overwrote)}")
 
 
-def as_expected(verdict: Verdict, expected: dict[str, str]) -> Verdict:
-    """The verdict in the light of what the port says will fail: it is expected to, and must not pass."""
-    reason = next((reason for glob, reason in expected.items() if fnmatchcase(verdict.case.id, glob)), None)
-    if reason is None or verdict.status == "skip":
+def as_expected(verdict: Verdict, hello: Hello) -> Verdict:
+    """The verdict in the light of what the port says: a case that is expected to fail must fail, one that may need not."""
+    if verdict.status == "skip":
         return verdict
-    if verdict.status == "pass":
+    passes, id_ = verdict.status == "pass", verdict.case.id
+    if (reason := first_match(id_, hello.may_fail)) is not None:
+        return replace(verdict, status="expected", message=f"may fail, and {'passed' if passes else 'did'}: {reason}")
+    if (reason := first_match(id_, hello.expected)) is None:
+        return verdict
+    if passes:
         return replace(verdict, status="fail", message=f"passes, though it is expected to fail: {reason}")
     return replace(verdict, status="expected", message=reason)
 
@@ -195,7 +197,7 @@ def unsupported(case: Case, hello: Hello) -> str:
         return NO_OP + case.op
     if case.dtype not in hello.dtypes:
         return f"no dtype {case.dtype}"
-    if case.dialect.order not in ("either_order", *hello.orders):
+    if case.dialect.order not in ("either_order", *hello.orders_of(case.op, case.dtype)):
         return f"no order {case.dialect.order}"
     if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.weight_offset}"

@@ -8,20 +8,27 @@ import typer
 
 from conformance.fixtures import FIXTURES
 
-FolderOption = Annotated[Path, typer.Option(help="Where the fixtures are.")]
+WHERE = "Where to write them; a source tree's own where it is left out. An installed kit must be told."
 
 
-def generate(folder: FolderOption = FIXTURES) -> None:
+def generate(folder: Annotated[Path | None, typer.Argument(help=WHERE, show_default=False)] = None) -> None:
     """Write every fixture and the manifest anew, whole or not at all."""
-    from conformance.fixtures import generate
+    from conformance.fixtures import FixtureError, generate, source_folder
     from conformance.report.counting import count_of
 
+    folder = folder or source_folder()
+    if folder is None:
+        said = f"this kit is installed in {FIXTURES.parent.parent}; say where to write: conformance fixtures generate FOLDER"
+        raise typer.BadParameter(said, param_hint="FOLDER")
     began = time.monotonic()
-    count, size = generate(folder)
+    try:
+        count, size = generate(folder)
+    except FixtureError as error:
+        raise typer.BadParameter(str(error), param_hint="FOLDER") from None
     print(f"{count_of(count, 'case')}, {size / 1e6:.1f} MB, in {time.monotonic() - began:.1f} s: {folder}")
 
 
-def check(folder: FolderOption = FIXTURES) -> None:
+def check(folder: Annotated[Path, typer.Argument(help="Where the fixtures are.")] = FIXTURES) -> None:
     """Verify every digest, regenerate, and say exactly what differs. Exit status: 0 all is as it should be, 1 it is not."""
     from conformance.fixtures import check
     from conformance.report.counting import count_of

@@ -35,7 +35,7 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
         console.print(_matrix(report))
     for what, style, ports in (
         ("skipped", "dim", report.reasons("skip")),
-        ("fails as expected in", "yellow", report.reasons("expected")),
+        ("does as expected in", "yellow", report.reasons("expected")),
     ):
         for port, reasons in ports.items():
             counted = ", ".join(f"{reason} ({count})" for reason, count in words.in_short(reasons))

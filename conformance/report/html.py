@@ -49,7 +49,7 @@ def _standing(status: int) -> str:
 
 
 def mood(cell: Cell | None) -> str:
-    """How a cell of the matrix looks: good, fair (fails as expected), bad, none (not judged)."""
+    """How a cell of the matrix looks: good, fair (some do as expected), bad, none (not judged)."""
     if cell is None or not cell.judged:
         return "none"
     return ("fair" if cell.count("expected") else "good") if cell.conforms else "bad"

@@ -11,7 +11,7 @@ ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  
 
 
 def as_junit(report: Report) -> str:
-    """One XML document. A failure's text is its diagnosis; what fails as expected is skipped, as what is skipped is."""
+    """One XML document. A failure's text is its diagnosis; what the port expects is skipped, as what is skipped is."""
     counts = report.counts()
     counts["error"] = counts.get("error", 0) + sum(bool(port.failure) for port in report.ports)
     counted = _counted(counts, report)
@@ -80,7 +80,7 @@ def _case(report: Report, entry: CaseEntry, cause: str) -> xml.Element:
         case "skip":
             _element(case, "skipped", message=entry.message)
         case "expected":
-            _element(case, "skipped", message=f"fails as expected: {entry.message}")
+            _element(case, "skipped", message=f"as expected: {entry.message}")
         case "fail" | "error":
             off = [f"{output.output} {words.ratio(output.ratio)}" for output in entry.outputs if not output.passes]
             message = entry.message or f"off by, in tolerances: {', '.join(off) or entry.parts_at}"

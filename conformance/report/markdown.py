@@ -52,7 +52,7 @@ def _cell(cell: Cell | None) -> str:
 
 def _reasons(report: Report) -> list[str]:
     lines: list[str] = []
-    for what, ports in (("skipped", report.reasons("skip")), ("failed as expected", report.reasons("expected"))):
+    for what, ports in (("skipped", report.reasons("skip")), ("as expected", report.reasons("expected"))):
         for port, reasons in ports.items():
             counted = ", ".join(f"{reason} ({count})" for reason, count in words.in_short(reasons))
             lines += [f"{_escaped(port)} {what} {sum(reasons.values())}: {_escaped(counted[:LONGEST])}", ""]

@@ -25,7 +25,8 @@ def next_steps(report: Report) -> Iterator[str]:
         verdicts = [verdict for verdict in report.verdicts if verdict.port == port.port]
         unwritten = next((verdict.op for verdict in verdicts if verdict.message == NOT_WRITTEN), None)
         judged = {verdict.op for verdict in verdicts if verdict.status in ("pass", "fail")}
-        if port.hello and not port.hello.orders and judged & set(ROW_NORMS) and set(HALF) & set(port.hello.dtypes):
+        asked_for_an_order = judged & set(ROW_NORMS) and port.hello and set(HALF) & set(port.hello.dtypes)
+        if port.hello and asked_for_an_order and not (port.hello.orders or port.hello.orders_by):
             yield f"next: conformance identify {port.argument}, and say in `orders` which side of the weight it casts on"
         elif unwritten:
             yield f"next: write {unwritten}, then conformance run {port.argument} --op {unwritten}"

@@ -71,7 +71,7 @@ class Cell:
 
     @property
     def conforms(self) -> bool:
-        """Whether everything judged passed, or failed as expected."""
+        """Whether everything judged passed, or did as expected."""
         return not self.count("fail", "error")
 
 

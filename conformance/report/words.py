@@ -22,7 +22,7 @@ LIBRARY = re.compile(r"""/(site|dist)-packages/|/lib/python3\.\d+/|"<""")  # ins
 STATUSES: dict[Status, str] = {
     "pass": "passed",
     "fail": "failed",
-    "expected": "failed as expected",
+    "expected": "as expected",
     "error": "errors",
     "skip": "skipped",
 }

@@ -11,9 +11,11 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from conformance import fixtures
 from conformance.cases import CASES
+from conformance.cli import app
 from conformance.fixtures import FIXTURES, MANIFEST, FixtureError, check, generate, read_fixture, read_manifest
 from conformance.golden import golden
 from conformance.rounding import round_to
@@ -52,7 +54,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def edit(folder: Path, change: Callable[[Manifest], object]) -> None:
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     change(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def entry_of(manifest: Manifest, id_: str = ID) -> dict[str, Any]:
@@ -251,6 +253,38 @@ def test_golden_values_of_another_cpu_pass_and_inputs_must_not_differ(copy):
     assert [message.partition(": ")[2][:25] for message in check(copy)] == ["tensor x differs in 198 o"]
 
 
+def test_another_cpu_regenerates_what_is_committed(copy):
+    """Its last bits are another's, and its provenance too: neither is a reason to change a file, or the manifest."""
+    stored = read_fixture(copy, entry_of(read_manifest(copy)))
+    fixtures.write_tensors(copy / FILE, {**stored, "golden.dx": stored["golden.dx"] * (1 + 2.0**-52)})
+    rewrite(copy, (copy / FILE).read_bytes())
+    edit(copy, lambda manifest: manifest["provenance"].update(machine="another"))
+    before = content(copy)
+    generate(copy)
+    assert content(copy) == before
+
+
+def test_a_file_that_is_wrong_is_generated_anew_and_so_is_the_provenance(copy, fresh):
+    stored = read_fixture(copy, entry_of(read_manifest(copy)))
+    fixtures.write_tensors(copy / FILE, {**stored, "golden.dx": stored["golden.dx"] * 1.001})
+    rewrite(copy, (copy / FILE).read_bytes())
+    edit(copy, lambda manifest: manifest["provenance"].update(machine="another"))
+    generate(copy)
+    assert content(copy) == content(fresh)
+
+
+def test_the_manifest_is_checked_byte_for_byte(copy):
+    edit(copy, lambda manifest: manifest["cases"].insert(3, manifest["cases"].pop(7)))
+    generated, stored = list(STORED)[3], list(STORED)[7]
+    [message] = check(copy)
+    assert message.startswith(f"{copy / MANIFEST}: line ")
+    assert message.endswith(f"""'"id": "{stored}",'; generated: '"id": "{generated}",'""")
+    generate(copy)
+    (copy / MANIFEST).write_bytes((copy / MANIFEST).read_bytes() + b"\n")
+    [message] = check(copy)
+    assert message.endswith("is ''; generated: 'nothing'")
+
+
 def test_a_damaged_file_is_not_read(copy):
     flip_a_bit(copy / FILE)
     with pytest.raises(FixtureError, match="edited"):
@@ -310,6 +344,25 @@ def test_the_pages_beside_the_fixtures_are_checked_too(copy, page):
 def test_an_empty_folder_is_filled(tmp_path, fresh):
     generate(tmp_path)
     assert content(tmp_path) == content(fresh)
+
+
+def test_an_installed_kit_writes_only_where_it_is_told(tmp_path, monkeypatch):
+    assert fixtures.source_folder() == FIXTURES
+    installed = tmp_path / "site-packages/conformance/fixtures"
+    monkeypatch.setattr(fixtures, "FIXTURES", installed)
+    assert fixtures.source_folder() is None
+    result = CliRunner().invoke(app, ["fixtures", "generate"], env={"COLUMNS": "500"})
+    assert result.exit_code == 2
+    assert "say where to write: conformance fixtures generate FOLDER" in result.output
+    assert not installed.exists()
+
+
+def test_a_folder_that_is_refused_is_wrong_usage(tmp_path):
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    result = CliRunner().invoke(app, ["fixtures", "generate", str(tmp_path)], env={"COLUMNS": "500"})
+    assert result.exit_code == 2
+    assert "not empty, and not a fixtures folder" in result.output
+    assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("at", [1, 100, len(STORED)])

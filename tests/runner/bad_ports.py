@@ -76,6 +76,15 @@ class KnowsItsFaults(EpsOutsideRoot):
     expected = {"*/rows_near_eps": "eps outside the root", "*/values_near_6e4": "nothing is wrong here"}  # noqa: RUF012
 
 
+class FailsByChance(EpsOutsideRoot):
+    may_fail = {"rms_norm/*/rows_near_eps": "its seed decides", "rms_norm/*/values_near_6e4": "its seed decides"}  # noqa: RUF012
+    expected = {"*/rows_near_eps": "never asked: what may fail need not"}  # noqa: RUF012
+
+
+class OrderByDtype(Honest):
+    orders = {"rms_norm/bfloat16": ("scale_then_cast",), "rms_norm/*": ("cast_then_scale",)}  # noqa: RUF012
+
+
 class NoLayerNorm(Honest):
     layer_norm = None
 

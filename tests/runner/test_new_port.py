@@ -156,6 +156,11 @@ def test_what_a_port_says_of_itself_follows_from_its_methods():
     assert (Told().hello().orders, Told().hello().weight_offsets) == (("scale_then_cast",), (1,))
     assert not Told().hello().gradients
 
+    class ByDtype(Shortest):
+        orders = {"*/bfloat16": ("scale_then_cast",)}  # noqa: RUF012
+
+    assert (ByDtype().hello().orders, ByDtype().hello().orders_by) == ((), {"*/bfloat16": ("scale_then_cast",)})
+
 
 def test_an_offset_that_a_norm_does_not_take_is_skipped():
     x = np.ones((2, 3), np.float32)

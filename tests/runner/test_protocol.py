@@ -30,6 +30,8 @@ LOADED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  
         ("versions", [None, [], {"torch": 2}, "1.0"], "an object of strings"),
         ("expected", [None, ["*"], {"*": None}], "an object of strings"),
         ("taps", [None, 0, "yes"], "true or false"),
+        ("orders_by", [None, ["*"], {"*": "scale_then_cast"}, {"*": [1]}], "an object of lists of strings"),
+        ("may_fail", [None, ["*"], {"*": None}], "an object of strings"),
     ],
 )
 def test_a_field_of_hello_of_a_wrong_type_is_named(field, values, words):
@@ -55,6 +57,15 @@ def test_the_rest_of_hello_has_defaults():
     assert read_hello(HELLO) == Hello("port", (), (), (), (0,), gradients=False)
 
 
+def test_the_orders_of_an_op_in_a_dtype_are_those_of_the_first_glob_that_fits():
+    by = {"rms_norm/float16": ["cast_then_scale"], "rms_norm/*": [], "layer_norm/bfloat16": ["scale_then_cast"]}
+    hello = read_hello(HELLO | {"orders": ["scale_then_cast", "cast_then_scale"], "orders_by": by})
+    assert hello.orders_of("rms_norm", "float16") == ("cast_then_scale",)
+    assert hello.orders_of("rms_norm", "bfloat16") == ()
+    assert hello.orders_of("layer_norm", "bfloat16") == ("scale_then_cast",)
+    assert hello.orders_of("layer_norm", "float16") == ("scale_then_cast", "cast_then_scale")
+
+
 def test_what_is_wrong_is_shown_in_part():
     with pytest.raises(ProtocolError) as error:
         read_hello(HELLO | {"ops": "x" * 1_000_000})
@@ -67,7 +78,7 @@ def test_whatever_a_port_says_is_a_hello_or_a_clear_error(fields):
     try:
         message = decode(json.dumps(HELLO | fields))
         hello = read_hello(message)
-        json.dumps([hello.name, hello.versions, hello.expected], ensure_ascii=False).encode()
+        json.dumps([hello.name, hello.versions, hello.expected, hello.may_fail, hello.orders_by], ensure_ascii=False).encode()
     except ProtocolError as error:
         str(error).encode()
 

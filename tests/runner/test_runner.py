@@ -13,7 +13,7 @@ from rich.console import Console
 from conformance.case import Case
 from conformance.cases import select
 from conformance.compare import Verdict
-from conformance.norms.cases import ROW_NORM_CASES
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.process import PortFailure, PortProcess, serve_command
 from conformance.protocol import Hello
 from conformance.report.building import build
@@ -21,7 +21,8 @@ from conformance.report.console import show
 from conformance.report.html import as_html
 from conformance.report.junit import as_junit
 from conformance.report.markdown import as_markdown
-from conformance.report.report import FAILS, Settings
+from conformance.report.report import CONFORMS, FAILS, Settings
+from conformance.rounding import HALF
 from conformance.runner import PortRun, run_port, run_ports, unsupported
 from conformance.session import STARTS_IN_A_ROW
 from conformance.shard import family
@@ -276,6 +277,33 @@ def test_a_case_expected_to_fail_must_fail():
     (cause,) = report.causes
     assert cause.what == passes.message
     assert report.reasons("expected") == {"KnowsItsFaults": {"eps outside the root": 1}}
+
+
+def test_a_case_that_may_fail_is_as_expected_either_way():
+    cases = select("rms_norm/either_order/float32/rows_near_eps") + select("rms_norm/either_order/float32/values_near_6e4")
+    result = run(bad_port("FailsByChance"), *cases)
+    fails, passes = result.verdicts
+    assert (fails.status, fails.message) == ("expected", "may fail, and did: its seed decides")
+    assert (passes.status, passes.message) == ("expected", "may fail, and passed: its seed decides")
+    assert fails.ratio > 1 > passes.ratio
+    result = run(bad_port("FailsByChance"), *cases, *select("layer_norm/either_order/float32/values_near_6e4"))
+    report = build([result], Settings(0, "cpu", "jit"))
+    assert (report.exit_status, report.counts(), report.causes) == (CONFORMS, {"expected": 2, "pass": 1}, ())
+
+
+def test_an_order_is_said_by_op_and_dtype():
+    ids = [
+        f"{op}/{order}/{dtype}/random" for op in ROW_NORMS for dtype in HALF for order in ("cast_then_scale", "scale_then_cast")
+    ]
+    verdicts = run(bad_port("OrderByDtype"), *(case for id_ in ids for case in select(id_))).verdicts
+    assert [verdict.case.id for verdict in verdicts if verdict.status == "pass"] == [
+        "rms_norm/scale_then_cast/bfloat16/random",
+        "rms_norm/cast_then_scale/float16/random",
+    ]
+    assert [verdict.message for verdict in verdicts if verdict.case.op == "layer_norm"] == [
+        f"no order {verdict.case.dialect.order}" for verdict in verdicts if verdict.case.op == "layer_norm"
+    ]
+    assert all(verdict.status in ("pass", "skip") for verdict in verdicts)
 
 
 def test_an_earlier_answer_is_not_taken_for_a_later_one():

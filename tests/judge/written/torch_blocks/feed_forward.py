@@ -82,6 +82,20 @@ class GateClampedAtOne(Block):
         return F.silu(gate.clamp(max=1.0)) * up
 
 
+class GateClampedAtSeven(Block):
+    """The gate is clamped from above at 7."""
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate.clamp(max=7.0)) * up
+
+
+class GateAndUpClampedAtSeven(Block):
+    """Gate and up are clamped at 7, as gpt-oss has it."""
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate.clamp(max=7.0)) * up.clamp(min=-7.0, max=7.0)
+
+
 class SiluOf1702(Block):
     """SiLU has gpt-oss's alpha: x·sigmoid(1.702 x)."""
 
@@ -176,12 +190,14 @@ FAULTS = (
     fault(SiluOfBoth, taps=True),
     fault(SiluOfTheProduct),
     fault(GateAdded, "gate_added", taps=True),
-    fault(GateAndUpInterleaved, taps=True),
+    fault(GateAndUpInterleaved, "gate_and_up_interleaved", taps=True),
     fault(GeluForSilu, "gelu_for_silu"),
     fault(ReluForSilu, "relu_for_silu", taps=True),
     fault(SigmoidForSilu, "sigmoid_for_silu"),
     fault(GateNotActivated, "silu_missing", taps=True),
     fault(GateClampedAtOne),
+    fault(GateClampedAtSeven, "gate_clamped", taps=True),
+    fault(GateAndUpClampedAtSeven, "gate_and_up_clamped", taps=True),
     fault(SiluOf1702, "silu_of_1.702"),
     fault(SiluStepByStepInXDtype, "silu_in_storage_dtype", taps=True, dtypes=HALF),
     fault(GeluOfTheOtherFormula, "gelu_of_the_other_formula", taps=True),

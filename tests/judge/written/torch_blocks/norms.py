@@ -103,7 +103,7 @@ class WeightsMissing(Block):
 
     def weight(self, name: str) -> Tensor:
         weight = super().weight(name)
-        return torch.ones_like(weight) + 0 * weight if name in ("attention_norm", "ffn_norm") else weight
+        return torch.ones_like(weight) - self.config.weight_offset + 0 * weight if name.endswith("norm") else weight
 
 
 class OneAddedToTheWeights(Block):
@@ -180,22 +180,22 @@ class WeightsOfQueriesAndKeysSwapped(Block):
 
 
 FAULTS = (
-    fault(EpsOutsideTheRoot),
+    fault(EpsOutsideTheRoot, "norm_eps_outside_root"),
     fault(EpsMissing, "norm_eps_missing", taps=True),
     fault(EpsOf1e6, "norm_eps_1e-6"),
     fault(EpsClamps, taps=True),
-    fault(DividesByNMinusOne),
-    fault(SumForMean, taps=True),
+    fault(DividesByNMinusOne, "norm_divides_by_n_minus_1"),
+    fault(SumForMean, "norm_sum_for_mean", taps=True),
     fault(DividesByTheMeanSquare),
     fault(MeanOverPositions, "norm_over_positions"),
     fault(LayerNormForRmsNorm, "norm_of_the_other_kind", taps=True),
     fault(RmsNormForLayerNorm, "norm_of_the_other_kind"),
     fault(EveryStepInXDtype, "norm_in_storage_dtype", taps=True, dtypes=HALF),
     fault(RstdInBfloat16, taps=True),
-    fault(WeightsMissing),
+    fault(WeightsMissing, "norm_weight_missing"),
     fault(OneAddedToTheWeights, "norm_offset_unasked", taps=True),
     fault(OneNotAddedToTheWeights, "norm_offset_missing", taps=True),
-    fault(BiasesOfTheNormsMissing),
+    fault(BiasesOfTheNormsMissing, "norm_bias_missing"),
     fault(OneNormForBoth, "norm_weights_shared", taps=True),
     fault(SecondNormMissing, "ffn_norm_missing"),
     fault(OtherOrder, "norm_of_the_other_order", taps=True, dtypes=HALF),

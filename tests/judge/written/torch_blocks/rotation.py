@@ -20,7 +20,7 @@ class NeighboursForHalves(Block):
 
 
 class NeighboursPutBackAsHalves(Block):
-    """Neighbours are turned, and put back as halves."""
+    """Neighbours are turned, and put back as halves: another order of features, the same for queries and keys."""
 
     def pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[..., 0::2], x[..., 1::2]
@@ -196,14 +196,14 @@ class CachedKeysTurnedAgain(Block):
 
 FAULTS = (
     fault(NeighboursForHalves, "rope_pairs_swapped"),
-    fault(NeighboursPutBackAsHalves, taps=True),
+    fault(NeighboursPutBackAsHalves, "rope_pairs_swapped", taps=True),
     fault(BaseOf1e4, "rope_base_1e4", taps=True),
     fault(ExponentHalved, "rope_exponent_halved"),
     fault(ExponentOverDModel, "rope_over_d_model", taps=True),
-    fault(FrequenciesByLinspace),
+    fault(FrequenciesByLinspace, "rope_by_linspace"),
     fault(FrequenciesInBfloat16, "rope_frequencies_in_bfloat16", taps=True),
     fault(PositionsInBfloat16, "rope_positions_in_bfloat16", taps=True),
-    fault(AnglesInFloat16, taps=True),
+    fault(AnglesInFloat16, "rope_angles_in_float16", taps=True),
     fault(PositionsRestart, "position_restarts", taps=True),
     fault(PositionsFromOne, "position_from_one", taps=True),
     fault(QueriesOnePositionAhead, "position_of_query_off_by_one"),
@@ -211,7 +211,7 @@ FAULTS = (
     fault(RotateHalfWithoutSign),
     fault(CosAndSinSwapped, taps=True),
     fault(TurnedByHead, "rope_by_head"),
-    fault(HalfOfTheHeadTurned),
+    fault(HalfOfTheHeadTurned, "rope_over_half_of_the_head"),
     fault(KeysNotTurned, "rope_of_keys_missing", taps=True),
     fault(RopeMissing, "rope_missing"),
     fault(ValuesTurned, "rope_on_values"),
