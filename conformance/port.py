@@ -71,8 +71,8 @@ class Port:
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
-    that passes is a failure); `may_fail`, which pass or fail, as chance has it (neither is a failure); `skips`, which are not to
-    be answered at all.
+    that passes is a failure); `may_fail`, which pass or fail, as chance has it (neither is a failure); `skips`, which are not
+    to be answered at all.
     """
 
     name = "port"

@@ -204,9 +204,12 @@ def _rounded(ends: Interval, dtype: str) -> Interval:
 
 
 def _product(ends: Interval, w: Array) -> Interval:
-    """The ends times w: exact, or with w and the product rounded to float32 (no difference between half-precision numbers)."""
-    in_float32 = [round_to(end * round_to(w, "float32"), "float32") for end in ends]
-    candidates = [end * w for end in ends] + in_float32
+    """The ends times w: exact, or with w, or w and the product, rounded to float32: a fused multiply-add keeps the product.
+
+    Between half-precision numbers there is no difference.
+    """
+    fused = [end * round_to(w, "float32") for end in ends]
+    candidates = [end * w for end in ends] + fused + [round_to(product, "float32") for product in fused]
     return np.minimum.reduce(candidates), np.maximum.reduce(candidates)
 
 

@@ -90,6 +90,7 @@ class Port(TwoPass):
         **BIASED,
         "layer_norm/either_order/float64/constant_rows": "E[x²] - E[x]² is not zero in 15 seeds of 16",
         "layer_norm/either_order/float32/width_[23]": "E[x²] - E[x]² cancels in 3 seeds of 16, where a row's values are close",
+        "layer_norm/either_order/float32/rows_*_of_[23]": "E[x²] - E[x]² cancels, as the seed has it, in close values",
         "layer_norm/scale_then_cast/bfloat16/mean_30": "E[x²] - E[x]² shows in 6 seeds of 16",
     }
 

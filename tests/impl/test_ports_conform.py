@@ -52,9 +52,9 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-def test_there_are_nine_cases_of_layouts():
+def test_there_are_nineteen_cases_of_layouts():
     """All that impl_jax may skip."""
-    assert len(LAYOUTS) == 9
+    assert len(LAYOUTS) == 19
 
 
 @pytest.mark.parametrize("port", PORTS)

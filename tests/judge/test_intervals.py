@@ -87,6 +87,41 @@ def test_without_noise_there_is_one_answer_per_placement_of_roundings(op, dtype)
                 assert np.array_equal(lower, upper, equal_nan=True)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("case", select("*/exact"), ids=lambda case: case.id)
+def test_an_exact_case_has_one_admissible_number_an_element(case, seed):
+    """In every dtype and dialect, by every placement of roundings, and it is the exact value but for the last rounding."""
+    for expected in golden(case, seed).outputs.values():
+        lower, upper = expected.interval()
+        assert np.array_equal(lower, upper)
+        assert np.array_equal(lower, round_to(expected.value, expected.dtype))
+        assert np.all(expected.admits(lower))
+        assert not np.any(expected.admits(np.nextafter(lower, np.inf)))
+
+
+@pytest.mark.parametrize("case", select("*/exact"), ids=lambda case: case.id)
+def test_no_number_of_an_exact_case_is_rounded(case):
+    """Statistics, paths of dx and their partial sums: all are numbers of x's dtype."""
+    computed = golden(case)
+    given = {name: tensor.astype(np.float64) for name, tensor in computed.inputs.items()}
+    x, g = given["x"], given["dy"] * given["weight"]
+    x_hat, shift = 2 * x, np.mean(g, axis=-1, keepdims=True) if case.op == "layer_norm" else np.zeros_like(x)
+    direct, through_mean, through_rstd = 2 * g, -2 * shift, -2 * x_hat * np.mean(g * x_hat, axis=-1, keepdims=True)
+    numbers = [x_hat, g, direct, through_mean, through_rstd, through_rstd / 2, direct + through_rstd / 2]
+    numbers += [direct + through_rstd, direct + through_mean, through_mean + through_rstd, direct + through_mean + through_rstd]
+    assert np.all(computed.intermediates["rstd"] == 2)
+    for each in numbers:
+        assert np.array_equal(round_to(each, case.dtype), each)
+
+
+@pytest.mark.parametrize(("dtype", "narrower"), [("float64", "float32"), ("float32", "bfloat16"), ("float32", "float16")])
+def test_an_exact_case_is_not_exact_in_a_narrower_dtype(dtype, narrower):
+    for case in select("*/exact", dtype=dtype):
+        outputs = golden(case).outputs
+        for name in ("y", "dx"):
+            assert np.all(round_to(outputs[name].value, narrower) != outputs[name].value)
+
+
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(("order", "share"), [("scale_then_cast", 0.95), ("cast_then_scale", 0.85)])
 def test_in_half_precision_most_of_y_has_one_admissible_value(dtype, order, share):
