@@ -78,7 +78,7 @@ class Expected:
         return lower, upper
 
     def times(self, factor: float) -> "Expected":
-        """The same, so many times as large before its last rounding."""
+        """The same, so many times as large before its last rounding, or after it and rounded again."""
 
         def scaled(placement: Placement) -> Placement:
             def ends(s: float) -> Interval:
@@ -87,7 +87,7 @@ class Expected:
 
             return ends
 
-        placements = tuple(scaled(placement) for placement in self.placements)
+        placements = tuple(map(scaled, (*self.placements, self.interval)))
         return Expected(factor * self.value, self.dtype, placements, abs(factor) * self.rms, self.mode)
 
     @property

@@ -14,6 +14,7 @@ from conformance.compare import OutputVerdict, Verdict
 from conformance.mistakes import found_factor, found_rows
 from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import NormCase
+from conformance.rounding import unit_roundoff
 
 Unit = tuple[NormCase, OutputVerdict]
 """One output of one case."""
@@ -21,6 +22,7 @@ Key = tuple[str, str, str, str]
 """An op, an output, a dtype and a dialect."""
 
 Rule = TypeVar("Rule", found_factor.Factor, found_rows.Rows)
+Seen = TypeVar("Seen", found_factor.Scaled, found_rows.Summed)
 
 OF_ROWS = ("dweight", "dbias")
 LOOKED_AT = ("y", "dx", *OF_ROWS)
@@ -33,25 +35,29 @@ class Group:
     failing: list[Unit] = field(default_factory=list)
     passing: list[Unit] = field(default_factory=list)
 
-    @property
-    def units(self) -> list[Unit]:
-        """Both."""
-        return self.failing + self.passing
-
 
 def fitted(verdicts: Sequence[Verdict], seed: int) -> tuple[Mistake, ...]:
     """The mistakes with a number of their own that explain every case of some group: none, most often.
 
-    `verdicts` are a port's, judged with `seed`. Of two rules that explain the same groups the plainer is taken.
+    `verdicts` are a port's, judged with `seed`. Of two rules that explain as many groups the plainer is taken.
     """
     groups = _groups(verdicts)
-    factors = {key: _factors(group, seed) for key, group in groups.items()}
-    rows = {key: _rows(group, seed) for key, group in groups.items() if key[1] in OF_ROWS and not factors[key]}
-    return (*_fewest(factors, found_factor.as_mistake), *_fewest(rows, found_rows.as_mistake))
+    scaled = {key: each for key, group in groups.items() if (each := found_factor.scaled(group.failing, group.passing, seed))}
+    factors = _fewest(scaled, found_factor.candidates, found_factor.explains)
+    sums = {
+        key: found_rows.summed(group.failing, group.passing, seed)
+        for key, group in groups.items()
+        if key[1] in OF_ROWS and not any(key in keys for _, keys in factors)
+    }
+    rows = _fewest(sums, found_rows.candidates, found_rows.explains)
+    return (
+        *(found_factor.as_mistake(factor, _outputs(keys)) for factor, keys in factors),
+        *(found_rows.as_mistake(some, _outputs(keys)) for some, keys in rows),
+    )
 
 
 def _groups(verdicts: Iterable[Verdict]) -> dict[Key, Group]:
-    """The groups in which something fails."""
+    """The groups in which something fails, those first whose numbers are the most precise."""
     groups = defaultdict[Key, Group](Group)
     for verdict in verdicts:
         case = verdict.case
@@ -61,36 +67,31 @@ def _groups(verdicts: Iterable[Verdict]) -> dict[Key, Group]:
             if output.output in LOOKED_AT and output.dtype == output.expected_dtype:
                 group = groups[case.op, output.output, case.dtype, case.dialect.name]
                 (group.failing if output.outside else group.passing).append((case, output))
-    return {key: group for key, group in groups.items() if group.failing}
+    precise = sorted(groups, key=lambda key: unit_roundoff(key[2]))
+    return {key: groups[key] for key in precise if groups[key].failing}
 
 
-def _factors(group: Group, seed: int) -> list[found_factor.Factor]:
-    failing = [found_factor.measure(unit, seed) for unit in group.failing]
-    if not all(measured.agrees(measured.factor) for measured in failing):
-        return []
-    measured = failing + [found_factor.measure(unit, seed) for unit in group.passing]
-    return found_factor.candidates(measured, [case for case, _ in group.units])
+def _fewest(
+    groups: Mapping[Key, Seen], candidates: Callable[[Seen], Sequence[Rule]], explains: Callable[[Rule, Seen], bool]
+) -> list[tuple[Rule, set[Key]]]:
+    """As few rules as explain every group that some rule explains, and those; the one that explains most first."""
+    rules: dict[str, Rule] = {}
+    for seen in groups.values():
+        for rule in candidates(seen):
+            if rule.id not in rules and explains(rule, seen):
+                rules[rule.id] = rule
+    explained = {id_: {key for key, seen in groups.items() if explains(rule, seen)} for id_, rule in rules.items()}
+    chosen: list[tuple[Rule, set[Key]]] = []
+    while best := max(explained, key=lambda id_: len(explained[id_]), default=""):
+        keys = explained[best]
+        if not keys:
+            break
+        chosen.append((rules[best], keys))
+        explained = {id_: others - keys for id_, others in explained.items()}
+    return chosen
 
 
-def _rows(group: Group, seed: int) -> list[found_rows.Rows]:
-    failing = [each for unit in group.failing if (each := found_rows.sums(unit, seed))]
-    passing = [each for unit in group.passing if (each := found_rows.sums(unit, seed))]
-    return [rows for rows in found_rows.candidates(failing) if found_rows.all_agree(rows, failing, passing)]
-
-
-def _fewest(rules: Mapping[Key, Sequence[Rule]], as_mistake: Callable[[Rule, tuple[str, ...]], Mistake]) -> list[Mistake]:
-    """As few rules as explain every group that some rule explains; the one that explains most groups first."""
-    explains = defaultdict[str, set[Key]](set)
-    by_id: dict[str, Rule] = {}
-    for key, some in rules.items():
-        for rule in some:
-            by_id.setdefault(rule.id, rule)
-            explains[rule.id].add(key)
-    mistakes: list[Mistake] = []
-    left = {key for key, some in rules.items() if some}
-    while left:
-        best = max(by_id, key=lambda id_: len(explains[id_] & left))
-        outputs = {output for _, output, _, _ in explains[best] & left}
-        mistakes.append(as_mistake(by_id[best], tuple(output for output in LOOKED_AT if output in outputs)))
-        left -= explains[best]
-    return mistakes
+def _outputs(keys: Iterable[Key]) -> tuple[str, ...]:
+    """The outputs that some groups are of, in the usual order."""
+    outputs = {output for _, output, _, _ in keys}
+    return tuple(output for output in LOOKED_AT if output in outputs)

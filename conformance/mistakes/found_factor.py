@@ -19,9 +19,11 @@ Unit = tuple[NormCase, OutputVerdict]
 
 FEWEST = 12  # elements that a factor must be seen in
 LARGEST = 10_000  # elements of an output that is looked at
+TRIED = 6  # failing outputs that are held against the golden's intervals times a factor
 SHARE = 0.98  # of an output's elements that a factor must explain
-ERRORS = 4.0  # standard errors that a measured factor may be off
+ROUNDINGS = 4.0  # how often the root of the sum of squares of all last roundings a sum of them may be
 DIVISORS = (*range(2, 17), 32, 64, 128, 256, 512, 1024)
+PLAIN = (1.0, *(size for divisor in DIVISORS for size in (float(divisor), 1 / divisor)))
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,21 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The factor that an output is off by, and its standard error: infinite where the output tells nothing.
+    """The factor that an output is off by, and how far off that may be, relative: infinite where the output tells nothing.
 
     `fits` is whether that one factor explains nearly all of its elements.
     """
 
     factor: float
-    error: float
+    doubt: float
     size: int
     fits: bool
 
     def agrees(self, factor: float) -> bool:
         """Whether this may be the factor."""
-        if self.error == np.inf:
+        if self.doubt == np.inf:
             return True
-        return self.fits and abs(self.factor - factor) <= ERRORS * self.error + 1e-13 * abs(factor)
+        return self.fits and abs(self.factor - factor) <= self.doubt * max(abs(self.factor), abs(factor))
 
 
 def _times(id_: str, name: str, of: Callable[[NormCase], float]) -> tuple[Factor, Factor]:
@@ -94,51 +96,87 @@ def constant(k: float) -> Factor:
 
 
 def measure(unit: Unit, seed: int) -> Measured:
-    """The factor by least squares, every element weighted by what honest arithmetic may make of it."""
+    """The factor by least squares, every element weighted by what honest arithmetic may make of it.
+
+    Its errors may all have one sign, as those of a row's rstd have. The last rounding is to either side; where the factor
+    multiplies what is rounded already, there are two.
+    """
     case, output = unit
     expected = golden(case, seed).outputs[output.output]
     nothing = Measured(1.0, np.inf, 0, False)
     if output.actual.size > LARGEST:
         return nothing
     lower, upper = expected.interval()
-    value, actual = np.broadcast_to(expected.value, output.actual.shape), output.actual
     with np.errstate(all="ignore"):
-        half_width = (upper - lower) / 2
+        usable = np.isfinite(output.actual) & np.isfinite(upper - lower) & (expected.value != 0)
+        actual, value, half_width = output.actual[usable], expected.value[usable], (upper - lower)[usable] / 2
         noise = half_width + ulp(value, expected.dtype)
-        usable = np.isfinite(actual) & np.isfinite(value) & np.isfinite(noise) & (value != 0)
-        value, actual, half_width, noise = value[usable], actual[usable], half_width[usable], noise[usable]
-        square = float(np.sum(np.square(value / noise)))
+        signal = value / noise
+        square = float(np.sum(np.square(signal)))
         if not square:
             return nothing
-        factor = float(np.sum(actual / noise * (value / noise))) / square
-        error = 1 / sqrt(square)
-        allowed = abs(factor) * half_width + ulp(factor * value, expected.dtype) + ERRORS * error * np.abs(value)
+        factor = float(np.sum(actual / noise * signal)) / square
+        doubt = float(np.sum(half_width / noise * np.abs(signal))) / square + ROUNDINGS / sqrt(square)
+        allowed = abs(factor) * (half_width + doubt * np.abs(value)) + 1.5 * ulp(factor * value, expected.dtype)
         fits = float(np.mean(np.abs(actual - factor * value) <= allowed)) >= SHARE
-    return Measured(factor, error, value.size, fits)
+    return Measured(factor, doubt, value.size, fits)
 
 
-def candidates(measured: Sequence[Measured], cases: Sequence[NormCase]) -> list[Factor]:
-    """The factors that all outputs of a group agree with, the likeliest first: a plain number, a function, any number."""
-    telling = [each for each in measured if each.error < np.inf]
-    if sum(each.size for each in telling) < FEWEST:
+@dataclass(frozen=True)
+class Scaled:
+    """One output in the cases of a group, those first in which it fails, and the factors that it is off by."""
+
+    units: tuple[Unit, ...]
+    measured: tuple[Measured, ...]
+    failing: int
+    seed: int
+
+    @property
+    def surest(self) -> Measured:
+        """The factor that is known best."""
+        return min(self.measured, key=lambda each: each.doubt)
+
+    def admits(self, factor: Factor) -> bool:
+        """Whether a few of the failing outputs are, but for a few elements, the golden's times a factor, rounded."""
+        few = self.units[: self.failing : -(-self.failing // TRIED)]
+        return all(_share(unit, factor.of(unit[0]), self.seed) >= SHARE for unit in few)
+
+
+def _share(unit: Unit, factor: float, seed: int) -> float:
+    """Of an output's elements those that lie in the golden's own intervals times a factor."""
+    case, output = unit
+    if output.actual.size > LARGEST:
+        return 1.0
+    return float(np.mean(golden(case, seed).outputs[output.output].times(factor).admits(output.actual)))
+
+
+def scaled(failing: Sequence[Unit], passing: Sequence[Unit], seed: int) -> Scaled | None:
+    """The factors of a group; none where some failing output is not off by a factor, or too little is seen of it."""
+    measured = [measure(unit, seed) for unit in failing]
+    if not all(each.agrees(each.factor) for each in measured) or sum(each.size for each in measured) < FEWEST:
+        return None
+    measured += [measure(unit, seed) for unit in passing]
+    return Scaled((*failing, *passing), tuple(measured), len(failing), seed)
+
+
+def candidates(group: Scaled) -> list[Factor]:
+    """The factors that a group may have, the likeliest first: a plain number, a function of the case, any number.
+
+    Zero is none: what is never computed has an entry of its own in the catalogue.
+    """
+    surest = group.surest
+    if abs(surest.factor) <= surest.doubt:
         return []
-    weights = np.array([each.error**-2 for each in telling])
-    mean = float(np.average([each.factor for each in telling], weights=weights))
-    error = float(np.sum(weights)) ** -0.5
-    plain = [k for d in DIVISORS for size in (d, 1 / d) for k in (size, -size) if abs(k - mean) <= ERRORS * error]
-    likely = [*map(constant, plain), *OF_THE_CASE]
-    if min(abs(mean), abs(mean - 1)) > ERRORS * error:
-        likely.append(constant(mean))
-    if abs(mean + 1) <= ERRORS * error:
-        likely.insert(0, constant(-1.0))
-    return [factor for factor in likely if all_agree(factor, measured, cases)]
+    plain = [k for size in PLAIN for k in (size, -size) if surest.agrees(k)]
+    return [*map(constant, plain), *OF_THE_CASE, *map(constant, () if plain else (surest.factor,))]
 
 
-def all_agree(factor: Factor, measured: Sequence[Measured], cases: Sequence[NormCase]) -> bool:
-    """Whether a factor is that of every output, and of some of them not one."""
-    factors = [factor.of(case) for case in cases]
-    told = [not one.agrees(1.0) for one in measured]
-    return any(told) and all(one.agrees(k) for one, k in zip(measured, factors, strict=True) if np.isfinite(k))
+def explains(factor: Factor, group: Scaled) -> bool:
+    """Whether a factor is that of every output of a group, and is not one everywhere."""
+    pairs = [(each, factor.of(case)) for (case, _), each in zip(group.units, group.measured, strict=True)]
+    if all(each.agrees(1.0) for each in group.measured):
+        return False
+    return all(each.agrees(k) for each, k in pairs if np.isfinite(k)) and group.admits(factor)
 
 
 def as_mistake(factor: Factor, outputs: tuple[str, ...]) -> Mistake:

@@ -28,11 +28,16 @@ BLOCKS = tuple(2**k for k in range(1, 13))
 class Rows:
     """Some rows in a row, from the first to before the last, as a function of how many there are; and how often they count."""
 
-    id: str
+    name: str
     words: str
     of: Callable[[int], tuple[int, int]]
     times: Times
     fixed: bool = False  # the same rows, however many there are
+
+    @property
+    def id(self) -> str:
+        """The end of a mistake's id."""
+        return f"{'with_twice' if self.times else 'without'}_{self.name}"
 
 
 @dataclass(frozen=True)
@@ -85,21 +90,35 @@ def sums(unit: Unit, seed: int) -> Sums | None:
     return Sums(output.actual, (upper - lower) / 2 + ulp(size, expected.dtype), partial)
 
 
-def candidates(failing: Sequence[Sums]) -> list[Rows]:
+@dataclass(frozen=True)
+class Summed:
+    """The sums of a group that fail, and those that pass."""
+
+    failing: tuple[Sums, ...]
+    passing: tuple[Sums, ...]
+
+
+def summed(failing: Sequence[Unit], passing: Sequence[Unit], seed: int) -> Summed:
+    """The sums of a group, as far as they tell anything."""
+    told = (tuple(each for unit in units if (each := sums(unit, seed))) for units in (failing, passing))
+    return Summed(*told)
+
+
+def candidates(group: Summed) -> list[Rows]:
     """The rules that some sum suggests, the plainest first: where the rows differ in number, a rule that says so."""
     rules: dict[str, Rows] = {}
-    for each in failing:
+    for each in group.failing:
         for times in (0, 2):
             ranges = each.ranges(times)
             for first, end in ranges if len(ranges) <= MOST_RANGES else ():
                 rules |= {rows.id: rows for rows in _rules(first, end, each.count, times)}
-    several = len({each.count for each in failing}) > 1
+    several = len({each.count for each in group.failing}) > 1
     return sorted(rules.values(), key=lambda rows: several and rows.fixed)
 
 
-def all_agree(rows: Rows, failing: Sequence[Sums], passing: Sequence[Sums]) -> bool:
-    """Whether a rule explains every sum, those that pass too."""
-    return all(each.explained(rows) for each in (*failing, *passing))
+def explains(rows: Rows, group: Summed) -> bool:
+    """Whether a rule explains every sum of a group, those that pass too."""
+    return bool(group.failing) and all(each.explained(rows) for each in (*group.failing, *group.passing))
 
 
 def _rules(first: int, end: int, count: int, times: Times) -> list[Rows]:
@@ -118,9 +137,9 @@ def _rules(first: int, end: int, count: int, times: Times) -> list[Rows]:
 
 def _fixed(first: int, end: int, times: Times) -> Rows:
     single = end == first + 1
-    id_ = f"row_{first}" if single else f"rows_{first}_to_{end - 1}"
+    name = f"row_{first}" if single else f"rows_{first}_to_{end - 1}"
     words = f"row {first}" if single else f"rows {first} to {end - 1}"
-    return Rows(id_, words, lambda rows: (min(first, rows), min(end, rows)), times, fixed=True)
+    return Rows(name, words, lambda rows: (min(first, rows), min(end, rows)), times, fixed=True)
 
 
 def _past(block: int, times: Times) -> Rows:
@@ -150,7 +169,7 @@ def as_mistake(rows: Rows, outputs: tuple[str, ...]) -> Mistake:
     lacks, has = ("lacks", "has") if one else ("lack", "have")
     said = f"{has} {rows.words} twice" if rows.times else f"{lacks} {rows.words}"
     return Mistake(
-        f"{'_and_'.join(outputs)}_{'with_twice' if rows.times else 'without'}_{rows.id}",
+        f"{'_and_'.join(outputs)}_{rows.id}",
         f"{' and '.join(outputs)} {said} (rows are counted from 0)",
         alter,
         "A sum over the rows is off by just those.",
