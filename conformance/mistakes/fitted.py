@@ -1,6 +1,7 @@
 """Mistakes made from the numbers of a port that fails: what the catalogue cannot list, because a number is to be found.
 
-An output times a factor, found by least squares; dweight or dbias without some rows, or with them twice, found by exclusion.
+An output times a factor, found by least squares; dweight or dbias without some rows, or with them twice, found by exclusion;
+an eps that is not the one asked for, found from the scales of rows.
 A rule is found for a group: one output in one dtype and one dialect, which may have code of its own. It must hold in every
 case of the group, passing ones too. So noise suggests nothing, and neither does a fault of another kind.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from conformance.compare import Verdict
-from conformance.mistakes import found_factor, found_rows
+from conformance.mistakes import found_eps, found_factor, found_rows
 from conformance.mistakes.found_factor import Unit
 from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import NormCase
@@ -20,9 +21,10 @@ from conformance.rounding import unit_roundoff
 Key = tuple[str, str, str, str]
 """An op, an output, a dtype and a dialect."""
 
-Rule = TypeVar("Rule", found_factor.Factor, found_rows.Rows)
-Seen = TypeVar("Seen", found_factor.Scaled, found_rows.Summed)
+Rule = TypeVar("Rule", found_factor.Factor, found_rows.Rows, found_eps.Rule)
+Seen = TypeVar("Seen", found_factor.Scaled, found_rows.Summed, found_eps.Found)
 
+OF_EPS = ("y", "dx")
 OF_ROWS = ("dweight", "dbias")
 LOOKED_AT = ("y", "dx", *OF_ROWS)
 
@@ -49,9 +51,16 @@ def fitted(verdicts: Sequence[Verdict], seed: int) -> tuple[Mistake, ...]:
         if key[1] in OF_ROWS and not any(key in keys for _, keys in factors)
     }
     rows = _fewest(sums, found_rows.candidates, found_rows.explains)
+    told = {
+        key: each
+        for key, group in groups.items()
+        if key[1] in OF_EPS and (each := found_eps.found(group.failing, group.passing, seed))
+    }
+    eps = _fewest(told, found_eps.candidates, found_eps.explains)
     return (
         *(found_factor.as_mistake(factor, _outputs(keys)) for factor, keys in factors),
         *(found_rows.as_mistake(some, _outputs(keys)) for some, keys in rows),
+        *(found_eps.as_mistake(rule, _outputs(keys)) for rule, keys in eps if not rule.known),
     )
 
 
