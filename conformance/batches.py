@@ -2,10 +2,13 @@
 
 A split covers the whole batch, so that all rows of y and dx are compared with what they were in it, and the gradients of
 the parameters, added up over the parts, with those of the whole. Together the splits have every batch size once or more.
+A compiler may take long over every new size. Those where kernels change are asked first: 1, and next to powers of two.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 
@@ -21,22 +24,31 @@ Array = np.ndarray
 Split = tuple[slice, ...]
 
 LARGEST = 64  # rows of a batch; larger ones are halves of all rows
+TELLING = (64, 33, 32, 17, 16, 9, 8, 5, 4, 3, 2)  # one above and one below whatever number of rows a kernel changes at
+SLOW = 10.0  # times as long over a new size as over a row alone: the port compiles for every size, and is not asked them all
 ROWWISE, SUMMED = ("y", "dx"), ("dweight", "dbias")
 
 
 def splits(rows: int) -> tuple[Split, ...]:
-    """Halves; batches of every size from 64 down to 2, as many as fit into a split and the rest of the rows; single rows."""
-    sizes = iter(range(min(LARGEST, rows), 1, -1))
-    made = [_split([rows - rows // 2, rows // 2])]
-    size = next(sizes, None)
-    while size is not None:
-        parts: list[int] = []
-        while size is not None and sum(parts) + size <= rows:
-            parts.append(size)
-            size = next(sizes, None)
+    """Halves, the telling sizes, single rows; then all other sizes up to 64, as many as fit into a split.
+
+    What is left of the rows in a split is one batch more, of 64 rows at most.
+    """
+    other = [size for size in range(LARGEST, 1, -1) if size not in TELLING]
+    halves = [rows - rows // 2, rows // 2]
+    sizes = [halves, *_fitted(TELLING, rows), [1] * rows, *_fitted(other, rows)]
+    return tuple(map(_split, sizes))
+
+
+def _fitted(sizes: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """The sizes in lists that each add up to all rows."""
+    parts: list[int] = []
+    for size in [*sizes, rows]:
         left = rows - sum(parts)
-        made.append(_split(parts + [LARGEST] * (left // LARGEST) + [left % LARGEST]))
-    return (*made, _split([1] * rows))
+        if parts and size > left:
+            yield parts + [LARGEST] * (left // LARGEST) + [left % LARGEST]
+            parts = []
+        parts.append(size)
 
 
 def _split(sizes: list[int]) -> Split:
@@ -68,21 +80,41 @@ def judge_batches(
 ) -> tuple[Finding, list[Answer]]:
     """Ask for the rows in every split, and compare with the answer to all of them. Raises `NoAnswer`.
 
-    The answers are returned too, without their outputs: they say what was overwritten.
+    A port that is slow over new sizes is not asked all of them, unless `bitwise`. The answers are returned too, without
+    their outputs: they say what was overwritten.
     """
     whole = Whole(question, budget, first.outputs)
     count = len(whole.rows("y"))
     given = question.golden.inputs
     differences: list[Difference] = []
-    sizes: set[int] = set()
+    asked, differing = set[int](), set[int]()
     answers: list[Answer] = []
+    durations: list[float] = []
     for split in splits(count):
-        parts = [session.ask(*_part(question.case, given, rows)) for rows in split]
+        if 1 in asked and not bitwise and durations[1] > SLOW * durations[2]:
+            break
+        asked |= {rows.stop - rows.start for rows in split}
+        parts, duration = _ask(session, question.case, given, split)
+        durations.append(duration)
         found = list(_compared(whole, split, parts))
         differences += found
-        sizes |= _sizes(whole, split, parts, found)
+        differing |= _differing(whole, split, parts, found)
         answers += [Answer({}, part.overwrote) for part in parts]
-    return _finding(question.case, count, sizes, differences, bitwise=bitwise), answers
+    what = f"{count} rows in {in_words(asked)}"
+    if differing:
+        what += f", different in {in_words(differing)}"
+    return verdict(BY_ID["row_count"], question.case, what, differences, bitwise=bitwise), answers
+
+
+def _ask(session: Session, case: NormCase, given: dict[str, Array], split: Split) -> tuple[list[Answer], float]:
+    """The answers to the parts of a split, and the median of the seconds that each took."""
+    parts: list[Answer] = []
+    seconds: list[float] = []
+    for rows in split:
+        began = time.perf_counter()
+        parts.append(session.ask(*_part(case, given, rows)))
+        seconds.append(time.perf_counter() - began)
+    return parts, median(seconds)
 
 
 def _part(case: NormCase, given: dict[str, Array], rows: slice) -> tuple[NormCase, dict[str, Array]]:
@@ -106,8 +138,9 @@ def _compared(whole: Whole, split: Split, parts: list[Answer]) -> Iterator[Diffe
         total, allowed = terms.sum(axis=0), _allowed(whole, name, terms)
         close = np.abs(total - expected) <= allowed
         if not np.all(close):
-            yield _difference(f"{name}, added up over {len(parts)} parts,", expected, np.where(close, expected, total), allowed,
-                              dtypes[name])  # fmt: skip
+            sizes = in_words({rows.stop - rows.start for rows in split})
+            summed, actual = f"{name} added up over {sizes}", np.where(close, expected, total)
+            yield _difference(summed, expected, actual, allowed, dtypes[name])
 
 
 def _difference(name: str, expected: Array, actual: Array, width: Array, dtype: str) -> Difference:
@@ -131,7 +164,7 @@ def _is_same(expected: Array, actual: Array) -> bool:
     return expected.dtype == actual.dtype and expected.tobytes() == actual.tobytes()
 
 
-def _sizes(whole: Whole, split: Split, parts: list[Answer], found: list[Difference]) -> set[int]:
+def _differing(whole: Whole, split: Split, parts: list[Answer], found: list[Difference]) -> set[int]:
     """The batch sizes of a split in which some row of y or dx differs."""
     if not found:
         return set()
@@ -143,18 +176,13 @@ def _sizes(whole: Whole, split: Split, parts: list[Answer], found: list[Differen
     }
 
 
-def _finding(case: NormCase, count: int, sizes: set[int], differences: list[Difference], *, bitwise: bool) -> Finding:
-    asked = f"each of {count} rows alone, in batches of 2 to {LARGEST} and in halves"
-    if sizes:
-        asked = f"{asked}: differs in {in_words(sizes)}"
-    return verdict(BY_ID["row_count"], case, asked, differences, bitwise=bitwise)
-
-
 def in_words(sizes: set[int]) -> str:
-    """Batch sizes, as runs: `batches of 1, 3 to 8 and 64 rows`."""
+    """Batch sizes, runs of three and more in short: `batches of 1, 2, 4 to 8 and 64 rows`."""
     ordered = sorted(sizes)
     starts = [size for size in ordered if size - 1 not in sizes]
     ends = [size for size in ordered if size + 1 not in sizes]
-    runs = [f"{start} to {end}" if end > start else f"{start}" for start, end in zip(starts, ends, strict=True)]
+    runs: list[str] = []
+    for start, end in zip(starts, ends, strict=True):
+        runs += [f"{start} to {end}"] if end - start > 1 else map(str, range(start, end + 1))
     listed = " and ".join(filter(None, [", ".join(runs[:-1]), runs[-1]]))
     return f"batches of {listed} row{'s' * (ordered != [1])}"

@@ -62,12 +62,11 @@ def inquire_ports(
         return PortProcess(command, device=device, mode=mode, timeout=timeout, family=family)
 
     ids = {each.id for each in wanted}
+    asked = partial(inquire, kinds=kinds, wanted=ids, mode=mode, seed=seed, timeout=timeout, bitwise=bitwise)
     inquiries: list[Inquiry] = []
     try:
         for spec, command in commands.items():
-            start_in, done = partial(start, command), partial(on_kind, spec)
-            how = {"mode": mode, "seed": seed, "timeout": timeout, "bitwise": bitwise}
-            inquiries.append(inquire(spec, start_in, kinds, wanted=ids, on_kind=done, **how))
+            inquiries.append(asked(spec, partial(start, command), on_kind=partial(on_kind, spec)))
     finally:
         family.end()
     return tuple(inquiries)

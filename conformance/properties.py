@@ -145,8 +145,8 @@ class Finding:
 class Difference:
     """One output of two answers that must agree.
 
-    `differing` of `size` elements are not equal; in `free` of them two honest answers may be; `beyond` differ by more than
-    two honest answers can. The worst element is `actual` and should be `expected`, `ulps` of the output's `dtype` apart.
+    `output` begins with its name. `differing` of `size` elements are not equal; in `free` of them two honest answers may be;
+    `beyond` differ by more than two honest answers can. The worst element is `actual` and should be `expected`, `ulps` of the output's `dtype` apart.
     """
 
     output: str
@@ -174,7 +174,7 @@ class Difference:
     @property
     def words(self) -> str:
         """What differs, by how much, and the worst element."""
-        where = f"{self.output}[{', '.join(map(str, self.index))}]"
+        where = f"{self.output.partition(' ')[0]}[{', '.join(map(str, self.index))}]"
         share = f"{self.differing} of {self.size} elements of {self.output} differ ({self.differing / self.size:.1%})"
         if self.beyond:
             extent = f"{self.beyond} by more than two honest answers can"
@@ -216,6 +216,7 @@ def verdict(property_: Property, case: NormCase, what: str, differences: list[Di
     if not unequal:
         return Finding(property_, case, "holds", f"{what}: the same bits")
     worst = max(unequal, key=lambda each: (not each.admissible, each.beyond, each.differing / each.size))
-    status = "violated" if property_.is_exact(bitwise=bitwise) or not worst.admissible else "rounding"
-    share = worst.differing / worst.size
-    return Finding(property_, case, status, f"{what}: {worst.words}", share, f"{share:.1%}")
+    exact, share = property_.is_exact(bitwise=bitwise), worst.differing / worst.size
+    status = "violated" if exact or not worst.admissible else "rounding"
+    required = ", but the same bits are required" if exact and worst.admissible else ""
+    return Finding(property_, case, status, f"{what}: {worst.words}{required}", share, f"{share:.1%}")

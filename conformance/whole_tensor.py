@@ -187,7 +187,7 @@ def bias(errors: Errors, direction: str) -> Bias:
     unit, value = errors.unit, errors.value
     along = errors.without_patterns(unit if direction == "up" else unit * np.sign(value))
     square = float(np.sum(np.square(along)))
-    terms = errors.samples(errors.error * along)
+    terms = errors.samples(errors.without_patterns(errors.error) * along)
     explained = ROUNDINGS * unit_roundoff(errors.dtype) / 6 * np.square(value) / np.mean(np.square(value)) * unit
     if errors.dtype in HALF:
         explained = explained + errors.half_width
