@@ -41,9 +41,9 @@ def splits(rows: int) -> tuple[Split, ...]:
 
 
 def _fitted(sizes: Sequence[int], rows: int) -> Iterator[list[int]]:
-    """The sizes in lists that each add up to all rows."""
+    """The sizes that there are rows for, in lists that each add up to all rows."""
     parts: list[int] = []
-    for size in [*sizes, rows]:
+    for size in [*(size for size in sizes if size <= rows), rows]:  # the last one ends a list that is begun
         left = rows - sum(parts)
         if parts and size > left:
             yield parts + [LARGEST] * (left // LARGEST) + [left % LARGEST]

@@ -145,8 +145,9 @@ class Finding:
 class Difference:
     """One output of two answers that must agree.
 
-    `output` begins with its name. `differing` of `size` elements are not equal; in `free` of them two honest answers may be;
-    `beyond` differ by more than two honest answers can. The worst element is `actual` and should be `expected`, `ulps` of the output's `dtype` apart.
+    `output` begins with its name. `differing` of `size` elements are not equal, and `beyond` differ by more than two honest
+    answers can; in `free` of them those may differ at all. The worst element is `actual` and should be `expected`, `ulps` of
+    the output's `dtype` apart.
     """
 
     output: str
