@@ -192,15 +192,12 @@ def whole(measured: Golden, outputs: dict[str, np.ndarray]) -> dict[str, tuple[s
     return {each.property.id: (each.status, each.words) for each in findings}
 
 
-HELD = {"unbiased": "holds", "precise": "holds"}
-
-
-@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.id)
-@pytest.mark.parametrize("style", range(len(STYLES)))
-def test_honest_errors_are_on_neither_side_and_no_larger_than_roundings(kind, style):
-    measured = many_rows(kind, style)
-    found = whole(measured, play(measured.case, style, STYLES[style]))
-    assert {id_: status for id_, (status, _) in found.items()} == HELD
+@pytest.mark.parametrize("place", range(len(kinds())), ids=lambda place: kinds()[place].id)
+def test_honest_errors_are_on_neither_side_and_no_larger_than_roundings(place):
+    seed = place % len(STYLES)
+    measured = many_rows(kinds()[place], seed)
+    found = whole(measured, play(measured.case, seed, STYLES[seed]))
+    assert {id_: status for id_, (status, _) in found.items()} == {"unbiased": "holds", "precise": "holds"}
 
 
 def stored(measured: Golden, output: str, value: np.ndarray) -> dict[str, np.ndarray]:
@@ -228,12 +225,14 @@ def test_the_upper_end_of_every_interval_of_half_precision_is_a_bias(kind):
     assert (status, "up on average" in words) == ("violated", True)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind.dtype in HALF], ids=lambda kind: kind.id)
-def test_either_end_of_every_interval_at_random_is_no_precision(kind):
+CASTS_FIRST = [kind for kind in kinds() if kind.dialect.order == "cast_then_scale"]  # which has the wider intervals
+
+
+@pytest.mark.parametrize("kind", CASTS_FIRST, ids=lambda kind: kind.id)
+def test_the_further_end_of_every_interval_of_half_precision_is_no_precision(kind):
     measured = many_rows(kind)
-    lower, upper = measured.outputs["dx"].interval()
-    coin = np.random.default_rng(0).random(lower.shape) < 0.5
-    found = whole(measured, stored(measured, "dx", np.where(coin, lower, upper)))
+    exact, (lower, upper) = measured.outputs["dx"].value, measured.outputs["dx"].interval()
+    found = whole(measured, stored(measured, "dx", np.where(upper - exact > exact - lower, upper, lower)))
     assert found["precise"][0] == "violated"
     assert found["unbiased"][0] == "holds"
 
@@ -241,8 +240,9 @@ def test_either_end_of_every_interval_at_random_is_no_precision(kind):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_noise_of_many_ulps_is_no_precision(dtype):
     measured = many_rows(*kinds("rms_norm", dtype))
-    noise = np.random.default_rng(0).uniform(-4, 4, MANY_ROWS) * ulp(measured.outputs["y"].value, dtype)
-    found = whole(measured, stored(measured, "y", measured.outputs["y"].value + noise))
+    y = measured.outputs["y"].value
+    noise = np.random.default_rng(0).uniform(-4, 4, MANY_ROWS) * ulp(y, dtype)
+    found = whole(measured, stored(measured, "y", np.where(y == 0, 0, y + noise)))
     assert found["precise"][0] == "violated"
     assert found["unbiased"][0] == "holds"
 
@@ -256,13 +256,13 @@ def test_the_limit_of_honest_roundings_is_their_own_size():
 
 def test_an_output_with_an_element_outside_is_left_to_the_run():
     measured = many_rows(kinds("rms_norm", "bfloat16")[0])
-    outputs = {name: expected.nearest for name, expected in measured.outputs.items()}
+    outputs = play(measured.case, 0, STYLES[0])
     outputs["y"] = outputs["y"] * np.float32(1.5)
     assert {status for status, _ in whole(measured, {"y": outputs["y"]}).values()} == {"not asked"}
-    outputs["y"] = outputs["y"].astype(measured.outputs["y"].nearest.dtype)
+    outputs["y"] = measured.outputs["y"].nearest
     outputs["y"][0, 0, 0] = np.nan
     assert {status for status, _ in whole(measured, {"y": outputs["y"]}).values()} == {"not asked"}
-    assert {status for status, _ in whole(measured, outputs).values()} == {"holds"}
+    assert {status for status, _ in whole(measured, outputs).values()} == {"holds"}  # the others'
 
 
 def test_every_variant_is_about_a_property_and_within_the_range_of_its_dtype():

@@ -1,5 +1,8 @@
 """Honest ports spoilt in one property each; served as `tests.runner.impure_ports:Class`."""
 
+import time
+from typing import ClassVar
+
 import ml_dtypes
 import numpy as np
 
@@ -181,6 +184,19 @@ class SplitsFewRows(Honest):
         rstd = super().rstd(mean_square, eps)
         off = (mean_square.size < 32) & (np.signbit(np.sin(1e6 * mean_square)) | (mean_square > mean_square.mean()))
         return np.where(off, np.nextafter(rstd, rstd.dtype.type(0)), rstd)
+
+
+class CompilesSizes(Honest):
+    """Right, and slow over a number of rows that is new."""
+
+    sizes: ClassVar[set[int]] = set()
+
+    def run(self, call, given):
+        rows = len(given["x"].reshape(-1, given["x"].shape[-1]))
+        if rows not in self.sizes:
+            time.sleep(0.2)
+        self.sizes.add(rows)
+        return super().run(call, given)
 
 
 class LosesTheTail(Honest):
