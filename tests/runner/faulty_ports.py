@@ -36,6 +36,17 @@ class LosesLastRow(Honest):
         return y, (dx, dweight, *rest)
 
 
+class ThreeFaults(LosesLastRow, CrashesAtWidth17):
+    """eps outside the root as well; the last row is lost where there are five and more."""
+
+    def rstd(self, mean_square: Array, eps: float) -> Array:
+        return 1 / (np.sqrt(mean_square) + mean_square.dtype.type(eps))
+
+    def vjp(self, function, inputs, dy, constants):
+        few = len(dy) < 5 if dy.ndim > 1 else True
+        return Honest.vjp(self, function, inputs, dy, constants) if few else super().vjp(function, inputs, dy, constants)
+
+
 class IgnoresStrides(Honest):
     """Reads what lies transposed in memory as if it were contiguous."""
 
