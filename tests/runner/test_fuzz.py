@@ -101,17 +101,14 @@ def test_a_mistake_is_named_only_if_all_witnesses_bear_it_out():
 
 
 def test_a_search_goes_on_after_a_failure_and_keeps_those_that_are_unlike():
-    """eps outside the root in every op and dtype is one; a crash at one width and a lost row are two more."""
-    result = search(faulty("ThreeFaults"), 40.0)
+    """eps outside the root in every dtype is one; a lost row and a crash at one width, in either op, are more."""
+    result = search(faulty("ThreeFaults"), 120.0, most=3)
     kinds = [(each.verdict.status, each.diagnosis.mistake.id if each.diagnosis else "") for each in result.found]
     assert sorted(kinds) == [("error", ""), ("fail", ""), ("fail", "eps_outside_root")]
-    cases = [each.verdict.case for each in result.found]
-    assert len({case.id for case in cases}) == 3
+    assert len({each.verdict.case.id for each in result.found}) == 3
+    assert all(each.again for each in result.found)
     [crash] = [each.verdict.case for each in result.found if each.verdict.status == "error"]
     assert crash.shape == (17,)
-    assert all(each.again for each in result.found)
-    assert max(each.count for each in result.found) > 10
-    assert result.judged.total() > 3 * max(each.count for each in result.found) / 2
 
 
 def test_a_known_failure_is_not_found_twice():
@@ -181,7 +178,7 @@ def test_what_became_of_it_is_the_exit_status(arguments, status, words):
 
 def test_all_that_is_found_is_kept_in_one_file(tmp_path):
     kept = tmp_path / "kept.json"
-    status, said = conformance("fuzz", faulty("ThreeFaults"), "--op", "rms_norm", "--seconds", 30, "--most", 2, "--keep", kept)
+    status, said = conformance("fuzz", faulty("ThreeFaults"), "--dtype", "float32", "--most", 2, "--keep", kept)
     assert status == FAILS
     assert "2 failures unlike one another" in said
     cases = [read_case(each) for each in json.loads(kept.read_text())]
