@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from math import inf
+from math import inf, prod
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
@@ -213,18 +213,21 @@ def _signature(verdict: Verdict) -> Signature:
 
 def _borne_out(verdict: Verdict, witnesses: tuple[Verdict, ...]) -> Diagnosis | None:
     """The mistake that explains a failure and agrees with all its witnesses: so small a case agrees with many not made."""
-    if not witnesses:
-        return None
-    diagnoses = diagnose((verdict, *witnesses), CASES_SEED)
+    told = tuple(each for each in (verdict, *witnesses) if _has_elements(each))
+    diagnoses = diagnose(told, CASES_SEED) if len(told) > 1 else ()
     return next((each for each in diagnoses[:1] if each.agreeing == each.judged), None)
 
 
 def _explains(diagnosis: Diagnosis, verdict: Verdict) -> bool:
     """Whether the mistake is all that is wrong with another case."""
-    if verdict.status != "fail" or verdict.case.op not in diagnosis.mistake.ops:
+    if verdict.status != "fail" or verdict.case.op not in diagnosis.mistake.ops or not _has_elements(verdict):
         return False
     (found, *_) = diagnose((verdict,), CASES_SEED, among=(diagnosis.mistake,)) or (None,)
     return found is not None and found.agreeing == found.judged
+
+
+def _has_elements(verdict: Verdict) -> bool:
+    return isinstance(verdict.case, NormCase) and prod(verdict.case.shape) > 0
 
 
 def _explore(strategy: SearchStrategy[NormCase], ask: Callable[[NormCase], None], seed: int, count: int) -> None:
