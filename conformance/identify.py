@@ -75,7 +75,7 @@ class Finding:
 
 def identify(op: RowNormOp, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = DTYPES) -> tuple[Finding, ...]:
     """What one op of a port follows in each of these dtypes: cast order and offset, what a float32 weight does, and eps."""
-    known = [dtype for dtype in dtypes if dtype in hello.dtypes]
+    known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes]
     if not known:
         evidence = f"the port has {', '.join(hello.dtypes) or 'no dtype'}; asked were {', '.join(dtypes)}"
         return (Finding("", "dialect", "not asked", evidence),)
