@@ -88,6 +88,7 @@ def explain_mistake(mistake: Mistake) -> str:
 def explain_property(property_: Property) -> str:
     """What a property says, and what it means where it is violated."""
     required = "to the bit" if property_.exact else "but for rounding"
+    required += ", and to the bit with --bitwise" if property_.served else ""
     return "\n".join(
         [
             property_.id,
