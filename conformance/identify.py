@@ -1,17 +1,20 @@
-"""Which dialect an implementation follows, told from its numbers alone.
+"""Which dialect an implementation follows, told from its numbers alone, in every dtype that it has.
 
 The cast order and the offset show in the share of y's elements that equal, bit for bit, what a dialect's own roundings
 give: the right one reaches 1 but for rounding boundaries, any wrong one stays below 0.9 (the weight is neither one nor a
-power of two). eps shows in the scale of rows whose mean square is near it.
+power of two). Where nothing is cast, in float32 and float64, the offset shows in the share that lies in its intervals.
+eps shows in the scale of rows whose mean square is near it: asked in three sizes, it is what was asked, or left out, a
+constant, or never less than some number.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from conformance.compare import Verdict
 from conformance.dialects import Dialect, Order
 from conformance.expected import Expected
 from conformance.golden import golden
@@ -20,7 +23,7 @@ from conformance.mistakes import MISTAKES
 from conformance.norms.anatomy import Norm, outputs_of, true_norm
 from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, RowNormOp
 from conformance.protocol import Hello
-from conformance.rounding import HALF, DType
+from conformance.rounding import DTYPES, HALF, DType
 from conformance.session import NoAnswer, Session
 
 Array = np.ndarray
@@ -29,9 +32,14 @@ Ask = Callable[[NormCase], Array | str]
 
 DECIDES = 0.99  # the share of equal elements from which on a dialect is taken to be the one followed
 SHAPE = (128, 128)
-EPS = (float(np.float32(1e-5)), float(np.float32(1e-3)))  # asked in turn: one that does not change is hard-coded
-UNSTEADY = 0.05
-WIDEST_FIRST: tuple[DType, ...] = ("float64", "float32", "float16", "bfloat16")
+EPS = tuple(float(np.float32(eps)) for eps in (1e-7, 1e-5, 1e-3))  # asked in turn: one that does not change is hard-coded
+UNSTEADY = 0.05  # how far rows may disagree, in units of the eps that was asked
+CLOSE = 0.02  # to an eps, relative, besides four standard errors
+LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
+SHARPEST = 1e-12  # of the scatters that are told apart
+FEWEST_ROWS = 4  # whose disagreement says something
+INSIDE, OUTSIDE = "inside the root", "outside the root"
+NEAR_EPS = 100.0  # times eps: rows whose mean square is larger say nothing of it
 ORDERS: tuple[Order, ...] = ("scale_then_cast", "cast_then_scale")
 WEIGHT_DTYPES: tuple[Literal["storage", "float32"], ...] = ("storage", "float32")
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
@@ -53,20 +61,30 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found out: what was asked, what it is in words, and the figures that say so; not `told` if nothing fits."""
+    """One thing found out of a `dtype`: what was asked, what it is in words, and the figures that say so.
 
+    Not `told` if nothing fits.
+    """
+
+    dtype: str
     asked: str
     found: str
     evidence: str
     told: bool = True
 
 
-def identify(op: RowNormOp, hello: Hello, ask: Ask) -> tuple[Finding, ...]:
-    """What one op of a port follows: cast order and offset, what it makes of a float32 weight, and eps."""
-    return tuple(_findings(op, hello, ask))
+def identify(op: RowNormOp, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = DTYPES) -> tuple[Finding, ...]:
+    """What one op of a port follows in each of these dtypes: cast order and offset, what a float32 weight does, and eps."""
+    known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes]
+    if not known:
+        evidence = f"the port has {', '.join(hello.dtypes) or 'no dtype'}; asked were {', '.join(dtypes)}"
+        return (Finding("", "dialect", "not asked", evidence),)
+    return tuple(finding for dtype in known for finding in _of_dtype(op, dtype, hello, ask))
 
 
-def identify_port(session: Session, ops: tuple[RowNormOp, ...] = ROW_NORMS) -> dict[RowNormOp, tuple[Finding, ...]]:
+def identify_port(
+    session: Session, ops: tuple[RowNormOp, ...] = ROW_NORMS, dtypes: tuple[DType, ...] = DTYPES
+) -> dict[RowNormOp, tuple[Finding, ...]]:
     """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
     hello = session.hello
 
@@ -76,24 +94,17 @@ def identify_port(session: Session, ops: tuple[RowNormOp, ...] = ROW_NORMS) -> d
         except NoAnswer as answer:
             return str(answer).partition("\n")[0]
 
-    return {op: identify(op, hello, ask_for_y) for op in ops if op in hello.ops}
+    return {op: identify(op, hello, ask_for_y, dtypes) for op in ops if op in hello.ops}
 
 
-def _findings(op: RowNormOp, hello: Hello, ask: Ask) -> Iterator[Finding]:
+def _of_dtype(op: RowNormOp, dtype: DType, hello: Hello, ask: Ask) -> Iterator[Finding]:
     offset = 0 if 0 in hello.weight_offsets else 1
-    half = next((dtype for dtype in HALF if dtype in hello.dtypes), None)
-    orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)]
-    if half is None:
-        yield Finding("cast order", "not to be told", "no half precision: there is no cast")
-    else:
-        for order in orders:
-            for weight_dtype in WEIGHT_DTYPES:
-                yield _cast_order(_case(op, half, Dialect(order, offset, weight_dtype)), ask)
-    widest = next((dtype for dtype in WIDEST_FIRST if dtype in hello.dtypes), None)
-    if widest is None:
-        yield Finding("eps", "not asked", f"none of the port's dtypes is known: {', '.join(hello.dtypes) or 'it has none'}")
-        return
-    yield _eps(_case(op, widest, Dialect(orders[0] if widest in HALF else "either_order", offset)), ask)
+    half = dtype in HALF
+    orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)] if half else ["either_order"]
+    for order in orders:
+        for weight_dtype in WEIGHT_DTYPES if half else WEIGHT_DTYPES[:1]:
+            yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype)), ask)
+    yield _eps(_case(op, dtype, Dialect(orders[0], offset)), ask)
 
 
 def _case(op: RowNormOp, dtype: str, dialect: Dialect) -> NormCase:
@@ -103,16 +114,17 @@ def _case(op: RowNormOp, dtype: str, dialect: Dialect) -> NormCase:
 
 
 def _cast_order(case: NormCase, ask: Ask) -> Finding:
-    asked = f"{case.dialect.order}, {case.dtype} x, {case.dialect.parameter_dtype(case.dtype)} weight"
+    order = f"{case.dialect.order}, " if case.dtype in HALF else ""
+    asked = f"{order}{case.dialect.parameter_dtype(case.dtype)} weight"
     y = ask(case)
     if isinstance(y, str):
-        return Finding(asked, "not asked", y)
+        return Finding(case.dtype, asked, "not asked", y)
     returned = f"y is {y.dtype.name}"
     best, runner_up, *_ = matches(case, y)
     evidence = f"matches {best.share:.2%} of {y.size} elements; next is {runner_up.name}: {runner_up.share:.2%}"
     if best.share < DECIDES:
-        return Finding(asked, f"no known dialect; {returned}", f"{best.name} {evidence}", told=False)
-    return Finding(asked, f"{best.name}; {returned}", evidence)
+        return Finding(case.dtype, asked, f"no known dialect; {returned}", f"{best.name} {evidence}", told=False)
+    return Finding(case.dtype, asked, f"{best.name}; {returned}", evidence)
 
 
 def matches(case: NormCase, y: Array) -> tuple[Match, ...]:
@@ -124,16 +136,15 @@ def matches(case: NormCase, y: Array) -> tuple[Match, ...]:
 
 
 def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expected]]:
-    """Every dialect's y on this case's inputs, in the dtype that came."""
+    """Every dialect's y on this case's inputs, in the dtype that came. Where nothing is cast there is no order to tell."""
+    half = case.dtype in HALF
     true = replace(true_norm(case, 0), output_dtypes=lambda dtypes: dtypes | {"y": output_dtype})
-    for variant, alter in VARIANTS.items():
-        for order in ORDERS:
+    for variant, alter in VARIANTS.items() if half else [("", VARIANTS[""])]:
+        for order in ORDERS if half else ("either_order",):
             for offset in (0, 1):
                 norm = alter(replace(true, dialect=replace(case.dialect, order=order), offset=float(offset)))
-                yield (
-                    ", ".join([order] + ["weight offset 1"] * offset + [variant] * bool(variant)),
-                    outputs_of(norm, "formula")["y"],
-                )
+                said = [order] * half + [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
+                yield ", ".join(said), outputs_of(norm, "formula")["y"]
 
 
 def _share(expected: Expected, y: Array) -> float:
@@ -151,49 +162,110 @@ def _share(expected: Expected, y: Array) -> float:
 
 
 def _eps(case: NormCase, ask: Ask) -> Finding:
-    estimates: list[Estimate] = []
+    answers: list[Estimates] = []
     for eps in EPS:
         small = replace(case, eps=eps, x=Draw(scale=math.sqrt(eps)))
         y = ask(small)
         if isinstance(y, str):
-            return Finding("eps", "not asked", y)
-        estimates.append(_estimate(small, y.astype(np.float64)))
-    first, second = estimates
-    evidence = f"{first.eps:.3g} where {EPS[0]:.3g} is asked, {second.eps:.3g} where {EPS[1]:.3g} is"
-    if first.place != second.place or first.spread > UNSTEADY:
-        return Finding(
-            "eps", "neither under the root nor added to it", f"rows disagree by {first.spread:.0%} of it", told=False
-        )
-    if np.allclose([first.eps, second.eps], EPS, rtol=0.02):
-        return Finding("eps", f"{first.place}, as asked", evidence)
-    if np.allclose([first.eps, second.eps], 0, atol=1e-4 * EPS[0]):
-        return Finding("eps", "left out", evidence)
-    if math.isclose(first.eps, second.eps, rel_tol=0.1):
-        return Finding("eps", f"{first.place}, hard-coded at {first.eps:.3g}", evidence)
-    return Finding("eps", f"{first.place}, but not what is asked", evidence)
+            return Finding(case.dtype, "eps", "not asked", y)
+        answers.append(estimate(small, y.astype(np.float64)))
+    found, evidence, told = _followed(answers)
+    return Finding(case.dtype, "eps", found, evidence, told)
+
+
+def _followed(answers: list["Estimates"]) -> tuple[str, str, bool]:
+    """What the estimates say of eps in words, the figures, and whether anything fits.
+
+    It stands where the rows agree best on it, all answers together.
+    """
+    place = min(answers[0], key=lambda place: sum(math.log(each[place].scatter) for each in answers))
+    estimates = sorted((each[place] for each in answers), key=lambda each: each.asked)
+    evidence = "; ".join(f"{each.eps:.3g} where {each.asked:.3g} is asked" for each in estimates)
+    smallest, largest = estimates[0], estimates[-1]
+    if largest.spread > UNSTEADY:
+        return "neither under the root nor added to it", f"rows disagree by {largest.spread:.0%} of it", False
+    if all(abs(each.eps) <= LEFT_OUT * each.asked + each.error for each in estimates):
+        return "left out", evidence, True
+    if all(each.is_about(each.asked) for each in estimates):
+        return f"{place}, as asked", evidence, True
+    if smallest.asked < largest.asked and all(each.is_about(smallest.eps) for each in estimates):
+        return f"{place}, hard-coded at {smallest.eps:.3g}", evidence, True
+    if smallest.eps > smallest.asked and all(each.is_about(max(each.asked, smallest.eps)) for each in estimates):
+        return f"{place}, never less than {smallest.eps:.3g}", evidence, True
+    return f"{place}, but not what is asked", evidence, True
+
+
+def eps_followed(verdicts: Iterable[Verdict], seed: int) -> str | None:
+    """What the y of a run's verdicts, of one port, op and dtype, say of eps where it is not what was asked; None if nothing.
+
+    Only rows near eps say anything, and only what one statement fits is said: `eps is hard-coded at 1e-06, inside the root`.
+    """
+    answers: list[Estimates] = []
+    for verdict in verdicts:
+        case, y = verdict.case, next((each for each in verdict.outputs if each.output == "y"), None)
+        if isinstance(case, NormCase) and case.op in ROW_NORMS and y is not None and _shows_eps(case, seed):
+            answers.append(estimate(case, y.actual.reshape(case.shape), seed))
+    if not answers:
+        return None
+    found, _, told = _followed(answers)
+    place, _, what = found.partition(", ")
+    if not told or found == f"{INSIDE}, as asked" or what == "but not what is asked":
+        return None
+    if what == "as asked":
+        return f"eps is added {place}"
+    return f"eps is {what}, {place}" if what else f"eps is {place}"
+
+
+def _shows_eps(case: NormCase, seed: int) -> bool:
+    """Whether a case has some rows, all of them dense and with a mean square near eps."""
+    if case.x.rows != "dense" or math.prod(case.shape[:-1]) < FEWEST_ROWS:
+        return False
+    x = golden(case, seed).inputs["x"].astype(np.float64)
+    centred = x - (np.mean(x, axis=-1, keepdims=True) if case.op == "layer_norm" else 0.0)
+    mean_square = np.mean(np.square(centred), axis=-1)
+    return bool(np.all((mean_square > 0) & (mean_square <= NEAR_EPS * case.eps)))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """eps as the scales of the rows have it, how far the rows disagree, in units of the eps asked, and where it stands."""
+    """eps as the scales of the rows have it, if it stands where this supposes: the median over the rows.
 
+    `spread` is how far the rows disagree, in units of the eps `asked`; `scatter` in units of the median itself; `error` is
+    four standard errors of it.
+    """
+
+    asked: float
     eps: float
     spread: float
-    place: str
+    scatter: float
+    error: float
+
+    def is_about(self, eps: float) -> bool:
+        """Whether it is this eps, as closely as it can be told."""
+        return abs(self.eps - eps) <= CLOSE * abs(eps) + self.error
 
 
-def _estimate(case: NormCase, y: Array) -> Estimate:
+Estimates = dict[str, Estimate]
+"""The estimate for either place where eps may stand."""
+
+
+def estimate(case: NormCase, y: Array, seed: int = 0) -> Estimates:
     """Least squares give every row's scale, rstd, for a weight with and without an offset; eps follows from it."""
-    given = {name: array.astype(np.float64) for name, array in golden(case).inputs.items()}
+    given = {name: array.astype(np.float64) for name, array in golden(case, seed).inputs.items()}
     x = given["x"] - (np.mean(given["x"], axis=-1, keepdims=True) if case.op == "layer_norm" else 0.0)
     target, mean_square = y - given.get("bias", 0.0), np.mean(x**2, axis=-1)
     fits: list[tuple[float, Array]] = []
     for offset in (0, 1):
-        weighted = x * (given["weight"] + offset)
+        weighted = x * (given["weight"] + offset) if "weight" in given else x
         scale = np.sum(target * weighted, axis=-1) / np.sum(weighted**2, axis=-1)
         fits.append((float(np.sum((target - scale[..., None] * weighted) ** 2)), scale))
     rstd = min(fits, key=lambda fit: fit[0])[1]
     with np.errstate(all="ignore"):
-        places = {"inside the root": rstd**-2.0 - mean_square, "outside the root": 1 / rstd - np.sqrt(mean_square)}
-    estimates = [Estimate(float(np.median(eps)), float(np.std(eps) / case.eps), place) for place, eps in places.items()]
-    return min(estimates, key=lambda estimate: estimate.spread)
+        places = {INSIDE: rstd**-2.0 - mean_square, OUTSIDE: 1 / rstd - np.sqrt(mean_square)}
+        return {place: _of_rows(case.eps, eps) for place, eps in places.items()}
+
+
+def _of_rows(asked: float, eps: Array) -> Estimate:
+    median, deviation = float(np.median(eps)), float(np.std(eps))
+    scatter = deviation / abs(median) if median else math.inf
+    return Estimate(asked, median, deviation / asked, max(scatter, SHARPEST), 4 * deviation / math.sqrt(eps.size))

@@ -7,8 +7,12 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 
+from conformance.batches import judge_batches
 from conformance.golden import golden
 from conformance.norms.cases import NormCase
+from conformance.norms.golden import expected_outputs, norm_values
+from conformance.norms.tolerances import NormBudget, norm_budget
+from conformance.norms.values import NormValues
 from conformance.process import Family, PortFailure, PortProcess, RunningPort
 from conformance.properties import BY_ID, PROPERTIES, Finding, Property, Status, difference, verdict
 from conformance.protocol import Answer, Hello
@@ -17,10 +21,12 @@ from conformance.row_scale import row_scale
 from conformance.runner import unsupported
 from conformance.session import NoAnswer, Session, asked_of
 from conformance.variants import Question, Variant, questions
+from conformance.whole_tensor import judge_whole
 
 Array = np.ndarray
 Start = Callable[[str], RunningPort]
 """Starts the port in a mode, `jit` or `eager`. Raises `PortFailure`."""
+MEASURED = ("row_count", "row_scale", "unbiased", "precise")  # asked of many rows, and not by a variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ def inquire_ports(
     kinds: tuple[NormCase, ...],
     *,
     wanted: tuple[Property, ...] = PROPERTIES,
+    bitwise: bool = False,
     seed: int = 0,
     device: str = "cpu",
     mode: str = "jit",
@@ -46,7 +53,8 @@ def inquire_ports(
 ) -> tuple[Inquiry, ...]:
     """Ask every port (its spec and the command that starts it) about the properties wanted, one after the other.
 
-    `on_kind` is called with the port's spec as each of the kinds is done.
+    `bitwise` asks for the same bits whatever a request shares its batch or its process with. `on_kind` is called with the
+    port's spec as each of the kinds is done.
     """
     family = Family()
 
@@ -54,11 +62,11 @@ def inquire_ports(
         return PortProcess(command, device=device, mode=mode, timeout=timeout, family=family)
 
     ids = {each.id for each in wanted}
+    asked = partial(inquire, kinds=kinds, wanted=ids, mode=mode, seed=seed, timeout=timeout, bitwise=bitwise)
     inquiries: list[Inquiry] = []
     try:
         for spec, command in commands.items():
-            start_in, done = partial(start, command), partial(on_kind, spec)
-            inquiries.append(inquire(spec, start_in, kinds, wanted=ids, mode=mode, seed=seed, timeout=timeout, on_kind=done))
+            inquiries.append(asked(spec, partial(start, command), on_kind=partial(on_kind, spec)))
     finally:
         family.end()
     return tuple(inquiries)
@@ -73,64 +81,99 @@ def inquire(
     mode: str,
     seed: int,
     timeout: float,
+    bitwise: bool = False,
     on_kind: Callable[[], None] = lambda: None,
 ) -> Inquiry:
     """Ask one port about the properties wanted (their ids), in every kind."""
     other_mode = "eager" if mode == "jit" else "jit"
-    with Session(partial(start, mode), timeout) as session, Session(partial(start, other_mode), timeout) as other:
+    with (
+        Session(partial(start, mode), timeout) as session,
+        Session(partial(start, other_mode), timeout) as other,
+        Session(partial(start, mode), timeout) as apart,
+    ):
         try:
             hello = session.hello
         except PortFailure as failure:
             return Inquiry(spec, None, (), str(failure))
+        inquirer = Inquirer(session, other, apart, hello, frozenset(wanted), bitwise)
         findings: list[Finding] = []
         for kind in kinds:
-            findings += _of_kind(kind, session, other, hello, seed, wanted)
+            findings += inquirer.of_kind(kind, seed)
             golden.cache_clear()  # these are asked about once
             on_kind()
     return Inquiry(spec, hello, tuple(findings))
 
 
-def _of_kind(kind: NormCase, session: Session, other: Session, hello: Hello, seed: int, wanted: set[str]) -> Iterator[Finding]:
-    reason = unsupported(kind, hello)
-    if reason:
-        yield from (Finding(BY_ID[id_], kind, "not asked", reason) for id_ in BY_ID if id_ in wanted)
-        return
-    for question in questions(kind, seed):
-        variants = tuple(variant for variant in question.variants if variant.property in wanted)
-        if variants or "inputs_kept" in wanted or ("row_scale" in wanted and question.measured):
-            found = _put(question, variants, session, other, hello)
-            yield from (finding for finding in found if finding.property.id in wanted)
+@dataclass(frozen=True, slots=True)
+class Inquirer:
+    """One port in three processes: the one that is asked everything, one in the other mode, and one that is asked apart."""
 
+    session: Session
+    other: Session
+    apart: Session
+    hello: Hello
+    wanted: frozenset[str]
+    bitwise: bool
 
-def _put(
-    question: Question, variants: tuple[Variant, ...], session: Session, other: Session, hello: Hello
-) -> Iterator[Finding]:
-    """Ask a question and its variants, and judge: each variant, whether the inputs were kept, and the row scale."""
-    case = question.case
-    try:
-        first = session.ask(case, question.golden.inputs)
-    except NoAnswer as none:
-        ids = ["inputs_kept", *(["row_scale"] if question.measured else []), *(each.property for each in variants)]
-        yield from (Finding(BY_ID[id_], case, _without_answer(none), str(none)) for id_ in dict.fromkeys(ids))
-        return
-    answers = [first]
-    if question.measured:
-        yield _row_scale(question, first)
-    asked = asked_of(case, hello)
-    for variant in variants:
-        property_ = BY_ID[variant.property]
-        if variant.follows and not set(variant.follows) & set(asked):
-            yield Finding(property_, case, "not asked", "no gradients")
-            continue
+    def of_kind(self, kind: NormCase, seed: int) -> Iterator[Finding]:
+        """What is found of one kind, of the properties wanted."""
+        reason = unsupported(kind, self.hello)
+        if reason:
+            yield from (Finding(BY_ID[id_], kind, "not asked", reason) for id_ in BY_ID if id_ in self.wanted)
+            return
+        for question in questions(kind, seed):
+            if self._about(question):
+                yield from (finding for finding in self._put(question) if finding.property.id in self.wanted)
+
+    def _about(self, question: Question) -> list[str]:
+        """The properties wanted that a question is about."""
+        ids = ["inputs_kept", *(MEASURED if question.measured else ()), *(each.property for each in question.variants)]
+        return [id_ for id_ in dict.fromkeys(ids) if id_ in self.wanted]
+
+    def _put(self, question: Question) -> Iterator[Finding]:
+        """Ask a question and its variants, and judge: each variant, whether the inputs were kept, and many rows as a whole."""
         try:
-            second = (other if variant.other_mode else session).ask(variant.case, variant.given)
+            first = self.session.ask(question.case, question.golden.inputs)
         except NoAnswer as none:
-            yield Finding(property_, case, _without_answer(none), f"{variant.what}: {none}")
-            continue
-        answers.append(second)
-        if variant.follows:
-            yield compared(question, variant, first.outputs, second.outputs)
-    yield _inputs_kept(case, answers, hello.overwrites)
+            about = self._about(question)
+            yield from (Finding(BY_ID[id_], question.case, _without_answer(none), str(none)) for id_ in about)
+            return
+        answers = [first]
+        for variant in (each for each in question.variants if each.property in self.wanted):
+            yield self._of_variant(question, variant, first, answers)
+        if question.measured and self.wanted & set(MEASURED):
+            yield from self._of_many_rows(question, first, answers)
+        yield _inputs_kept(question.case, answers, self.hello.overwrites)
+
+    def _of_variant(self, question: Question, variant: Variant, first: Answer, answers: list[Answer]) -> Finding:
+        """Ask a variant, add its answer to the `answers`, and judge it."""
+        property_, case = BY_ID[variant.property], question.case
+        if not set(variant.follows) & set(asked_of(case, self.hello)):
+            return Finding(property_, case, "not asked", "no gradients")
+        try:
+            answer = (self.other if variant.other_mode else self.session).ask(variant.case, variant.given)
+            answers.append(answer)
+            known = self.apart.ask(variant.case, variant.given) if variant.apart else first
+        except NoAnswer as none:
+            return Finding(property_, case, _without_answer(none), f"{variant.what}: {none}")
+        return compared(question, variant, known.outputs, answer.outputs, bitwise=self.bitwise)
+
+    def _of_many_rows(self, question: Question, first: Answer, answers: list[Answer]) -> Iterator[Finding]:
+        case, outputs = question.case, first.outputs
+        norm, _ = norm_values(case, question.golden.inputs)
+        budget = norm_budget(norm)
+        if "row_scale" in self.wanted:
+            yield _row_scale(question, norm, budget, first)
+        if self.wanted & {"unbiased", "precise"}:
+            yield from judge_whole(question.golden, norm, budget, outputs)
+        if "row_count" in self.wanted:
+            try:
+                finding, parts = judge_batches(question, budget, first, self.session, bitwise=self.bitwise)
+            except NoAnswer as none:
+                yield Finding(BY_ID["row_count"], case, _without_answer(none), str(none))
+                return
+            answers += parts
+            yield finding
 
 
 def _inputs_kept(case: NormCase, answers: list[Answer], declared: tuple[str, ...]) -> Finding:
@@ -145,24 +188,36 @@ def _inputs_kept(case: NormCase, answers: list[Answer], declared: tuple[str, ...
     return Finding(property_, case, "holds", "every input has its bits")
 
 
-def compared(question: Question, variant: Variant, first: dict[str, Array], second: dict[str, Array]) -> Finding:
-    """Judge what a variant gave by what it had to give, in all outputs that follow from the first answer and were asked."""
+def compared(
+    question: Question, variant: Variant, known: dict[str, Array], actual: dict[str, Array], *, bitwise: bool = False
+) -> Finding:
+    """Judge what a variant gave by what it had to give: in all outputs that follow from a `known` answer, and were asked."""
+    expected = {name: follow(known[name].astype(np.float64)) for name, follow in variant.follows.items() if name in known}
+    given = {name: actual[name].astype(np.float64) for name in expected}
     differences = []
-    for name in (name for name in variant.follows if name in first):
-        follow, dtype = variant.follows[name], question.case.outputs[name]
-        base, lower, upper = (np.asarray(a, np.float64) for a in (first[name], *question.golden.outputs[name].interval()))
-        expected, actual = follow(base), second[name].astype(np.float64)
-        judged = np.ones(expected.shape, bool)
-        if variant.scaled:
-            smallest = float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).smallest_normal)
-            judged = ~((np.abs(follow(base)) < smallest) | (follow(np.abs(base) < smallest) > 0))
-        width = follow(np.broadcast_to(upper - lower, base.shape))
-        differences.append(difference(name, expected, actual, width, judged, dtype))
-    return verdict(BY_ID[variant.property], question.case, variant.what, differences)
+    if not all(np.array_equal(expected[name], given[name]) for name in expected):
+        widths = _widths(question, variant)
+        for name, base in expected.items():
+            dtype, follow = question.case.outputs[name], variant.follows[name]
+            judged = np.ones(base.shape, bool)
+            if variant.scaled:
+                smallest = float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).smallest_normal)
+                judged = ~((np.abs(base) < smallest) | (follow(np.abs(known[name].astype(np.float64)) < smallest) > 0))
+            differences.append(difference(name, base, given[name], follow(widths[name]), judged, dtype))
+    return verdict(BY_ID[variant.property], question.case, variant.what, differences, bitwise=bitwise)
 
 
-def _row_scale(question: Question, answer: Answer) -> Finding:
-    scale = row_scale(question.golden, answer.outputs["y"].astype(np.float64))
+def _widths(question: Question, variant: Variant) -> dict[str, Array]:
+    """How far two honest answers may be apart: to the first question or, of one that stands apart, to the variant itself."""
+    case, outputs = question.case, question.golden.outputs
+    if variant.apart:
+        outputs = expected_outputs(case, norm_values(case, variant.given)[0], case.dialect, case.outputs)
+    intervals = {name: outputs[name].interval() for name in variant.follows}
+    return {name: np.broadcast_to(upper - lower, case.output_shape(name)) for name, (lower, upper) in intervals.items()}
+
+
+def _row_scale(question: Question, norm: NormValues, budget: NormBudget, answer: Answer) -> Finding:
+    scale = row_scale(question.golden, norm, budget, answer.outputs["y"].astype(np.float64))
     excess = max(abs(scale.mean) / scale.mean_limit, scale.spread / scale.spread_limit)
     status = "holds" if scale.holds else "violated"
     scattered = scale.spread > scale.spread_limit and abs(scale.mean) <= scale.mean_limit

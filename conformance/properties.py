@@ -1,7 +1,8 @@
 """Properties: what holds for any implementation of a norm, whatever its values, judged by comparing a port with itself.
 
 Two answers that must agree are compared element by element. Where they are not the same bits, the golden's intervals say
-how far two honest answers may be apart. docs/properties.md argues for each property why it holds.
+how far two honest answers may be apart. The last three are judged against the golden, over whole tensors: they show what
+no single element does. docs/properties.md argues for each property why it holds.
 """
 
 from dataclasses import dataclass
@@ -27,13 +28,19 @@ class Property:
     """What must hold, what it means in practice where it does not, and whether it is required to the bit.
 
     Where it is not (`exact` is False), two answers may differ as two honest implementations may: that is reported, and
-    only more than that is a violation.
+    only more than that is a violation. `served` properties are required to the bit where `--bitwise` asks for it, as servers
+    do whose answers must not depend on which requests share a batch.
     """
 
     id: str
     sentence: str
     consequence: str
     exact: bool
+    served: bool = False
+
+    def is_exact(self, *, bitwise: bool) -> bool:
+        """Whether it is required to the bit, at this level."""
+        return self.exact or (bitwise and self.served)
 
 
 PROPERTIES = (
@@ -45,21 +52,30 @@ PROPERTIES = (
     ),
     Property(
         "repeatable",
-        "the same inputs give the same bits again, whatever was asked in between",
+        "the same inputs give the same bits again, a dozen times, whatever was asked in between",
         "a run cannot be repeated: state is kept between calls, or a sum's order or memory not yet written decides",
         exact=True,
     ),
     Property(
+        "stateless",
+        "other inputs of the same shape give what another process gives, which was not asked the first",
+        "an earlier answer is remembered, or a buffer used again with what it held",
+        exact=False,
+        served=True,
+    ),
+    Property(
         "row_count",
-        "a row of y and dx does not depend on how many rows there are",
+        "a row of y and dx does not depend on how many rows there are, and the parts' dweight and dbias add up",
         "an answer changes with the batch that a request happens to share",
         exact=False,
+        served=True,
     ),
     Property(
         "row_order",
         "permuting the rows permutes y and dx",
         "a row's result depends on its place, or on its neighbours: rows leak into each other",
         exact=False,
+        served=True,
     ),
     Property(
         "scale_x",
@@ -97,6 +113,18 @@ PROPERTIES = (
         "off by less than one element shows: another divisor, an rstd of few bits, or a rounding too many",
         exact=False,
     ),
+    Property(
+        "unbiased",
+        "over many elements, the errors of y, dx, dweight and dbias are on neither side",
+        "off to one side by less than one element shows: truncation, or rounding up; errors add up over layers and steps",
+        exact=False,
+    ),
+    Property(
+        "precise",
+        "over many elements, the errors are no larger than the roundings of honest arithmetic",
+        "each is admissible, all together are not: steps in a lower precision, or roundings at random",
+        exact=False,
+    ),
 )
 BY_ID = {each.id: each for each in PROPERTIES}
 
@@ -120,8 +148,9 @@ class Finding:
 class Difference:
     """One output of two answers that must agree.
 
-    `differing` of `size` elements are not equal; in `free` of them two honest answers may be; `beyond` differ by more than
-    two honest answers can. The worst element is `actual` and should be `expected`, `ulps` of the output's `dtype` apart.
+    `output` begins with its name. `differing` of `size` elements are not equal, and `beyond` differ by more than two honest
+    answers can; in `free` of them those may differ at all. The worst element is `actual` and should be `expected`, `ulps` of
+    the output's `dtype` apart.
     """
 
     output: str
@@ -149,7 +178,7 @@ class Difference:
     @property
     def words(self) -> str:
         """What differs, by how much, and the worst element."""
-        where = f"{self.output}[{', '.join(map(str, self.index))}]"
+        where = f"{self.output.partition(' ')[0]}[{', '.join(map(str, self.index))}]"
         elements = f"{self.differing} of {self.size} element{'s' * (self.size != 1)} of {self.output}"
         share = f"{elements} differ{'s' * (self.differing == 1)} ({self.differing / self.size:.1%})"
         if self.beyond:
@@ -186,12 +215,13 @@ def difference(output: str, expected: Array, actual: Array, width: Array, judged
     )
 
 
-def verdict(property_: Property, case: NormCase, what: str, differences: list[Difference]) -> Finding:
+def verdict(property_: Property, case: NormCase, what: str, differences: list[Difference], *, bitwise: bool = False) -> Finding:
     """One finding of all outputs compared; `what` says which two answers they were."""
     unequal = [each for each in differences if each.differing]
     if not unequal:
         return Finding(property_, case, "holds", f"{what}: the same bits")
     worst = max(unequal, key=lambda each: (not each.admissible, each.beyond, each.differing / each.size))
-    status = "violated" if property_.exact or not worst.admissible else "rounding"
-    share = worst.differing / worst.size
-    return Finding(property_, case, status, f"{what}: {worst.words}", share, f"{share:.1%}")
+    exact, share = property_.is_exact(bitwise=bitwise), worst.differing / worst.size
+    status = "violated" if exact or not worst.admissible else "rounding"
+    required = ", but the same bits are required" if exact and worst.admissible else ""
+    return Finding(property_, case, status, f"{what}: {worst.words}{required}", share, f"{share:.1%}")

@@ -19,9 +19,8 @@ from statistics import NormalDist
 import numpy as np
 
 from conformance.golden import Golden
-from conformance.norms.cases import NormCase
-from conformance.norms.golden import norm_values
-from conformance.norms.tolerances import norm_budget
+from conformance.norms.tolerances import NormBudget
+from conformance.norms.values import NormValues
 from conformance.properties import FALSE_ALARM, Z
 from conformance.rounding import round_to, unit_roundoff
 
@@ -65,11 +64,9 @@ class RowScale:
         return f"{factor} ({allowed}), and {spread} ({self.spread_limit:.1e} is allowed)"
 
 
-def row_scale(golden: Golden, y: Array) -> RowScale:
-    """Measure a port's y, in float64, of the shape of the golden's."""
-    case, expected = golden.case, golden.outputs["y"]
-    assert isinstance(case, NormCase)
-    norm, _ = norm_values(case, golden.inputs)
+def row_scale(golden: Golden, norm: NormValues, budget: NormBudget, y: Array) -> RowScale:
+    """Measure a port's y, in float64, of the shape of the golden's, whose values and budget are `norm` and `budget`."""
+    expected = golden.outputs["y"]
     g = norm.w * norm.x_hat
     square = np.sum(g * g, axis=-1)
 
@@ -82,8 +79,8 @@ def row_scale(golden: Golden, y: Array) -> RowScale:
         off = deviation(y)
         mean, scatter, spread = float(np.mean(off - rounded)), float(np.std(off - rounded)), float(np.std(off))
     rows, rounding = off.size, float(np.std(rounded))
-    arithmetic = float(np.max(np.sum(norm_budget(norm).y * np.abs(g), axis=-1) / square))
-    bias = ROUNDINGS * unit_roundoff(case.dtype) ** 2
+    arithmetic = float(np.max(np.sum(budget.y * np.abs(g), axis=-1) / square))
+    bias = ROUNDINGS * unit_roundoff(golden.case.dtype) ** 2
     return RowScale(
         rows,
         mean,

@@ -194,11 +194,11 @@ def _score(direction: Direction, entries: list[CaseEntry], why: dict[str, str]) 
 
 
 def _dialects(listed: Listed, timeout: float) -> dict[str, tuple[str, ...]]:
-    """What `conformance identify` finds of every norm, but for eps; what was not asked is left out."""
+    """What `conformance identify` finds of every norm in bfloat16, but for eps; what was not asked is left out."""
     start = partial(PortProcess, listed.command, device="cpu", mode=listed.mode, timeout=timeout)
     try:
         with Session(start, timeout) as session:
-            found = identify_port(session)
+            found = identify_port(session, dtypes=("bfloat16",))
     except PortFailure:
         return {}
     told = {

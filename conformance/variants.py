@@ -1,6 +1,7 @@
 """A question to a port, and the variants of it whose answers follow from the first.
 
-No golden says what a variant's answer is: the first answer does, mapped. The golden gives the widths of the intervals.
+No golden says what a variant's answer is: the first answer does, mapped, or what another process answers to the same.
+The golden gives the widths of the intervals.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +25,15 @@ LAYOUTS = {"float32": ("permuted", "sliced", "strided")}  # and expanded; elsewh
 K = 3  # the powers of two: far enough to show, and nothing leaves float16's range
 SPREAD = 0.62  # of x in many rows: rstd is near the golden ratio, far from the simple fractions that round alike
 STRIDE = 5  # of the permutation of the 63 rows, coprime to their number
+TIMES = 12  # that a question is asked: a port that is right ten times and wrong from then on is asked again
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A second question. `follows` maps an output's first answer to what it must be now; where empty, nothing is judged.
+    """A second question. `follows` maps an output's first answer to what it must be now.
 
     `what` says in words what is different. `scaled` outputs leave out what is subnormal before or after, and so not exact.
+    Where `apart`, the answer is compared with that of a process which was not asked the first question.
     """
 
     property: str
@@ -40,11 +43,15 @@ class Variant:
     follows: dict[str, Map] = field(default_factory=dict)
     scaled: bool = False
     other_mode: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
 class Question:
-    """A case as it is asked first, the golden of its inputs, and the variants. `measured`: y's row scale is judged, too."""
+    """A case as it is asked first, the golden of its inputs, and the variants.
+
+    Where `measured`, the case has many rows: they are asked in parts too, and y's row scale and whole tensors are judged.
+    """
 
     case: NormCase
     golden: Golden
@@ -62,12 +69,12 @@ def kinds(op: Names = (), dtype: Names = ()) -> tuple[NormCase, ...]:
 def questions(kind: NormCase, seed: int) -> Iterator[Question]:
     """Everything that is asked about one kind."""
     few = replace(kind, name="63_rows_of_97", shape=FEW_ROWS, dy_scale=64.0)
-    yield Question(few, golden(few, seed), tuple(_of_few_rows(few, golden(few, seed).inputs)))
+    given = golden(few, seed).inputs
+    yield Question(few, golden(few, seed), (*_something_else(few, given, seed), *_of_few_rows(few, given)))
     near_eps = replace(few, name="63_rows_near_eps", x=Draw(scale=float(np.sqrt(few.eps))), dy_scale=1.0)
     yield Question(near_eps, golden(near_eps, seed), (_scaled_x(near_eps, golden(near_eps, seed).inputs),))
     many = replace(kind, name="256_rows_of_768", shape=MANY_ROWS, x=Draw(scale=SPREAD))
-    variants = (*_repeated(many, golden(many, seed).inputs, seed), *_row_subsets(many, golden(many, seed).inputs))
-    yield Question(many, golden(many, seed), variants, measured=True)
+    yield Question(many, golden(many, seed), tuple(_of_many_rows(many, golden(many, seed).inputs, seed)), measured=True)
     if kind.dtype not in LAYOUTS:
         return
     expanded = replace(few, name="7_times_9_rows", layout="expanded")
@@ -87,6 +94,27 @@ def _times(exponents: dict[str, int]) -> dict[str, Map]:
 def _scale(given: dict[str, Array], *names: str) -> dict[str, Array]:
     """The inputs with some of them times 2^K, which is exact."""
     return given | {name: given[name] * given[name].dtype.type(2**K) for name in names if name in given}
+
+
+def _something_else(case: NormCase, given: dict[str, Array], seed: int) -> Iterator[Variant]:
+    """Other values of the same shape: of every tensor, of one of them, of one row; between them the first question again."""
+    other = inputs(case, seed + 1)
+    parameters = {name: other[name] for name in ("weight", "bias") if name in other}
+    last_row = given["x"].copy()
+    last_row[-1, -1] = other["x"][-1, -1]
+    asked = {
+        "other values": other,
+        "another dy": given | {"dy": other["dy"]},
+        "other parameters": given | parameters,
+        "another last row of x": given | {"x": last_row},
+    }
+    same = _same(case.outputs)
+    for what, values in asked.items():
+        yield Variant("stateless", f"asked with {what}", case, values, same, apart=True)
+        yield Variant("repeatable", f"asked again after {what}", case, given, same)
+    for time in range(len(asked) + 2, TIMES + 1):
+        yield Variant("repeatable", f"asked for the {time}th time", case, given, same)
+    yield Variant("stateless", f"asked with other values after {TIMES} times", case, other, same, apart=True)
 
 
 def _of_few_rows(case: NormCase, given: dict[str, Array]) -> Iterator[Variant]:
@@ -116,20 +144,15 @@ def _permuted_rows(case: NormCase, given: dict[str, Array]) -> Variant:
     return Variant("row_order", "with its rows permuted", case, permuted, dict.fromkeys(("y", "dx"), permute))
 
 
-def _repeated(case: NormCase, given: dict[str, Array], seed: int) -> Iterator[Variant]:
-    """The same twice, something else of the same shape, and the same again."""
-    yield Variant("repeatable", "asked again", case, given, _same(case.outputs))
-    yield Variant("repeatable", "asked something else", case, inputs(case, seed + 1))
-    yield Variant("repeatable", "asked again after something else", case, given, _same(case.outputs))
+def _of_many_rows(case: NormCase, given: dict[str, Array], seed: int) -> Iterator[Variant]:
+    """The same twice, something else of the same shape, the same again; and the rows in reverse."""
+    same = _same(case.outputs)
+    yield Variant("repeatable", "asked again", case, given, same)
+    yield Variant("stateless", "asked with other values", case, inputs(case, seed + 1), same, apart=True)
+    yield Variant("repeatable", "asked again after other values", case, given, same)
 
+    def reverse(a: Array) -> Array:
+        return np.ascontiguousarray(a[::-1, ::-1])
 
-def _row_subsets(case: NormCase, given: dict[str, Array]) -> Iterator[Variant]:
-    for some in (np.s_[2:3, 5:6], np.s_[:, ::3]):
-
-        def part(a: Array, some: tuple[slice, ...] = some) -> Array:
-            return a[some]
-
-        taken = given | {name: np.ascontiguousarray(part(given[name])) for name in ("x", "dy")}
-        shape = taken["x"].shape
-        what = f"{shape[0] * shape[1]} of the {case.shape[0] * case.shape[1]} rows"
-        yield Variant("row_count", what, replace(case, shape=shape), taken, dict.fromkeys(("y", "dx"), part))
+    reversed_ = given | {name: reverse(given[name]) for name in ("x", "dy")}
+    yield Variant("row_order", "with its rows in reverse", case, reversed_, dict.fromkeys(("y", "dx"), reverse))

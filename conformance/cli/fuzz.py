@@ -30,13 +30,14 @@ def fuzz(
     dtype: DTypeOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to search.")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="Which cases.")] = 0,
+    most: Annotated[int, typer.Option(min=1, help="Stop at so many failures that are unlike one another.")] = 8,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
     in_process: InProcessOption = False,
-    keep: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the case found here, for run --cases.")] = None,
+    keep: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the cases found here, for run --cases.")] = None,
 ) -> None:
-    """Ask a port random cases until one fails; then find the smallest that does.
+    """Ask a port random cases until the time is up; of every failure unlike the others, find the smallest case.
 
     Exit status: 0 nothing found, 1 a case fails, 2 wrong usage, 3 the port could not be run.
     """
@@ -51,9 +52,10 @@ def fuzz(
     check_target(keep, "--keep")
     start = starter(name, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     with interruptible("nothing was found"):
-        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, op=op or (), dtype=dtype or (), timeout=timeout)
+        wanted = {"op": op or (), "dtype": dtype or ()}
+        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, **wanted, most=most, timeout=timeout)
     if keep and search.found:
-        write_atomically(keep, as_json(search.found.verdict.case).encode())
+        write_atomically(keep, as_json(*(found.verdict.case for found in search.found)).encode())
     settings = Settings(fuzz.CASES_SEED, device, mode, cases=str(keep or "FILE"))
     fuzzed.show(search, seed, settings, arguments.get(name, shlex.quote(name)), stdout())
     raise typer.Exit(fuzzed.exit_status(search))

@@ -6,6 +6,7 @@ import typer
 
 from conformance.cli.options import (
     DeviceOption,
+    DTypeOption,
     InProcessOption,
     ModeOption,
     NormOption,
@@ -17,18 +18,20 @@ from conformance.cli.options import (
 )
 from conformance.cli.screen import stdout
 from conformance.norms.cases import ROW_NORMS
+from conformance.rounding import DTYPES
 
 
 def identify(
     port: OnePortArgument = None,
     exec_: OneExecOption = None,
     op: NormOption = None,
+    dtype: DTypeOption = None,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
     in_process: InProcessOption = False,
 ) -> None:
-    """Say which dialect a port follows: where it casts, its weight's offset and dtype, the dtype of y, eps and its place.
+    """Say which dialect a port follows in each dtype: where it casts, its weight's offset and dtype, y's dtype, and eps.
 
     Exit status: 0 all could be told, 1 something follows no known dialect, 2 wrong usage, 3 the port could not be run.
     """
@@ -41,7 +44,8 @@ def identify(
     start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
         with Session(start, timeout) as session:
-            found = identify_port(session, tuple(each for each in ROW_NORMS if not op or each in op))
+            ops = tuple(each for each in ROW_NORMS if not op or each in op)
+            found = identify_port(session, ops, tuple(each for each in DTYPES if not dtype or each in dtype))
     except PortFailure as failure:
         print(f"{spec} could not be run: {failure}", file=sys.stderr)
         raise typer.Exit(3) from None

@@ -29,13 +29,16 @@ def properties(
     op: NormOption = None,
     dtype: DTypeOption = None,
     property_: Annotated[str, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches.")] = "*",
+    bitwise: Annotated[
+        bool, typer.Option("--bitwise", help="Ask for the same bits in every batch size and process, as servers do.")
+    ] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
     json: JsonOption = None,
 ) -> None:
-    """Judge what holds whatever the values: purity, repeatability, rows, scales, layouts, modes.
+    """Judge what holds whatever the values: purity, repeatability, rows, scales, layouts, modes; and errors over whole tensors.
 
     Exit status: 0 all that is required holds, 1 it does not, 2 wrong usage, 3 a port could not be run.
     """
@@ -54,9 +57,18 @@ def properties(
     asked = kinds(op or (), dtype or ())
     with interruptible("nothing was judged"), progress(commands, len(asked), of="kinds of case") as advance:
         inquiries = inquire_ports(
-            commands, asked, wanted=wanted, seed=seed, device=device, mode=mode, timeout=timeout, on_kind=advance
+            commands,
+            asked,
+            wanted=wanted,
+            bitwise=bitwise,
+            seed=seed,
+            device=device,
+            mode=mode,
+            timeout=timeout,
+            on_kind=advance,
         )
-    report = PropertiesReport(inquiries, seed, device, mode, time.monotonic() - began, arguments)
+    seconds = time.monotonic() - began
+    report = PropertiesReport(inquiries, seed, device, mode, seconds, arguments, bitwise=bitwise)
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, stdout())

@@ -195,9 +195,7 @@ def _multiples(group: Found) -> Iterator[Rule]:
     told = [each.over(norm.eps) for each, norm in zip(group.told, group.norms, strict=True)]
     constants = map(found_factor.constant, _numbers(told, found_factor.PLAIN))
     for factor in (*found_factor.OF_THE_CASE, *constants):
-        yield Rule(
-            factor.id, f"{factor.words} what it should be", lambda norm, factor=factor: factor.of(norm.case) * norm.eps
-        )
+        yield Rule(factor.id, f"{factor.words} what it should be", lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
 
 
 def _floors(group: Found) -> Iterator[Rule]:

@@ -109,6 +109,7 @@ def _rejected(ratios: Mapping[Case, float], what: str, count: int) -> str:
 def explain_property(property_: Property) -> str:
     """What a property says, and what it means where it is violated."""
     required = "to the bit" if property_.exact else "but for rounding"
+    required += ", and to the bit with --bitwise" if property_.served else ""
     return "\n".join(
         [
             property_.id,

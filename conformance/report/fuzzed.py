@@ -1,14 +1,12 @@
 """A search for failing cases, on a terminal."""
 
 from collections import Counter
-from functools import partial
 
 from rich.console import Console
 from rich.text import Text
 
 from conformance.case_files import as_json
-from conformance.diagnose import diagnose
-from conformance.fuzz import CASES_SEED, Found, Search
+from conformance.fuzz import Found, Search
 from conformance.norms.cases import NormCase
 from conformance.report.building import assemble, entry, explained
 from conformance.report.console import in_words
@@ -29,9 +27,9 @@ def show(search: Search, seed: int, settings: Settings, argument: str, console: 
     if search.failure:
         console.print(Text.assemble((search.spec, "bold"), " could not be run: ", (search.failure, "red")))
         return
-    if search.found:
-        report = report_on(search.found, settings, argument)
-        for line in (*in_words(report, report.causes[0]), *map(Text, _details(search.found))):
+    for found in search.found:
+        report = report_on(found, settings, argument)
+        for line in (*in_words(report, report.causes[0]), *map(Text, _details(found))):
             console.print(line, soft_wrap=True)
         console.print()
     console.print(Text(_shares(search), style="dim"))
@@ -45,22 +43,17 @@ def show(search: Search, seed: int, settings: Settings, argument: str, console: 
         why = "the port skipped every case" if search.skipped else "the port claims nothing of what was asked for"
         console.print(Text.assemble((verdict, style), f": {why}"))
         return
+    unlike = f"{len(search.found)} failures unlike one another, " if len(search.found) > 1 else ""
     pace = f"{count_of(count, 'random case')} in {search.seconds:.1f} s, {count / max(search.seconds, 1e-3):.0f} a second"
-    console.print(Text.assemble((verdict, style), f": {pace}, seed {seed}"))
+    console.print(Text.assemble((verdict, style), f": {unlike}{pace}, seed {seed}"))
 
 
 def report_on(found: Found, settings: Settings, argument: str) -> Report:
-    """What is wrong, shown by the smallest case: a mistake, if all the witnesses bear it out.
-
-    So small a case may agree with many that were not made.
-    """
-    verdict = found.verdict
-    diagnoses = diagnose((verdict, *found.witnesses), CASES_SEED)
-    borne_out = [each for each in diagnoses[:1] if each.agreeing == each.judged]
-    made = [
-        (port, what, evidence, (verdict.case.id,))
-        for port, what, evidence, _ in map(partial(explained, verdict.port), borne_out)
-    ]
+    """What is wrong, shown by the smallest case: the mistake, if all the witnesses bear one out."""
+    verdict, made = found.verdict, []
+    if found.diagnosis:
+        port, what, evidence, _ = explained(verdict.port, found.diagnosis)
+        made = [(port, what, evidence, (verdict.case.id,))]
     return assemble(settings, 0.0, [PortEntry(verdict.port, argument, None)], [entry(verdict)], made)
 
 
@@ -70,6 +63,8 @@ def _details(found: Found) -> list[str]:
     details = [f"  drawn       {'; '.join(f'{name} {words}' for name, words in describe(case).items())}"]
     if not found.again:
         details.append("  but         it did not fail when it was asked again: the port does not always answer alike")
+    if found.count > 1:
+        details.append(f"  alike       {found.count} of the random cases")
     return [*details, f"  FILE        {as_json(case).rstrip()}"]
 
 

@@ -31,6 +31,7 @@ class PropertiesReport:
     mode: str
     seconds: float
     arguments: dict[str, str] = field(default_factory=dict)
+    bitwise: bool = False
 
     @property
     def exit_status(self) -> int:
@@ -45,6 +46,7 @@ class PropertiesReport:
         port = self.arguments.get(inquiry.spec, shlex.quote(inquiry.spec))
         case = finding.case
         options = [f"--property {finding.property.id} --op {case.op} --dtype {case.dtype}"]
+        options += ["--bitwise"] if self.bitwise else []
         options += [f"--seed {self.seed}"] if self.seed else []
         options += [f"--device {shlex.quote(self.device)}"] if self.device != "cpu" else []
         options += [f"--mode {self.mode}"] if self.mode != "jit" else []
@@ -139,6 +141,7 @@ def as_json(report: PropertiesReport) -> str:
         "seed": report.seed,
         "device": report.device,
         "mode": report.mode,
+        "bitwise": report.bitwise,
         "seconds": round(report.seconds, 3),
         "ports": [
             {

@@ -5,20 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.identify import DECIDES, identify, matches
+from conformance.compare import compare
+from conformance.dialects import Dialect
+from conformance.golden import golden
+from conformance.identify import DECIDES, eps_followed, identify, matches
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import ROW_NORMS
+from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.protocol import Hello
-from conformance.rounding import DTYPES
+from conformance.rounding import DTYPES, HALF
 from conformance.simulation import STYLES, play
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 HELLO = Hello("port", ROW_NORMS, DTYPES, ("cast_then_scale",), (0,), gradients=True)
 
 
-def findings(op, mistake=None, hello=HELLO, style=1):
+def findings(op, mistake=None, hello=HELLO, style=1, dtypes=("bfloat16",)):
     """What is found out of a port in one order that makes a mistake, or none: half weight, float32 weight, eps."""
-    return identify(op, hello, lambda case: play(case, 0, STYLES[style], BY_ID.get(mistake))["y"])
+    return identify(op, hello, lambda case: play(case, 0, STYLES[style], BY_ID.get(mistake))["y"], dtypes)
 
 
 @pytest.mark.parametrize("op", ROW_NORMS)
@@ -43,9 +46,11 @@ def test_order_offset_and_dtypes_are_told(op, mistake, half, mixed):
 
 
 @pytest.mark.parametrize("op", ROW_NORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("mistake", "found"),
     [
+        (None, "inside the root, as asked"),
         ("eps_outside_root", "outside the root, as asked"),
         ("eps_1e-06", "inside the root, hard-coded at 1e-06"),
         ("eps_twice", "inside the root, but not what is asked"),
@@ -53,8 +58,49 @@ def test_order_offset_and_dtypes_are_told(op, mistake, half, mixed):
         ("eps_clamps", "neither under the root nor added to it"),
     ],
 )
-def test_eps_is_told(op, mistake, found):
-    assert findings(op, mistake)[-1].found == found
+def test_eps_is_told_in_every_dtype(op, dtype, mistake, found):
+    eps = findings(op, mistake, dtypes=(dtype,))[-1]
+    assert (eps.dtype, eps.asked, eps.found) == (dtype, "eps", found)
+
+
+def eps_at_least(least):
+    """A mistake of ours: eps is clamped."""
+    return replace(BY_ID["eps_twice"], id="clamped", alter=lambda norm: replace(norm, eps=max(norm.eps, least)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_eps_that_is_clamped_is_told_from_one_that_is_hard_coded(dtype):
+    told = identify("rms_norm", HELLO, lambda case: play(case, 0, STYLES[1], eps_at_least(1e-4))["y"], (dtype,))
+    assert told[-1].found == "inside the root, never less than 0.0001"
+
+
+def verdicts(mistake, op="rms_norm", dtype="float16"):
+    """A run over the cases of one op and dtype, of a port that makes a mistake."""
+    asked = [case for case in ROW_NORM_CASES if (case.op, case.dtype) == (op, dtype) and case.dialect in PLAIN]
+    return [compare("port", golden(case), play(case, 0, STYLES[1], mistake), tuple(case.outputs)) for case in asked]
+
+
+PLAIN = (Dialect("either_order"), Dialect("cast_then_scale"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (None, None),
+        ("other_order", None),
+        ("divides_by_n_minus_1", None),
+        ("eps_outside_root", "eps is added outside the root"),
+        ("eps_1e-05", "eps is hard-coded at 1e-05, inside the root"),
+        ("eps_missing", "eps is left out"),
+    ],
+)
+def test_a_run_tells_what_became_of_eps(mistake, said, dtype):
+    assert eps_followed(verdicts(BY_ID.get(mistake), dtype=dtype), 0) == said
+
+
+def test_a_run_tells_that_eps_is_clamped():
+    assert eps_followed(verdicts(eps_at_least(1e-6)), 0) == "eps is never less than 1e-06, inside the root"
 
 
 def test_every_step_in_half_precision_is_told():
@@ -73,23 +119,35 @@ def test_the_right_dialect_stands_far_above_the_next(op, style):
         assert runner_up.share < 0.9
         return y
 
-    identify(op, HELLO, ask)
+    identify(op, HELLO, ask, HALF)
+
+
+def test_every_dtype_that_the_port_has_is_asked():
+    told = findings("layer_norm", hello=replace(HELLO, dtypes=("float16", "float32")), dtypes=DTYPES)
+    asked = [(each.dtype, each.asked) for each in told]
+    assert asked == [
+        ("float32", "float32 weight"),
+        ("float32", "eps"),
+        ("float16", "cast_then_scale, float16 weight"),
+        ("float16", "cast_then_scale, float32 weight"),
+        ("float16", "eps"),
+    ]
+
+
+def test_the_offset_is_told_where_nothing_is_cast():
+    assert findings("rms_norm", dtypes=("float32",))[0].found == "weight offset 0; y is float32"
+    assert findings("rms_norm", "offset_unasked", dtypes=("float64",))[0].found == "weight offset 1; y is float64"
 
 
 def test_what_follows_no_dialect_is_not_told():
-    told = identify("rms_norm", HELLO, lambda case: np.ones(case.shape, np.float32))
+    told = identify("rms_norm", HELLO, lambda case: np.ones(case.shape, np.float32), ("bfloat16",))
     assert [finding.told for finding in told] == [False, False, False]
     assert all("no known dialect" in finding.found for finding in told[:2])
 
 
-def test_a_port_without_half_precision_has_no_cast_to_tell():
-    order, eps = findings("layer_norm", hello=replace(HELLO, dtypes=("float64",)))
-    assert (order.found, eps.found) == ("not to be told", "inside the root, as asked")
-
-
-def test_a_port_in_half_precision_alone_tells_its_eps_too():
-    told = findings("rms_norm", "eps_1e-06", hello=replace(HELLO, dtypes=("float16",)))
-    assert told[-1].found == "inside the root, hard-coded at 1e-06"
+def test_a_dtype_that_the_port_lacks_is_not_asked():
+    [told] = findings("layer_norm", hello=replace(HELLO, dtypes=("float64",)))
+    assert (told.found, told.evidence) == ("not asked", "the port has float64; asked were bfloat16")
 
 
 def test_what_is_not_answered_is_not_asked():

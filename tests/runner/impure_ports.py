@@ -1,5 +1,8 @@
 """Honest ports spoilt in one property each; served as `tests.runner.impure_ports:Class`."""
 
+import time
+from typing import ClassVar
+
 import ml_dtypes
 import numpy as np
 
@@ -80,6 +83,91 @@ class IsNoisy(Honest):
         return super().rstd(mean_square, eps) * (1 + noise.astype(mean_square.dtype))
 
 
+class Remembers(Honest):
+    """Answers with what it once answered; a subclass says which questions it takes for the same."""
+
+    def __init__(self, device="cpu", *, jit=True):
+        super().__init__(device, jit=jit)
+        self.known = {}
+
+    def key(self, call, tensors):
+        raise NotImplementedError
+
+    def run(self, call, given):
+        key = self.key(call, given)
+        if key not in self.known:
+            self.known[key] = super().run(call, given)
+        return self.known[key]
+
+
+class RemembersShapes(Remembers):
+    def key(self, call, tensors):
+        return call.op, call.order, call.eps, tensors["x"].shape, tensors["x"].dtype
+
+
+class RemembersCases(Remembers):
+    def key(self, call, tensors):
+        return call.case, tensors["x"].shape
+
+
+class RemembersX(Remembers):
+    """x alone is looked at: another dy, or another weight, is not seen."""
+
+    def key(self, call, tensors):
+        return call.op, call.order, call.eps, tensors["x"].shape, tensors["x"].tobytes()
+
+
+class RemembersFirstRow(Remembers):
+    """Of x the first row is looked at, of all else everything."""
+
+    def key(self, call, tensors):
+        others = tuple(tensor.tobytes() for name, tensor in tensors.items() if name != "x")
+        return call.op, call.order, call.eps, tensors["x"].shape, tensors["x"][0].tobytes(), others
+
+
+class AddsToOldGradients(Honest):
+    """The buffer of dweight is used again, and not cleared."""
+
+    def __init__(self, device="cpu", *, jit=True):
+        super().__init__(device, jit=jit)
+        self.buffers = {}
+
+    def vjp(self, function, inputs, dy, constants):
+        y, (dx, dweight, *rest) = super().vjp(function, inputs, dy, constants)
+        key = function.__name__, str(constants), dy.dtype, dy.shape
+        self.buffers[key] = dweight + self.buffers.get(key, dweight * 0)
+        return y, (dx, self.buffers[key], *rest)
+
+
+class LeavesTheLastRow(Honest):
+    """y is written into memory that is used again, and its last row is not written: an earlier answer's is there."""
+
+    def __init__(self, device="cpu", *, jit=True):
+        super().__init__(device, jit=jit)
+        self.buffers = {}
+
+    def vjp(self, function, inputs, dy, constants):
+        y, gradients = super().vjp(function, inputs, dy, constants)
+        buffer = self.buffers.setdefault((y.shape, y.dtype), y.copy())
+        buffer.reshape(-1, y.shape[-1])[:-1] = y.reshape(-1, y.shape[-1])[:-1]
+        return buffer, gradients
+
+
+class TiresAfterTen(Honest):
+    """Right ten times; from then on the last element is lost."""
+
+    def __init__(self, device="cpu", *, jit=True):
+        super().__init__(device, jit=jit)
+        self.calls = 0
+
+    def vjp(self, function, inputs, dy, constants):
+        y, gradients = super().vjp(function, inputs, dy, constants)
+        self.calls += 1
+        if self.calls > 10:
+            y.reshape(-1)[-1:] = 0
+        return y, gradients
+
+
 # What depends on the other rows.
 
 
@@ -97,6 +185,42 @@ class RoundsByRowCount(Honest):
     def rstd(self, mean_square, eps):
         rstd = super().rstd(mean_square, eps)
         return np.nextafter(rstd, rstd.dtype.type(0)) if mean_square.size < 128 else rstd
+
+
+class SplitsFewRows(Honest):
+    """Below 32 rows, a row is shared by two blocks: every third rstd is off by an ulp of the compute dtype."""
+
+    def rstd(self, mean_square, eps):
+        rstd = super().rstd(mean_square, eps)
+        off = (mean_square.size < 32) & (np.signbit(np.sin(1e6 * mean_square)) | (mean_square > mean_square.mean()))
+        return np.where(off, np.nextafter(rstd, rstd.dtype.type(0)), rstd)
+
+
+class CompilesSizes(Honest):
+    """Right, and slow over a number of rows that is new."""
+
+    sizes: ClassVar[set[int]] = set()
+
+    def run(self, call, given):
+        rows = len(given["x"].reshape(-1, given["x"].shape[-1]))
+        if rows not in self.sizes:
+            time.sleep(0.2)
+        self.sizes.add(rows)
+        return super().run(call, given)
+
+
+class LosesTheTail(Honest):
+    """dweight is summed in blocks of eight rows, and what is left over is not."""
+
+    def vjp(self, function, inputs, dy, constants):
+        y, (dx, dweight, *rest) = super().vjp(function, inputs, dy, constants)
+        d = dy.shape[-1]
+        rows = dy.size // d
+        left = rows % 8 if rows > 8 else 0
+        if left:
+            x, dy = inputs[0].reshape(-1, d)[-left:], dy.reshape(-1, d)[-left:]
+            dweight = dweight - super().vjp(function, (x, *inputs[1:]), dy, constants)[1][1]
+        return y, (dx, dweight, *rest)
 
 
 class MixesRows(Honest):
@@ -183,3 +307,51 @@ class RstdOf12Bits(Honest):
         rstd = super().rstd(mean_square, eps)
         mantissa, exponent = np.frexp(rstd)
         return np.ldexp(np.rint(mantissa * 2**11) / 2**11, exponent).astype(rstd.dtype)
+
+
+# What every element of float32 admits, and all of them together do not.
+
+
+class RoundsOneWay(Honest):
+    """Exact, then rounded to the compute dtype in a direction that a subclass chooses."""
+
+    def towards(self, exact):
+        raise NotImplementedError
+
+    def vjp(self, function, inputs, dy, constants):
+        if inputs[0].dtype == np.float64:
+            return super().vjp(function, inputs, dy, constants)
+        wide = tuple(None if tensor is None else tensor.astype(np.float64) for tensor in inputs)
+        y, gradients = super().vjp(function, wide, dy.astype(np.float64), constants)
+        dtypes = [dy.dtype, *(inputs[0].dtype if tensor is None else tensor.dtype for tensor in inputs)]
+        made = [
+            None if exact is None else self.rounded(exact).astype(dtype)
+            for exact, dtype in zip([y, *gradients], dtypes, strict=True)
+        ]
+        return made[0], tuple(made[1:])
+
+    def rounded(self, exact):
+        nearest = exact.astype(np.float32)
+        towards = self.towards(exact)
+        passed = np.abs(towards - nearest) > np.abs(towards - exact)
+        return np.where(passed | (nearest == exact), nearest, np.nextafter(nearest, towards.astype(np.float32)))
+
+
+class RoundsUp(RoundsOneWay):
+    def towards(self, exact):
+        return exact + np.abs(exact)
+
+
+class Truncates(RoundsOneWay):
+    def towards(self, exact):
+        return exact * 0
+
+
+class IsCoarse(Honest):
+    """x is read with 19 bits in float32: every element is off by a few ulps, to either side."""
+
+    def forward(self, x, weight, bias, **constants):
+        if x.dtype == np.float32:
+            mantissa, exponent = np.frexp(x)
+            x = np.ldexp(np.rint(mantissa * 2**20) / 2**20, exponent).astype(np.float32)
+        return super().forward(x, weight, bias, **constants)

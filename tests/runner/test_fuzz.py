@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conformance.case_files import as_json, read_case
-from conformance.fuzz import Search, fuzz
+from conformance.fuzz import Found, Search, fuzz
 from conformance.golden import golden
 from conformance.norms.cases import ROW_NORMS
 from conformance.process import PortProcess, serve_command
@@ -33,6 +33,12 @@ def search(port: str, seconds: float, timeout: float = 60.0, **options) -> Searc
     return fuzz(port, start, seconds=seconds, timeout=timeout, **options)
 
 
+def first(port: str, seconds: float = 60.0, **options) -> Found:
+    """The first failure that is found."""
+    [found] = search(port, seconds, most=1, **options).found
+    return found
+
+
 @pytest.mark.parametrize(
     ("port", "elements", "plain"),
     [
@@ -44,8 +50,7 @@ def search(port: str, seconds: float, timeout: float = 60.0, **options) -> Searc
     ids=lambda value: value.rpartition(":")[2] if isinstance(value, str) else "",
 )
 def test_a_fault_is_found_and_made_small(port, elements, plain):
-    found = search(port, 60.0).found
-    assert found is not None
+    found = first(port)
     assert found.verdict.status == "fail"
     assert found.again
     case = found.verdict.case
@@ -57,8 +62,7 @@ def test_a_fault_is_found_and_made_small(port, elements, plain):
 
 
 def test_a_crash_is_found_and_made_small():
-    found = search(faulty("CrashesAtWidth17"), 60.0).found
-    assert found is not None
+    found = first(faulty("CrashesAtWidth17"))
     assert (found.verdict.status, found.verdict.message) == ("error", "the port exited with status 3")
     assert found.verdict.case.shape == (17,)
     assert found.again
@@ -66,16 +70,14 @@ def test_a_crash_is_found_and_made_small():
 
 def test_a_port_that_hangs_costs_no_more_than_it_is_given():
     began = time.monotonic()
-    found = search(faulty("HangsOnEmptyBatches"), 4.0, timeout=1.0).found
-    assert found is not None
+    found = first(faulty("HangsOnEmptyBatches"), 4.0, timeout=1.0)
     assert found.verdict.message == "the port did not answer within 1 s"
     assert 0 in found.verdict.case.shape
     assert time.monotonic() - began < 30  # 4 to find it, 4 to make it smaller, and some to ask again, to start and to end
 
 
 def test_a_port_that_fails_once_is_said_to():
-    found = search(faulty("FailsOnce"), 60.0).found
-    assert found is not None
+    found = first(faulty("FailsOnce"))
     assert found.verdict.message.startswith("y has shape [0")
     assert not found.again
 
@@ -83,7 +85,7 @@ def test_a_port_that_fails_once_is_said_to():
 def test_an_honest_port_is_not_accused_and_nothing_is_remembered():
     before = golden.cache_info().currsize
     result = search(HONEST, 4.0, seed=3)
-    assert result.found is None
+    assert result.found == ()
     assert result.judged.total() > 20
     assert {op for op, _ in result.judged} == set(ROW_NORMS)
     assert {dtype for _, dtype in result.judged} == set(DTYPES)
@@ -91,13 +93,27 @@ def test_an_honest_port_is_not_accused_and_nothing_is_remembered():
 
 
 def test_a_mistake_is_named_only_if_all_witnesses_bear_it_out():
-    made, not_made = search(WRONG, 60.0).found, search(faulty("LosesLastRow"), 60.0).found
-    assert made is not None
-    assert not_made is not None
+    made, not_made = first(WRONG), first(faulty("LosesLastRow"))
     [told], [untold] = (report_on(each, Settings(0, "cpu", "jit"), "port").causes for each in (made, not_made))
     assert told.what == "eps is added to the root, not under it"
     assert untold.what.endswith("no known mistake explains it")  # though in a single row dweight looks left out
     assert told.cases == (made.verdict.case.id,)
+
+
+def test_a_search_goes_on_after_a_failure_and_keeps_those_that_are_unlike():
+    """eps outside the root in every dtype is one; a lost row and a crash at one width, in either op, are more."""
+    result = search(faulty("ThreeFaults"), 120.0, most=3)
+    kinds = [(each.verdict.status, each.diagnosis.mistake.id if each.diagnosis else "") for each in result.found]
+    assert sorted(kinds) == [("error", ""), ("fail", ""), ("fail", "eps_outside_root")]
+    assert len({each.verdict.case.id for each in result.found}) == 3
+    assert all(each.again for each in result.found)
+    [crash] = [each.verdict.case for each in result.found if each.verdict.status == "error"]
+    assert crash.shape == (17,)
+
+
+def test_a_known_failure_is_not_found_twice():
+    assert [each.diagnosis.mistake.id for each in search(WRONG, 20.0).found if each.diagnosis] == ["eps_outside_root"]
+    assert len(search(WRONG, 20.0).found) == 1
 
 
 def test_the_same_seed_asks_the_same_and_leaves_nothing_behind(tmp_path):
@@ -120,7 +136,7 @@ def test_the_same_seed_asks_the_same_and_leaves_nothing_behind(tmp_path):
 
 def test_what_is_kept_can_be_run(tmp_path):
     kept = tmp_path / "kept.json"
-    status, said = conformance("fuzz", WRONG, "--dtype", "bfloat16", "--op", "layer_norm", "--keep", kept)
+    status, said = conformance("fuzz", WRONG, "--dtype", "bfloat16", "--op", "layer_norm", "--most", 1, "--keep", kept)
     assert status == FAILS
     assert "does not conform" in said
     assert "bfloat16" in said
@@ -143,7 +159,7 @@ def test_what_is_kept_can_be_run(tmp_path):
     ("arguments", "status", "words"),
     [
         ((HONEST, "--seconds", 1), CONFORMS, "found nothing: "),
-        (("--exec", shlex.join(serve_command(WRONG))), FAILS, "conformance run --exec '"),
+        (("--exec", shlex.join(serve_command(WRONG)), "--most", 1), FAILS, "conformance run --exec '"),
         (("no_such_module", "--seconds", 1), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError"),
         ((NO_LAYER_NORM, "--op", "layer_norm"), NOT_RUN, "not judged: the port claims nothing of what was asked for"),
         ((faulty("SkipsAll"), "--seconds", 1), NOT_RUN, "not judged: the port skipped every case"),
@@ -157,6 +173,18 @@ def test_what_became_of_it_is_the_exit_status(arguments, status, words):
     result = conformance("fuzz", *arguments)
     assert result[0] == status
     assert words in result[1]
+
+
+def test_all_that_is_found_is_kept_in_one_file(tmp_path):
+    kept = tmp_path / "kept.json"
+    status, said = conformance("fuzz", faulty("ThreeFaults"), "--dtype", "float32", "--most", 2, "--keep", kept)
+    assert status == FAILS
+    assert "2 failures unlike one another" in said
+    cases = [read_case(each) for each in json.loads(kept.read_text())]
+    assert len(cases) == 2
+    status, said = conformance("run", faulty("ThreeFaults"), "--cases", kept)
+    assert status == FAILS
+    assert "does not conform: 2 failed" in said
 
 
 def test_without_hypothesis_the_extra_is_named(monkeypatch):
