@@ -11,6 +11,7 @@ from conformance.compare import OutputVerdict, Verdict
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes.mistake import Mistake
+from conformance.norms.cases import NormCase
 from conformance.rounding import store
 
 Array = np.ndarray
@@ -38,6 +39,7 @@ def if_made(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int, *, ro
     """
     case = verdict.case
     if not isinstance(case, BlockCase):
+        assert isinstance(case, NormCase)
         ways = [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
         return [*ways, *mistake.in_orders(case, seed)]
     taps = dict(right) | (_as_taps(mistake.taps(case, seed, _exported(verdict))) if verdict.taps else {})

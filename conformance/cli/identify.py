@@ -17,7 +17,7 @@ from conformance.cli.options import (
     starter,
 )
 from conformance.cli.screen import stdout
-from conformance.norms.cases import ROW_NORMS
+from conformance.norms.cases import ROW_NORMS, RowNormOp
 from conformance.rounding import DTYPES
 
 
@@ -44,7 +44,7 @@ def identify(
     start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
         with Session(start, timeout) as session:
-            ops = tuple(each for each in ROW_NORMS if not op or each in op)
+            ops: tuple[RowNormOp, ...] = tuple(each for each in ROW_NORMS if not op or each in op)
             found = identify_port(session, ops, tuple(each for each in DTYPES if not dtype or each in dtype))
     except PortFailure as failure:
         print(f"{spec} could not be run: {failure}", file=sys.stderr)

@@ -76,7 +76,7 @@ def places(output: OutputVerdict) -> tuple[str, ...]:
 
 def _along(outside: Array, axis: int) -> Array:
     others = tuple(each for each in range(outside.ndim) if each != axis % outside.ndim)
-    return outside.any(axis=others)
+    return np.asarray(outside.any(axis=others))
 
 
 def _indices(what: str, at: Array, count: int) -> Iterator[str]:
