@@ -1,11 +1,13 @@
 """A case written is the case read; a file that is not cases says where, and what it must be."""
 
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conformance.case import Layout
 from conformance.case_files import CaseFileError, as_json, read_case, read_cases
 from conformance.cases import select
 from conformance.norms.cases import ROW_NORM_CASES
@@ -48,7 +50,7 @@ def altered(**fields: object) -> dict:
         ({"shape": [-1, 3]}, "shape: it must have a last axis of at least 1, and no negative one"),
         ({"shape": [10**6, 10**6]}, "shape: it has more than 16777216 elements, which are enough for any fault"),
         ({"shape": [7], "layout": "permuted"}, "layout: permuted needs two axes"),
-        ({"layout": "folded"}, 'layout: "folded" must be one of "contiguous", "permuted", "sliced", "strided", "expanded"'),
+        ({"layout": "folded"}, f'layout: "folded" must be one of {", ".join(map(json.dumps, get_args(Layout)))}'),
         ({"layout": "weight_strided", "weight": "absent"}, "layout: weight_strided is about the weight, which is absent"),
         ({"layout": "dy_one_number", "dy": "aligned"}, "dy: aligned with x, it is not one number, which the layout asks for"),
         ({"layout": "expanded", "x__rows": "spike"}, "layout: expanded repeats the first entry, and spike makes it another"),
