@@ -8,13 +8,12 @@ constant, or never less than some number.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from conformance.compare import Verdict
 from conformance.dialects import Dialect, Order
 from conformance.expected import Expected
 from conformance.golden import golden
@@ -37,9 +36,7 @@ UNSTEADY = 0.05  # how far rows may disagree, in units of the eps that was asked
 CLOSE = 0.02  # to an eps, relative, besides four standard errors
 LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
 SHARPEST = 1e-12  # of the scatters that are told apart
-FEWEST_ROWS = 4  # whose disagreement says something
 INSIDE, OUTSIDE = "inside the root", "outside the root"
-NEAR_EPS = 100.0  # times eps: rows whose mean square is larger say nothing of it
 ORDERS: tuple[Order, ...] = ("scale_then_cast", "cast_then_scale")
 WEIGHT_DTYPES: tuple[Literal["storage", "float32"], ...] = ("storage", "float32")
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
@@ -193,37 +190,6 @@ def _followed(answers: list["Estimates"]) -> tuple[str, str, bool]:
     if smallest.eps > smallest.asked and all(each.is_about(max(each.asked, smallest.eps)) for each in estimates):
         return f"{place}, never less than {smallest.eps:.3g}", evidence, True
     return f"{place}, but not what is asked", evidence, True
-
-
-def eps_followed(verdicts: Iterable[Verdict], seed: int) -> str | None:
-    """What the y of a run's verdicts, of one port, op and dtype, say of eps where it is not what was asked; None if nothing.
-
-    Only rows near eps say anything, and only what one statement fits is said: `eps is hard-coded at 1e-06, inside the root`.
-    """
-    answers: list[Estimates] = []
-    for verdict in verdicts:
-        case, y = verdict.case, next((each for each in verdict.outputs if each.output == "y"), None)
-        if isinstance(case, NormCase) and case.op in ROW_NORMS and y is not None and _shows_eps(case, seed):
-            answers.append(estimate(case, y.actual.reshape(case.shape), seed))
-    if not answers:
-        return None
-    found, _, told = _followed(answers)
-    place, _, what = found.partition(", ")
-    if not told or found == f"{INSIDE}, as asked" or what == "but not what is asked":
-        return None
-    if what == "as asked":
-        return f"eps is added {place}"
-    return f"eps is {what}, {place}" if what else f"eps is {place}"
-
-
-def _shows_eps(case: NormCase, seed: int) -> bool:
-    """Whether a case has some rows, all of them dense and with a mean square near eps."""
-    if case.x.rows != "dense" or math.prod(case.shape[:-1]) < FEWEST_ROWS:
-        return False
-    x = golden(case, seed).inputs["x"].astype(np.float64)
-    centred = x - (np.mean(x, axis=-1, keepdims=True) if case.op == "layer_norm" else 0.0)
-    mean_square = np.mean(np.square(centred), axis=-1)
-    return bool(np.all((mean_square > 0) & (mean_square <= NEAR_EPS * case.eps)))
 
 
 @dataclass(frozen=True, slots=True)

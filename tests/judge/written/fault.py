@@ -12,6 +12,7 @@ from conformance.case import TAPPED, Case, Op
 from conformance.cases import CASES
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
+from conformance.norms.cases import NORMS
 from conformance.port import Port, Skip
 from conformance.protocol import Call
 from conformance.rounding import DTYPES, DType
@@ -51,9 +52,10 @@ class Fault:
 
 
 def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = CASES) -> tuple[Verdict, ...]:
-    """The verdicts on a fault, in eager mode, over the small cases of its op in a dtype."""
+    """The verdicts on a fault, in eager mode, over the small cases of a norm, or all cases of another op, in a dtype."""
     port = _port(fault)
-    asked = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype) and (case.has_fixture or fault.taps)]
+    of_op = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype)]
+    asked = [case for case in of_op if case.has_fixture or fault.op not in NORMS]
     return tuple(_verdict(port, case, seed) for case in asked)
 
 
