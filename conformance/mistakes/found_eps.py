@@ -7,18 +7,16 @@ from math import frexp
 
 import numpy as np
 
-from conformance.compare import OutputVerdict
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes import epsilon, found_factor
+from conformance.mistakes.found_factor import Unit
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
 from conformance.norms.anatomy import Norm, Steps, outputs_of, true_norm
 from conformance.norms.cases import NormCase
 from conformance.rounding import ulp
 
 Array = np.ndarray
-Unit = tuple[NormCase, OutputVerdict]
-"""One output of one case."""
 
 LARGEST = 10_000  # elements of an output that is looked at
 TRIED = 4  # failing outputs that are held against the intervals of the altered norm
@@ -219,7 +217,8 @@ def _multiples(group: Found) -> Iterator[Rule]:
     told = [each.over(norm.eps) for each, norm in zip(group.told, group.norms, strict=True)]
     constants = map(found_factor.constant, _numbers(told, found_factor.PLAIN, LARGEST_MULTIPLE))
     for factor in (*found_factor.OF_THE_CASE, *constants):
-        yield Rule(factor.id, f"{factor.words} what it should be", lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
+        words = f"{factor.words} what it should be{factor.note}"
+        yield Rule(factor.id, words, lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
 
 
 def _floors(group: Found) -> Iterator[Rule]:

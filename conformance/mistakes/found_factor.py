@@ -28,11 +28,12 @@ PLAIN = (1.0, *(size for divisor in DIVISORS for size in (float(divisor), 1 / di
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor as a function of the case, its name in an id, and what it makes of an output, in words."""
+    """A factor as a function of the case, its name in an id, and what it makes of an output, in words before and after."""
 
     id: str
     words: str
     of: Callable[[NormCase], float]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,11 @@ class Measured:
         return self.fits and abs(self.factor - factor) <= self.doubt * max(abs(self.factor), abs(factor))
 
 
-def _times(id_: str, name: str, of: Callable[[NormCase], float]) -> tuple[Factor, Factor]:
+def _times(id_: str, name: str, of: Callable[[NormCase], float], note: str) -> tuple[Factor, Factor]:
     """A factor and its inverse."""
     return (
-        Factor(f"times_{id_}", f"{name} times", of),
-        Factor(f"over_{id_}", f"1/{name} of", lambda case: 1 / of(case)),
+        Factor(f"times_{id_}", f"{name} times", of, note),
+        Factor(f"over_{id_}", f"1/{name} of", lambda case: 1 / of(case), note),
     )
 
 
@@ -74,14 +75,19 @@ def _unbiased(case: NormCase) -> float:
     return _width(case) / (_width(case) - 1) if _width(case) > 1 else np.inf
 
 
+def _first_axis(case: NormCase) -> int:
+    return case.shape[0] or 1
+
+
+FEATURES, ROWS, FIRST_AXIS = " for n features", " for R rows", " for a first axis of B"
 OF_THE_CASE: tuple[Factor, ...] = (
-    Factor("times_n_over_n_minus_1", "n/(n - 1) times", _unbiased),
-    Factor("times_n_minus_1_over_n", "(n - 1)/n times", lambda case: 1 / _unbiased(case)),
-    *_times("rows", "rows", _rows),
-    *_times("n", "n", _width),
-    *_times("root_of_n", "sqrt(n)", lambda case: sqrt(_width(case))),
-    *_times("root_of_rows", "sqrt(rows)", lambda case: sqrt(_rows(case))),
-    *_times("batch", "the first axis", lambda case: case.shape[0] or 1),
+    Factor("times_n_over_n_minus_1", "n/(n - 1) times", _unbiased, FEATURES),
+    Factor("times_n_minus_1_over_n", "(n - 1)/n times", lambda case: 1 / _unbiased(case), FEATURES),
+    *_times("rows", "R", _rows, ROWS),
+    *_times("n", "n", _width, FEATURES),
+    *_times("root_of_n", "sqrt(n)", lambda case: sqrt(_width(case)), FEATURES),
+    *_times("root_of_rows", "sqrt(R)", lambda case: sqrt(_rows(case)), ROWS),
+    *_times("first_axis", "B", _first_axis, FIRST_AXIS),
 )
 
 
@@ -185,10 +191,10 @@ def as_mistake(factor: Factor, outputs: tuple[str, ...]) -> Mistake:
     def alter(norm: Norm) -> Norm:
         return replace(norm, factors={**norm.factors, **dict.fromkeys(outputs, factor.of(norm.case))})
 
-    verb = "is" if len(outputs) == 1 else "are"
+    is_, it = ("is", "it") if len(outputs) == 1 else ("are", "they")
     return Mistake(
         f"{'_and_'.join(outputs)}_{factor.id}",
-        f"{' and '.join(outputs)} {verb} {factor.words} what {'it' if len(outputs) == 1 else 'they'} should be",
+        f"{' and '.join(outputs)} {is_} {factor.words} what {it} should be{factor.note}",
         alter,
         "All elements are off by one factor.",
         "found in the numbers",

@@ -6,16 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.compare import OutputVerdict
 from conformance.golden import golden
+from conformance.mistakes.found_factor import Unit
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
 from conformance.norms.anatomy import Norm
-from conformance.norms.cases import NormCase
 from conformance.rounding import ulp
 
 Array = np.ndarray
-Unit = tuple[NormCase, OutputVerdict]
-"""One output of one case."""
 Times = Literal[0, 2]
 """How often the rows are counted."""
 

@@ -99,11 +99,11 @@ FACTORS: list[tuple[str, Callable[[NormCase], float], str]] = [
     ("dbias", lambda case: -1.0, "dbias is -1 times what it should be"),
     ("dx", lambda case: 3.0, "dx is 3 times what it should be"),
     ("y", lambda case: 0.7071067811865476, "y is 0.7071 times what it should be"),
-    ("dweight", rows_of, "dweight is rows times what it should be"),
-    ("dbias", lambda case: 1 / rows_of(case), "dbias is 1/rows of what it should be"),
-    ("dx", lambda case: case.shape[-1] / (case.shape[-1] - 1), "dx is n/(n - 1) times what it should be"),
-    ("dx", lambda case: 1 / case.shape[-1], "dx is 1/n of what it should be"),
-    ("y", lambda case: case.shape[-1] ** 0.5, "y is sqrt(n) times what it should be"),
+    ("dweight", rows_of, "dweight is R times what it should be for R rows"),
+    ("dbias", lambda case: 1 / rows_of(case), "dbias is 1/R of what it should be for R rows"),
+    ("dx", lambda case: case.shape[-1] / (case.shape[-1] - 1), "dx is n/(n - 1) times what it should be for n features"),
+    ("dx", lambda case: 1 / case.shape[-1], "dx is 1/n of what it should be for n features"),
+    ("y", lambda case: case.shape[-1] ** 0.5, "y is sqrt(n) times what it should be for n features"),
 ]
 
 

@@ -77,7 +77,7 @@ WRONG: dict[str, tuple[Eps, str]] = {
     "eps_at_least_0.0002": (lambda case: max(case.eps, 2e-4), "eps is at least 2e-4"),
     "eps_at_most_3e-07": (lambda case: min(case.eps, 3e-7), "eps is at most 3e-7"),
     "eps_times_3": (lambda case: 3 * case.eps, "eps is 3 times what it should be"),
-    "eps_times_n": (lambda case: case.shape[-1] * case.eps, "eps is n times what it should be"),
+    "eps_times_n": (lambda case: case.shape[-1] * case.eps, "eps is n times what it should be for n features"),
 }
 
 
