@@ -26,6 +26,7 @@ from conformance.mistakes.fitted import fitted
 from conformance.mistakes.mistake import Mistake, both
 
 PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
+FOUND = 0.97  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
 FEW = 0.05  # of these bits: what is left of them is not worth another search
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
@@ -220,8 +221,13 @@ class Search:
 
     def _best(self, mistakes: Iterable[Mistake], units: Sequence[Unit], *, rough: bool) -> dict[Mistake, float]:
         """The bits that each mistake saves in these outputs, most first; without those that save none."""
-        saved = {mistake: sum(map(_worth, map(max, self._saved(mistake, units, rough=rough).values()))) for mistake in mistakes}
+        saved = {mistake: self._worth(mistake, units, rough) for mistake in mistakes}
         return {mistake: saved[mistake] for mistake in sorted(saved, key=saved.__getitem__, reverse=True) if saved[mistake] > 0}
+
+    def _worth(self, mistake: Mistake, units: Iterable[Unit], rough: bool) -> float:
+        """The bits that a mistake saves in these outputs, less what it costs to say in which groups."""
+        saved = sum(_less_price(max(ways)) for ways in self._saved(mistake, units, rough=rough).values())
+        return FOUND * saved if mistake.found else saved
 
     def _saved(self, mistake: Mistake, units: Iterable[Unit], *, rough: bool = False) -> dict[Group, list[float]]:
         """The bits that a mistake saves in each group, for every way to write its backward pass."""
@@ -261,7 +267,7 @@ def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:
     return unit in told and told[unit].share >= MOST
 
 
-def _worth(saved: float) -> float:
+def _less_price(saved: float) -> float:
     """What the bits saved in a group are worth: it has a price to say that the group has the mistake, or that it is exempt."""
     return max(saved - PRICE, 0.0) if saved > 0 else max(saved, -PRICE)
 

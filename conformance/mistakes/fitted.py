@@ -1,7 +1,7 @@
 """Mistakes made from the numbers of a port that fails: what the catalogue cannot list, because a number is to be found.
 
 An output times a factor, found by least squares; dweight or dbias without some rows, or with them twice, found by exclusion;
-an eps that is not the one asked for, found from the scales of rows.
+an eps that is not the one asked for, found from the sizes of rows.
 A rule is found for a group: one output in one dtype and one dialect, which may have code of its own. It must hold in every
 case of the group, passing ones too. So noise suggests nothing, and neither does a fault of another kind.
 """

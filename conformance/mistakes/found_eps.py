@@ -7,24 +7,25 @@ from math import frexp
 
 import numpy as np
 
-from conformance.compare import OutputVerdict
 from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes import epsilon, found_factor
+from conformance.mistakes.found_factor import Unit
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
 from conformance.norms.anatomy import Norm, Steps, outputs_of, true_norm
 from conformance.norms.cases import NormCase
 from conformance.rounding import ulp
 
 Array = np.ndarray
-Unit = tuple[NormCase, OutputVerdict]
-"""One output of one case."""
 
 LARGEST = 10_000  # elements of an output that is looked at
 TRIED = 4  # failing outputs that are held against the intervals of the altered norm
 SHARE = 0.9  # of the elements of each that must lie in them
 SPREAD = 1.5  # how far the bounds of a number may be apart, as a ratio, for it to be found
 DIGITS = 7  # that a number may have
+NEAREST = 0.02  # to the eps asked for, relative: nobody means less, but squares that are truncated look like it
+LARGEST_EPS = 0.02  # above it something else is likelier to have been added to the mean square: padding, say
+LARGEST_MULTIPLE = 1000.0  # likewise
 POWERS_OF_TWO = tuple(2.0**-k for k in range(1, 64))
 
 
@@ -55,7 +56,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one output tells of the eps in it: bounds, and an estimate with its weight; NaN where it tells nothing."""
+    """What one output tells of the eps in it: bounds, and an estimate with its weight, the inverse of its squared error.
+
+    The bounds contradict each other where no eps makes such an output.
+    """
 
     lower: float
     upper: float
@@ -69,6 +73,10 @@ class Told:
     def admits(self, eps: float) -> bool:
         """Whether this may be the eps."""
         return self.lower <= eps <= self.upper
+
+    def differs(self, eps: float) -> bool:
+        """Whether it is another eps, and not nearly this one."""
+        return not self.admits(eps) and abs(self.estimate - eps) > NEAREST * eps
 
 
 NOTHING = Told(-np.inf, np.inf)
@@ -91,7 +99,7 @@ def found(failing: Sequence[Unit], passing: Sequence[Unit], seed: int) -> Found 
         told.append(measure(unit, seed))
         if told[-1].lower > told[-1].upper:
             return None
-    wrong = [(unit, each) for unit, each in zip(failing, told, strict=True) if not each.admits(unit[0].eps)]
+    wrong = [(unit, each) for unit, each in zip(failing, told, strict=True) if each.differs(unit[0].eps)]
     if not wrong:
         return None
     wrong.sort(key=lambda pair: abs(pair[1].estimate - pair[0][0].eps) * pair[1].weight ** 0.5, reverse=True)
@@ -111,26 +119,40 @@ def measure(unit: Unit, seed: int) -> Told:
     if output.actual.size > LARGEST or not output.actual.size:
         return NOTHING
     with np.errstate(all="ignore"):
-        norm = true_norm(case, seed)
-        line = _line_of_y(norm, seed) if output.output == "y" else _line_of_dx(norm, seed)
-        square = _sum(norm, np.square(line.slope))
-        scale = _sum(norm, (output.actual - line.fixed) * line.slope) / square
-        expected = golden(case, seed).outputs[output.output]
-        lower, upper = expected.interval()
-        noise = (upper - lower) / 2 * line.growth(np.abs(scale)) + ulp(output.actual, expected.dtype)
-        doubt = _sum(norm, noise * np.abs(line.slope)) / square
+        scale, doubt = _scale(unit, seed)
         with_eps = golden(case, seed).intermediates["rstd"] ** -2.0
-        mean_square = with_eps - case.eps
-        high = np.where(scale > doubt, with_eps / np.square(scale - doubt) - mean_square, np.inf)
-        low = np.where(scale > -doubt, with_eps / np.square(scale + doubt) - mean_square, np.inf)
-        estimate = with_eps / np.square(scale) - mean_square
-        tells = np.isfinite(doubt) & (square > 0)
-        weight = np.where(tells & np.isfinite(high), np.square(high - low) ** -1.0, 0.0)
+        tells = np.isfinite(doubt)
     if not tells.any():
         return NOTHING
+    scale, doubt, with_eps = (np.broadcast_to(each, tells.shape)[tells] for each in (scale, doubt, with_eps))
+    return _told(scale, doubt, with_eps, case.eps)
+
+
+def _scale(unit: Unit, seed: int) -> tuple[Array, Array]:
+    """The scale of rstd in every row, and how far off honest rounding may make it; not finite where a row tells nothing."""
+    case, output = unit
+    norm, expected = true_norm(case, seed), golden(case, seed).outputs[output.output]
+    line = _line_of_y(norm, seed) if output.output == "y" else _line_of_dx(norm, seed)
+    square = _sum(norm, np.square(line.slope))
+    scale = _sum(norm, (output.actual - line.fixed) * line.slope) / square
+    lower, upper = expected.interval()
+    noise = (upper - lower) / 2 * line.growth(np.abs(scale)) + ulp(output.actual, expected.dtype)
+    return scale, _sum(norm, noise * np.abs(line.slope)) / square
+
+
+def _told(scale: Array, doubt: Array, with_eps: Array, eps: float) -> Told:
+    """The eps of rows with these scales, `with_eps` being what the true root is taken of."""
+    mean_square = with_eps - eps
+    with np.errstate(all="ignore"):
+        low = np.where(scale > -doubt, with_eps / np.square(scale + doubt) - mean_square, np.inf)
+        high = np.where(scale > -doubt, np.inf, -np.inf)
+        high = np.where(scale > doubt, with_eps / np.square(scale - doubt) - mean_square, high)
+        estimate = with_eps / np.square(scale) - mean_square
+    known = scale > doubt
+    weight = np.square(scale[known] ** 3 / (with_eps * doubt)[known])
     total = float(np.sum(weight))
-    mean = float(np.sum((weight * estimate)[weight > 0])) / total if total else 0.0
-    return Told(float(np.max(low[tells])), float(np.min(high[tells])), mean, total)
+    mean = float(np.sum(weight * estimate[known])) / total if total else 0.0
+    return Told(float(np.max(low)), float(np.min(high)), mean, total)
 
 
 def _line_of_y(norm: Norm, seed: int) -> Line:
@@ -187,34 +209,43 @@ def _altered(case: NormCase, seed: int, eps: float) -> dict[str, Expected]:
 
 
 def _constants(group: Found) -> Iterator[Rule]:
-    for eps in _numbers(group.told, POWERS_OF_TWO):
+    for eps in _eps(group.told):
         yield Rule(f"of_{eps:.{DIGITS}g}", f"{_in_words(eps)}, whatever is asked for", lambda norm, eps=eps: eps)
 
 
 def _multiples(group: Found) -> Iterator[Rule]:
     told = [each.over(norm.eps) for each, norm in zip(group.told, group.norms, strict=True)]
-    constants = map(found_factor.constant, _numbers(told, found_factor.PLAIN))
+    constants = map(found_factor.constant, _numbers(told, found_factor.PLAIN, LARGEST_MULTIPLE))
     for factor in (*found_factor.OF_THE_CASE, *constants):
+<<<<<<< HEAD
         yield Rule(factor.id, f"{factor.words} what it should be", lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
+=======
+        words = f"{factor.words} what it should be{factor.note}"
+        yield Rule(factor.id, words, lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
+>>>>>>> wt-eps
 
 
 def _floors(group: Found) -> Iterator[Rule]:
     raised = [each for each, norm in zip(group.told, group.norms, strict=True) if each.lower > norm.eps]
-    for eps in _numbers(raised, POWERS_OF_TWO):
+    for eps in _eps(raised):
         yield Rule(f"at_least_{eps:.{DIGITS}g}", f"at least {_in_words(eps)}", lambda norm, eps=eps: max(norm.eps, eps))
 
 
 def _ceilings(group: Found) -> Iterator[Rule]:
     lowered = [each for each, norm in zip(group.told, group.norms, strict=True) if each.upper < norm.eps]
-    for eps in _numbers(lowered, POWERS_OF_TWO):
+    for eps in _eps(lowered):
         yield Rule(f"at_most_{eps:.{DIGITS}g}", f"at most {_in_words(eps)}", lambda norm, eps=eps: min(norm.eps, eps))
 
 
-def _numbers(told: Sequence[Told], plain: Iterable[float]) -> list[float]:
+def _eps(told: Sequence[Told]) -> list[float]:
+    return _numbers(told, POWERS_OF_TWO, LARGEST_EPS)
+
+
+def _numbers(told: Sequence[Told], plain: Iterable[float], largest: float) -> list[float]:
     """The numbers that lie between all bounds, the plainest first: one digit, a plain number, more digits, the estimate."""
     lower = max((each.lower for each in told), default=-np.inf)
     upper = min((each.upper for each in told), default=np.inf)
-    if not 0 < lower <= upper <= SPREAD * lower:
+    if not 0 < lower <= upper <= min(SPREAD * lower, largest):
         return []
     mean = float(np.average([each.estimate for each in told], weights=[each.weight for each in told]))
     short, *longer = (float(f"{mean:.{digits}e}") for digits in range(DIGITS))

@@ -199,4 +199,5 @@ def as_mistake(factor: Factor, outputs: tuple[str, ...]) -> Mistake:
         "All elements are off by one factor.",
         "found in the numbers",
         ALL_NORMS,
+        found=True,
     )

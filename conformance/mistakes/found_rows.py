@@ -172,4 +172,5 @@ def as_mistake(rows: Rows, outputs: tuple[str, ...]) -> Mistake:
         "A sum over the rows is off by just those.",
         "found in the numbers",
         ALL_NORMS,
+        found=True,
     )

@@ -72,6 +72,8 @@ class Mistake:
         Those in which a block's outputs cannot show it, each with the reason, but an exported intermediate does.
     dialect
         Whether it is what another dialect does, and right there.
+    found
+        Whether it was made from a port's own numbers, and so fits them better than a mistake of the catalogue would.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Mistake:
     hidden: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     dialect: bool = False
     needs_taps: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    found: bool = False
 
     def altered(self, case: Case, seed: int) -> Norm | Composite:
         """The case's op laid open, with the mistake in it."""
