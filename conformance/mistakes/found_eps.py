@@ -217,12 +217,8 @@ def _multiples(group: Found) -> Iterator[Rule]:
     told = [each.over(norm.eps) for each, norm in zip(group.told, group.norms, strict=True)]
     constants = map(found_factor.constant, _numbers(told, found_factor.PLAIN, LARGEST_MULTIPLE))
     for factor in (*found_factor.OF_THE_CASE, *constants):
-<<<<<<< HEAD
-        yield Rule(factor.id, f"{factor.words} what it should be", lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
-=======
         words = f"{factor.words} what it should be{factor.note}"
         yield Rule(factor.id, words, lambda norm, factor=factor: factor.of(norm.case) * norm.eps)
->>>>>>> wt-eps
 
 
 def _floors(group: Found) -> Iterator[Rule]:
@@ -283,4 +279,6 @@ def as_mistake(rule: Rule, outputs: tuple[str, ...]) -> Mistake:
 
 
 def _mistake(id_: str, sentence: str, alter: Callable[[Norm], Norm]) -> Mistake:
-    return Mistake(id_, sentence, alter, f"{epsilon.SMALL_ROWS}; ordinary rows hide it.", "found in the numbers", ALL_NORMS)
+    return Mistake(
+        id_, sentence, alter, f"{epsilon.SMALL_ROWS}; ordinary rows hide it.", "found in the numbers", ALL_NORMS, found=True
+    )

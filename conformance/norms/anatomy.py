@@ -286,10 +286,10 @@ class Norm:
     def _sum(self, name: Sum, terms: Array) -> Array:
         """The sum over the axes of the statistics, which are kept."""
         axes = self._axes(terms)
-        if not self.noisy:
-            return np.sum(terms, axis=axes, keepdims=True)
         if self.block and axes == FEATURES:
             return _block_sums(terms, self.block)
+        if not self.noisy:
+            return np.sum(terms, axis=axes, keepdims=True)
         moved = np.moveaxis(terms, axes, range(len(axes)))
         summed, kept = moved.shape[: len(axes)], moved.shape[len(axes) :]
         return np.expand_dims(self._add_up(name, moved.reshape(prod(summed), *kept)), axes)
