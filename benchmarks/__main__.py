@@ -18,6 +18,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 def main(
     what: Annotated[Literal["kit", "layers", "tolerances", "diagnosis", "all"], typer.Argument()] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
+    every: Annotated[int, typer.Option(min=1, help="Take one trial of the diagnosis in so many.")] = 1,
 ) -> None:
     """Measure the kit's own times and memory; the layers against their peers; the tolerances; and the diagnosis."""
     if what in ("kit", "all"):
@@ -36,7 +37,7 @@ def main(
     if what in ("diagnosis", "all"):
         from benchmarks.diagnosis import measure_diagnosis
 
-        for name, rows in measure_diagnosis():
+        for name, rows in measure_diagnosis(every=every):
             _report(name, rows)
 
 
