@@ -44,7 +44,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Line:
-    """An output as a line: `slope` times the scale of rstd, plus `fixed` and what is orthogonal to the slope in each row.
+    """An output as a line: `slope` times the scale of rstd, plus `fixed`, plus what is orthogonal to the slope in each row.
 
     `growth` is how many times as large its errors are at such a scale.
     """
@@ -142,16 +142,15 @@ def _scale(unit: Unit, seed: int) -> tuple[Array, Array]:
 
 def _told(scale: Array, doubt: Array, with_eps: Array, eps: float) -> Told:
     """The eps of rows with these scales, `with_eps` being what the true root is taken of."""
-    mean_square = with_eps - eps
+    mean_square, known = with_eps - eps, scale > doubt
     with np.errstate(all="ignore"):
         low = np.where(scale > -doubt, with_eps / np.square(scale + doubt) - mean_square, np.inf)
         high = np.where(scale > -doubt, np.inf, -np.inf)
-        high = np.where(scale > doubt, with_eps / np.square(scale - doubt) - mean_square, high)
-        estimate = with_eps / np.square(scale) - mean_square
-    known = scale > doubt
-    weight = np.square(scale[known] ** 3 / (with_eps * doubt)[known])
-    total = float(np.sum(weight))
-    mean = float(np.sum(weight * estimate[known])) / total if total else 0.0
+        high = np.where(known, with_eps / np.square(scale - doubt) - mean_square, high)
+        estimate = (with_eps / np.square(scale) - mean_square)[known]
+        weight = np.square(scale[known] ** 3 / (with_eps * doubt)[known])
+        total = float(np.sum(weight))
+        mean = float(np.sum(weight * estimate)) / total if total else 0.0
     return Told(float(np.max(low)), float(np.min(high)), mean, total)
 
 

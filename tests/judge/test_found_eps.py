@@ -11,6 +11,7 @@ import pytest
 
 from conformance.cases import select
 from conformance.compare import Verdict, compare
+from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.fitted import fitted
@@ -137,6 +138,15 @@ def test_an_eps_of_one_dtype_alone_is_found_there():
     port = with_eps(lambda case: 3e-4 if case.dtype == "bfloat16" else case.eps)
     judged = [verdict for dtype in ("float32", "bfloat16") for verdict in verdicts(port, "rms_norm", dtype)]
     assert [mistake.id for mistake in of_eps(judged)] == ["eps_of_0.0003"]
+
+
+@pytest.mark.parametrize("outputs", [("y",), ("dx", "dweight"), ("y", "dx", "dweight")], ids=",".join)
+def test_what_is_found_is_the_diagnosis(outputs):
+    """Alone, and of those outputs that have it."""
+    (diagnosis,) = diagnose(verdicts(with_eps(lambda case: 3e-4, outputs), "rms_norm", "float32"), 0)
+    assert diagnosis.mistake.id == ("eps_of_0.0003" if "y" in outputs else "eps_of_0.0003_in_backward")
+    assert diagnosis.where == outputs
+    assert diagnosis.outputs == diagnosis.failing
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
