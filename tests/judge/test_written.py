@@ -4,23 +4,22 @@ A sample, in a dtype each; `python -m benchmarks diagnosis` takes them all, in e
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
 
 from conformance.mistakes import MISTAKES
-from conformance.rounding import DTYPES
 from tests.judge.written import SETS, faults_of
 from tests.judge.written.fault import Fault, judged
 from tests.judge.written.scoring import scored
 
-EVERY = 12
+EVERY = 20
 ALL = [fault for name in SETS for fault in faults_of(name)]
 KNOWN = {mistake.id for mistake in MISTAKES}
-FOUND = ("*", "dbias_without_", "dweight_without_")  # what a name begins or ends with that is made from the numbers
 
 
-def sampled():
+def sampled() -> Iterator:
     for number, fault in enumerate(ALL[::EVERY]):
         dtype = fault.dtypes[number % len(fault.dtypes)]
         yield pytest.param(fault, dtype, id=f"{fault.id}-{dtype}")
@@ -48,7 +47,7 @@ def test_a_written_fault_is_not_misnamed(fault, dtype):
 
 
 @pytest.mark.parametrize("fault", honest(), ids=lambda fault: fault.id)
-@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_honest_code_is_not_accused(fault, dtype):
     if dtype in fault.dtypes:
         assert {verdict.status for verdict in judged(fault, dtype)} <= {"pass", "skip"}
