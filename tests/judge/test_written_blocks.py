@@ -9,7 +9,6 @@ from tests.judge.written.torch_blocks import FAULTS
 from tests.judge.written.torch_blocks.block import Block, as_op
 from tests.judge.written.torch_blocks.by_hand import ByHand
 
-
 EVERY = 8
 
 
