@@ -2,8 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from conformance.mistakes.mistake import ROWS, Mistake
 from conformance.norms.anatomy import Norm
+from conformance.rounding import round_to
+
+Array = np.ndarray
 
 DTYPE_ALONE = "The values may be right; what follows computes in another dtype than it was written for."
 NO_MIX = {dtype: "weight and x have the same dtype in every case" for dtype in ("float64", "float32")}
@@ -12,6 +17,13 @@ NOT_HALF = {"float32": "it is asked for in float32", "float64": "float64 has a m
 
 def _returned(norm: Norm, output: str, dtype: str) -> Norm:
     return replace(norm, output_dtypes=lambda dtypes: dtypes | ({output: dtype} if output in dtypes else {}))
+
+
+def _demoted(norm: Norm) -> Norm:
+    def rounded(dy: Array) -> Array:
+        return round_to(dy.astype(np.float64), norm.case.dtype).astype(dy.dtype)
+
+    return replace(_returned(norm, "y", norm.case.dtype), cotangent=rounded)
 
 
 def _parameter_gradients_in_float32(norm: Norm) -> Norm:
@@ -40,8 +52,8 @@ MISTAKES = (
     Mistake(
         "y_demoted",
         "y is returned in x's dtype, where the weight's is asked for",
-        lambda norm: _returned(norm, "y", norm.case.dtype),
-        DTYPE_ALONE,
+        _demoted,
+        f"{DTYPE_ALONE} Autograd then takes dy in x's dtype, too.",
         "transformers#30236, minimind#665",
         ROWS,
         hidden=NO_MIX,

@@ -9,6 +9,7 @@ from importlib import import_module
 
 import pytest
 
+from conformance.diagnose import diagnose
 from conformance.mistakes import MISTAKES
 from tests.judge.written import SETS, faults_of
 from tests.judge.written.fault import Fault, judged
@@ -17,6 +18,33 @@ from tests.judge.written.scoring import scored
 EVERY = 20
 ALL = [fault for name in SETS for fault in faults_of(name)]
 KNOWN = {mistake.id for mistake in MISTAKES}
+
+
+# What once was named wrong, or had no name: a fault, a dtype, its name, and the outputs that are said to be right.
+ROWS = (
+    ("torch/rms_norm/rstd_cast_back/bfloat16", "bfloat16", "rstd_in_storage_dtype", ()),
+    ("torch/layer_norm/layer_dx_unbiased", "bfloat16", "dx_over_n_minus_1", ()),
+    ("torch/rms_norm/rms_y_cut_off/bfloat16_float16", "bfloat16", "y_truncated", ()),
+    ("torch/rms_norm/eps_floored_in_float16/float16", "float16", "eps_at_least_1e-04_in_float16", ()),
+    ("torch/rms_norm/rms_pairs_not_masked", "float32", "next_row_spoilt", ()),
+    ("torch/rms_norm/x_hat_in_float8", "bfloat16", "x_hat_in_float8_e4m3", ()),
+    ("torch/layer_norm/layer_halves_merged_without_delta", "float32", "welford_without_delta_halves", ()),
+    ("torch/rms_norm/rstd_of_a_table/float32_bfloat16_float16", "float32", "rstd_of_12_bits", ()),
+    (
+        "torch/rms_norm/rms_statistics_on_a_matrix_unit/float32_float64",
+        "float32",
+        "statistics_of_bfloat16_x",
+        ("dx", "dweight"),
+    ),
+    ("torch/rms_norm/rms_eps_beside_root_in_y", "float32", "eps_outside_root", ("dx", "dweight")),
+    ("torch/layer_norm/layer_unbiased_in_y", "bfloat16", "divides_by_n_minus_1", ("dx", "dweight")),
+    ("torch/rms_norm/rms_weight_missing_in_y", "float32", "weight_missing", ("dx",)),
+    ("torch/rms_norm/always_dtype_of_x/bfloat16_float16", "bfloat16", "y_demoted", ()),
+    ("torch/rms_norm/rms_tail_not_masked", "float32", "tail_not_masked", ()),
+    ("torch/rms_norm/rms_masked_with_ones", "bfloat16", "padding_of_ones", ()),
+    ("torch/layer_norm/layer_padded_rows_clamped", "float32", "dweight_repeats_last_row_8", ()),
+    ("torch/rms_norm/rms_dweight_over_accumulation_steps", "float32", "dweight_times_0.25", ()),
+)
 
 
 def sampled() -> Iterator:
@@ -44,6 +72,25 @@ def test_their_names_are_those_of_the_catalogue():
 def test_a_written_fault_is_not_misnamed(fault, dtype):
     kind, diagnoses = scored(fault, dtype)
     assert kind != "misnamed", [diagnosis.mistake.id for diagnosis in diagnoses]
+
+
+@pytest.mark.parametrize(("id_", "dtype", "name", "right"), ROWS, ids=[f"{id_}-{dtype}" for id_, dtype, _, _ in ROWS])
+def test_what_was_named_wrong_is_named(id_, dtype, name, right):
+    """One name, for all of it; and the outputs that the fault is not in."""
+    (fault,) = [fault for fault in ALL if fault.id == id_]
+    (diagnosis,) = diagnose(judged(fault, dtype), seed=0)
+    assert diagnosis.mistake.id == name
+    assert diagnosis.right == right
+    assert diagnosis.outputs >= 0.95 * diagnosis.failing
+
+
+def test_two_mistakes_of_a_library_are_both_named():
+    """torch saves LayerNorm's statistics in half precision on a CPU, and adds up dweight and dbias in it; y is right."""
+    (fault,) = [fault for fault in ALL if fault.id == "torch/layer_norm/native_on_cpu/bfloat16_float16"]
+    diagnoses = diagnose(judged(fault, "bfloat16"), seed=0)
+    names = [diagnosis.mistake.id for diagnosis in diagnoses]
+    assert names == ["statistics_saved_in_storage_dtype", "parameter_gradients_accumulated_in_storage_dtype"]
+    assert not any("y" in diagnosis.where for diagnosis in diagnoses)
 
 
 @pytest.mark.parametrize("fault", honest(), ids=lambda fault: fault.id)
