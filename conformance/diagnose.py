@@ -26,8 +26,9 @@ from conformance.mistakes.fitted import fitted
 from conformance.mistakes.mistake import Mistake, both
 
 PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
-FOUND = 0.97  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
+FOUND = 0.8  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
+SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
 FEW = 0.05  # of these bits: what is left of them is not worth another search
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
@@ -112,9 +113,10 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
     all_ = search.left
     while search.left > FEW * all_:
         found = [each.mistake for each in diagnoses]
-        ranked = search.ranked([mistake for mistake in among if mistake not in found])
+        best = search.best([mistake for mistake in among if mistake not in found])
+        ranked = search.enough(best, SHARE)
         if not ranked:  # two at once may leave numbers that neither has alone
-            ranked = search.ranked(search.pairs(found[:2], among))
+            ranked = search.enough(search.best(search.pairs([*found[:2], *list(best)[:1]], among)), SHARE_OF_TWO)
         if not ranked:
             break
         diagnoses.append(search.take(*ranked[:2]))
@@ -150,15 +152,19 @@ class Search:
         """The bits that failures cost more than they would inside their intervals."""
         return sum(self._now[unit].excess for unit in self._left())
 
-    def ranked(self, mistakes: Iterable[Mistake]) -> list[Mistake]:
-        """The mistakes that save enough of the bits that are left, best first."""
+    def best(self, mistakes: Iterable[Mistake]) -> dict[Mistake, float]:
+        """The mistakes that save most of the bits that are left, and how many."""
         telling = self._telling()
         others = [asked for asked in self._searched if asked not in telling]
         best = self._best(mistakes, [unit for asked in telling[:FIRST] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
             best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units], rough=count is not None)
-        return [mistake for mistake, saved in best.items() if saved >= SHARE * self.left and self._explains(mistake)]
+        return best
+
+    def enough(self, best: Mapping[Mistake, float], share: float) -> list[Mistake]:
+        """Those that save so large a share of the bits that are left, and explain some output."""
+        return [mistake for mistake, saved in best.items() if saved >= share * self.left and self._explains(mistake)]
 
     def _explains(self, mistake: Mistake) -> bool:
         """Whether a mistake explains nearly all of some output: what saves bits here and there explains nothing."""
@@ -166,7 +172,7 @@ class Search:
         return any(_is_explained(unit, told) for unit in self._left())
 
     def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
-        """Each mistake found, together with any other; a bound, doubled, would hold anything."""
+        """Each of some mistakes together with any other; a bound, doubled, would hold anything."""
         case = self._failing[0].verdict.case
         known = [mistake for mistake in among if mistake.exact(case)]
         return [both(first, second) for first in found if first in known for second in known if first is not second]

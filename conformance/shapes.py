@@ -17,7 +17,7 @@ MODELS: tuple[NormCase, ...] = tuple(case for case in (*ROW_NORM_CASES, *BATCH_N
 GIB = 2**30
 
 # Bytes for every element of x, measured: at the peak, while a case is judged, and of every case that has been judged.
-PEAK = {"float64": 170, "float32": 170, "bfloat16": 350, "float16": 350}
+PEAK = {"float64": 170, "float32": 170, "bfloat16": 440, "float16": 440}
 KEPT = 16
 
 

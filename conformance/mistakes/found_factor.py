@@ -17,6 +17,7 @@ Array = np.ndarray
 Unit = tuple[NormCase, OutputVerdict]
 """One output of one case."""
 
+NEARLY_ONE = 5e-4  # how far off a factor must be that is printed with four digits
 FEWEST = 12  # elements that a factor must be seen in
 LARGEST = 10_000  # elements of an output that is looked at
 TRIED = 6  # failing outputs that are held against the golden's intervals times a factor
@@ -174,7 +175,8 @@ def candidates(group: Scaled) -> list[Factor]:
     if abs(surest.factor) <= surest.doubt:
         return []
     plain = [k for size in PLAIN for k in (size, -size) if surest.agrees(k)]
-    return [*map(constant, plain), *OF_THE_CASE, *map(constant, () if plain else (surest.factor,))]
+    other = () if plain or abs(surest.factor - 1) < NEARLY_ONE else (surest.factor,)
+    return [*map(constant, plain), *OF_THE_CASE, *map(constant, other)]
 
 
 def explains(factor: Factor, group: Scaled) -> bool:

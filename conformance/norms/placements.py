@@ -102,7 +102,8 @@ class _Pulled:
 
     def __init__(self, norm: NormValues, budget: NormBudget, dtype: str, g: Callable[[], Interval]) -> None:
         self.norm, self.budget, self.dtype, self._g = norm, budget, dtype, g
-        self._rounded: dict[tuple[Read, float], Interval] = {}
+        self._scale = 0.0
+        self._rounded: dict[Read, Interval] = {}  # of that scale
 
     @cached_property
     def paths(self) -> tuple[Array, Array, Array]:
@@ -123,11 +124,14 @@ class _Pulled:
 
         It carries the error of dx, and rstd's on its own size, which does not shrink where the parts cancel.
         """
-        if (read, s) not in self._rounded:
+        if s != self._scale:
+            self._scale = s
+            self._rounded.clear()
+        if read not in self._rounded:
             part = _through(read, self.paths)
             width = s * (self.budget.dx + np.abs(part) * self.budget.rstd) + (self.flip if any(read) else 0.0)
-            self._rounded[read, s] = _rounded((part - width, part + width), self.dtype)
-        return self._rounded[read, s]
+            self._rounded[read] = _rounded((part - width, part + width), self.dtype)
+        return self._rounded[read]
 
     @cached_property
     def _ends(self) -> Interval:

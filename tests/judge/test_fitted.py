@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import pytest
 
+from conformance import dialects
 from conformance.cases import select
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
@@ -44,7 +45,7 @@ DTYPES = ("float32", "bfloat16")
 def cases(op: str) -> tuple[NormCase, ...]:
     """Some cases of an op, of several shapes."""
     found = (case for name in NAMES for dtype in DTYPES for case in select(f"{op}/*/{name}", dtype=dtype))
-    return tuple(case for case in found if isinstance(case, NormCase))
+    return tuple(case for case in found if isinstance(case, NormCase) and case.dialect in dialects.PLAIN)
 
 
 @cache
@@ -247,7 +248,7 @@ def test_ranges_are_all_that_fit_and_no_other():
 def test_it_is_fast():
     """Two hundred cases take a tenth of a second or so; the bound leaves room for a slow machine."""
     judged = verdicts("rms_norm", times("dweight", lambda case: 0.25)) * 5
-    assert len(judged) >= 150
+    assert len(judged) >= 120
     start = time.process_time()
     fitted(judged, 0)
     assert time.process_time() - start < 0.5

@@ -50,9 +50,9 @@ def test_more_memory_than_is_free_is_refused_with_both_figures(monkeypatch):
     cases = [case for case in shaped("65536x8192") if case.op == "rms_norm" and case.dtype == "bfloat16"][:1]
     assert prod(cases[0].shape) > 2**24
     monkeypatch.setattr(shapes, "free_memory", lambda: 3 * GIB)
-    with pytest.raises(ShapeError, match=r"\[65536, 8192\] takes about 183\.0 GiB.*; 3\.0 GiB are free"):
+    with pytest.raises(ShapeError, match=r"\[65536, 8192\] takes about 228\.0 GiB.*; 3\.0 GiB are free"):
         require_memory(cases, ports=1)
-    monkeypatch.setattr(shapes, "free_memory", lambda: 184 * GIB)
+    monkeypatch.setattr(shapes, "free_memory", lambda: 229 * GIB)
     require_memory(cases, ports=1)
     with pytest.raises(ShapeError, match="by each of 2 ports takes about 366"):
         require_memory(cases, ports=2)

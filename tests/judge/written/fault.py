@@ -4,6 +4,7 @@ What is altered in the golden agrees with its own golden by construction. Strang
 framework rounds, and its gradients are autograd's or a kernel's. So the names are tried on code.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -62,7 +63,8 @@ def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = 
 def _verdict(port: Port, case: Case, seed: int) -> Verdict:
     expected = golden(case, seed)
     try:
-        answer = port.answer(_call(case, taps=port.taps), expected.inputs)
+        with warnings.catch_warnings(action="ignore"):  # a framework's own, of a width of one, say
+            answer = port.answer(_call(case, taps=port.taps), expected.inputs)
     except Skip as reason:
         return Verdict("port", case, "skip", message=str(reason))
     except Exception as error:  # a fault may not run everywhere
