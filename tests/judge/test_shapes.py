@@ -54,7 +54,7 @@ def test_more_memory_than_is_free_is_refused_with_both_figures(monkeypatch):
         require_memory(cases, ports=1)
     monkeypatch.setattr(shapes, "free_memory", lambda: 229 * GIB)
     require_memory(cases, ports=1)
-    with pytest.raises(ShapeError, match="by each of 2 ports takes about 366"):
+    with pytest.raises(ShapeError, match="by each of 2 ports takes about 456"):
         require_memory(cases, ports=2)
 
 
