@@ -32,7 +32,7 @@ SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
 FEW = 0.05  # of these bits: what is left of them is not worth another search
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
-FIRST = 4  # cases on whose failing outputs every mistake is tried
+FIRST, FIRST_OF_TWO = 4, 2  # cases on whose failing outputs every mistake is tried, and every two at once
 ROUNDS = ((40, 10), (12, 30), (4, None))  # so many of the best mistakes are tried on so many cases, in the end on all
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
 
@@ -116,7 +116,8 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
         best = search.best([mistake for mistake in among if mistake not in found])
         ranked = search.enough(best, SHARE)
         if not ranked:  # two at once may leave numbers that neither has alone
-            ranked = search.enough(search.best(search.pairs([*found[:2], *list(best)[:1]], among)), SHARE_OF_TWO)
+            pairs = search.pairs([*found[:1], *list(best)[:1]], among)
+            ranked = search.enough(search.best(pairs, first=FIRST_OF_TWO), SHARE_OF_TWO)
         if not ranked:
             break
         diagnoses.append(search.take(*ranked[:2]))
@@ -152,11 +153,11 @@ class Search:
         """The bits that failures cost more than they would inside their intervals."""
         return sum(self._now[unit].excess for unit in self._left())
 
-    def best(self, mistakes: Iterable[Mistake]) -> dict[Mistake, float]:
+    def best(self, mistakes: Iterable[Mistake], first: int = FIRST) -> dict[Mistake, float]:
         """The mistakes that save most of the bits that are left, and how many."""
         telling = self._telling()
         others = [asked for asked in self._searched if asked not in telling]
-        best = self._best(mistakes, [unit for asked in telling[:FIRST] for unit in asked.units if unit.fails], rough=True)
+        best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
             best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units], rough=count is not None)

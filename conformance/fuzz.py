@@ -17,9 +17,10 @@ from hypothesis.strategies import SearchStrategy
 
 from conformance.answerable import has_answer
 from conformance.cases import Names
-from conformance.compare import Verdict
+from conformance.compare import Verdict, agrees
 from conformance.diagnose import Diagnosis, diagnose
 from conformance.golden import compute
+from conformance.hypotheses import if_made, if_right
 from conformance.norms.cases import NormCase
 from conformance.process import PortFailure, RunningPort
 from conformance.protocol import Hello, first_match
@@ -223,8 +224,8 @@ def _explains(diagnosis: Diagnosis, verdict: Verdict) -> bool:
     """Whether the mistake is all that is wrong with another case."""
     if verdict.status != "fail" or verdict.case.op not in diagnosis.mistake.ops or not _has_elements(verdict):
         return False
-    (found, *_) = diagnose((verdict,), CASES_SEED, among=(diagnosis.mistake,)) or (None,)
-    return found is not None and found.agreeing == found.judged
+    ways = if_made(diagnosis.mistake, verdict, if_right(verdict, CASES_SEED), CASES_SEED)
+    return any(agrees(verdict, expected) for expected in ways)
 
 
 def _has_elements(verdict: Verdict) -> bool:

@@ -26,6 +26,7 @@ from conformance.whole_tensor import judge_whole
 Array = np.ndarray
 Start = Callable[[str], RunningPort]
 """Starts the port in a mode, `jit` or `eager`. Raises `PortFailure`."""
+IN_TURN = frozenset({"repeatable", "stateless"})  # each asks again what the other has come between
 MEASURED = ("row_count", "row_scale", "unbiased", "precise")  # asked of many rows, and not by a variant
 
 
@@ -139,11 +140,16 @@ class Inquirer:
             yield from (Finding(BY_ID[id_], question.case, _without_answer(none), str(none)) for id_ in about)
             return
         answers = [first]
-        for variant in (each for each in question.variants if each.property in self.wanted):
+        for variant in filter(self._asks, question.variants):
             yield self._of_variant(question, variant, first, answers)
         if question.measured and self.wanted & set(MEASURED):
             yield from self._of_many_rows(question, first, answers)
         yield _inputs_kept(question.case, answers, self.hello.overwrites)
+
+    def _asks(self, variant: Variant) -> bool:
+        """Whether a variant is asked: it is wanted, or stands between questions that are."""
+        between = variant.property in IN_TURN and not self.wanted.isdisjoint(IN_TURN)
+        return between or variant.property in self.wanted
 
     def _of_variant(self, question: Question, variant: Variant, first: Answer, answers: list[Answer]) -> Finding:
         """Ask a variant, add its answer to the `answers`, and judge it."""

@@ -28,7 +28,9 @@ def properties(
     exec_: ExecOption = None,
     op: NormOption = None,
     dtype: DTypeOption = None,
-    property_: Annotated[str, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches.")] = "*",
+    property_: Annotated[
+        list[str] | None, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches; may be repeated.")
+    ] = None,
     bitwise: Annotated[
         bool, typer.Option("--bitwise", help="Ask for the same bits in every batch size and process, as servers do.")
     ] = False,
@@ -47,10 +49,11 @@ def properties(
     from conformance.tensors import write_atomically
     from conformance.variants import kinds
 
-    wanted = tuple(each for each in PROPERTIES if fnmatchcase(each.id, property_))
-    if not wanted:
-        known = ", ".join(each.id for each in PROPERTIES)
-        raise typer.BadParameter(f"no property matches {property_!r}; there are {known}", param_hint="--property")
+    for glob in property_ or ():
+        if not any(fnmatchcase(each.id, glob) for each in PROPERTIES):
+            known = ", ".join(each.id for each in PROPERTIES)
+            raise typer.BadParameter(f"no property matches {glob!r}; there are {known}", param_hint="--property")
+    wanted = tuple(each for each in PROPERTIES if any(fnmatchcase(each.id, glob) for glob in property_ or ["*"]))
     commands, arguments = commands_of(ports, exec_)
     check_target(json, "--json")
     began = time.monotonic()

@@ -151,7 +151,7 @@ def test_the_command_joins_what_runs_have_written(tmp_path):
     pages = {kind: tmp_path / f"all.{kind}" for kind in ("json", "junit", "markdown", "html")}
     status, said = conformance("merge", *files, *(word for kind, page in pages.items() for word in (f"--{kind}", page)))
     assert status == FAILS
-    assert "eps_outside_root agrees with 16 of 16 cases" in said
+    assert "and agrees with 16 of 16 cases" in said
     assert len(read_report(pages["json"])["verdicts"]) == 16
     assert all("eps is added to the root, not under it" in page.read_text() for page in pages.values())
     assert conformance("merge", pages["json"], "--quiet")[1].startswith("does not conform: 16 failed")
