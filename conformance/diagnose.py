@@ -32,8 +32,8 @@ SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
 FEW = 0.05  # of these bits: what is left of them is not worth another search
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
-FIRST, FIRST_OF_TWO = 4, 2  # cases on whose failing outputs every mistake is tried, and every two at once
-ROUNDS = ((40, 10), (12, 30), (4, None))  # so many of the best mistakes are tried on so many cases, in the end on all
+FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
+ROUNDS = ((24, 8), (8, 24), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
 
 
