@@ -29,7 +29,7 @@ PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have
 FOUND = 0.8  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
 SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
-FEW = 0.05  # of these bits: what is left of them is not worth another search
+FEW = 0.05  # of these bits, or of the failing outputs: so few are not worth a name or another search
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
 FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
@@ -168,9 +168,9 @@ class Search:
         return [mistake for mistake, saved in best.items() if saved >= share * self.left and self._explains(mistake)]
 
     def _explains(self, mistake: Mistake) -> bool:
-        """Whether a mistake explains nearly all of some output: what saves bits here and there explains nothing."""
+        """Whether a mistake explains nearly all of more than a few outputs: what saves bits here and there explains nothing."""
         told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units])
-        return any(_is_explained(unit, told) for unit in self._left())
+        return sum(_is_explained(unit, told) for unit in self._left()) > FEW * len(self._failing)
 
     def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
         """Each of some mistakes together with any other; a bound, doubled, would hold anything."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -61,17 +62,24 @@ def _computed_in(dtype: DType) -> Callable[[Norm], Norm]:
     return alter
 
 
-def _computed_in_storage_dtype(norm: Norm) -> Norm:
-    """Only sums are in float32, as every framework's own are; the forward pass is known exactly."""
+def _computed_in_storage_dtype(norm: Norm, *, root_first: bool = False) -> Norm:
+    """Only sums are in float32, as every framework's own are; the forward pass is known exactly.
+
+    With `root_first` the root is rounded before it is divided by, as torch's rsqrt does on a CPU.
+    """
     if norm.case.dtype not in HALF:
         return norm
     dtype = norm.case.dtype
     every: tuple[Step, ...] = ("weight", "mean", "centred", "squares", "mean_square", "x_hat")
     to_storage = lambda a: round_to(a.astype(np.float64), dtype).astype(a.dtype)  # noqa: E731
+
+    def rstd(mean_square: Array) -> Array:
+        return to_storage(1 / to_storage(np.sqrt(mean_square)) if root_first else mean_square**-0.5)
+
     return replace(
         norm,
         rounded=dict.fromkeys(every, dtype),
-        rstd=lambda ms, eps: _kept_slope(lambda a: to_storage(to_storage(a + eps) ** -0.5), ms, (ms + eps) ** -0.5),
+        rstd=lambda ms, eps: _kept_slope(lambda a: rstd(to_storage(a + eps)), ms, (ms + eps) ** -0.5),
         arithmetic=Arithmetic("float32", dtype),
     )
 
@@ -358,6 +366,14 @@ MISTAKES = (
         _computed_in_storage_dtype,
         "Half of the elements are off by one ulp or more; rows whose squares overflow are zeros.",
         "haiku's norms; MiniMind before April 2025",
+        hidden=NO_NARROWER,
+    ),
+    Mistake(
+        "computed_in_storage_dtype_root_first",
+        "every step is rounded to x's dtype, the root too before it is divided by; sums alone are in float32",
+        partial(_computed_in_storage_dtype, root_first=True),
+        "Half of the elements are off by one ulp or more; rows whose squares overflow are zeros.",
+        "torch.rsqrt of half precision on a CPU",
         hidden=NO_NARROWER,
     ),
     Mistake(

@@ -120,7 +120,7 @@ class Port(port.Port):
 @pytest.mark.parametrize(
     ("blocks", "options", "shown"),
     [
-        ((0,), (), r"pytorch_port\.py: the squares are added up .*"),
+        ((0,), (), r"pytorch_port\.py: every step is rounded to x's dtype, .*"),
         (
             (0, 1),
             ("--dtype", "bfloat16"),
