@@ -1,5 +1,6 @@
 """outputs x golden -> Verdict."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -151,7 +152,7 @@ def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdic
     )
 
 
-def agrees(verdict: Verdict, expected: dict[str, Expected]) -> bool:
+def agrees(verdict: Verdict, expected: Mapping[str, Expected]) -> bool:
     """Whether everything that a verdict is about lies in these intervals, instead of those it was judged by."""
     return all(admits(expected[output.output], output) for output in verdict.outputs)
 
