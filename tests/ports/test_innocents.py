@@ -55,7 +55,7 @@ INNOCENTS = [
     Innocent("ports.onnxruntime", "eager", 258, 4, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 103, 4, ("onnx", "onnxruntime")),
     Innocent("ports.tensorflow", "eager", 582, 6, ("tensorflow",)),
-    Innocent("ports.tensorflow.port:Moments", "eager", 58, 48, ("tensorflow",)),
+    Innocent("ports.tensorflow.port:Moments", "eager", 58, 49, ("tensorflow",)),
     Innocent("ports.paddle", "eager", 169, 1, ("paddle",)),
     Innocent("ports.tinygrad", "jit", 9, 9, ("tinygrad",)),
     Innocent("ports.torch_nn", "eager", 266, 80, ("torch",)),
