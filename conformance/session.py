@@ -45,6 +45,25 @@ def outputs_limit(case: Case) -> int:
     return max(OUTPUTS_LIMIT, 2 * 8 * elements)
 
 
+def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "", outputs: str = "", taps: bool) -> Call:
+    """A case as a port is asked it, with the paths of its files; `taps`: whether the port exports intermediates."""
+    return Call(
+        id=id_,
+        case=case.id,
+        op=case.op,
+        dtype=case.dtype,
+        order=case.dialect.order,
+        weight_offset=case.weight_offset or 0,
+        eps=case.eps,
+        layout=case.layout,
+        asked=asked,
+        inputs=inputs,
+        outputs=outputs,
+        settings=case.settings,
+        taps=taps and case.op in TAPPED,
+    )
+
+
 class Session:
     """One port in one mode: started when it is first asked, again where it failed, given up after `patience` failures in a row.
 
@@ -107,21 +126,8 @@ class Session:
     def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
         write_tensors(inputs, given)
-        call = Call(
-            id=self._asked,
-            case=case.id,
-            op=case.op,
-            dtype=case.dtype,
-            order=case.dialect.order,
-            weight_offset=case.weight_offset or 0,
-            eps=case.eps,
-            layout=case.layout,
-            asked=asked_of(case, self.hello),
-            inputs=str(inputs),
-            outputs=str(outputs),
-            settings=case.settings,
-            taps=self.hello.taps and case.op in TAPPED,
-        )
+        paths = {"inputs": str(inputs), "outputs": str(outputs)}
+        call = call_of(case, asked_of(case, self.hello), id_=self._asked, **paths, taps=self.hello.taps)
         answer = self._put(call)
         self._failures = 0
         if answer["type"] != "done":

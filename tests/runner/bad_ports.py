@@ -217,19 +217,6 @@ class AnswersFromMemory(Honest):
 # Says who it is.
 
 
-class Tires(Honest):
-    """Right ten times; then the last feature is wrong."""
-
-    asked = 0
-
-    def forward(self, *tensors, **constants):
-        y, x_hat, rstd = super().forward(*tensors, **constants)
-        self.asked += 1
-        if self.asked > 10:
-            y[..., -1:] += 7
-        return y, x_hat, rstd
-
-
 class SaysItsProcess(Honest):
     """Skips, at leisure; the reason is its process."""
 

@@ -11,14 +11,14 @@ from conformance.runner import run_ports
 CASES = select("rms_norm/either_order/float32/[!ri]*")
 
 
-def reported(port: str) -> Report:
-    commands = {port: serve_command(f"tests.runner.bad_ports:{port}")}
+def reported(port: str, module: str = "bad_ports") -> Report:
+    commands = {port: serve_command(f"tests.runner.{module}:{port}")}
     report = build(run_ports(commands, CASES), Settings(0, "cpu", "jit"))
     return asked_again(report, CASES, alone(commands, seed=0, device="cpu", mode="jit", timeout=60.0))
 
 
 def test_what_passes_alone_is_said_to():
-    report = reported("Tires")
+    report = reported("TiresAfterTen", "impure_ports")
     (cause,) = report.causes
     assert cause.reproduces is False
     assert "depends on what the port was asked before" in paragraph(report, cause)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from conformance.case import TAPPED, Case, Op
+from conformance.case import Case, Op
 from conformance.cases import CASES
 from conformance.compare import Verdict, compare
 from conformance.golden import golden
 from conformance.norms.cases import NORMS
 from conformance.port import Port, Skip
-from conformance.protocol import Call
 from conformance.rounding import DTYPES, DType
+from conformance.session import call_of
 
 Framework = Literal["torch", "jax"]
 
@@ -64,30 +64,12 @@ def _verdict(port: Port, case: Case, seed: int) -> Verdict:
     expected = golden(case, seed)
     try:
         with warnings.catch_warnings(action="ignore"):  # a framework's own, of a width of one, say
-            answer = port.answer(_call(case, taps=port.taps), expected.inputs)
+            answer = port.answer(call_of(case, tuple(case.outputs), taps=port.taps), expected.inputs)
     except Skip as reason:
         return Verdict("port", case, "skip", message=str(reason))
     except Exception as error:  # a fault may not run everywhere
         return Verdict("port", case, "error", message=f"{type(error).__name__}: {error}")
     return compare("port", expected, answer.outputs, tuple(case.outputs))
-
-
-def _call(case: Case, *, taps: bool) -> Call:
-    return Call(
-        id=0,
-        case=case.id,
-        op=case.op,
-        dtype=case.dtype,
-        order=case.dialect.order,
-        weight_offset=case.weight_offset or 0,
-        eps=case.eps,
-        layout=case.layout,
-        asked=tuple(case.outputs),
-        inputs="",
-        outputs="",
-        settings=case.settings,
-        taps=taps and case.op in TAPPED,
-    )
 
 
 def _port(fault: Fault) -> Port:
