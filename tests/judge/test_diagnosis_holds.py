@@ -6,12 +6,10 @@
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
-from torch.nn.functional import layer_norm, linear, silu
 
 from conformance.block.cases import BlockCase
 from conformance.block.golden import run
@@ -19,18 +17,17 @@ from conformance.block.machine import Machine
 from conformance.block.taps import tap_names
 from conformance.case import OPS, TAPPED, Case
 from conformance.cases import CASES, select
-from conformance.compare import Verdict, admits, compare, compare_output
+from conformance.compare import admits, compare_output
 from conformance.diagnose import diagnose
 from conformance.golden import golden
 from conformance.mistakes import MISTAKES, Mistake
 from conformance.mistakes.mistake import both
 from conformance.norms.anatomy import BACKWARDS
 from conformance.norms.cases import NORMS
-from conformance.protocol import Call
-from conformance.rounding import significant_bits, store
+from conformance.rounding import store
 from conformance.simulation import numbers
-from impl_torch import rope
-from impl_torch.port import TorchPort
+from tests.judge.written.fault import judged
+from tests.judge.written.torch_blocks import FAULTS
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 SMALL = tuple(case for case in CASES if case.has_fixture or (case.op not in NORMS and case.shape[0] <= 2))
@@ -151,142 +148,26 @@ def test_the_root_mean_square_is_that_of_what_is_finite():
     assert compare_output("y", expected, store(finite, case.dtype)).passes
 
 
-class Block(TorchPort):
-    """Llama's block as people write it; a fault overrides one of its steps."""
-
-    taps = True
-
-    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-
-    def second_norm(self, h: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return self.norm(h, weight, eps)
-
-    def rounded(self, a: Tensor) -> Tensor:
-        """What a product of matrices makes of either of them."""
-        return a
-
-    def hidden(self, scores: Tensor, visible: Tensor) -> Tensor:
-        return scores.masked_fill(~visible, -torch.inf).masked_fill(~visible.any(-1, keepdim=True), 0.0)
-
-    def probs(self, scores: Tensor, visible: Tensor) -> Tensor:
-        return torch.softmax(self.hidden(scores, visible), dim=-1) * visible.any(-1, keepdim=True)
-
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        return linear(self.rounded(x), self.rounded(weight))
-
-    def pre_ln_block(self, x, p, k_cache, v_cache, key_mask, *, config, position, taps=False):
-        kept: dict[str, Tensor] = {}
-
-        def tap(name: str, value: Tensor) -> Tensor:
-            return kept.setdefault(name, value)
-
-        normed = tap("attention_norm", self.norm(x, p["attention_norm.weight"], config.eps))
-        q, k, v = (
-            tap(name, self.linear(normed, p[f"attention.{name}.weight"]).unflatten(-1, (-1, config.d_head))) for name in "qkv"
-        )
-        q, k = (tap(name, rope(a, position=position, base=config.rope_base)) for name, a in (("q_rope", q), ("k_rope", k)))
-        k, v = (new if old is None else torch.cat([old, new], dim=1) for old, new in ((k_cache, k), (v_cache, v)))
-        k, v = (a.repeat_interleave(config.n_heads // config.n_kv_heads, dim=2) for a in (k, v))
-        s, t = q.shape[1], k.shape[1]
-        visible = torch.ones(s, t, dtype=torch.bool).tril(t - s)
-        visible = visible if key_mask is None else visible & (key_mask != 0)[:, None, None, :]
-        q, k, v = (self.rounded(a.transpose(1, 2)) for a in (q, k, v))
-        scores = tap("scores", q @ k.mT / config.d_head**0.5)
-        probs = tap("probs", self.probs(scores, visible))
-        attn = tap("attn", (self.rounded(probs) @ v).transpose(1, 2).flatten(2))
-        attn_out = tap("attn_out", self.linear(attn, p["attention.o.weight"]))
-        h = tap("h", x + attn_out)
-        normed = tap("ffn_norm", self.second_norm(h, p["ffn_norm.weight"], config.eps))
-        gate, up = (tap(name, self.linear(normed, p[f"feed_forward.{name}.weight"])) for name in ("gate", "up"))
-        ffn_out = tap("ffn_out", self.linear(tap("act", silu(gate) * up), p["feed_forward.down.weight"]))
-        out = tap("out", h + ffn_out)
-        return (out, kept) if taps else out
-
-
-class EpsOutsideTheRoot(Block):
-    def norm(self, x, weight, eps):
-        return weight * x / (x.square().mean(-1, keepdim=True).sqrt() + eps)
-
-
-class LayerNormForRMSNorm(Block):
-    def norm(self, x, weight, eps):
-        return layer_norm(x, weight.shape, weight, eps=eps)
-
-
-class NoSecondNorm(Block):
-    def second_norm(self, h, weight, eps):
-        return h + 0 * weight
-
-
-class SoftmaxOverQueries(Block):
-    def probs(self, scores, visible):
-        return torch.softmax(scores.masked_fill(~visible, -1e30), dim=-2)
-
-
-class MaskOfMinus1e4(Block):
-    def probs(self, scores, visible):
-        return torch.softmax(scores.masked_fill(~visible, -1e4), dim=-1)
-
-
-class NaNOfARowThatSeesNothing(Block):
-    def probs(self, scores, visible):
-        return torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
-
-
-class MatricesInTF32(Block):
-    def rounded(self, a):
-        return _Coarse.apply(a)
-
-
-class _Coarse(torch.autograd.Function):
-    """11 significant bits, forward and backward."""
-
-    @staticmethod
-    def forward(ctx, a):
-        return torch.from_numpy(significant_bits(a.detach().double().numpy(), 11)).to(a.dtype)
-
-    @staticmethod
-    def backward(ctx, da):
-        return _Coarse.forward(ctx, da)
-
-
-ASKED = [case for case in select("pre_ln_block/llama/float32/*") if case.name in ("small", "hides_a_row")]
+ASKED = tuple(case for case in select("pre_ln_block/llama/float32/*") if case.name in ("small", "hides_a_row"))
 WRITTEN = (
-    EpsOutsideTheRoot,
-    LayerNormForRMSNorm,
-    NoSecondNorm,
-    SoftmaxOverQueries,
-    MaskOfMinus1e4,
-    NaNOfARowThatSeesNothing,
-    MatricesInTF32,
+    "eps_outside_the_root",
+    "layer_norm_for_rms_norm",
+    "second_norm_missing",
+    "softmax_over_queries",
+    "mask_filled_with_minus1e4",
+    "blind_rows_are_nan",
+    "products_in_tf32",
 )
-
-
-def verdicts_on(port: type[Block], *, taps: bool) -> tuple[Verdict, ...]:
-    """The verdicts on a port's answers, in eager mode."""
-    return tuple(_verdict(port(jit=False), case, taps=taps) for case in ASKED)
-
-
-def _verdict(port: Block, case: Case, *, taps: bool) -> Verdict:
-    expected, asked = golden(case), tuple(case.outputs)
-    call = Call(
-        0, case.id, case.op, case.dtype, "either_order", 0, case.eps, case.layout, asked, "", "", case.settings, taps=taps
-    )
-    return compare("port", expected, port.answer(call, expected.inputs).outputs, asked)
+BY_NAME = {fault.id.removeprefix("torch_block_"): fault for fault in FAULTS}
 
 
 @pytest.mark.parametrize("taps", [True, False])
-def test_the_block_without_a_fault_passes(taps):
-    assert {verdict.status for verdict in verdicts_on(Block, taps=taps)} == {"pass"}
-
-
-@pytest.mark.parametrize("taps", [True, False])
-@pytest.mark.parametrize("port", WRITTEN)
-def test_what_people_write_is_diagnosed(port, taps):
-    verdicts = verdicts_on(port, taps=taps)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_people_write_is_diagnosed(name, taps):
+    verdicts = judged(replace(BY_NAME[name], taps=taps), "float32", cases=ASKED)
     failing = {verdict.case.id for verdict in verdicts if verdict.status == "fail"}
     assert failing
+    assert any(verdict.taps for verdict in verdicts) == taps
     for diagnosis in diagnose(verdicts, seed=0):
         assert {verdict.case.id for verdict in diagnosis.explained} <= failing
 
