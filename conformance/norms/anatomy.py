@@ -337,7 +337,7 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     return replace(norm, batch=batch, axes=batch_axes(x))
 
 
-BACKWARD_FIELDS = frozenset(
+BACKWARD_FIELDS = frozenset(  # that leave y as it is, but for its dtype
     {
         *("saved", "cotangent", "backward_weight", "projected", "shift", "paths", "multiplicand"),
         *("bias_terms", "weight_rows", "bias_rows", "output_dtypes"),
@@ -388,14 +388,16 @@ def outputs_in_order(norm: Norm, backward: Backward, order: Callable[[int], Arra
             for each in fields(values)
             if isinstance(value := getattr(values, each.name), np.ndarray)
         }
-        values = replace(values, arithmetic=honest(norm.case.dtype), **exact)
-        return expected_outputs(norm.case, values, norm.dialect, norm.output_dtypes(norm.case.outputs))
+        return _expected(norm, replace(values, arithmetic=honest(norm.case.dtype), **exact))
 
 
 def outputs_of(norm: Norm, backward: Backward) -> dict[str, Expected]:
     """What the case would expect if this norm were right."""
     with np.errstate(all="ignore"):
-        values = norm.values(backward)
-        dtypes = norm.output_dtypes(norm.case.outputs)
-        outputs = expected_outputs(norm.case, values, norm.dialect, dtypes, norm.output_modes)
+        return _expected(norm, norm.values(backward))
+
+
+def _expected(norm: Norm, values: NormValues) -> dict[str, Expected]:
+    dtypes = norm.output_dtypes(norm.case.outputs)
+    outputs = expected_outputs(norm.case, values, norm.dialect, dtypes, norm.output_modes)
     return outputs | {name: outputs[name].times(k) for name, k in norm.factors.items() if name in outputs}
