@@ -217,7 +217,7 @@ DX = (
     Mistake(
         "dx_without_offset",
         "dx takes the weight as stored, without its offset",
-        lambda norm: replace(norm, backward_weight=lambda s: s.w - norm.offset),
+        lambda norm: replace(norm, backward_weight=lambda s: norm.weight.astype(s.w.dtype)),
         "A weight near zero makes dx vanish.",
         FORMULA,
         ROWS,
