@@ -49,14 +49,23 @@ def tell(expected: Expected | None, output: OutputVerdict, least: Array | float 
 
     Inside, an element takes `least` bits or more: an interval narrower than honest noise tells no more than that noise allows.
     """
-    size = output.actual.size
-    whole = WHOLE.get(output.dtype, WHOLE["float64"])
     if expected is None or output.dtype != expected.dtype:
-        return Told(whole * size, size, (whole - 1) * size, np.ones(output.actual.shape))
+        return whole(output)
+    digits = _digits(output)
     inside = expected.admits(output.actual)
-    width = np.clip(np.log2(1 + _numbers(expected)), least, whole)
-    bits = np.where(inside, width, whole)
-    return Told(float(np.sum(bits)), int(size - np.count_nonzero(inside)), float(np.sum(bits - width)), width)
+    width = np.clip(np.log2(1 + _numbers(expected)), least, digits)
+    bits = np.where(inside, width, digits)
+    return Told(float(np.sum(bits)), int(inside.size - np.count_nonzero(inside)), float(np.sum(bits - width)), width)
+
+
+def whole(output: OutputVerdict) -> Told:
+    """An output of which every element lies outside: all is told by its digits."""
+    size, digits = output.actual.size, _digits(output)
+    return Told(digits * size, size, (digits - 1) * size, np.ones(output.actual.shape))
+
+
+def _digits(output: OutputVerdict) -> float:
+    return WHOLE.get(output.dtype, WHOLE["float64"])
 
 
 def _numbers(expected: Expected) -> Array:

@@ -15,12 +15,13 @@ from math import prod
 
 import numpy as np
 
-from conformance.bits import Told, tell
+from conformance.bits import Told, tell, whole
 from conformance.block.cases import BlockCase
 from conformance.case import Case
 from conformance.compare import OutputVerdict, Verdict, error_ratio
 from conformance.dialects import Dialect
-from conformance.hypotheses import Outputs, if_made, if_right
+from conformance.expected import Expected
+from conformance.hypotheses import Outputs, comes_near, if_made, if_right
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.fitted import fitted
 from conformance.mistakes.mistake import Mistake, both
@@ -192,7 +193,7 @@ class Search:
             failing=len(self._failing),
             agreeing=len(self._asked) - len(disagreeing),
             judged=len(self._asked),
-            residual=max((self._residual(mistake, unit) for unit in explained), default=0.0),
+            residual=self._residual(mistake, explained),
             where=self._in_order(where),
             right=self._in_order({unit.output.output for unit in self._units if self._is_exempt(mistake, unit)} - where),
             runner_up=(runner_up, self._also(runner_up, explained)) if runner_up else None,
@@ -246,13 +247,17 @@ class Search:
 
     def _told(self, mistake: Mistake, unit: Unit, rough: bool = False) -> list[Told]:
         """An output as a mistake tells it, for every way to write its backward pass."""
-        rough = rough and self._is_composite
         if (mistake, unit, rough) not in self._known:
-            name, least = unit.output.output, self._right[unit].width
-            expected = [each.get(name) for each in self._expected(mistake, self._case_of[unit], rough)]
-            told = {id(each): tell(each, unit.output, least) for each in expected}
+            expected = [each.get(unit.output.output) for each in self._expected(mistake, self._case_of[unit], rough)]
+            told = {id(each): self._tell(unit, each, rough) for each in expected}
             self._known[mistake, unit, rough] = [told[id(each)] for each in expected]
         return self._known[mistake, unit, rough]
+
+    def _tell(self, unit: Unit, made: Expected | None, rough: bool) -> Told:
+        right = self._if_right[self._case_of[unit]].get(unit.output.output)
+        if rough and made and right and not comes_near(made, right, unit.output.actual):
+            return whole(unit.output)
+        return tell(made, unit.output, self._right[unit].width)
 
     def _told_best(self, mistake: Mistake, units: Sequence[Unit]) -> dict[Unit, Told]:
         """Those of some outputs that are of groups that have a mistake, as it tells them."""
@@ -261,13 +266,20 @@ class Search:
         return {unit: self._told(mistake, unit)[way[unit.group]] for unit in units if unit.group in way}
 
     def _expected(self, mistake: Mistake, asked: Asked, rough: bool = False) -> list[Outputs]:
+        rough = rough and self._is_composite
         if (mistake, asked, rough) not in self._ways:
             self._ways[mistake, asked, rough] = if_made(mistake, asked.verdict, self._if_right[asked], self._seed, rough=rough)
         return self._ways[mistake, asked, rough]
 
-    def _residual(self, mistake: Mistake, unit: Unit) -> float:
-        expected = [each.get(unit.output.output) for each in self._expected(mistake, self._case_of[unit])]
-        return min((error_ratio(each, unit.output.actual) for each in expected if each), default=np.inf)
+    def _residual(self, mistake: Mistake, explained: Iterable[Unit]) -> float:
+        """The largest error ratio of some outputs, each held against the way that tells it best."""
+        largest = 0.0
+        for unit in explained:
+            ways = self._expected(mistake, self._case_of[unit])
+            expected = [way[unit.output.output] for way in ways if unit.output.output in way]
+            if not any(each.admits(unit.output.actual, largest).all() for each in expected):
+                largest = min((error_ratio(each, unit.output.actual) for each in expected), default=np.inf)
+        return largest
 
 
 def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:

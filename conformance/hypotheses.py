@@ -12,12 +12,13 @@ from conformance.expected import Expected
 from conformance.golden import golden
 from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import NormCase
-from conformance.rounding import store
+from conformance.rounding import store, ulp
 
 Array = np.ndarray
 Outputs = Mapping[str, Expected]
 
 NEAR = 32.0  # times the error that honest arithmetic may have; a mistake rarely magnifies it by more
+MOST_FAR = 0.9  # of the elements; a mistake that has so many wrong explains nothing
 ROUGH = 2.0, NEAR  # times the truth's own tolerance, where a mistake's is not worth its cost
 
 
@@ -65,6 +66,14 @@ def _near_outputs(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int)
 def _is_far(output: OutputVerdict, value: Array, rms: float) -> bool:
     with np.errstate(all="ignore"):
         return bool(np.sqrt(np.mean(np.square(output.actual - value))) > NEAR * rms)
+
+
+def comes_near(made: Expected, right: Expected, actual: Array) -> bool:
+    """Whether more than a few elements are near enough to what a mistake makes of them to be worth its intervals."""
+    lower, upper = right.interval()
+    with np.errstate(all="ignore"):
+        far = np.abs(actual - made.value) > NEAR * np.maximum(upper - lower, ulp(made.value, made.dtype))
+    return bool(np.mean(far) <= MOST_FAR)
 
 
 def _exported(verdict: Verdict) -> dict[str, Array]:
