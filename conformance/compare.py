@@ -1,6 +1,6 @@
 """outputs x golden -> Verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,8 +17,8 @@ from conformance.rounding import unit_roundoff
 Array = np.ndarray
 Status = Literal["pass", "fail", "expected", "skip", "error"]
 
-# Error ratios are found by doubling from the first scale, then halving the gap twice: within a quarter of the ratio.
-FIRST_SCALE, LAST_SCALE, HALVINGS = 2.0**-4, 2.0**100, 2
+# Error ratios are found within a power of two, then the gap is halved twice: within a quarter of the ratio.
+FINEST, COARSEST, HALVINGS = -4, 100, 2
 
 
 MAPPED = 2**22  # elements of an output whose intervals are kept, to map its errors: larger ones would fill the memory
@@ -172,15 +172,29 @@ def error_ratio(expected: Expected, actual: Array) -> float:
         return 0.0
     if np.any(np.isnan(actual) != np.isnan(expected.value)):
         return float("inf")
-    high = FIRST_SCALE
-    while not admitted(high):
-        high *= 2
-        if high > LAST_SCALE:
-            return float("inf")
-    low = high / 2
+    power = _least(lambda power: admitted(2.0**power), FINEST, COARSEST)
+    if power is None:
+        return float("inf")
+    low, high = 2.0 ** (power - 1), 2.0**power
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if admitted(middle) else (middle, high)
+    return high
+
+
+def _least(holds: Callable[[int], bool], first: int, last: int) -> int | None:
+    """The least integer from first < 0 to last > 0 for which something holds that holds for all larger ones too.
+
+    Zero is tried first, then one, three, seven ...: most often it holds for a small one.
+    """
+    low, high = (first - 1, 0) if holds(0) else (0, 1)
+    while high > 0 and not holds(high):
+        if high == last:
+            return None
+        low, high = high, min(2 * high + 1, last)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
     return high
 
 

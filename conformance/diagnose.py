@@ -34,7 +34,8 @@ FEW = 0.05  # of these bits, or of the failing outputs: so few are not worth a n
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
 FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
-ROUNDS = ((24, 8), (8, 24), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
+ROUNDS = ((16, 6), (6, 16), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
+TIES = 4  # times as many where they are as good: what tells them apart may be asked in one case alone
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
 
 
@@ -161,7 +162,7 @@ class Search:
         best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
-            best = self._best(list(best)[:kept], [unit for asked in cases for unit in asked.units], rough=count is not None)
+            best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=count is not None)
         return best
 
     def enough(self, best: Mapping[Mistake, float], share: float) -> list[Mistake]:
@@ -280,6 +281,13 @@ class Search:
             if not any(each.admits(unit.output.actual, largest).all() for each in expected):
                 largest = min((error_ratio(each, unit.output.actual) for each in expected), default=np.inf)
         return largest
+
+
+def _first(count: int, best: Mapping[Mistake, float]) -> list[Mistake]:
+    """So many of the best mistakes, and those as good as the last of them, as long as there are not many."""
+    ranked = list(best)
+    least = best[ranked[:count][-1]] - PRICE if ranked else 0.0
+    return [mistake for mistake in ranked[: TIES * count] if best[mistake] >= least]
 
 
 def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:

@@ -13,6 +13,7 @@ Placement = Callable[[float], Interval]
 """Maps a scale s to the ends of an interval, before the last rounding: the noise s·t around the exact value, pushed
 through the roundings that stand inside the formula. Rounding is monotone: the ends stay ends."""
 
+KEPT_SCALES = 0.0, 1.0
 KEPT_ELEMENTS = 10_000  # larger intervals are computed again when they are needed again, to save memory
 
 
@@ -71,9 +72,9 @@ class Expected:
             return self._intervals[scale]
         with np.errstate(all="ignore"):
             ends = [placement(scale) for placement in self.placements]
-            lower = round_to(np.fmin.reduce([low for low, _ in ends]), self.dtype, self.mode)
-            upper = round_to(np.fmax.reduce([high for _, high in ends]), self.dtype, self.mode)
-        if self.value.size <= KEPT_ELEMENTS:
+            hull = np.stack([np.fmin.reduce([low for low, _ in ends]), np.fmax.reduce([high for _, high in ends])])
+            lower, upper = round_to(hull, self.dtype, self.mode)
+        if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
             self._intervals[scale] = lower, upper
         return lower, upper
 

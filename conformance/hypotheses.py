@@ -18,6 +18,7 @@ Array = np.ndarray
 Outputs = Mapping[str, Expected]
 
 NEAR = 32.0  # times the error that honest arithmetic may have; a mistake rarely magnifies it by more
+CLOSE = 8.0  # times the width of the truth's intervals; those of a mistake are rarely so much wider
 MOST_FAR = 0.9  # of the elements; a mistake that has so many wrong explains nothing
 ROUGH = 2.0, NEAR  # times the truth's own tolerance, where a mistake's is not worth its cost
 
@@ -72,7 +73,7 @@ def comes_near(made: Expected, right: Expected, actual: Array) -> bool:
     """Whether more than a few elements are near enough to what a mistake makes of them to be worth its intervals."""
     lower, upper = right.interval()
     with np.errstate(all="ignore"):
-        far = np.abs(actual - made.value) > NEAR * np.maximum(upper - lower, ulp(made.value, made.dtype))
+        far = np.abs(actual - made.value) > CLOSE * np.maximum(upper - lower, ulp(made.value, made.dtype))
     return bool(np.mean(far) <= MOST_FAR)
 
 

@@ -103,7 +103,7 @@ class _Pulled:
     def __init__(self, norm: NormValues, budget: NormBudget, dtype: str, g: Callable[[], Interval]) -> None:
         self.norm, self.budget, self.dtype, self._g = norm, budget, dtype, g
         self._scale = 0.0
-        self._rounded: dict[Read, Interval] = {}  # of that scale
+        self._rounded: dict[Read, Array] = {}  # of that scale
 
     @cached_property
     def paths(self) -> tuple[Array, Array, Array]:
@@ -119,8 +119,8 @@ class _Pulled:
         through_mean = norm.mean(doubt) if norm.centred else 0.0
         return norm.rstd * (doubt + through_mean + size * norm.mean(doubt * size))
 
-    def rounded(self, read: Read, s: float) -> Interval:
-        """What comes back through one cast, kept, since many sources have the same.
+    def rounded(self, read: Read, s: float) -> Array:
+        """Both ends of what comes back through one cast, [2, ...], kept, since many sources have the same.
 
         It carries the error of dx, and rstd's on its own size, which does not shrink where the parts cancel.
         """
@@ -130,7 +130,7 @@ class _Pulled:
         if read not in self._rounded:
             part = _through(read, self.paths)
             width = s * (self.budget.dx + np.abs(part) * self.budget.rstd) + (self.flip if any(read) else 0.0)
-            self._rounded[read] = _rounded((part - width, part + width), self.dtype)
+            self._rounded[read] = round_to(np.stack([part - width, part + width]), self.dtype)
         return self._rounded[read]
 
     @cached_property
@@ -169,8 +169,7 @@ def _dx_of_reads(pulled: _Pulled, reads: Reads, added: Callable[[list[Array], st
     """
 
     def placement(s: float) -> Interval:
-        parts = [pulled.rounded(read, s) for read in reads]
-        low, high = (added([part[end] for part in parts], pulled.dtype) for end in (0, 1))
+        low, high = added([pulled.rounded(read, s) for read in reads], pulled.dtype)
         overflows = np.isfinite(pulled.norm.dx) & ~(np.isfinite(low) & np.isfinite(high))
         return (np.where(overflows, np.nan, low), np.where(overflows, np.nan, high)) if overflows.any() else (low, high)
 

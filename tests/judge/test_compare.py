@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.cases import select
-from conformance.compare import FIRST_SCALE, Verdict, compare, compare_output
+from conformance.compare import FINEST, Verdict, compare, compare_output
 from conformance.expected import Expected
 from conformance.golden import Golden, golden
 from conformance.norms.cases import ROW_NORMS, NormCase
@@ -203,7 +203,7 @@ def test_the_ratio_is_the_error_in_half_widths(noise, index):
     output = compare_output("y", expected, y)
     assert (output.ratio <= 1) == (output.outside == 0) == (output.worst is None)
     rounding = 2 * np.spacing(np.abs(y[index])) / half_width
-    assert abs(noise) * 0.85 - rounding <= output.ratio <= max(abs(noise) * 1.35, FIRST_SCALE) + 1.15 * rounding
+    assert abs(noise) * 0.85 - rounding <= output.ratio <= max(abs(noise) * 1.35, 2.0**FINEST) + 1.15 * rounding
 
 
 @pytest.mark.parametrize("op", ROW_NORMS)

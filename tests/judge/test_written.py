@@ -15,7 +15,7 @@ from tests.judge.written import SETS, faults_of
 from tests.judge.written.fault import Fault, judged
 from tests.judge.written.scoring import scored
 
-EVERY = 32
+EVERY = 48
 ALL = [fault for name in SETS for fault in faults_of(name)]
 KNOWN = {mistake.id for mistake in MISTAKES}
 
