@@ -256,7 +256,8 @@ class Search:
 
     def _tell(self, unit: Unit, made: Expected | None, rough: bool) -> Told:
         right = self._if_right[self._case_of[unit]].get(unit.output.output)
-        if rough and made and right and not comes_near(made, right, unit.output.actual):
+        costly = rough and not self._is_composite  # whose rough intervals cost nothing
+        if costly and made and right and not comes_near(made, right, unit.output.actual):
             return whole(unit.output)
         return tell(made, unit.output, self._right[unit].width)
 

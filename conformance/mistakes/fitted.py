@@ -1,7 +1,7 @@
 """Mistakes made from the numbers of a port that fails: what the catalogue cannot list, because a number is to be found.
 
 An output times a factor, found by least squares; dweight or dbias without some rows, or with them twice, found by exclusion;
-an eps that is not the one asked for, found from the sizes of rows.
+an eps that is not the one asked for, found from the sizes of rows; the variances that rows have in one pass.
 A rule is found for a group: one output in one dtype and one dialect, which may have code of its own. It must hold in every
 case of the group, passing ones too. So noise suggests nothing, and neither does a fault of another kind.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from conformance.compare import Verdict
-from conformance.mistakes import found_eps, found_factor, found_rows
+from conformance.mistakes import found_eps, found_factor, found_rows, found_variance
 from conformance.mistakes.found_factor import Unit
 from conformance.mistakes.mistake import Mistake
 from conformance.norms.cases import NormCase
@@ -57,7 +57,10 @@ def fitted(verdicts: Sequence[Verdict], seed: int) -> tuple[Mistake, ...]:
         if key[1] in OF_EPS and (each := found_eps.found(group.failing, group.passing, seed))
     }
     eps = _fewest(told, found_eps.candidates, found_eps.explains)
+    variances = [unit for key, group in groups.items() if key[:2] == ("layer_norm", "y") for unit in group.failing]
+    one_pass = found_variance.found(variances, seed)
     return (
+        *((one_pass,) if one_pass else ()),
         *(found_factor.as_mistake(factor, _outputs(keys)) for factor, keys in factors),
         *(found_rows.as_mistake(some, _outputs(keys)) for some, keys in rows),
         *(found_eps.as_mistake(rule, _outputs(keys)) for rule, keys in eps if not rule.known),

@@ -119,7 +119,7 @@ def measure(unit: Unit, seed: int) -> Told:
     if output.actual.size > LARGEST or not output.actual.size:
         return NOTHING
     with np.errstate(all="ignore"):
-        scale, doubt = _scale(unit, seed)
+        scale, doubt = scale_of_rstd(unit, seed)
         with_eps = golden(case, seed).intermediates["rstd"] ** -2.0
         tells = np.isfinite(doubt)
     if not tells.any():
@@ -128,7 +128,7 @@ def measure(unit: Unit, seed: int) -> Told:
     return _told(scale, doubt, with_eps, case.eps)
 
 
-def _scale(unit: Unit, seed: int) -> tuple[Array, Array]:
+def scale_of_rstd(unit: Unit, seed: int) -> tuple[Array, Array]:
     """The scale of rstd in every row, and how far off honest rounding may make it; not finite where a row tells nothing."""
     case, output = unit
     norm, expected = true_norm(case, seed), golden(case, seed).outputs[output.output]
