@@ -232,7 +232,7 @@ def ln_mean_deviation(x, weight, bias, *, eps, weight_offset, order):
     return store(centred / (centred.abs().mean(-1, True) + eps), x, weight, bias, weight_offset, order)
 
 
-@in_torch.fault("rms_norm", "eps_clamps_root", "eps_missing")
+@in_torch.fault("rms_norm", "eps_clamps_root", "eps_missing", "eps_for_zero_rows_only")
 def rms_by_normalize(x, weight, bias, *, eps, weight_offset, order):
     """F.normalize times the root of the width: eps is the least length of the whole row."""
     x_hat = F.normalize(up(x), dim=-1, eps=eps) * math.sqrt(x.shape[-1])

@@ -203,7 +203,7 @@ FAULTS = (
     fault(FrequenciesByLinspace, "rope_by_linspace"),
     fault(FrequenciesInBfloat16, "rope_frequencies_in_bfloat16", taps=True),
     fault(PositionsInBfloat16, "rope_positions_in_bfloat16", taps=True),
-    fault(AnglesInFloat16, "rope_angles_in_float16", taps=True),
+    fault(AnglesInFloat16, "rope_angles_in_float16", "rope_tables_in_float16", taps=True),
     fault(PositionsRestart, "position_restarts", taps=True),
     fault(PositionsFromOne, "position_from_one", taps=True),
     fault(QueriesOnePositionAhead, "position_of_query_off_by_one"),
