@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
@@ -36,6 +37,11 @@ def test_the_report_on_the_first_screen():
     assert without_measurements(result.stdout) == without_measurements(shown[1])
 
 
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 85
+    assert [line for line in README.splitlines() if len(line) > 120] == []
+
+
 def test_the_example_conforms_in_eager_mode():
     assert run("run", "examples.llama:Port", "--mode", "eager").returncode == 0
 
@@ -57,7 +63,7 @@ def test_the_port_that_a_newcomer_copies(tmp_path):
     assert result.returncode == 0
 
 
-@pytest.mark.parametrize("arguments", re.findall(r"^    conformance ((?:list|explain) \S+)", README, re.MULTILINE))
+@pytest.mark.parametrize("arguments", re.findall(r"^    conformance ((?:list|explain) \S+)", COMMANDS, re.MULTILINE))
 def test_the_other_commands(arguments):
     result = run(*arguments.split())
     assert result.returncode == 0
