@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from conformance.tensors import write_atomically
+from conformance.numbers.tensors import write_atomically
 
 RESULTS = Path(__file__).parent.parent / "results"
 

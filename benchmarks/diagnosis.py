@@ -10,14 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from benchmarks.equivalence import equivalent
-from conformance.compare import compare
-from conformance.diagnose import diagnose
-from conformance.golden import golden
+from conformance.judging.compare import compare
+from conformance.judging.diagnose import diagnose
+from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import ROW_NORMS, RowNormOp
-from conformance.rounding import DTYPES, DType
-from conformance.selftest import TRIED
-from conformance.simulation import STYLES, play
+from conformance.numbers.rounding import DTYPES, DType
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORMS, RowNormOp
+from conformance.tools.selftest.selftest import TRIED
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 Row = dict[str, str | float]

@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 
-from conformance.case import Op
 from conformance.mistakes.mistake import Mistake
-from conformance.rounding import DType
-from conformance.selftest import TRIED
+from conformance.numbers.rounding import DType
+from conformance.question.case import Op
+from conformance.tools.selftest.selftest import TRIED
 
 
 @cache

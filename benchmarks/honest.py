@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.sums import SUMS, fused
-from conformance.norms.cases import NormCase
-from conformance.norms.values import honest
-from conformance.rounding import NUMPY_DTYPES
+from conformance.numbers.rounding import NUMPY_DTYPES
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.values import honest
 
 Array = np.ndarray
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from benchmarks.honest import Arrangement, Honest
 from benchmarks.sums import SUMS
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.expected import Expected
-from conformance.golden import golden
-from conformance.inputs import Draw
-from conformance.norms.cases import ROW_NORMS, NormCase
-from conformance.norms.golden import exact_inputs, expected_outputs, norm_values
-from conformance.rounding import DTYPES, round_to, store, unit_roundoff
+from conformance.judging.compare import compare_output
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import DTYPES, round_to, store, unit_roundoff
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.inputs import Draw
+from conformance.ops.norms.cases import ROW_NORMS, NormCase
+from conformance.ops.norms.golden import exact_inputs, expected_outputs, norm_values
 
 Array = np.ndarray
 Row = dict[str, str | float]

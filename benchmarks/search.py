@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.honest import ARRANGEMENTS, Arrangement, Honest
 from benchmarks.limits import expect
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.norms.cases import ROW_NORMS, NormCase
+from conformance.judging.compare import compare_output
+from conformance.ops.cases import select
+from conformance.ops.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 Row = dict[str, str | float]

@@ -10,15 +10,15 @@ import mpmath
 import numpy as np
 
 from benchmarks.honest import Honest, implementations
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.expected import Expected
-from conformance.golden import golden
+from conformance.judging.compare import compare_output
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import ROW_NORM_CASES, NormCase
-from conformance.norms.golden import exact_inputs
-from conformance.rounding import DTYPES, HALF
-from conformance.simulation import numbers
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import DTYPES, HALF
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.ops.norms.golden import exact_inputs
 
 Array = np.ndarray
 Row = dict[str, str | float]

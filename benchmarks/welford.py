@@ -7,12 +7,12 @@ import numpy as np
 
 from benchmarks.honest import Arrangement, Honest
 from benchmarks.limits import expect
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.golden import golden
-from conformance.norms.cases import NormCase
-from conformance.norms.golden import exact_inputs
-from conformance.rounding import unit_roundoff
+from conformance.judging.compare import compare_output
+from conformance.numbers.rounding import unit_roundoff
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.golden import exact_inputs
 
 Array = np.ndarray
 Inputs = dict[str, Array]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conformance.pytest_port import Asked, PortUnderTest
-    from conformance.trial import Trial
+    from conformance.tools.testing.pytest_port import Asked, PortUnderTest
+    from conformance.tools.testing.trial import Trial
 
 OPTIONS = {
     "port": ("PORT", "Judge this port, a test for every case: module:Class, a file, or what else `run` takes."),
@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read what is asked for; a usage error where it cannot be."""
     config.addinivalue_line("markers", MARKER)
     if _is_asked(config):
-        from conformance.pytest_port import PortUnderTest
+        from conformance.tools.testing.pytest_port import PortUnderTest
 
         config.stash[PORT] = PortUnderTest(asked(config))
 
@@ -79,7 +79,7 @@ def pytest_configure_node(node: Any) -> None:
 def asked(config: pytest.Config) -> "Asked":
     """What is asked for, read once; a usage error where it cannot be."""
     if ASKED not in config.stash:
-        from conformance.pytest_port import read
+        from conformance.tools.testing.pytest_port import read
 
         try:
             said = {name: _said(config, name) for name in OPTIONS}
@@ -99,7 +99,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
     """Collect the port's cases after all files."""
     report = yield
     if isinstance(collector, pytest.Session) and PORT in collector.config.stash and report.passed:
-        from conformance.pytest_port import PortCollector
+        from conformance.tools.testing.pytest_port import PortCollector
 
         report.result = [*(report.result or ()), PortCollector.of(collector, collector.config.stash[PORT])]
     return report
@@ -108,7 +108,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that has `conformance_case` is run for every case that its marker names."""
     if "conformance_case" in metafunc.fixturenames:
-        from conformance.pytest_port import marked
+        from conformance.tools.testing.pytest_port import marked
 
         marks = metafunc.definition.iter_markers("conformance")
         try:
@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def conformance_case(request: pytest.FixtureRequest) -> "Trial":
     """A case: its inputs, and `check`, which asserts that outputs are as they should be."""
-    from conformance.trial import Trial
+    from conformance.tools.testing.trial import Trial
 
     return Trial(request.param, asked(request.config).seed, asked(request.config).teller)
 
@@ -153,7 +153,7 @@ def pytest_testnodedown(node: Any, error: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What went wrong, once for all the cases that show it."""
     if reports := config.stash.get(REPORTS, []):
-        from conformance.pytest_port import summary
+        from conformance.tools.testing.pytest_port import summary
 
         if paragraphs := summary(reports):
             terminalreporter.section("conformance: what went wrong", blue=True)

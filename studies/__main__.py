@@ -8,7 +8,7 @@ import typer
 from rich.table import Table as Grid
 
 from conformance.cli.screen import interruptible, progress, stdout
-from conformance.tensors import write_atomically
+from conformance.numbers.tensors import write_atomically
 from studies import page
 from studies.figures import Figures, FiguresError, read_figures, write_figures
 from studies.study import NAMES, Study, load, question

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
-from conformance.tensors import write_atomically
+from conformance.numbers.tensors import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.tensors import write_atomically
+from conformance.numbers.tensors import write_atomically
 
 Array = np.ndarray
 Row = dict[str, Any]  # a str, an int, a float or None under every name; a list of floats where there is one for every layer

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from conformance.fixtures import FIXTURES
+from conformance.tools.fixtures import FIXTURES
 
 WHERE = "Where to write them; a source tree's own where it is left out. An installed kit must be told."
 
 
 def generate(folder: Annotated[Path | None, typer.Argument(help=WHERE, show_default=False)] = None) -> None:
     """Write every fixture and the manifest anew, whole or not at all."""
-    from conformance.fixtures import FixtureError, generate, source_folder
     from conformance.report.counting import count_of
+    from conformance.tools.fixtures import FixtureError, generate, source_folder
 
     folder = folder or source_folder()
     if folder is None:
@@ -30,8 +30,8 @@ def generate(folder: Annotated[Path | None, typer.Argument(help=WHERE, show_defa
 
 def check(folder: Annotated[Path, typer.Argument(help="Where the fixtures are.")] = FIXTURES) -> None:
     """Verify every digest, regenerate, and say exactly what differs. Exit status: 0 all is as it should be, 1 it is not."""
-    from conformance.fixtures import check
     from conformance.report.counting import count_of
+    from conformance.tools.fixtures import check
 
     differences = check(folder)
     for difference in differences:

@@ -42,11 +42,11 @@ def fuzz(
     Exit status: 0 nothing found, 1 a case fails, 2 wrong usage, 3 the port could not be run.
     """
     _need_hypothesis()
-    from conformance import fuzz
-    from conformance.case_files import as_json
-    from conformance.report import fuzzed
+    from conformance.numbers.tensors import write_atomically
+    from conformance.ops.case_files import as_json
     from conformance.report.report import Settings
-    from conformance.tensors import write_atomically
+    from conformance.tools.fuzzing import fuzz
+    from conformance.tools.fuzzing import report as fuzzed
 
     name, command, arguments = command_of(port, exec_)
     check_target(keep, "--keep")

@@ -17,8 +17,8 @@ from conformance.cli.options import (
     starter,
 )
 from conformance.cli.screen import stdout
-from conformance.norms.cases import ROW_NORMS, RowNormOp
-from conformance.rounding import DTYPES
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.norms.cases import ROW_NORMS, RowNormOp
 
 
 def identify(
@@ -35,10 +35,10 @@ def identify(
 
     Exit status: 0 all could be told, 1 something follows no known dialect, 2 wrong usage, 3 the port could not be run.
     """
-    from conformance.identify import identify_port
-    from conformance.process import PortFailure
-    from conformance.report.console import show_findings
-    from conformance.session import Session
+    from conformance.port.process import PortFailure
+    from conformance.port.session import Session
+    from conformance.tools.scoreboard.findings import show_findings
+    from conformance.tools.scoreboard.identify import identify_port
 
     spec, command, _ = command_of(port, exec_)
     start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)

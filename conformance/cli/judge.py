@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from conformance.cases import CASES
 from conformance.cli.options import CaseOption, DTypeOption, ExcludeOption, JsonOption, OpOption, selected
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
 from conformance.cli.screen import interruptible, progress
+from conformance.ops.cases import CASES
 
 
 def judge(
@@ -29,9 +29,9 @@ def judge(
 
     Exit status: 0 they conform, 1 they do not, 2 wrong usage, 3 no outputs of the cases asked for.
     """
-    from conformance.offline import SEED, OutputsError, answered, judge_folder
     from conformance.report.building import build, digest
     from conformance.report.report import OFFLINE, Settings
+    from conformance.running.offline import SEED, OutputsError, answered, judge_folder
 
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
     began = time.monotonic()

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from conformance.cases import select
 from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, ExcludeOption, OpOption, selected
-from conformance.dialects import DIALECTS
 from conformance.mistakes import MISTAKES
-from conformance.nearest import did_you_mean
-from conformance.properties import PROPERTIES
+from conformance.numbers.nearest import did_you_mean
+from conformance.ops.cases import select
+from conformance.question.dialects import DIALECTS
+from conformance.tools.properties.properties import PROPERTIES
 
 Listing = Literal["cases", "dialects", "mistakes", "ports", "properties"]
 
@@ -45,7 +45,7 @@ def list_(
 
 def _ports() -> list[tuple[str, str]]:
     """The ports that have a name of their own, the default ones first, and whether each is ready."""
-    from conformance.naming import entry_points_by_name, missing_module
+    from conformance.port.naming import entry_points_by_name, missing_module
 
     needed = {name: (packages, "") for name, packages in DEFAULT_PORTS.items()}
     for name, entry in entry_points_by_name().items():
@@ -63,7 +63,7 @@ def explain(
     ],
 ) -> None:
     """Say what a case, a dialect, a mistake or a property is about."""
-    from conformance.report.explanation import explain_case, explain_mistake, explain_property
+    from conformance.tools.explanation import explain_case, explain_mistake, explain_property
 
     mistakes = {mistake.id: mistake for mistake in MISTAKES}
     dialects = {dialect.name: dialect for dialect in DIALECTS}

@@ -7,7 +7,7 @@ import typer
 
 from conformance.cli.options import JsonOption, check_target
 from conformance.cli.screen import stdout
-from conformance.rounding import DType
+from conformance.numbers.rounding import DType
 
 
 def locate(
@@ -20,9 +20,9 @@ def locate(
 
     Exit status: 0 they agree, 1 they do not, or something is NaN or infinite, 2 wrong usage.
     """
-    from conformance.locate import describe, locate
-    from conformance.report.location import LocationReport, as_json, show
-    from conformance.tensors import TensorFileError, read_dump, write_atomically
+    from conformance.numbers.tensors import TensorFileError, read_dump, write_atomically
+    from conformance.tools.locating.locate import describe, locate
+    from conformance.tools.locating.report import LocationReport, as_json, show
 
     check_target(json, "--json")
     try:

@@ -14,8 +14,8 @@ def new(
 
     Exit status: 0 it is written, 2 it is there already, or the name is none.
     """
-    from conformance.skeleton import skeleton
-    from conformance.tensors import write_atomically
+    from conformance.numbers.tensors import write_atomically
+    from conformance.port.skeleton import skeleton
 
     if not name.isidentifier():
         raise typer.BadParameter(f"{name!r} is no name: letters, digits and underscores", param_hint="NAME")

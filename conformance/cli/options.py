@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from conformance.case import OPS, Case
-from conformance.cases import CASES, NoCaseError, require
-from conformance.nearest import did_you_mean
-from conformance.norms.cases import ROW_NORMS
-from conformance.rounding import DTYPES
+from conformance.numbers.nearest import did_you_mean
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.cases import CASES, NoCaseError, require
+from conformance.ops.norms.cases import ROW_NORMS
+from conformance.question.case import OPS, Case
 
 if TYPE_CHECKING:
-    from conformance.process import RunningPort
+    from conformance.port.process import RunningPort
 
 DRAWN_SEEDS = 2**31
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
@@ -86,7 +86,7 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=
 
 def commands_of(ports: list[str] | None, programs: list[str] | None) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What starts each port asked for, and what names a program on the command line."""
-    from conformance.naming import PortNameError, command
+    from conformance.port.naming import PortNameError, command
 
     commands = {program: _split(program) for program in programs or ()}
     arguments = {program: f"--exec {shlex.quote(program)}" for program in commands}
@@ -109,18 +109,18 @@ def starter(
 ) -> Callable[[], "RunningPort"]:
     """What starts the one port asked for, as a process or in this one."""
     if in_process:
-        from conformance.in_process import PortInProcess
+        from conformance.port.in_process import PortInProcess
 
         check_in_process({name: command})
         return partial(PortInProcess, name, device=device, mode=mode)
-    from conformance.process import PortProcess
+    from conformance.port.process import PortProcess
 
     return partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
 
 
 def check_in_process(commands: dict[str, list[str]]) -> None:
     """Raise a usage error where a port is no class in Python, which alone can be run in this process."""
-    from conformance.process import serve_command
+    from conformance.port.process import serve_command
 
     for name, command in commands.items():
         if command != serve_command(name):
@@ -146,7 +146,7 @@ def check_target(path: Path | None, hint: str) -> None:
 
 def read_case_file(path: Path) -> tuple[Case, ...]:
     """The cases that a file holds. Raises a usage error that says what is wrong with it."""
-    from conformance.case_files import CaseFileError, read_cases
+    from conformance.ops.case_files import CaseFileError, read_cases
 
     try:
         return read_cases(path)
@@ -172,7 +172,7 @@ def selected(
 
 def shaped_cases(shape: str) -> tuple[Case, ...]:
     """The cases of a shape. Raises a usage error where it is none."""
-    from conformance.shapes import ShapeError, shaped
+    from conformance.ops.shapes import ShapeError, shaped
 
     try:
         return shaped(shape)
@@ -182,7 +182,7 @@ def shaped_cases(shape: str) -> tuple[Case, ...]:
 
 def check_memory(cases: tuple[Case, ...], ports: int) -> None:
     """Raise a usage error, before anything is run, where cases of a shape take more memory than is free."""
-    from conformance.shapes import ShapeError, require_memory
+    from conformance.ops.shapes import ShapeError, require_memory
 
     try:
         require_memory(cases, ports)
@@ -192,7 +192,7 @@ def check_memory(cases: tuple[Case, ...], ports: int) -> None:
 
 def shard_of(said: str, asked: tuple[Case, ...]) -> tuple[tuple[Case, ...], int, int]:
     """The part I/N of the cases asked for, and I and N. Raises a usage error where there is none."""
-    from conformance.shard import shard
+    from conformance.running.shard import shard
 
     number, slash, count = said.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):

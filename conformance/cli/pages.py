@@ -35,12 +35,12 @@ def publish(
 ) -> None:
     """Write the files asked for, print the report, and exit with its status."""
     from conformance.cli.screen import stdout
+    from conformance.numbers.tensors import write_atomically
     from conformance.report.console import show
     from conformance.report.html import as_html
     from conformance.report.junit import as_junit
     from conformance.report.machine import as_json
     from conformance.report.markdown import as_markdown
-    from conformance.tensors import write_atomically
 
     for file, render in ((json, as_json), (junit, as_junit), (markdown, as_markdown), (html, as_html)):
         if file:

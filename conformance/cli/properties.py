@@ -20,7 +20,7 @@ from conformance.cli.options import (
     commands_of,
 )
 from conformance.cli.screen import interruptible, progress, stdout
-from conformance.properties import PROPERTIES
+from conformance.tools.properties.properties import PROPERTIES
 
 
 def properties(
@@ -44,10 +44,10 @@ def properties(
 
     Exit status: 0 all that is required holds, 1 it does not, 2 wrong usage, 3 a port could not be run.
     """
-    from conformance.inquiry import inquire_ports
-    from conformance.report.properties import PropertiesReport, as_json, show
-    from conformance.tensors import write_atomically
-    from conformance.variants import kinds
+    from conformance.numbers.tensors import write_atomically
+    from conformance.tools.properties.inquiry import inquire_ports
+    from conformance.tools.properties.report import PropertiesReport, as_json, show
+    from conformance.tools.properties.variants import kinds
 
     for glob in property_ or ():
         if not any(fnmatchcase(each.id, glob) for each in PROPERTIES):

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from conformance.cases import CASES
 from conformance.cli.options import (
     CaseOption,
     DeviceOption,
@@ -32,6 +31,7 @@ from conformance.cli.options import (
 )
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
 from conformance.cli.screen import interruptible, progress
+from conformance.ops.cases import CASES
 
 
 def run(
@@ -63,11 +63,10 @@ def run(
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
-    from conformance.again import alone, asked_again
-    from conformance.in_process import run_in_process
+    from conformance.report.again import alone, asked_again
     from conformance.report.building import build, digest
     from conformance.report.report import Settings
-    from conformance.runner import run_ports
+    from conformance.running.runner import run_in_process, run_ports
 
     if shape and (file or not (case or (op and dtype))):
         raise typer.BadParameter("say of which --op and --dtype, or --case; and no --cases", param_hint="--shape")

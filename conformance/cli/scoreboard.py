@@ -31,9 +31,9 @@ def scoreboard(
     Exit status: 0 written, whatever is on it; 2 wrong usage.
     """
     import conformance
-    from conformance.report.scoreboard import Scoreboard, as_html, as_json, as_markdown, read_json
-    from conformance.scoreboard import Row, ScoreboardError, read_list, score_all
-    from conformance.tensors import write_atomically
+    from conformance.numbers.tensors import write_atomically
+    from conformance.tools.scoreboard.report import Scoreboard, as_html, as_json, as_markdown, read_json
+    from conformance.tools.scoreboard.scoreboard import Row, ScoreboardError, read_list, score_all
 
     check_target(out, "--out")
     check_target(json, "--json")

@@ -19,10 +19,10 @@ def selftest(
 
     Needs no framework. Exit status: 0 the judge is sound, 1 it is not.
     """
-    from conformance.report.self_test import page as as_page
-    from conformance.report.self_test import show_self_test
-    from conformance.selftest import self_test, steps
-    from conformance.tensors import write_atomically
+    from conformance.numbers.tensors import write_atomically
+    from conformance.tools.selftest.report import page as as_page
+    from conformance.tools.selftest.report import show_self_test
+    from conformance.tools.selftest.selftest import self_test, steps
 
     with progress(["mistakes"], steps(), of="steps") as advance:
         result = self_test(jobs, on_step=lambda: advance("mistakes"))

@@ -11,8 +11,8 @@ from conformance.cli.options import PORT_FORMS
 
 def serve(name: Annotated[str, typer.Argument(metavar="PORT", help=PORT_FORMS)]) -> None:
     """Serve a Python port on stdin and stdout; `run` starts this by itself."""
-    from conformance.naming import load
-    from conformance.port import serve
+    from conformance.port.naming import load
+    from conformance.port.serving import serve
 
     sys.argv = [name]  # the kit's arguments are none of the port's, nor of a library that parses the command line
     serve(partial(load, name))

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.machine import Machine
-from conformance.block.ops import DotProducts, Softmax
-from conformance.block.wrappers import After, Before, Map, Measured, Swapped
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
 from conformance.mistakes.visibility import in_softmax
-from conformance.rounding import largest
+from conformance.numbers.rounding import largest
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.ops import DotProducts, Softmax
+from conformance.ops.block.wrappers import After, Before, Map, Measured, Swapped
 
 Array = np.ndarray
 

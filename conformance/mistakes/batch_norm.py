@@ -8,10 +8,10 @@ import numpy as np
 
 from conformance.mistakes.mistake import BATCH, Mistake
 from conformance.mistakes.precision import NO_NARROWER
-from conformance.norms.anatomy import Batch, Norm, Paths, Steps
-from conformance.norms.batch_norm import BatchNormCase
-from conformance.norms.values import FEATURES, batch_axes, mean
-from conformance.rounding import HALF, round_to
+from conformance.numbers.rounding import HALF, round_to
+from conformance.ops.norms.anatomy import Batch, Norm, Paths, Steps
+from conformance.ops.norms.batch_norm import BatchNormCase
+from conformance.ops.norms.values import FEATURES, batch_axes, mean
 
 Array = np.ndarray
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 import reference
-from conformance.block.anatomy import Composite, Gradients
-from conformance.block.machine import Machine
-from conformance.block.ops import Gelu, Linear, Norm, SwiGLU
-from conformance.block.program import Kind, Kinds, Pull, Pulled, Stage
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, STACK, SWIGLU, Mistake
+from conformance.ops.block.anatomy import Composite, Gradients
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.ops import Gelu, Linear, Norm, SwiGLU
+from conformance.ops.block.program import Kind, Kinds, Pull, Pulled, Stage
 from reference.feed_forward import sigmoid, silu
 
 Array = np.ndarray

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.machine import Machine
-from conformance.block.ops import Norm
-from conformance.block.wrappers import After, Before, First, Map, Measured
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
 from conformance.mistakes.residual import NORMS, rereads
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.ops import Norm
+from conformance.ops.block.wrappers import After, Before, First, Map, Measured
 from reference.rows import sum_rows
 
 Array = np.ndarray

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.machine import Machine
-from conformance.block.ops import DotProducts, Linear, Mix, Norm, Softmax, SwiGLU
-from conformance.block.program import Kind, Kinds, Pulled
-from conformance.block.wrappers import After, Before, Map, Measured
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake
 from conformance.mistakes.precision import TF32
-from conformance.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
+from conformance.numbers.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.ops import DotProducts, Linear, Mix, Norm, Softmax, SwiGLU
+from conformance.ops.block.program import Kind, Kinds, Pulled
+from conformance.ops.block.wrappers import After, Before, Map, Measured
 
 Array = np.ndarray
 Function = Callable[[Array], Array]

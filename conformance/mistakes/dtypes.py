@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.mistake import ROWS, Mistake
-from conformance.norms.anatomy import Norm
-from conformance.rounding import round_to
+from conformance.numbers.rounding import round_to
+from conformance.ops.norms.anatomy import Norm
 
 Array = np.ndarray
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 
-from conformance.case import Op
 from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
-from conformance.norms.anatomy import Norm, Steps
-from conformance.rounding import NUMPY_DTYPES, round_to
+from conformance.numbers.rounding import NUMPY_DTYPES, round_to
+from conformance.ops.norms.anatomy import Norm, Steps
+from conformance.question.case import Op
 
 FLOAT16_FLOOR = 1e-4
 SMALL_ROWS = "Rows near sqrt(eps) come out at the wrong size"

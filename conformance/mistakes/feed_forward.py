@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 import reference
-from conformance.block.anatomy import Composite
-from conformance.block.machine import Machine
-from conformance.block.ops import Gelu, Linear, SwiGLU
-from conformance.block.wrappers import Before, Map, Measured
 from conformance.mistakes.heads import fused
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.ops import Gelu, Linear, SwiGLU
+from conformance.ops.block.wrappers import Before, Map, Measured
 from reference.feed_forward import sigmoid, silu
 
 Array = np.ndarray

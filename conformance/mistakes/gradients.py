@@ -7,8 +7,8 @@ import numpy as np
 
 from conformance.mistakes.mistake import CENTRED, ROWS, Mistake
 from conformance.mistakes.precision import NO_NARROWER, TF32, accumulates
-from conformance.norms.anatomy import Norm, Paths, Steps
-from conformance.rounding import HALF, round_to
+from conformance.numbers.rounding import HALF, round_to
+from conformance.ops.norms.anatomy import Norm, Paths, Steps
 
 Array = np.ndarray
 BLOCK = 128  # rows that a kernel takes at once, in the mistake that leaves out the rest

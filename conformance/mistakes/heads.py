@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.ops import DotProducts, Linear, Mix
-from conformance.block.program import Stage
-from conformance.block.wrappers import After, Fused, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.ops import DotProducts, Linear, Mix
+from conformance.ops.block.program import Stage
+from conformance.ops.block.wrappers import After, Fused, Map
 
 Array = np.ndarray
 

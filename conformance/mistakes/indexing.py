@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.mistake import ROWS, Mistake
-from conformance.norms.anatomy import Norm
-from conformance.protocol import layouts
+from conformance.ops.norms.anatomy import Norm
+from conformance.port.protocol import layouts
 
 Array = np.ndarray
 Reading = Callable[[Array, str], Array]

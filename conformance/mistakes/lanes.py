@@ -7,7 +7,7 @@ from math import ceil, log2
 import numpy as np
 
 from conformance.mistakes.mistake import LAYER, ROWS, Mistake
-from conformance.norms.anatomy import NOTHING, Norm, Steps
+from conformance.ops.norms.anatomy import NOTHING, Norm, Steps
 
 Array = np.ndarray
 Alter = Callable[[Norm], Norm]

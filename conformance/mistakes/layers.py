@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from conformance.block.anatomy import Composite
-from conformance.block.ops import Add, Norm
-from conformance.block.program import Stage, altered
-from conformance.block.wrappers import First, Weighted
 from conformance.mistakes.mistake import STACK, Mistake
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.ops import Add, Norm
+from conformance.ops.block.program import Stage, altered
+from conformance.ops.block.wrappers import First, Weighted
 
 
 def _parameters_of(layer: Callable[[int, int], int]) -> Callable[[Composite], Composite]:

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.cases import BlockCase
-from conformance.block.golden import composite_outputs, run, true_composite
-from conformance.block.machine import Machine
-from conformance.block.program import Program
-from conformance.block.taps import HIDDEN, altered_taps, expected_taps
-from conformance.case import Case, Op
-from conformance.expected import Expected
-from conformance.golden import golden
-from conformance.norms.anatomy import (
+from conformance.numbers.expected import Expected
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.cases import BlockCase
+from conformance.ops.block.golden import composite_outputs, run, true_composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.program import Program
+from conformance.ops.block.taps import HIDDEN, altered_taps, expected_taps
+from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import (
     BACKWARDS,
     NOTHING,
     ORDERS,
@@ -27,8 +26,9 @@ from conformance.norms.anatomy import (
     outputs_of,
     true_norm,
 )
-from conformance.norms.batch_norm import BATCH_NORM_CASES
-from conformance.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.ops.norms.batch_norm import BATCH_NORM_CASES
+from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.question.case import Case, Op
 
 Array = np.ndarray
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.mistake import CENTRED, LAYER, ROWS, Mistake
-from conformance.norms.anatomy import Norm
+from conformance.ops.norms.anatomy import Norm
 
 Array = np.ndarray
 Parameters = Callable[[Array, Array, float], tuple[Array, Array]]

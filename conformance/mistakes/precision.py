@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from conformance.case import Op
 from conformance.mistakes.mistake import ALL_NORMS, CENTRED, RMS, ROWS, Mistake
-from conformance.norms.anatomy import Norm, Precision, Step, Steps
-from conformance.norms.values import Arithmetic, Sum
-from conformance.rounding import HALF, DType, Rounding, round_to
+from conformance.numbers.rounding import HALF, DType, Rounding, round_to
+from conformance.ops.norms.anatomy import Norm, Precision, Step, Steps
+from conformance.ops.norms.values import Arithmetic, Sum
+from conformance.question.case import Op
 
 Array = np.ndarray
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from conformance.block.anatomy import Composite
-from conformance.block.ops import Add, Norm
-from conformance.block.program import Stage, altered, found
-from conformance.block.wrappers import First, NormedAdd, Weighted
 from conformance.mistakes.mistake import BLOCKS, Mistake
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.ops import Add, Norm
+from conformance.ops.block.program import Stage, altered, found
+from conformance.ops.block.wrappers import First, NormedAdd, Weighted
 
 NORMS = ("attention_norm", "ffn_norm")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.machine import Machine
-from conformance.block.ops import Rotate
-from conformance.block.wrappers import After, Before, First, Measured, Swapped
 from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
-from conformance.rounding import HALF, round_to, significant_bits
+from conformance.numbers.rounding import HALF, round_to, significant_bits
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.ops import Rotate
+from conformance.ops.block.wrappers import After, Before, First, Measured, Swapped
 
 Array = np.ndarray
 

@@ -7,11 +7,11 @@ unit first rounds ties away from zero. That differs at ties only, which sums and
 from collections.abc import Mapping
 from dataclasses import replace
 
-from conformance.case import Op
 from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
 from conformance.mistakes.precision import NO_NARROWER
-from conformance.norms.anatomy import Norm, Step
-from conformance.rounding import HALF, Mode, Rounding
+from conformance.numbers.rounding import HALF, Mode, Rounding
+from conformance.ops.norms.anatomy import Norm, Step
+from conformance.question.case import Op
 
 SHIFTED = "aiter#5151, tt-metal#19882, tt-metal#57408: the upper half of a float32 taken for a bfloat16"
 ADDED = "half a unit added to the bits of a float32 before they are shifted; a mode of aiter's kernels (aiter#1978)"

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.block.anatomy import Composite
-from conformance.block.ops import Concatenate, Softmax
-from conformance.block.wrappers import After, Before, Map
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
-from conformance.rounding import HALF, compute_dtype, largest, round_to
+from conformance.numbers.rounding import HALF, compute_dtype, largest, round_to
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.ops import Concatenate, Softmax
+from conformance.ops.block.wrappers import After, Before, Map
 from reference.attention import visible_keys
 
 Array = np.ndarray

@@ -12,11 +12,13 @@ from itertools import chain
 from math import prod
 
 import conformance
-from conformance.block.parting import where
-from conformance.block.taps import TAP
-from conformance.case import OPS, Case, Op
-from conformance.compare import OutputVerdict, Verdict
-from conformance.diagnose import Diagnosis, diagnose
+from conformance.judging.compare import OutputVerdict, Verdict
+from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.parting import where
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.block.taps import TAP
+from conformance.port.session import NOT_ASKED
+from conformance.question.case import OPS, Case, Op
 from conformance.report.counting import count_of
 from conformance.report.pattern import places, shape_of, traits
 from conformance.report.report import (
@@ -35,9 +37,7 @@ from conformance.report.report import (
     command,
 )
 from conformance.report.spread import errors
-from conformance.rounding import DTYPES
-from conformance.runner import PortRun
-from conformance.session import NOT_ASKED
+from conformance.running.runner import PortRun
 
 DIAGNOSED = 2**20  # elements of a case that is held against the mistakes: each makes a golden of its own
 NAMED = 4  # outputs that are named in one line

@@ -1,18 +1,14 @@
 """The report on a terminal: the matrix, then every cause once."""
 
-from collections.abc import Mapping
-
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from conformance.identify import Finding
-from conformance.norms.cases import RowNormOp
+from conformance.numbers.rounding import DTYPES
 from conformance.report import words
 from conformance.report.counting import count_of
 from conformance.report.remarks import is_begun, next_steps, overwriting, without_gradients
 from conformance.report.report import CONFORMS, CaseEntry, Cause, Cell, Report
-from conformance.rounding import DTYPES
 
 CAUSES_SHOWN = 8
 STYLES = {"pass": "green", "fail": "red", "error": "red", "expected": "yellow", "skip": "dim"}
@@ -55,18 +51,6 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
         more = count_of(len(report.causes) - len(shown), "more cause")
         console.print(f"\n… and {more}; --json FILE writes them all.")
     console.print()
-
-
-def show_findings(port: str, found: Mapping[RowNormOp, tuple[Finding, ...]], console: Console) -> None:
-    """Print what an implementation follows, op by op, with what says so."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in (port, "dtype", "asked", "follows", "because"):
-        table.add_column(Text(name), overflow="fold")
-    for op, findings in found.items():
-        for finding in findings:
-            found_ = Text(finding.found, style="bold" if finding.told else "red")
-            table.add_row(op, finding.dtype, Text(finding.asked), found_, Text(finding.evidence))
-    console.print(table)
 
 
 def in_words(report: Report, cause: Cause) -> list[Text]:

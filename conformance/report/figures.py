@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from conformance.block.taps import TAP
+from conformance.ops.block.taps import TAP
 from conformance.report import words
 from conformance.report.counting import count_of
 from conformance.report.report import CaseEntry, Cause, Errors, OutputEntry, Report

@@ -6,10 +6,10 @@ import math
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from conformance.numbers.rounding import DTYPES
+from conformance.port.session import NOT_ASKED
 from conformance.report import figures, words
 from conformance.report.report import CONFORMS, NOT_RUN, Cell, Report
-from conformance.rounding import DTYPES
-from conformance.session import NOT_ASKED
 
 DRAWN = 40  # causes that are drawn; of the others the words are enough
 OTHERS = 12  # failing outputs of an example that are drawn beside the worst

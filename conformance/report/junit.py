@@ -3,7 +3,7 @@
 import re
 from xml.etree import ElementTree as xml
 
-from conformance.compare import Status
+from conformance.judging.compare import Status
 from conformance.report import words
 from conformance.report.report import CaseEntry, PortEntry, Report, total
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from conformance import json_text
+from conformance.numbers import json_text
 from conformance.report.counting import count_of
 from conformance.report.report import FORMAT, Report
 from conformance.report.spread import LETTERS

@@ -2,12 +2,12 @@
 
 import re
 
+from conformance.numbers.rounding import DTYPES
+from conformance.port.session import NOT_ASKED
 from conformance.report import words
 from conformance.report.counting import count_of
 from conformance.report.remarks import overwriting
 from conformance.report.report import CONFORMS, Cell, Report
-from conformance.rounding import DTYPES
-from conformance.session import NOT_ASKED
 
 LIMIT = 900_000  # bytes; GitHub takes a summary of at most 1 MiB: https://docs.github.com/actions/reference/workflow-commands
 LONGEST = 20_000  # characters of one cause, or of all that is skipped

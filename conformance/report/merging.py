@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from conformance.case import OPS
+from conformance.numbers.rounding import DTYPES
+from conformance.question.case import OPS
 from conformance.report.building import Explained, assemble
 from conformance.report.report import CaseEntry, PortEntry, Report
-from conformance.rounding import DTYPES
 
 SAME = {
     "seed": "seed",

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from conformance.block.cases import BlockCase
-from conformance.case import Case
-from conformance.compare import OutputVerdict
-from conformance.norms.cases import NormCase
+from conformance.judging.compare import OutputVerdict
+from conformance.numbers.rounding import HALF
+from conformance.ops.block.cases import BlockCase
+from conformance.ops.norms.cases import NormCase
+from conformance.question.case import Case
 from conformance.report.report import CaseEntry, OutputEntry
-from conformance.rounding import HALF
 
 Array = np.ndarray
 

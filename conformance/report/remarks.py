@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from conformance.norms.cases import ROW_NORMS
+from conformance.numbers.rounding import HALF
+from conformance.ops.norms.cases import ROW_NORMS
 from conformance.port import NOT_WRITTEN
 from conformance.report.report import Report
-from conformance.rounding import HALF
 
 
 def without_gradients(report: Report) -> list[str]:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from conformance.case import Op
-from conformance.compare import Element, Status
-from conformance.protocol import Hello
-from conformance.rounding import DType
+from conformance.judging.compare import Element, Status
+from conformance.numbers.rounding import DType
+from conformance.port.protocol import Hello
+from conformance.question.case import Op
 
 FORMAT = 3
 
@@ -90,7 +90,7 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class OutputEntry:
-    """One output or intermediate of one case, as `conformance.compare.OutputVerdict` has it; `errors` where one is outside."""
+    """One output or intermediate of one case, as an `OutputVerdict` has it; `errors` where one is outside."""
 
     output: str
     expected_dtype: str
@@ -118,7 +118,7 @@ class OutputEntry:
 
 @dataclass(frozen=True, slots=True)
 class CaseEntry:
-    """What became of one case: `conformance.compare.Verdict`, and of the case what a reader needs.
+    """What became of one case: `conformance.judging.compare.Verdict`, and of the case what a reader needs.
 
     `fixture`: it is among the committed golden fixtures, a small case. `parts_at` names in words the stage at fault of a block,
     and `traits` say what the case is like.
@@ -152,7 +152,7 @@ class CaseEntry:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """How well a known mistake agrees with a port's numbers, as `conformance.diagnose.Diagnosis` has it.
+    """How well a known mistake agrees with a port's numbers, as `conformance.judging.diagnose.Diagnosis` has it.
 
     `where` names the outputs that have it, `right` those that pass although it would have changed them. `runner_up` is the
     next best, and explains `runner_up_outputs`; empty where there is none. `dialect`: the mistake is what another dialect does,

@@ -3,10 +3,10 @@
 import time
 from math import prod
 
-from conformance.compare import Verdict
-from conformance.diagnose import LARGE, Diagnosis, diagnose
+from conformance.judging.compare import Verdict
+from conformance.judging.diagnose import LARGE, Diagnosis, diagnose
 from conformance.mistakes import Mistake
-from conformance.norms.cases import NormCase
+from conformance.ops.norms.cases import NormCase
 from conformance.report.building import assemble, entry, explained
 from conformance.report.report import PortEntry, Settings
 from conformance.report.words import details

@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 from jaxtyping import Float64, Int
 
-from conformance.expected import Expected
+from conformance.numbers.expected import Expected
 from conformance.report.report import Errors
 
 SCALES = (0.0, *(2.0**power for power in range(-4, 30)))

@@ -5,13 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from conformance.block.taps import TAP
-from conformance.compare import Element, Status
+from conformance.judging.compare import Element, Status
+from conformance.ops.block.taps import TAP
+from conformance.port.session import NOT_ASKED
 from conformance.report.counting import count_of
 from conformance.report.remarks import is_begun
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, CaseEntry, Cause, Cell, Evidence, OutputEntry, PortEntry, Report
-from conformance.runner import NO_OP
-from conformance.session import NOT_ASKED
+from conformance.running.runner import NO_OP
 
 CAPTION = "passed/judged and the worst error, in units of its tolerance (at most 1 passes)"
 PASSES_ALONE = "it passes when it is asked alone, in a fresh process: it depends on what the port was asked before"

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 import ports.torch_nn.port
 from conformance.port import Skip
-from conformance.protocol import Call
+from conformance.port.protocol import Call
 from reference.block_config import BlockConfig
 
 GELUS = {"gelu": F.gelu, "gelu_tanh": nn.GELU(approximate="tanh")}

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 import ports.torch_nn.port
 from conformance.port import Skip
-from conformance.protocol import Call
+from conformance.port.protocol import Call
 from ports.torch_nn.port import visible
 
 HALF = "gelu_new is computed operation by operation in half precision, where 1 + tanh cancels"

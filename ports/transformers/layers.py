@@ -18,7 +18,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Rot
 
 import impl_torch.port
 from conformance.port import Skip
-from conformance.protocol import Call
+from conformance.port.protocol import Call
 from reference.checkpoints import to_hf
 
 FLOAT64 = {"*/float64/*": "norms, softmax and angles are in float32"}

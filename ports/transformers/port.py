@@ -18,7 +18,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import impl_torch.port
 from conformance.port import Skip
-from conformance.protocol import Call
+from conformance.port.protocol import Call
 
 FLOAT64 = {"*/float64/*": "a float64 x is normalised in float32"}
 UNROUNDED = {"*_float32_weight/*": "x_hat is not rounded to half precision before a float32 weight; y is float32"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conformance.rounding import DType, ulp
+from conformance.numbers.rounding import DType, ulp
 from impl_torch import rms_norm
 from studies.dialect.model import evaluate, train
 

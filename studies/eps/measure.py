@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conformance.dialects import Dialect
-from conformance.norms.cases import NormCase
-from conformance.norms.golden import expected_outputs, norm_values
-from conformance.rounding import HALF, NUMPY_DTYPES, DType, store, ulp
+from conformance.numbers.rounding import HALF, NUMPY_DTYPES, DType, store, ulp
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.golden import expected_outputs, norm_values
+from conformance.question.dialects import Dialect
 from impl_torch import rms_norm
 
 Array = np.ndarray

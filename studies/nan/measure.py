@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from conformance.locate import Location, locate
-from conformance.rounding import DType
-from conformance.tensors import read_dump
+from conformance.numbers.rounding import DType
+from conformance.numbers.tensors import read_dump
+from conformance.tools.locating.locate import Location, locate
 from impl_torch.dump import dump_activations
 from studies.language_model import CONFIG, LanguageModel, Placement
 from studies.training import HELD_OUT, read_text, training

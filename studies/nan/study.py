@@ -68,7 +68,7 @@ the embedding that belongs to it; `clip_grad_norm_` at 1.0; bfloat16's autocast;
 no autocast (*float32*), and matrices drawn with a deviation of one (*broad*), as `torch.randn` does.
 
 When a loss is not finite, the weights and the batch that the step began with are run again, in float32 and in the run's
-dtype; `impl_torch.dump` keeps what every submodule returns, and `conformance.locate`, the command's own function, names
+dtype; `impl_torch.dump` keeps what every submodule returns, and the function behind `conformance locate` names
 the first that is NaN or infinite ([locate](../locate.md)). Where that is the embedding, the step before has left NaN in
 the weights: its loss was finite, its gradients were not. A layer is one block, from 0; its statistics are of what it
 puts out. float16 ends at 65504.

@@ -11,7 +11,7 @@ import torch
 from flax import linen, nnx
 from torch import nn
 
-from conformance.tensors import read_dump
+from conformance.numbers.tensors import read_dump
 from impl_jax.dump import dump_activations as dump_flax
 from impl_torch.dump import dump_activations as dump_torch
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax import Array, lax
 
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.golden import golden
+from conformance.judging.compare import compare_output
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
 from impl_jax import layer_norm, rms_norm
 
 OPS = {"rms_norm": rms_norm, "layer_norm": layer_norm}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from conformance.block.cases import BlockCase
-from conformance.case import OPS, Case
-from conformance.cases import CASES
-from conformance.process import serve_command
-from conformance.runner import run_ports
+from conformance.ops.block.cases import BlockCase
+from conformance.ops.cases import CASES
+from conformance.port.process import serve_command
+from conformance.question.case import OPS, Case
+from conformance.running.runner import run_ports
 
 PORTS = ["impl_torch", "impl_jax"]
 LAYOUTS = {case.id for case in CASES if case.layout != "contiguous"}

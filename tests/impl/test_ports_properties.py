@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance.inquiry import inquire_ports
-from conformance.process import serve_command
-from conformance.properties import BY_ID, PROPERTIES
-from conformance.variants import kinds
+from conformance.port.process import serve_command
+from conformance.tools.properties.inquiry import inquire_ports
+from conformance.tools.properties.properties import BY_ID, PROPERTIES
+from conformance.tools.properties.variants import kinds
 
 PORTS = ["impl_torch", "impl_jax"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.cases import select
-from conformance.compare import error_ratio
-from conformance.golden import golden
+from conformance.judging.compare import error_ratio
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
 from impl_torch import layer_norm, rms_norm
 
 HALF = [torch.bfloat16, torch.float16]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from conformance.cases import select
-from conformance.dlpack import from_dlpack
-from conformance.golden import golden
+from conformance.numbers.dlpack import from_dlpack
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
 from conformance.report.report import Settings
 from conformance.report.single import Teller
-from conformance.rounding import DTYPES
-from conformance.trial import Trial
+from conformance.tools.testing.trial import Trial
 
 
 def trial(dtype: str) -> Trial:

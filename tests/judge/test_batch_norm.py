@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.compare import compare
-from conformance.diagnose import diagnose
-from conformance.golden import golden
+from conformance.judging.compare import compare
+from conformance.judging.diagnose import diagnose
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.norms.batch_norm import BATCH_NORM_CASES, RUNNING
-from conformance.rounding import HALF, compute_dtype, store
-from conformance.simulation import numbers
+from conformance.numbers.rounding import HALF, compute_dtype, store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING
 
 Array = np.ndarray
 SEEDS = (0, 1, 2)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from conformance.block.cases import BLOCK_CASES
-from conformance.block.inputs import block_inputs
-from conformance.cases import select
-from conformance.rounding import DTYPES, NUMPY_DTYPES
+from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES
+from conformance.ops.block.cases import BLOCK_CASES
+from conformance.ops.block.inputs import block_inputs
+from conformance.ops.cases import select
 from reference import PRESETS
 
 BLOCKS = [case for case in BLOCK_CASES if case.op == "pre_ln_block"]

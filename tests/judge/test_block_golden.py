@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.block.cases import BLOCK_CASES
-from conformance.block.golden import composite_outputs, run, true_composite
-from conformance.block.machine import Machine, NoisyMachine, PlayedMachine
-from conformance.block.taps import TAP, expected_taps, tap_names
-from conformance.compare import compare
-from conformance.golden import golden
-from conformance.rounding import store
-from conformance.simulation import STYLES, play
+from conformance.judging.compare import compare
+from conformance.judging.simulation import STYLES, play
+from conformance.numbers.rounding import store
+from conformance.ops.block.cases import BLOCK_CASES
+from conformance.ops.block.golden import composite_outputs, run, true_composite
+from conformance.ops.block.machine import Machine, NoisyMachine, PlayedMachine
+from conformance.ops.block.taps import TAP, expected_taps, tap_names
+from conformance.ops.golden import golden
 
 HONEST = 0.9  # of its tolerance, at most
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 import reference
-from conformance.block.anatomy import true_program
-from conformance.block.cases import BLOCK_CASES
-from conformance.block.golden import exact_inputs, run, true_composite
-from conformance.block.machine import Machine
-from conformance.block.taps import TAP, altered_taps, expected_taps
-from conformance.cases import select
-from conformance.compare import compare, compare_output
-from conformance.golden import golden
+from conformance.judging.compare import compare, compare_output
+from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES, attention_gradients, block_gradients, block_precision
-from conformance.norms.cases import NORMS
-from conformance.simulation import STYLES, play
+from conformance.ops.block.anatomy import true_program
+from conformance.ops.block.cases import BLOCK_CASES
+from conformance.ops.block.golden import exact_inputs, run, true_composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.taps import TAP, altered_taps, expected_taps
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import NORMS
 
 OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.case import Layout
-from conformance.case_files import CaseFileError, as_json, read_case, read_cases
-from conformance.cases import select
-from conformance.norms.cases import ROW_NORM_CASES
-from conformance.random_cases import cases
+from conformance.ops.case_files import CaseFileError, as_json, read_case, read_cases
+from conformance.ops.cases import select
+from conformance.ops.norms.cases import ROW_NORM_CASES
+from conformance.question.case import Layout
+from conformance.tools.fuzzing.random_cases import cases
 from tests.judge.test_random_cases import EVERYTHING
 
 (PLAIN,) = select("layer_norm/cast_then_scale/bfloat16/random")

@@ -9,11 +9,11 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from conformance import dialects
-from conformance.case import Layout
-from conformance.cases import CASES, NoCaseError, require, select
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
-from conformance.rounding import DTYPES, HALF
+from conformance.numbers.rounding import DTYPES, HALF
+from conformance.ops.cases import CASES, NoCaseError, require, select
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
+from conformance.question import dialects
+from conformance.question.case import Layout
 
 COUNTS = {
     ("rms_norm", "float64"): 26,

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.cases import select
-from conformance.compare import FINEST, Verdict, compare, compare_output
-from conformance.expected import Expected
-from conformance.golden import Golden, golden
-from conformance.norms.cases import ROW_NORMS, NormCase
-from conformance.rounding import DTYPES, NUMPY_DTYPES, store
+from conformance.judging.compare import FINEST, Verdict, compare, compare_output
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES, store
+from conformance.ops.cases import select
+from conformance.ops.golden import Golden, golden
+from conformance.ops.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.block.cases import BLOCK_CASES
-from conformance.block.taps import TAP
-from conformance.compare import compare
-from conformance.diagnose import diagnose
-from conformance.golden import golden
+from conformance.judging.compare import compare
+from conformance.judging.diagnose import diagnose
+from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
-from conformance.rounding import store
-from conformance.simulation import STYLES, play
+from conformance.numbers.rounding import store
+from conformance.ops.block.cases import BLOCK_CASES
+from conformance.ops.block.taps import TAP
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 EVERY = 16  # the test takes every sixteenth mistake; `python -m benchmarks diagnosis` takes them all

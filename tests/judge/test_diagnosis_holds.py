@@ -11,21 +11,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.block.cases import BlockCase
-from conformance.block.golden import run
-from conformance.block.machine import Machine
-from conformance.block.taps import tap_names
-from conformance.case import OPS, TAPPED, Case
-from conformance.cases import CASES, select
-from conformance.compare import admits, compare_output
-from conformance.diagnose import diagnose
-from conformance.golden import golden
+from conformance.judging.compare import admits, compare_output
+from conformance.judging.diagnose import diagnose
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES, Mistake
 from conformance.mistakes.mistake import both
-from conformance.norms.anatomy import BACKWARDS
-from conformance.norms.cases import NORMS
-from conformance.rounding import store
-from conformance.simulation import numbers
+from conformance.numbers.rounding import store
+from conformance.ops.block.cases import BlockCase
+from conformance.ops.block.golden import run
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.taps import tap_names
+from conformance.ops.cases import CASES, select
+from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import BACKWARDS
+from conformance.ops.norms.cases import NORMS
+from conformance.question.case import OPS, TAPPED, Case
 from tests.judge.written.fault import judged
 from tests.judge.written.torch_blocks import FAULTS
 

@@ -8,17 +8,17 @@ from math import prod
 import numpy as np
 import pytest
 
-from conformance import dialects
-from conformance.cases import select
-from conformance.compare import Verdict, compare
-from conformance.golden import golden
+from conformance.judging.compare import Verdict, compare
+from conformance.judging.fitting.fitted import fitted
+from conformance.judging.fitting.found_rows import Sums, Times
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.mistakes.fitted import fitted
-from conformance.mistakes.found_rows import Sums, Times
-from conformance.norms.anatomy import in_compute_dtype, outputs_of, true_norm
-from conformance.norms.cases import NormCase
-from conformance.rounding import store
-from conformance.simulation import numbers
+from conformance.numbers.rounding import store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import in_compute_dtype, outputs_of, true_norm
+from conformance.ops.norms.cases import NormCase
+from conformance.question import dialects
 
 Array = np.ndarray
 Numbers = dict[str, Array]

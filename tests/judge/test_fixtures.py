@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conformance import fixtures
-from conformance.cases import CASES
 from conformance.cli import app
-from conformance.fixtures import FIXTURES, MANIFEST, FixtureError, check, generate, read_fixture, read_manifest
-from conformance.golden import golden
-from conformance.rounding import round_to
+from conformance.numbers.rounding import round_to
+from conformance.ops.cases import CASES
+from conformance.ops.golden import golden
+from conformance.tools import fixtures
+from conformance.tools.fixtures import FIXTURES, MANIFEST, FixtureError, check, generate, read_fixture, read_manifest
 
 Manifest = dict[str, Any]
 
@@ -310,7 +310,7 @@ def test_a_failure_between_the_two_renames_leaves_the_old_folder(copy, monkeypat
 
     monkeypatch.setattr(os, "replace", fail_once)
     monkeypatch.setattr(
-        "conformance.fixtures.write_tensors",
+        "conformance.tools.fixtures.write_tensors",
         lambda path, tensors: (path.parent.mkdir(parents=True, exist_ok=True), path.write_bytes(b"x")),
     )
     with pytest.raises(OSError, match="no space left"):

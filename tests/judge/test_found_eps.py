@@ -9,16 +9,16 @@ from math import log2
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.compare import Verdict, compare
-from conformance.diagnose import diagnose
-from conformance.golden import golden
+from conformance.judging.compare import Verdict, compare
+from conformance.judging.diagnose import diagnose
+from conformance.judging.fitting.fitted import fitted
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.mistakes.fitted import fitted
 from conformance.mistakes.mistake import Mistake
-from conformance.norms.cases import NormCase
-from conformance.rounding import store
-from conformance.simulation import numbers
+from conformance.numbers.rounding import store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import NormCase
 
 Array = np.ndarray
 Eps = Callable[[NormCase], float]

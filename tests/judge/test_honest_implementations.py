@@ -11,11 +11,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.compare import Verdict, compare
-from conformance.golden import golden
-from conformance.norms.cases import ROW_NORMS, NormCase
-from conformance.rounding import DTYPES, NUMPY_DTYPES
+from conformance.judging.compare import Verdict, compare
+from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.identify import DECIDES, identify, matches
+from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import ROW_NORMS
-from conformance.protocol import Hello
-from conformance.rounding import DTYPES, HALF
-from conformance.simulation import STYLES, play
+from conformance.numbers.rounding import DTYPES, HALF
+from conformance.ops.norms.cases import ROW_NORMS
+from conformance.port.protocol import Hello
+from conformance.tools.scoreboard.identify import DECIDES, identify, matches
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 HELLO = Hello("port", ROW_NORMS, DTYPES, ("cast_then_scale",), (0,), gradients=True)

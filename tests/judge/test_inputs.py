@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.inputs import inputs
-from conformance.norms.cases import ROW_NORM_CASES, NormCase
-from conformance.rounding import round_to
+from conformance.numbers.rounding import round_to
+from conformance.ops.cases import select
+from conformance.ops.inputs import inputs
+from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
 
 Array = np.ndarray
 

@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.expected import Expected
-from conformance.golden import golden
-from conformance.inputs import Draw
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase
-from conformance.rounding import DTYPES, HALF, NUMPY_DTYPES, round_to
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import DTYPES, HALF, NUMPY_DTYPES, round_to
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.inputs import Draw
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase
 
 Array = np.ndarray
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.compare import compare
-from conformance.golden import golden
+from conformance.judging.compare import compare
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import both
-from conformance.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
-from conformance.norms.cases import NormCase
-from conformance.rounding import HALF, store
-from conformance.simulation import numbers
+from conformance.numbers.rounding import HALF, store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
+from conformance.ops.norms.cases import NormCase
 
 Array = np.ndarray
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}

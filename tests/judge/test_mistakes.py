@@ -5,16 +5,16 @@ import re
 import numpy as np
 import pytest
 
-from conformance.case import OPS
-from conformance.cases import select
-from conformance.golden import golden
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
-from conformance.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
-from conformance.norms.cases import NORMS, ROW_NORM_CASES
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
+from conformance.ops.norms.cases import NORMS, ROW_NORM_CASES
 from conformance.port import Port
-from conformance.protocol import layouts
-from conformance.rounding import DTYPES
+from conformance.port.protocol import layouts
+from conformance.question.case import OPS
 from reference import rms_norm
 
 SMALL = tuple(case for case in ROW_NORM_CASES if case.has_fixture)

@@ -4,8 +4,8 @@ from types import ModuleType
 
 import pytest
 
-from conformance.cases import CASES
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
+from conformance.ops.cases import CASES
 from tests.judge.innocents import jax_norms, torch_norms
 from tests.judge.written.fault import Fault, Framework, judged
 

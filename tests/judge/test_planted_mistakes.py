@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.compare import Verdict, compare
-from conformance.golden import golden
-from conformance.norms.cases import ROW_NORMS, NormCase
-from conformance.rounding import DTYPES, HALF, round_to, store
+from conformance.judging.compare import Verdict, compare
+from conformance.numbers.rounding import DTYPES, HALF, round_to, store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 

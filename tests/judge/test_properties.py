@@ -5,17 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from conformance.batches import LARGEST, in_words, splits
-from conformance.golden import Golden
-from conformance.norms.cases import NormCase
-from conformance.norms.golden import norm_values
-from conformance.norms.tolerances import norm_budget
-from conformance.properties import BY_ID, PROPERTIES, difference, verdict
-from conformance.rounding import DTYPES, HALF, round_to, store, ulp
-from conformance.row_scale import RowScale, row_scale
-from conformance.simulation import STYLES, play
-from conformance.variants import FEW_ROWS, MANY_ROWS, TIMES, kinds, questions
-from conformance.whole_tensor import errors_of, judge_whole, scatter
+from conformance.judging.simulation import STYLES, play
+from conformance.numbers.rounding import DTYPES, HALF, round_to, store, ulp
+from conformance.ops.golden import Golden
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.golden import norm_values
+from conformance.ops.norms.tolerances import norm_budget
+from conformance.tools.properties.batches import LARGEST, in_words, splits
+from conformance.tools.properties.properties import BY_ID, PROPERTIES, difference, verdict
+from conformance.tools.properties.row_scale import RowScale, row_scale
+from conformance.tools.properties.variants import FEW_ROWS, MANY_ROWS, TIMES, kinds, questions
+from conformance.tools.properties.whole_tensor import errors_of, judge_whole, scatter
 
 SIZE = 1_000
 ONES, NOWHERE, EVERYWHERE = np.ones(SIZE), np.zeros(SIZE), np.full(SIZE, 0.5)

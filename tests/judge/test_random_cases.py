@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import find, given, settings
 
-from conformance.answerable import has_answer, why_unanswerable
-from conformance.cases import select
-from conformance.dialects import Dialect
-from conformance.golden import compute
-from conformance.inputs import Draw
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
-from conformance.protocol import Hello
-from conformance.random_cases import cases, questions
-from conformance.rounding import DTYPES
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.answerable import has_answer, why_unanswerable
+from conformance.ops.cases import select
+from conformance.ops.golden import compute
+from conformance.ops.inputs import Draw
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
+from conformance.port.protocol import Hello
+from conformance.question.dialects import Dialect
+from conformance.tools.fuzzing.random_cases import cases, questions
 
 HELLO = Hello("port", ROW_NORMS, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True)
 EVERYTHING = questions(HELLO)

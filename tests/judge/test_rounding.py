@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.rounding import DTYPES, FLOAT8, HALF, NUMPY_DTYPES, round_to, store, unit_roundoff
+from conformance.numbers.rounding import DTYPES, FLOAT8, HALF, NUMPY_DTYPES, round_to, store, unit_roundoff
 
 # IEEE 754: bits of precision, and the exponents of the smallest and the largest normal number.
 FORMATS = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import NORMS
-from conformance.report.self_test import page, show_self_test
-from conformance.selftest import SEPARATION, SelfTest, Separation, kills_of, self_test, steps
+from conformance.ops.norms.cases import NORMS
+from conformance.tools.selftest.report import page, show_self_test
+from conformance.tools.selftest.selftest import SEPARATION, SelfTest, Separation, kills_of, self_test, steps
 
 PAGE = Path(__file__).parents[2] / "docs" / "kill_matrix.md"
 

@@ -6,13 +6,13 @@ from math import prod
 
 import pytest
 
-from conformance import shapes
-from conformance.cases import select
-from conformance.compare import compare
-from conformance.golden import compute
-from conformance.rounding import DTYPES
-from conformance.session import OUTPUTS_LIMIT, outputs_limit
-from conformance.shapes import GIB, PEAK, ShapeError, estimate, free_memory, read_shape, require_memory, shaped
+from conformance.judging.compare import compare
+from conformance.numbers.rounding import DTYPES
+from conformance.ops import shapes
+from conformance.ops.cases import select
+from conformance.ops.golden import compute
+from conformance.ops.shapes import GIB, PEAK, ShapeError, estimate, free_memory, read_shape, require_memory, shaped
+from conformance.port.session import OUTPUTS_LIMIT, outputs_limit
 
 
 def test_a_shape_makes_the_random_case_of_every_norm_dtype_and_dialect():

@@ -12,11 +12,11 @@ from benchmarks.limits import equal_numbers, expect, golden_sum, path_overflows,
 from benchmarks.search import KINDS
 from benchmarks.sums import SUMS
 from benchmarks.welford import UPDATES, around_300, error_of_rstd, torch_dx
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.golden import golden
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
-from conformance.norms.values import honest
+from conformance.judging.compare import compare_output
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
+from conformance.ops.norms.values import honest
 
 SHALLOW = ("pairwise", "32 lanes", "Kahan")
 TWO_PASSES = tuple(arrangement for arrangement in ARRANGEMENTS if arrangement.variance != "welford")

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-from conformance.diagnose import diagnose
+from conformance.judging.diagnose import diagnose
 from conformance.mistakes import MISTAKES
 from tests.judge.written import SETS, faults_of
 from tests.judge.written.fault import Fault, judged

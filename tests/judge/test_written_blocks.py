@@ -2,8 +2,8 @@
 
 import pytest
 
-from conformance.cases import CASES
-from conformance.rounding import DTYPES
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.cases import CASES
 from tests.judge.written.fault import Fault, judged
 from tests.judge.written.torch_blocks import FAULTS
 from tests.judge.written.torch_blocks.block import Block, as_op

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases import select
-from conformance.process import serve_command
-from conformance.runner import run_ports
+from conformance.ops.cases import select
+from conformance.port.process import serve_command
+from conformance.running.runner import run_ports
 
 ROWS = select("layer_norm/*/constant_rows")
 

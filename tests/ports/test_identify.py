@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from conformance.identify import identify_port
-from conformance.process import PortProcess, serve_command
-from conformance.session import Session
+from conformance.port.process import PortProcess, serve_command
+from conformance.port.session import Session
+from conformance.tools.scoreboard.identify import identify_port
 from ports.tinygrad.clang import find_clang
 
 PROMOTED = "scale_then_cast; y is float32"  # nothing is rounded

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from conformance.case import Case
-from conformance.cases import CASES
-from conformance.norms.cases import ROW_NORMS
-from conformance.process import serve_command
-from conformance.runner import run_ports
+from conformance.ops.cases import CASES
+from conformance.ops.norms.cases import ROW_NORMS
+from conformance.port.process import serve_command
+from conformance.question.case import Case
+from conformance.running.runner import run_ports
 from ports.tinygrad.clang import find_clang
 
 # Who answers many is asked a third of the cases, the next one another third; `conformance scoreboard` asks them all.

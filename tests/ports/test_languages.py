@@ -16,12 +16,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from conformance.cases import CASES, select
-from conformance.diagnose import diagnose
-from conformance.golden import golden
-from conformance.protocol import decode
-from conformance.runner import run_ports
-from conformance.tensors import read_tensors, write_tensors
+from conformance.judging.diagnose import diagnose
+from conformance.numbers.tensors import read_tensors, write_tensors
+from conformance.ops.cases import CASES, select
+from conformance.ops.golden import golden
+from conformance.port.protocol import decode
+from conformance.running.runner import run_ports
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from conformance import port
-from conformance.cases import select
-from conformance.runner import unsupported
+from conformance.ops.cases import select
+from conformance.running.runner import unsupported
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "porting.md").read_text(encoding="utf-8")

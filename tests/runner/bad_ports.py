@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.fixtures import FIXTURES
+from conformance.numbers.tensors import read_tensors
 from conformance.port import Port, Skip
-from conformance.protocol import Call, Hello
-from conformance.tensors import read_tensors
+from conformance.port.protocol import Call, Hello
+from conformance.tools.fixtures import FIXTURES
 
 Array = np.ndarray
 VICTIM = "zero_rows"  # the case, by the last part of its id, on which a `Saboteur` goes wrong

@@ -6,7 +6,7 @@ from typing import ClassVar
 import ml_dtypes
 import numpy as np
 
-from conformance.protocol import Answer
+from conformance.port.protocol import Answer
 from tests.runner.bad_ports import Array, EpsOutsideRoot, Honest
 
 # What is written where it must not be.

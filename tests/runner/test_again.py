@@ -1,12 +1,12 @@
 """A case that fails is asked again alone, in a fresh process: a command that does not reproduce it is not printed."""
 
-from conformance.again import alone, asked_again
-from conformance.cases import select
-from conformance.process import serve_command
+from conformance.ops.cases import select
+from conformance.port.process import serve_command
+from conformance.report.again import alone, asked_again
 from conformance.report.building import build
 from conformance.report.report import Report, Settings
 from conformance.report.words import paragraph
-from conformance.runner import run_ports
+from conformance.running.runner import run_ports
 
 CASES = select("rms_norm/either_order/float32/[!ri]*")
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conformance.cases import CASES
 from conformance.cli import app
 from conformance.cli.screen import progress
-from conformance.norms.cases import ROW_NORMS
-from conformance.rounding import DTYPES
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.cases import CASES
+from conformance.ops.norms.cases import ROW_NORMS
 
 CONFORMS, FAILS, WRONG_USAGE, NOT_RUN = 0, 1, 2, 3
 ROOT = Path(__file__).parents[2]
@@ -417,9 +417,9 @@ def test_explain_says_what_a_case_is_about():
 
 
 def test_one_difference_is_not_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("conformance.fixtures.check", lambda folder: ["one.safetensors: gone"])
+    monkeypatch.setattr("conformance.tools.fixtures.check", lambda folder: ["one.safetensors: gone"])
     assert conformance("fixtures", "check")[1].endswith(": 1 difference")
-    monkeypatch.setattr("conformance.fixtures.check", lambda folder: ["one", "two"])
+    monkeypatch.setattr("conformance.tools.fixtures.check", lambda folder: ["one", "two"])
     assert conformance("fixtures", "check")[1].endswith(": 2 differences")
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from conformance.case_files import as_json, read_case
-from conformance.fuzz import Found, Search, fuzz
-from conformance.golden import golden
-from conformance.norms.cases import ROW_NORMS
-from conformance.process import PortProcess, serve_command
-from conformance.report.fuzzed import report_on
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.case_files import as_json, read_case
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORMS
+from conformance.port.process import PortProcess, serve_command
 from conformance.report.report import Settings
-from conformance.rounding import DTYPES
+from conformance.tools.fuzzing.fuzz import Found, Search, fuzz
+from conformance.tools.fuzzing.report import report_on
 from tests.runner.test_cli import CONFORMS, FAILS, HONEST, NO_LAYER_NORM, NOT_RUN, WRONG, WRONG_USAGE, conformance
 
 

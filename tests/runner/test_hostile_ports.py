@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases import select
-from conformance.process import PortProcess, serve_command
-from conformance.runner import run_port, run_ports
+from conformance.ops.cases import select
+from conformance.port.process import PortProcess, serve_command
+from conformance.running.runner import run_port, run_ports
 from tests.runner.test_cli import CONFORMS, FAILS, NOT_RUN, conformance
 
 BEFORE, VICTIM, AFTER = (select(f"rms_norm/either_order/float32/{name}")[0] for name in ("std_0.05", "zero_rows", "random"))

@@ -17,8 +17,8 @@ import conformance
 ROOT = Path(__file__).parents[2]
 KIT = {"jinja2", "ml_dtypes", "numpy", "rich", "safetensors", "typer"}
 ON_DEMAND = {  # extras, and the modules that need them
-    "hypothesis": {"conformance.fuzz", "conformance.random_cases"},
-    "pytest": {"conformance.pytest_plugin", "conformance.pytest_port"},
+    "hypothesis": {"conformance.tools.fuzzing.fuzz", "conformance.tools.fuzzing.random_cases"},
+    "pytest": {"conformance.pytest_plugin", "conformance.tools.testing.pytest_port"},
 }
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
 PORTED = {
@@ -31,12 +31,16 @@ MAY_IMPORT = {
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
     "impl_torch": {"jaxtyping", "safetensors", "torch"},
     "impl_jax": {"flax", "jax", "jaxtyping", "safetensors"},
-    "ports": {"conformance.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
+    "ports": {"conformance.port.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
     | BRIDGE
     | PORTED,
     "studies": {"conformance", "impl_jax", "impl_torch", "reference"}
     | {"jaxtyping", "matplotlib", "numpy", "rich", "torch", "typer"},
 }
+
+
+FLOORS = ("numbers", "question", "port", "ops", "mistakes", "judging", "running", "report", "tools", "cli")
+"""The rooms of the kit, each above those that it may use."""
 
 
 def modules(package: str) -> dict[str, ast.Module]:
@@ -77,15 +81,27 @@ def test_a_module_imports_what_it_may(name):
     assert [other for other in imported(ALL[name]) if not is_within(other, allowed)] == []
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name.count(".") and name.split(".")[1] in FLOORS])
+def test_a_room_uses_those_below_it(name):
+    floor = FLOORS.index(name.split(".")[1])
+    others = [other.split(".")[1] for other in imported(ALL[name]) if other.startswith("conformance.")]
+    assert [other for other in others if FLOORS.index(other) > floor] == []
+
+
+def test_every_module_of_the_kit_is_in_a_room():
+    entries = {path.name for path in (ROOT / "conformance").iterdir() if not path.name.startswith("__")}
+    assert entries == {*FLOORS, "fixtures", "pytest_plugin.py"}
+
+
 def test_no_module_imports_itself_by_a_detour():
     graph = {name: {other for other in imported(tree, at_import=True) if other in ALL} for name, tree in ALL.items()}
-    assert "conformance.case" in graph["conformance.golden"]
+    assert "conformance.question.case" in graph["conformance.ops.golden"]
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def test_the_kit_loads_no_framework():
     names = [module.name for module in pkgutil.walk_packages(conformance.__path__, "conformance.")]
-    assert {"conformance.cli", "conformance.runner", "conformance.report.console"} <= set(names)
+    assert {"conformance.cli", "conformance.running.runner", "conformance.report.console"} <= set(names)
     code = f"import sys, {', '.join(names)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
     loaded = set(result.stdout.split())
@@ -97,7 +113,7 @@ def test_what_an_extra_brings_is_imported_on_demand():
     """The command line, and all that it loads before it knows the command, works without the extras."""
     for package, needed_by in ON_DEMAND.items():
         assert {name for name in ALL if package in {other.partition(".")[0] for other in imported(ALL[name])}} == needed_by
-    code = "import sys, conformance.cli, conformance.runner, conformance.port; print(*sys.modules)"
+    code = "import sys, conformance.cli, conformance.running.runner, conformance.port; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
     assert "conformance.cli" in result.stdout.split()
     assert set(result.stdout.split()) & ON_DEMAND.keys() == set()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance.cases import select
-from conformance.in_process import PortInProcess, run_in_process
-from conformance.process import PortFailure, serve_command
-from conformance.runner import run_ports
+from conformance.ops.cases import select
+from conformance.port.in_process import PortInProcess
+from conformance.port.process import PortFailure, serve_command
+from conformance.running.runner import run_in_process, run_ports
 
 ROOT = Path(__file__).parents[2]
 CASES = select("rms_norm/either_order/float32/*_rows*") + select("layer_norm/cast_then_scale/bfloat16/random")

@@ -13,8 +13,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from conformance.cli import app
-from conformance.locate import describe, locate
-from conformance.tensors import read_dump, write_tensors
+from conformance.numbers.tensors import read_dump, write_tensors
+from conformance.tools.locating.locate import describe, locate
 from impl_torch import LayerNorm, RMSNorm
 from impl_torch.dump import dump_activations
 

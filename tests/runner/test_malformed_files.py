@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from conformance.case_files import CaseFileError, as_json, read_cases
-from conformance.cases import select
-from conformance.fixtures import MANIFEST, FixtureError, check, read_fixture, read_manifest
-from conformance.golden import compute
-from conformance.tensors import TensorFileError, read_dump, read_tensors, write_tensors
+from conformance.numbers.tensors import TensorFileError, read_dump, read_tensors, write_tensors
+from conformance.ops.case_files import CaseFileError, as_json, read_cases
+from conformance.ops.cases import select
+from conformance.ops.golden import compute
+from conformance.tools.fixtures import MANIFEST, FixtureError, check, read_fixture, read_manifest
 
 READERS = {"tensors": (read_tensors, TensorFileError), "dump": (lambda path: read_dump(path).tensors, TensorFileError)}
 SANE = 4 * 1 << 20  # bytes that reading a small file may take

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.cases import CASES, select
-from conformance.compare import Verdict
+from conformance.judging.compare import Verdict
 from conformance.mistakes import MISTAKES
+from conformance.ops.cases import CASES, select
 from conformance.report.building import build, digest
 from conformance.report.machine import as_json
 from conformance.report.merging import MergeError, merge
 from conformance.report.report import CONFORMS, NOT_RUN, Report, Settings
-from conformance.runner import PortRun
-from conformance.shard import family, shard
+from conformance.running.runner import PortRun
+from conformance.running.shard import family, shard
 from tests.runner.test_cli import FAILS, HONEST, WRONG, WRONG_USAGE, conformance, read_report
 from tests.runner.test_report import HELLO, judged, sevens
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance import naming
-from conformance.naming import PortNameError
-from conformance.process import serve_command
+from conformance.port import naming
+from conformance.port.naming import PortNameError
+from conformance.port.process import serve_command
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = "from conformance.port import Port as Base, Port as Renamed\n"

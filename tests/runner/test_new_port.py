@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conformance.cases import select
 from conformance.cli import app
+from conformance.ops.cases import select
 from conformance.port import NOT_WRITTEN, Port, Skip
-from conformance.process import serve_command
-from conformance.protocol import Call
-from conformance.runner import run_ports
+from conformance.port.process import serve_command
+from conformance.port.protocol import Call
+from conformance.running.runner import run_ports
 
 ROOT = Path(__file__).parents[2]
 RMS_NORM = """        x_hat = x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + x.dtype.type(eps))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.cases import CASES, select
-from conformance.fixtures import FIXTURES
-from conformance.golden import golden
-from conformance.offline import OutputsError, about, answered, judge_folder
-from conformance.tensors import write_tensors
+from conformance.numbers.tensors import write_tensors
+from conformance.ops.cases import CASES, select
+from conformance.ops.golden import golden
+from conformance.running.offline import OutputsError, about, answered, judge_folder
+from conformance.tools.fixtures import FIXTURES
 from tests.runner.test_cli import CONFORMS, FAILS, NOT_RUN, ROOT, WRONG_USAGE, conformance, read_report
 
 [RANDOM] = select("rms_norm/either_order/float32/random")

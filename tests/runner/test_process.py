@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.process import STDERR_TAIL, PortFailure, PortProcess, serve_command
-from conformance.protocol import PROTOCOL, encode
+from conformance.port.process import STDERR_TAIL, PortFailure, PortProcess, serve_command
+from conformance.port.protocol import PROTOCOL, encode
 
 HOSTILE = Path(__file__).with_name("hostile_ports.py")
 VICTIM = encode("case", id=1, case="rms_norm/either_order/float32/zero_rows", outputs="/dev/null")

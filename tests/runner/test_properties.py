@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conformance.in_process import PortInProcess
-from conformance.inquiry import Inquiry, inquire, inquire_ports
-from conformance.process import serve_command
-from conformance.properties import BY_ID, PROPERTIES, Finding
-from conformance.report.properties import PropertiesReport
-from conformance.variants import kinds
+from conformance.port.in_process import PortInProcess
+from conformance.port.process import serve_command
+from conformance.tools.properties.inquiry import Inquiry, inquire, inquire_ports
+from conformance.tools.properties.properties import BY_ID, PROPERTIES, Finding
+from conformance.tools.properties.report import PropertiesReport
+from conformance.tools.properties.variants import kinds
 
 ROOT = Path(__file__).parents[2]
 ALL = "float64", "float32", "bfloat16", "float16"

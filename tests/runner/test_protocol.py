@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conformance.protocol import EXCERPT, Hello, ProtocolError, decode, printable, read_hello, read_overwrote, read_text
+from conformance.port.protocol import EXCERPT, Hello, ProtocolError, decode, printable, read_hello, read_overwrote, read_text
 
 HELLO = {"type": "hello", "protocol": 1, "ops": [], "dtypes": [], "orders": [], "gradients": False}
 JSON = st.recursive(

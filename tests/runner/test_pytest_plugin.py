@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import conformance.pytest_port
-import conformance.trial
-from conformance.cases import select
+import conformance.tools.testing.pytest_port
+import conformance.tools.testing.trial
+from conformance.ops.cases import select
 
 pytest_plugins = "pytester"
 
@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 FLOAT32 = "rms_norm/either_order/float32"
 VICTIM = f"{FLOAT32}/zero_rows"
 TWO = f"{FLOAT32}/[rz][ae]*[ms]"  # random, and the victim of bad ports
-LOADED = conformance.pytest_port, conformance.trial  # before there is pytest within pytest, which must not load NumPy again
+LOADED = (
+    conformance.tools.testing.pytest_port,
+    conformance.tools.testing.trial,
+)  # before there is pytest within pytest, which must not load NumPy again
 PLUGIN = ("-p", "conformance.pytest_plugin", "-p", "no:cacheprovider")
 RMS_NORM = """
     import numpy as np

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from conformance.cases import select
-from conformance.compare import OutputVerdict, Verdict, compare
-from conformance.golden import golden
+from conformance.judging.compare import OutputVerdict, Verdict, compare
 from conformance.mistakes import MISTAKES, Mistake
-from conformance.norms.cases import ROW_NORMS
-from conformance.protocol import Hello
+from conformance.numbers.rounding import DTYPES, store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import ROW_NORMS
+from conformance.port.protocol import Hello
 from conformance.report import building
 from conformance.report.building import build
 from conformance.report.console import CAUSES_SHOWN, show
 from conformance.report.machine import as_json
 from conformance.report.report import FAILS, NOT_RUN, OutputEntry, Report, Settings
 from conformance.report.words import agreement, how_far_off, own_frame
-from conformance.rounding import DTYPES, store
-from conformance.runner import PortRun, as_expected
+from conformance.running.runner import PortRun, as_expected
 
 Array = np.ndarray
 HELLO = Hello("a port", ops=("rms_norm",), dtypes=("float32",), orders=(), weight_offsets=(0,), gradients=True)

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.cases import select
-from conformance.compare import compare_output
-from conformance.expected import Expected
+from conformance.judging.compare import compare_output
+from conformance.numbers.expected import Expected
+from conformance.ops.cases import select
 from conformance.report.building import build
 from conformance.report.machine import ReportFileError, as_json, parse, read
 from conformance.report.report import Report, Settings
 from conformance.report.spread import BEYOND, MAP, PASSES, SCALES, classes, errors, pool
-from conformance.runner import PortRun
+from conformance.running.runner import PortRun
 from tests.runner.test_report import HELLO, LARGE, SMALL, judged, one_nan, report, sevens, unjudged
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from conformance.cases import select
-from conformance.compare import Verdict, compare
-from conformance.golden import golden
+from conformance.judging.compare import Verdict, compare
+from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
 from conformance.report.building import build
 from conformance.report.figures import CELL, heat_map
 from conformance.report.html import as_html
@@ -22,8 +23,7 @@ from conformance.report.junit import as_junit
 from conformance.report.machine import as_json, parse
 from conformance.report.markdown import LIMIT, as_markdown
 from conformance.report.report import Report, Settings
-from conformance.runner import PortRun
-from conformance.simulation import STYLES, play
+from conformance.running.runner import PortRun
 from tests.runner.test_report import HELLO, LARGE, SMALL, judged, one_nan, report, sevens, unjudged
 
 EVIL = "<script>alert(1)</script>\"'&|`*_[x](y)\x00\x1b\n```\n<b>bold</b>"

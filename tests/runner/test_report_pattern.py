@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from conformance.cases import select
-from conformance.compare import Verdict, compare
-from conformance.golden import golden
-from conformance.norms.cases import NormCase
+from conformance.judging.compare import Verdict, compare
+from conformance.numbers.rounding import store
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import NormCase
 from conformance.report.report import Report
-from conformance.rounding import store
 from tests.runner.test_report import report
 
 Array = np.ndarray

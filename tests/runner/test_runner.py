@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conformance.case import Case
-from conformance.cases import select
-from conformance.compare import Verdict
-from conformance.norms.cases import ROW_NORM_CASES, ROW_NORMS
-from conformance.process import PortFailure, PortProcess, serve_command
-from conformance.protocol import Hello
+from conformance.judging.compare import Verdict
+from conformance.numbers.rounding import HALF
+from conformance.ops.cases import select
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
+from conformance.port.process import PortFailure, PortProcess, serve_command
+from conformance.port.protocol import Hello
+from conformance.port.session import STARTS_IN_A_ROW
+from conformance.question.case import Case
 from conformance.report.building import build
 from conformance.report.console import show
 from conformance.report.html import as_html
 from conformance.report.junit import as_junit
 from conformance.report.markdown import as_markdown
 from conformance.report.report import CONFORMS, FAILS, Settings
-from conformance.rounding import HALF
-from conformance.runner import PortRun, run_port, run_ports, unsupported
-from conformance.session import STARTS_IN_A_ROW
-from conformance.shard import family
+from conformance.running.runner import PortRun, run_port, run_ports, unsupported
+from conformance.running.shard import family
 
 VICTIM, FOLLOWER = select("rms_norm/either_order/float32/zero_rows") + select("rms_norm/either_order/float32/random")
 HELLO = Hello(

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conformance.cases import select
 from conformance.cli import app
-from conformance.report.scoreboard import Scoreboard, as_html, as_json, as_markdown, read_json
-from conformance.scoreboard import Listed, Row, Score, ScoreboardError, read_list, score_all
+from conformance.ops.cases import select
+from conformance.tools.scoreboard.report import Scoreboard, as_html, as_json, as_markdown, read_json
+from conformance.tools.scoreboard.scoreboard import Listed, Row, Score, ScoreboardError, read_list, score_all
 
 CASES = select("rms_norm/either_order/float32/random") + select("rms_norm/either_order/float32/spike")
 FAKES = """

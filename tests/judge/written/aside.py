@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jax import lax
 from torch import Tensor
 
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
 from tests.judge.written import jax_norms as right
 from tests.judge.written.collection import Collection
 from tests.judge.written.fault import Fault

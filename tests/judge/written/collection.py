@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from conformance.case import Op
-from conformance.rounding import DTYPES, DType
+from conformance.numbers.rounding import DTYPES, DType
+from conformance.question.case import Op
 from tests.judge.written.fault import Fault, Framework
 
 Run = Callable[..., Any]

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from conformance.case import Case, Op
-from conformance.cases import CASES
-from conformance.compare import Verdict, compare
-from conformance.golden import golden
-from conformance.norms.cases import NORMS
+from conformance.judging.compare import Verdict, compare
+from conformance.numbers.rounding import DTYPES, DType
+from conformance.ops.cases import CASES
+from conformance.ops.golden import golden
+from conformance.ops.norms.cases import NORMS
 from conformance.port import Port, Skip
-from conformance.rounding import DTYPES, DType
-from conformance.session import call_of
+from conformance.port.session import call_of
+from conformance.question.case import Case, Op
 
 Framework = Literal["torch", "jax"]
 

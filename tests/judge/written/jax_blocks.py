@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
 from reference import BlockConfig
 from tests.judge.written.collection import Collection
 from tests.judge.written.fault import Fault

@@ -5,10 +5,10 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from benchmarks.equivalence import equivalent
-from conformance.diagnose import Diagnosis, diagnose
+from conformance.judging.diagnose import Diagnosis, diagnose
 from conformance.mistakes import MISTAKES
-from conformance.norms.cases import NORMS
-from conformance.rounding import DType
+from conformance.numbers.rounding import DType
+from conformance.ops.norms.cases import NORMS
 from tests.judge.written.fault import Fault, judged
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from conformance.case import Op
-from conformance.rounding import DTYPES, DType
+from conformance.numbers.rounding import DTYPES, DType
+from conformance.question.case import Op
 from tests.judge.written.fault import Fault
 
 HALF: tuple[DType, ...] = ("bfloat16", "float16")

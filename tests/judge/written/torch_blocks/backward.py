@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
 from tests.judge.written.torch_blocks.block import Block, compute_dtype, fault
 from tests.judge.written.torch_blocks.by_hand import ByHand, Gradients, share_below, sum_rows
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conformance.rounding import DTYPES, DType
+from conformance.numbers.rounding import DTYPES, DType
 from reference import BlockConfig
 from tests.judge.written.fault import Fault
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
 from tests.judge.written.torch_blocks.block import Block, fault
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from conformance.rounding import HALF
+from conformance.numbers.rounding import HALF
 from reference import BlockConfig
 from tests.judge.written.torch_blocks.block import Block, compute_dtype, fault
 

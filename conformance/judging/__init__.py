@@ -1,0 +1,1 @@
+"""Outputs to verdicts, and verdicts to the mistakes that explain them."""

@@ -1,0 +1,226 @@
+"""outputs x golden -> Verdict."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import unit_roundoff
+from conformance.ops.block.anatomy import true_program
+from conformance.ops.block.cases import BlockCase
+from conformance.ops.block.taps import TAP, expected_taps
+from conformance.ops.golden import Golden
+from conformance.question.answer import malformed
+from conformance.question.case import Case
+
+Array = np.ndarray
+Status = Literal["pass", "fail", "expected", "skip", "error"]
+
+# Error ratios are found within a power of two, then the gap is halved twice: within a quarter of the ratio.
+FINEST, COARSEST, HALVINGS = -4, 100, 2
+
+
+MAPPED = 2**22  # elements of an output whose intervals are kept, to map its errors: larger ones would fill the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """The element of an output that is furthest off: where it is, what was expected and what came."""
+
+    index: tuple[int, ...]
+    expected: float
+    lower: float
+    upper: float
+    actual: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """One output of one case: the `expected_dtype` and the `dtype` that came, and how its numbers compare.
+
+    `outside` of `size` elements are outside their own intervals; `together` says whether all their errors together are small
+    enough (a block's outputs have a bound on their root mean square). `ratio` is the smallest scale of the tolerance that
+    admits every element, in units of the tolerance: 1 still passes; infinite where no noise explains the output (a NaN, say).
+    `worst` is set where a value does not pass. `actual` is what the port returned, in float64, and `expected` what it is held
+    against, kept where a value does not pass, unless it is very large. `growth`, of an intermediate, is its error against the
+    golden's own value, as it has grown on the way there: root mean square, relative, in units of the storage dtype's roundoff.
+    """
+
+    output: str
+    expected_dtype: str
+    dtype: str
+    ratio: float
+    outside: int
+    size: int
+    worst: Element | None
+    actual: Array = field(repr=False, compare=False)
+    growth: float | None = None
+    expected: Expected | None = field(default=None, repr=False, compare=False)
+    together: bool = True
+
+    @property
+    def passes(self) -> bool:
+        """Whether the dtype is the right one, every element admitted, and all of them together."""
+        return self.dtype == self.expected_dtype and not self.outside and self.together
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one case: pass; fail; skip (the port says it lacks this); error (there was nothing to judge);
+    expected (it failed, as the port said it would).
+
+    `message` says why it was skipped, is expected to fail, or what went wrong, `detail` where (the port's own stack trace).
+    `taps` are the intermediates that the port exports, in data-flow order, each judged on the values it was made from.
+    """
+
+    port: str
+    case: Case
+    status: Status
+    outputs: tuple[OutputVerdict, ...] = ()
+    message: str = ""
+    detail: str = ""
+    taps: tuple[OutputVerdict, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """The largest error ratio over the outputs."""
+        return max((output.ratio for output in self.judged), default=0.0)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it counts against the port."""
+        return self.status in ("fail", "error")
+
+    @property
+    def judged(self) -> tuple[OutputVerdict, ...]:
+        """Everything that was judged: the outputs, then the taps."""
+        return self.outputs + self.taps
+
+    @property
+    def parts_at(self) -> OutputVerdict | None:
+        """The first tap in data-flow order that does not pass: the stage at fault."""
+        return next((tap for tap in self.taps if not tap.passes), None)
+
+
+def compare(port: str, golden: Golden, outputs: dict[str, Array], asked: tuple[str, ...]) -> Verdict:
+    """Judge a port's outputs: their names and shapes first, then their dtypes and every element."""
+    problem = malformed(golden.case, outputs, asked) or malformed_taps(golden, outputs)
+    if problem:
+        return Verdict(port, golden.case, "error", message=problem)
+    verdicts = tuple(compare_output(name, golden.outputs[name], outputs[name]) for name in asked)
+    wrong = [verdict for verdict in verdicts if verdict.dtype != verdict.expected_dtype]
+    message = "; ".join(f"{verdict.output} is {verdict.dtype}; expected {verdict.expected_dtype}" for verdict in wrong)
+    taps = compare_taps(golden, {name.removeprefix(TAP): tap for name, tap in outputs.items() if name.startswith(TAP)})
+    status = "pass" if all(verdict.passes for verdict in verdicts + taps) else "fail"
+    return Verdict(port, golden.case, status, verdicts, message, taps=taps)
+
+
+def compare_taps(golden: Golden, taps: dict[str, Array]) -> tuple[OutputVerdict, ...]:
+    """Judge the intermediates that a port exports, in data-flow order."""
+    if not taps or not isinstance(golden.case, BlockCase):
+        return ()
+    program = true_program(golden.case, golden.inputs)
+    expected = expected_taps(golden.case, program, golden.inputs, taps)
+    return tuple(
+        replace(
+            compare_output(TAP + name, expected[name], taps[name]),
+            growth=_relative(taps[name].astype(np.float64), golden.intermediates[name]) / unit_roundoff(golden.case.dtype),
+        )
+        for name in expected
+    )
+
+
+def _relative(actual: Array, exact: Array) -> float:
+    """The root mean square of the error, relative to that of the values."""
+    with np.errstate(all="ignore"):
+        return float(np.sqrt(np.mean(np.square(actual - exact)) / np.mean(np.square(exact))))
+
+
+def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdict:
+    """Judge one output of the right shape: lower <= actual <= upper, or NaN where the golden is NaN; and its dtype."""
+    dtype, actual = actual.dtype.name, actual.astype(np.float64)
+    admitted, within = expected.admits(actual), expected.within(actual)
+    outside = int(np.size(within) - np.count_nonzero(within))
+    ratio = error_ratio(expected, actual) if dtype == expected.dtype else float("inf")
+    together = bool(np.array_equal(admitted, within))
+    passes = together and not outside
+    worst = None if passes else _worst(expected, actual, within)
+    kept = None if passes or actual.size > MAPPED else expected
+    return OutputVerdict(
+        name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual, expected=kept, together=together
+    )
+
+
+def agrees(verdict: Verdict, expected: Mapping[str, Expected]) -> bool:
+    """Whether everything that a verdict is about lies in these intervals, instead of those it was judged by."""
+    return all(admits(expected[output.output], output) for output in verdict.outputs)
+
+
+def admits(expected: Expected, output: OutputVerdict) -> bool:
+    """Whether an output has the dtype and lies in the intervals expected here, instead of those it was judged by."""
+    return output.dtype == expected.dtype and bool(np.all(expected.admits(output.actual)))
+
+
+def error_ratio(expected: Expected, actual: Array) -> float:
+    """The smallest scale of the tolerance that admits every element, within a quarter of it; float64 numbers."""
+
+    def admitted(scale: float) -> bool:
+        return bool(np.all(expected.admits(actual, scale)))
+
+    if admitted(0.0):
+        return 0.0
+    if np.any(np.isnan(actual) != np.isnan(expected.value)):
+        return float("inf")
+    power = _least(lambda power: admitted(2.0**power), FINEST, COARSEST)
+    if power is None:
+        return float("inf")
+    low, high = 2.0 ** (power - 1), 2.0**power
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if admitted(middle) else (middle, high)
+    return high
+
+
+def _least(holds: Callable[[int], bool], first: int, last: int) -> int | None:
+    """The least integer from first < 0 to last > 0 for which something holds that holds for all larger ones too.
+
+    Zero is tried first, then one, three, seven ...: most often it holds for a small one.
+    """
+    low, high = (first - 1, 0) if holds(0) else (0, 1)
+    while high > 0 and not holds(high):
+        if high == last:
+            return None
+        low, high = high, min(2 * high + 1, last)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _worst(expected: Expected, actual: Array, within: Array) -> Element:
+    """The element furthest outside its interval, counted in widths of the interval; a wrong NaN comes first.
+
+    Where every element is inside, the one that comes nearest to an end.
+    """
+    lower, upper = expected.interval()
+    suspects = np.isfinite(actual) if np.all(within) else ~within
+    with np.errstate(all="ignore"):
+        distance = np.maximum(lower - actual, actual - upper)
+        unit = np.maximum(upper - lower, np.spacing(np.abs(expected.value)))
+        excess = np.where(suspects, np.nan_to_num(distance / unit, nan=np.inf, posinf=np.inf), -np.inf)
+    index = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    at = tuple(int(i) for i in index)
+    return Element(at, *(float(array[index]) for array in (expected.value, lower, upper, actual)))
+
+
+def malformed_taps(golden: Golden, outputs: dict[str, Array]) -> str:
+    """What keeps the exported intermediates from being judged, in words; empty if nothing does."""
+    for name, tap in outputs.items():
+        exact = golden.intermediates.get(name.removeprefix(TAP))
+        if name.startswith(TAP) and exact is None:
+            return f"{name}: a {golden.case.op} has no such intermediate: there are {', '.join(golden.intermediates)}"
+        if name.startswith(TAP) and exact is not None and tap.shape != exact.shape:
+            return f"{name} has shape {list(tap.shape)}; expected {list(exact.shape)}"
+    return ""

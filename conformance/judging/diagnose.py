@@ -1,0 +1,319 @@
+"""Verdicts -> the mistakes that explain them, or none.
+
+A mistake explains an output if the output's numbers take fewer bits to tell to someone who knows the mistake than to someone
+who believes the port to be right (`conformance.judging.bits`). They are counted group by group, a group being one output in
+one dtype and dialect: a port may have code of its own for each, and a mistake may be in the forward pass alone. What passes
+counts too: it costs little if the port is right, and all its digits under a mistake that would have changed it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, zip_longest
+from math import prod
+
+import numpy as np
+
+from conformance.judging.bits import Told, tell, whole
+from conformance.judging.compare import OutputVerdict, Verdict, error_ratio
+from conformance.judging.fitting.fitted import fitted
+from conformance.judging.hypotheses import Outputs, comes_near, if_made, if_right
+from conformance.mistakes import MISTAKES
+from conformance.mistakes.mistake import Mistake, both
+from conformance.numbers.expected import Expected
+from conformance.ops.block.cases import BlockCase
+from conformance.question.case import Case
+from conformance.question.dialects import Dialect
+
+PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
+FOUND = 0.8  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
+SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
+SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
+FEW = 0.05  # of these bits, or of the failing outputs: so few are not worth a name or another search
+LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
+FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
+FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
+ROUNDS = ((16, 6), (6, 16), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
+TIES = 4  # times as many where they are as good: what tells them apart may be asked in one case alone
+MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a port may have code of its own for: an output in one dtype and dialect, in small cases or in large ones."""
+
+    output: str
+    dtype: str
+    dialect: Dialect
+    small: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unit:
+    """One output of one case, and the group that it is counted in."""
+
+    verdict: Verdict
+    output: OutputVerdict
+    group: Group
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is to be explained."""
+        return self.verdict.status == "fail" and not self.output.passes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """One case, and its outputs."""
+
+    verdict: Verdict
+    small: bool
+    units: tuple[Unit, ...]
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "Asked":
+        """A case as it was judged."""
+        case, small = verdict.case, is_small(verdict.case)
+        groups = [Group(output.output, case.dtype, case.dialect, small) for output in verdict.judged]
+        return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A mistake, and how well it explains a port's numbers for one op.
+
+    Of the port's `failing` outputs it explains `outputs`, nearly all elements of each; they are outputs of the cases
+    `explained`. `where` names the outputs that have the mistake, `right` those that it would have changed and that pass.
+    `agreeing` counts the verdicts, of those `judged`, whose outputs of that kind lie within the mistake's own intervals,
+    passing ones included. `residual` is the largest error left in the outputs explained, in units of the tolerance around the
+    mistake's own values. `runner_up` is the next best mistake, and the number of outputs that it explains.
+    """
+
+    mistake: Mistake
+    explained: tuple[Verdict, ...]
+    outputs: int
+    failing: int
+    agreeing: int
+    judged: int
+    residual: float
+    where: tuple[str, ...]
+    right: tuple[str, ...]
+    runner_up: tuple[Mistake, int] | None
+
+
+def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | None = None) -> tuple[Diagnosis, ...]:
+    """The fewest mistakes that explain what fails, in the order in which they are found.
+
+    `verdicts` are those of one port and one op, judged with `seed`. The mistakes are those of the catalogue and those made from
+    the numbers themselves, or some (`among`). Failures that no mistake explains appear in none.
+    """
+    search = Search([verdict for verdict in verdicts if verdict.judged], seed)
+    known = (*MISTAKES, *fitted(verdicts, seed)) if among is None else among
+    among = [mistake for mistake in known if any(verdict.case.op in mistake.ops for verdict in verdicts)]
+    diagnoses: list[Diagnosis] = []
+    all_ = search.left
+    while search.left > FEW * all_:
+        found = [each.mistake for each in diagnoses]
+        best = search.best([mistake for mistake in among if mistake not in found])
+        ranked = search.enough(best, SHARE)
+        if not ranked:  # two at once may leave numbers that neither has alone
+            pairs = search.pairs([*found[:1], *list(best)[:1]], among)
+            ranked = search.enough(search.best(pairs, first=FIRST_OF_TWO), SHARE_OF_TWO)
+        if not ranked:
+            break
+        diagnoses.append(search.take(*ranked[:2]))
+    return tuple(diagnoses)
+
+
+def is_small(case: Case) -> bool:
+    """Whether a case is so small that every mistake can be tried on it."""
+    return prod(case.shape) <= LARGE
+
+
+class Search:
+    """What a port returned for one op, and the bits that it takes, given the mistakes found so far."""
+
+    def __init__(self, judged: Iterable[Verdict], seed: int) -> None:
+        self._seed = seed
+        self._asked = [Asked.of(verdict) for verdict in judged]
+        self._units = [unit for asked in self._asked for unit in asked.units]
+        self._failing = [unit for unit in self._units if unit.fails]
+        self._searched = _few_if_large([asked for asked in self._asked if asked.small == self._any_small_fails()])
+        self._is_composite = any(isinstance(asked.verdict.case, BlockCase) for asked in self._asked)
+        self._right: dict[Unit, Told] = {}
+        self._if_right = {asked: if_right(asked.verdict, seed) for asked in self._asked}
+        for asked, right in self._if_right.items():
+            self._right |= {unit: tell(right.get(unit.output.output), unit.output) for unit in asked.units}
+        self._now = dict(self._right)
+        self._known: dict[tuple[Mistake, Unit, bool], list[Told]] = {}
+        self._ways: dict[tuple[Mistake, Asked, bool], list[Outputs]] = {}
+        self._case_of = {unit: asked for asked in self._asked for unit in asked.units}
+
+    @property
+    def left(self) -> float:
+        """The bits that failures cost more than they would inside their intervals."""
+        return sum(self._now[unit].excess for unit in self._left())
+
+    def best(self, mistakes: Iterable[Mistake], first: int = FIRST) -> dict[Mistake, float]:
+        """The mistakes that save most of the bits that are left, and how many."""
+        telling = self._telling()
+        others = [asked for asked in self._searched if asked not in telling]
+        best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
+        for kept, count in ROUNDS:
+            cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
+            best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=count is not None)
+        return best
+
+    def enough(self, best: Mapping[Mistake, float], share: float) -> list[Mistake]:
+        """Those that save so large a share of the bits that are left, and explain some output."""
+        return [mistake for mistake, saved in best.items() if saved >= share * self.left and self._explains(mistake)]
+
+    def _explains(self, mistake: Mistake) -> bool:
+        """Whether a mistake explains nearly all of more than a few outputs: what saves bits here and there explains nothing."""
+        told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units])
+        return sum(_is_explained(unit, told) for unit in self._left()) > FEW * len(self._failing)
+
+    def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
+        """Each of some mistakes together with any other; a bound, doubled, would hold anything."""
+        case = self._failing[0].verdict.case
+        known = [mistake for mistake in among if mistake.exact(case)]
+        return [both(first, second) for first in found if first in known for second in known if first is not second]
+
+    def take(self, mistake: Mistake, runner_up: Mistake | None = None) -> Diagnosis:
+        """Take a mistake for made, and say how well it explains what is left."""
+        told = self._told_best(mistake, self._units)
+        explained = [unit for unit in self._failing if self._now[unit].outside and _is_explained(unit, told)]
+        disagreeing = {self._case_of[unit] for unit, each in told.items() if each.outside}
+        where = {unit.output.output for unit in told}
+        self._now |= {unit: each for unit, each in told.items() if each.bits < self._now[unit].bits}
+        return Diagnosis(
+            mistake,
+            tuple({self._case_of[unit]: unit.verdict for unit in explained}.values()),
+            outputs=len(explained),
+            failing=len(self._failing),
+            agreeing=len(self._asked) - len(disagreeing),
+            judged=len(self._asked),
+            residual=self._residual(mistake, explained),
+            where=self._in_order(where),
+            right=self._in_order({unit.output.output for unit in self._units if self._is_exempt(mistake, unit)} - where),
+            runner_up=(runner_up, self._also(runner_up, explained)) if runner_up else None,
+        )
+
+    def _any_small_fails(self) -> bool:
+        return any(unit.group.small for unit in self._failing)
+
+    def _in_order(self, names: set[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(unit.output.output for unit in self._units if unit.output.output in names))
+
+    def _is_exempt(self, mistake: Mistake, unit: Unit) -> bool:
+        """Whether an output passes that a mistake would have changed."""
+        searched = self._case_of[unit] in self._searched
+        return unit.output.passes and searched and all(told.outside for told in self._told(mistake, unit))
+
+    def _also(self, mistake: Mistake, explained: Iterable[Unit]) -> int:
+        """How many of the outputs that one mistake explains another explains too."""
+        units = [unit for unit in explained if self._case_of[unit] in self._searched]
+        told = self._told_best(mistake, units)
+        return sum(_is_explained(unit, told) for unit in units)
+
+    def _left(self) -> list[Unit]:
+        return [unit for asked in self._searched for unit in asked.units if unit.fails and self._now[unit].outside]
+
+    def _telling(self) -> list[Asked]:
+        """The failing cases: of every group in turn the one that costs most."""
+        groups: dict[Group, list[Unit]] = defaultdict(list)
+        for unit in sorted(self._left(), key=lambda unit: self._now[unit].excess, reverse=True):
+            groups[unit.group].append(unit)
+        turns = chain.from_iterable(zip_longest(*groups.values()))
+        return list(dict.fromkeys(self._case_of[unit] for unit in turns if unit))
+
+    def _best(self, mistakes: Iterable[Mistake], units: Sequence[Unit], *, rough: bool) -> dict[Mistake, float]:
+        """The bits that each mistake saves in these outputs, most first; without those that save none."""
+        saved = {mistake: self._worth(mistake, units, rough) for mistake in mistakes}
+        return {mistake: saved[mistake] for mistake in sorted(saved, key=saved.__getitem__, reverse=True) if saved[mistake] > 0}
+
+    def _worth(self, mistake: Mistake, units: Iterable[Unit], rough: bool) -> float:
+        """The bits that a mistake saves in these outputs, less what it costs to say in which groups."""
+        saved = sum(_less_price(max(ways)) for ways in self._saved(mistake, units, rough=rough).values())
+        return FOUND * saved if mistake.found else saved
+
+    def _saved(self, mistake: Mistake, units: Iterable[Unit], *, rough: bool = False) -> dict[Group, list[float]]:
+        """The bits that a mistake saves in each group, for every way to write its backward pass."""
+        saved: dict[Group, list[float]] = {}
+        for unit in units:
+            gains = [self._now[unit].bits - told.bits for told in self._told(mistake, unit, rough)]
+            saved[unit.group] = [sum(pair) for pair in zip(saved.get(unit.group, [0.0] * len(gains)), gains, strict=True)]
+        return saved
+
+    def _told(self, mistake: Mistake, unit: Unit, rough: bool = False) -> list[Told]:
+        """An output as a mistake tells it, for every way to write its backward pass."""
+        if (mistake, unit, rough) not in self._known:
+            expected = [each.get(unit.output.output) for each in self._expected(mistake, self._case_of[unit], rough)]
+            told = {id(each): self._tell(unit, each, rough) for each in expected}
+            self._known[mistake, unit, rough] = [told[id(each)] for each in expected]
+        return self._known[mistake, unit, rough]
+
+    def _tell(self, unit: Unit, made: Expected | None, rough: bool) -> Told:
+        right = self._if_right[self._case_of[unit]].get(unit.output.output)
+        costly = rough and not self._is_composite  # whose rough intervals cost nothing
+        if costly and made and right and not comes_near(made, right, unit.output.actual):
+            return whole(unit.output)
+        return tell(made, unit.output, self._right[unit].width)
+
+    def _told_best(self, mistake: Mistake, units: Sequence[Unit]) -> dict[Unit, Told]:
+        """Those of some outputs that are of groups that have a mistake, as it tells them."""
+        groups = self._saved(mistake, units)
+        way = {group: int(np.argmax(saved)) for group, saved in groups.items() if max(saved) > PRICE}
+        return {unit: self._told(mistake, unit)[way[unit.group]] for unit in units if unit.group in way}
+
+    def _expected(self, mistake: Mistake, asked: Asked, rough: bool = False) -> list[Outputs]:
+        rough = rough and self._is_composite
+        if (mistake, asked, rough) not in self._ways:
+            self._ways[mistake, asked, rough] = if_made(mistake, asked.verdict, self._if_right[asked], self._seed, rough=rough)
+        return self._ways[mistake, asked, rough]
+
+    def _residual(self, mistake: Mistake, explained: Iterable[Unit]) -> float:
+        """The largest error ratio of some outputs, each held against the way that tells it best."""
+        largest = 0.0
+        for unit in explained:
+            ways = self._expected(mistake, self._case_of[unit])
+            expected = [way[unit.output.output] for way in ways if unit.output.output in way]
+            if not any(each.admits(unit.output.actual, largest).all() for each in expected):
+                largest = min((error_ratio(each, unit.output.actual) for each in expected), default=np.inf)
+        return largest
+
+
+def _first(count: int, best: Mapping[Mistake, float]) -> list[Mistake]:
+    """So many of the best mistakes, and those as good as the last of them, as long as there are not many."""
+    ranked = list(best)
+    least = best[ranked[:count][-1]] - PRICE if ranked else 0.0
+    return [mistake for mistake in ranked[: TIES * count] if best[mistake] >= least]
+
+
+def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:
+    return unit in told and told[unit].share >= MOST
+
+
+def _less_price(saved: float) -> float:
+    """What the bits saved in a group are worth: it has a price to say that the group has the mistake, or that it is exempt."""
+    return max(saved - PRICE, 0.0) if saved > 0 else max(saved, -PRICE)
+
+
+def _few_if_large(cases: Sequence[Asked]) -> Sequence[Asked]:
+    """The cases themselves, or of large ones the smallest that fail and pass: every mistake is tried on them."""
+    if not cases or cases[0].small:
+        return cases
+    failing = sorted((asked for asked in cases if asked.verdict.status == "fail"), key=_elements)
+    passing = sorted((asked for asked in cases if asked.verdict.status == "pass"), key=_elements)
+    return failing[:FEW_LARGE] + passing[:FEW_LARGE]
+
+
+def _elements(asked: Asked) -> int:
+    return prod(asked.verdict.case.shape)
+
+
+def _spread(cases: Sequence[Asked], count: int) -> Sequence[Asked]:
+    """So many of the cases, from all over."""
+    step = max(1, len(cases) // max(1, count))
+    return cases[::step][: max(0, count)]

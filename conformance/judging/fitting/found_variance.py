@@ -1,0 +1,78 @@
+"""A variance in one pass, found in the numbers: each row has one of its own, off by what E[x²] − E[x]² loses of the mean.
+
+How much a row's variance loses depends on the order of its sums, which nobody knows: so it is read off y, row by row.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from conformance.judging.fitting.found_eps import LARGEST, scale_of_rstd
+from conformance.judging.fitting.found_factor import Unit
+from conformance.mistakes import precision
+from conformance.mistakes.mistake import Mistake
+from conformance.numbers.rounding import compute_dtype, unit_roundoff
+from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import Norm, true_norm
+
+Array = np.ndarray
+
+SHARE = 0.9  # of the rows that are off must be off by no more than one pass explains; noise may tip the others
+ONE_PASS = next(mistake for mistake in precision.MISTAKES if mistake.id == "one_pass_variance")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What y says of each row's variance in one case: how far it is off, and whether it is off, and by too much, at all.
+
+    Where a row says nothing, its variance is taken for right.
+    """
+
+    off_by: Array
+    is_off: Array
+    is_beyond: Array
+
+
+def found(units: Iterable[Unit], seed: int) -> Mistake | None:
+    """The catalogue's mistake with the variances of a port's own rows; None where one pass does not explain them.
+
+    `units` are the failing y of an op that centres, in any dtype.
+    """
+    read = {case.id: _read((case, output), seed) for case, output in units if 0 < output.actual.size <= LARGEST}
+    off = sum(int(np.sum(each.is_off)) for each in read.values())
+    beyond = sum(int(np.sum(each.is_beyond)) for each in read.values())
+    if not off or beyond > (1 - SHARE) * off:
+        return None
+    return replace(ONE_PASS, alter=_alter({id_: each.off_by for id_, each in read.items()}), found=True)
+
+
+def _read(unit: Unit, seed: int) -> Read:
+    r"""The errors of the rows' variances, from the scales s of their rstd, and the bound on them.
+
+    $$ \delta = (v + \mathrm{eps}) (1/s^2 - 1), \qquad |\delta| \le n\, u\, E[x^2] $$
+    """
+    case, output = unit
+    norm, known = true_norm(case, seed), golden(case, seed).intermediates
+    with np.errstate(all="ignore"):
+        scale, doubt = scale_of_rstd(unit, seed)
+        with_eps = known["rstd"] ** -2.0
+        off_by = with_eps / np.square(scale) - with_eps
+        doubtful = np.abs(with_eps / np.square(np.maximum(scale - doubt, 0.0)) - with_eps - off_by)
+        mean_of_squares = np.mean(np.square(norm.x), axis=norm.axes, keepdims=True)
+        bound = case.shape[-1] * unit_roundoff(compute_dtype(case.dtype)) * mean_of_squares
+        tells = np.isfinite(scale) & (scale > doubt)
+        is_negative = np.isnan(output.actual).all(axis=norm.axes, keepdims=True) & (with_eps < bound)
+        is_off = (tells & (np.abs(off_by) > doubtful)) | is_negative
+        is_beyond = is_off & ~is_negative & (np.abs(off_by) > bound + doubtful)
+    return Read(np.where(is_off & ~is_beyond, off_by, 0.0), is_off, is_beyond)  # NaN where it is negative
+
+
+def _alter(off_by: Mapping[str, Array]) -> Callable[[Norm], Norm]:
+    def alter(norm: Norm) -> Norm:
+        by = off_by.get(norm.case.id)
+        if by is None:
+            return norm
+        return replace(norm, rstd=lambda mean_square, eps: (mean_square + by + eps) ** -0.5)
+
+    return alter

@@ -1,0 +1,113 @@
+"""What is expected of one output: its exact value, and for every element the interval an honest port may return."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from conformance.numbers.rounding import Mode, round_to, store
+
+Array = np.ndarray
+Interval = tuple[Array, Array]
+Placement = Callable[[float], Interval]
+"""Maps a scale s to the ends of an interval, before the last rounding: the noise s·t around the exact value, pushed
+through the roundings that stand inside the formula. Rounding is monotone: the ends stay ends."""
+
+KEPT_SCALES = 0.0, 1.0
+KEPT_ELEMENTS = 10_000  # larger intervals are computed again when they are needed again, to save memory
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One output: its exact value, its dtype, and the placements of roundings that its dialect admits.
+
+    Every element lies in its interval, and the root mean square of the errors of all finite values is at most `rms`. The last
+    rounding, to the dtype, is in `mode`: to nearest, unless a mistake is to round otherwise. Any mode is monotone.
+    """
+
+    value: Array
+    dtype: str
+    placements: tuple[Placement, ...]
+    rms: float = float("inf")
+    mode: Mode = "nearest_even"
+    _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def around(cls, value: Array, half_width: Array, dtype: str, rms: float = float("inf")) -> "Expected":
+        """The value, give or take so much, then rounded to the dtype."""
+
+        def placed(s: float) -> Interval:
+            off = s * half_width if s else np.zeros_like(half_width)  # without noise, even where it may be infinite
+            return value - off, value + off
+
+        return cls(value, dtype, (placed,), rms)
+
+    def without_noise(self) -> "Expected":
+        """The same where no noise is admitted at a scale of 1; an error is still measured in units of what noise would be."""
+
+        def exactly(placement: Placement) -> Placement:
+            return lambda s: placement(s if s > 1 else 0.0)
+
+        return replace(self, placements=tuple(map(exactly, self.placements)), _intervals={})
+
+    def admits(self, actual: Array, scale: float = 1.0) -> Array:
+        """Which elements lie in their intervals; none, where all of them together are too far off."""
+        admitted = self.within(actual, scale)
+        if self.rms < float("inf") and not np.array_equal(actual, self.interval(0.0)[0], equal_nan=True):
+            with np.errstate(all="ignore"):
+                admitted &= root_mean_square(np.square(actual - self.value), self.value) <= scale * self.rms
+        return admitted
+
+    def within(self, actual: Array, scale: float = 1.0) -> Array:
+        """Which elements lie in their own intervals, or are NaN where the exact value is, however far off all of them are."""
+        lower, upper = self.interval(scale)
+        return ((lower <= actual) & (actual <= upper)) | (np.isnan(self.value) & np.isnan(actual))
+
+    def interval(self, scale: float = 1.0) -> Interval:
+        """Lower and upper for noise `scale` times the budget: float64 arrays of numbers of the output's dtype.
+
+        They are the hull over all placements, rounded. A NaN in both says that the output must be NaN there.
+        """
+        if scale in self._intervals:
+            return self._intervals[scale]
+        with np.errstate(all="ignore"):
+            ends = [placement(scale) for placement in self.placements]
+            hull = np.stack([np.fmin.reduce([low for low, _ in ends]), np.fmax.reduce([high for _, high in ends])])
+            lower, upper = round_to(hull, self.dtype, self.mode)
+        if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
+            self._intervals[scale] = lower, upper
+        return lower, upper
+
+    def times(self, factor: float) -> "Expected":
+        """The same, so many times as large before its last rounding, or after it and rounded again."""
+
+        def scaled(placement: Placement) -> Placement:
+            def ends(s: float) -> Interval:
+                one, other = (factor * end for end in placement(s))
+                return np.minimum(one, other), np.maximum(one, other)
+
+            return ends
+
+        placements = tuple(map(scaled, (*self.placements, self.interval)))
+        return Expected(factor * self.value, self.dtype, placements, abs(factor) * self.rms, self.mode)
+
+    @property
+    def nearest(self) -> Array:
+        """What an implementation without any noise returns, in the output's dtype."""
+        return store(np.broadcast_to(self.interval(0.0)[0], np.shape(self.value)), self.dtype)
+
+    @property
+    def lower(self) -> Array:
+        """The smallest admissible value of every element, in the output's dtype."""
+        return store(self.interval()[0], self.dtype)
+
+    @property
+    def upper(self) -> Array:
+        """The largest admissible value of every element, in the output's dtype."""
+        return store(self.interval()[1], self.dtype)
+
+
+def root_mean_square(squares: Array, exact: Array) -> float:
+    """The root of the mean of squared errors, over the elements whose exact value is finite; zero where there are none."""
+    finite = np.isfinite(exact)
+    return float(np.sqrt(np.mean(squares[finite]))) if finite.any() else 0.0

@@ -1,0 +1,140 @@
+"""Case -> why it has no answer: what a case that is drawn at random, or read from a file, must not ask."""
+
+from math import inf, isfinite, prod
+
+import numpy as np
+
+from conformance.numbers.draws import LARGEST_BELL
+from conformance.numbers.rounding import largest
+from conformance.ops.exact_inputs import EPS, WIDTH
+from conformance.ops.golden import Golden
+from conformance.ops.inputs import LARGEST_WEIGHT
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.golden import exact_inputs
+from conformance.ops.norms.values import mean
+from conformance.port.protocol import layouts
+from conformance.question import dialects
+
+Array = np.ndarray
+
+LARGEST_X = 2.0**36  # beyond it the third power of rstd, which autograd forms, comes near float32's subnormal numbers
+SMALLEST_NORMAL = 2.0**-126  # of float32
+LARGEST_RANK = 8
+LARGEST_SIZE = 2**24  # elements of x: no fault needs more to show, and a mistyped shape should not cost all memory
+
+# The tolerances take the roundings of a sum to behave like a random walk, γ(k) = v·(8 + √k). Those of a running sum of equal
+# terms, c + c + … + c, may all go the same way, and come to v·(1 + 2 + … + k)/k = v·(k + 1)/2: from k = 27 on that is more.
+EQUAL_TERMS = 26
+
+
+def why_unanswerable(case: NormCase) -> str:
+    """Why no port can be asked this, in words that begin with the field to change; empty if it has an answer."""
+    return _of_dialect(case) or _of_shape(case) or _of_numbers(case) or _of_dy(case)
+
+
+def has_answer(golden: Golden) -> bool:
+    """Whether the numbers drawn leave every element with an answer; what only they can tell, and a case cannot."""
+    return not (_is_undefined(golden) or _is_subnormal(golden) or _is_repetitive(golden))
+
+
+def _is_undefined(golden: Golden) -> bool:
+    """Whether a rounding that the dialect admits overflows, so that infinity may be taken from infinity."""
+    with np.errstate(all="ignore"):
+        ends = [(output.value, *placement(1.0)) for output in golden.outputs.values() for placement in output.placements]
+        undefined = [np.isnan(low) | np.isnan(high) | ((low == -inf) & (high == inf)) for _, low, high in ends]
+    return any(bool(np.any(each & ~np.isnan(value))) for each, (value, *_) in zip(undefined, ends, strict=True))
+
+
+def _is_subnormal(golden: Golden) -> bool:
+    """Whether float32 arithmetic meets its subnormal numbers, which may be flushed to zero, in any product or output."""
+    if golden.case.dtype == "float64":
+        return False
+    _, dy, weight, _ = exact_inputs(golden.inputs)
+    rstd, x_hat = golden.intermediates["rstd"], golden.intermediates["x_hat"]
+    with np.errstate(all="ignore"):
+        g = dy * (weight + golden.case.dialect.weight_offset)
+        projected = x_hat * mean(g * x_hat)
+        met = [x_hat, g, dy * x_hat, g * x_hat, rstd * g, projected, rstd * projected]
+        met += [output.value for output in golden.outputs.values()]
+        return any(bool(np.any((a != 0) & (np.abs(a) < SMALLEST_NORMAL))) for a in met)
+
+
+def _is_repetitive(golden: Golden) -> bool:
+    """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
+    x, dy, weight, _ = exact_inputs(golden.inputs)
+    x_hat, n = golden.intermediates["x_hat"], x.shape[-1]
+    with np.errstate(all="ignore"):
+        g = dy * (weight + golden.case.dialect.weight_offset)
+        columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]
+    return any(_repeats(terms) for terms in (x, x_hat, g, *columns))
+
+
+def _repeats(terms: Array) -> bool:
+    """Whether some magnitude other than zero occurs more than `EQUAL_TERMS` times along the last axis."""
+    ordered = np.sort(np.abs(terms), axis=-1)
+    same = ordered[..., EQUAL_TERMS:] == ordered[..., :-EQUAL_TERMS]
+    return bool(np.any(same & (ordered[..., EQUAL_TERMS:] != 0)))
+
+
+def _of_dialect(case: NormCase) -> str:
+    if case.op == "batch_norm":
+        return "op: batch_norm is asked by the kit's own cases alone; it must be rms_norm or layer_norm"
+    known = dialects.of(case.dtype)
+    if case.dialect not in known:
+        return f"dialect: {case.dtype} has {', '.join(dialect.name for dialect in known)}, not {case.dialect.name}"
+    if case.bias and case.op == "rms_norm":
+        return "bias: rms_norm has none"
+    if case.weight == "absent" and case.dialect not in dialects.PLAIN:
+        return f"weight: {case.dialect.name} is about the weight, which is absent"
+    return ""
+
+
+def _of_shape(case: NormCase) -> str:
+    if not case.shape or case.shape[-1] < 1 or min(case.shape) < 0:
+        return "shape: it must have a last axis of at least 1, and no negative one"
+    if len(case.shape) > LARGEST_RANK:
+        return f"shape: it has {len(case.shape)} axes; {LARGEST_RANK} are enough for any fault"
+    if prod(case.shape) > LARGEST_SIZE:
+        return f"shape: it has more than {LARGEST_SIZE} elements, which are enough for any fault"
+    if case.layout == "permuted" and len(case.shape) < 2:
+        return "layout: permuted needs two axes"
+    if layouts(case.layout).keys() == {"weight", "bias"} and case.weight == "absent":
+        return f"layout: {case.layout} is about the weight, which is absent"
+    if case.layout == "expanded" and case.x.rows != "dense":
+        return f"layout: expanded repeats the first entry, and {case.x.rows} makes it another"
+    if case.exact and (case.shape[-1] != WIDTH or case.eps != EPS):
+        return f"x.rows: exact asks for {WIDTH} features and an eps of {EPS}, which make rstd 2"
+    if case.exact and (case.dialect not in dialects.PLAIN or case.weight == "absent" or case.layout != "contiguous"):
+        return "x.rows: exact asks for a weight of x's dtype with no offset, and contiguous tensors"
+    if case.x.rows in ("nan_row", "inf_row") and (case.shape[-1] < 2 or 0 in case.shape):
+        return f"x.rows: {case.x.rows} needs a row of two features"
+    return ""
+
+
+def _of_numbers(case: NormCase) -> str:
+    if not (0 < case.eps <= largest("float32") and case.eps == float(np.float32(case.eps))):
+        return "eps: it must be positive, finite and a float32 number, which every implementation can be given"
+    for name, scale in (("x.scale", case.x.scale), ("dy_scale", case.dy_scale)):
+        if not 0 <= scale < inf:
+            return f"{name}: it must be finite and not negative"
+    if not isfinite(case.x.offset):
+        return "x.offset: it must be finite"
+    if _largest_x(case) > min(LARGEST_X, largest(case.dtype)):
+        return f"x: values of up to {_largest_x(case):.3g} are beyond the dtype, or their squares and cubes beyond float32"
+    return ""
+
+
+def _of_dy(case: NormCase) -> str:
+    if case.dy == "aligned" and case.layout == "dy_one_number":
+        return "dy: aligned with x, it is not one number, which the layout asks for"
+    if case.dy == "aligned" and case.weight == "absent":
+        return "dy: aligned is x times the weight, which is absent"
+    if case.dy == "aligned" and case.x.rows in ("nan_row", "inf_row"):
+        return "dy: aligned with a row that is not finite, it is not finite either, and has no gradient"
+    reach = _largest_x(case) * LARGEST_WEIGHT[case.weight] if case.dy == "aligned" else LARGEST_BELL * case.dy_scale
+    dtype = case.dialect.output_dtype(case.dtype)
+    return f"dy: values of up to {reach:.3g} are beyond {dtype}" if reach > largest(dtype) else ""
+
+
+def _largest_x(case: NormCase) -> float:
+    return abs(case.x.offset) + LARGEST_BELL * case.x.scale

@@ -1,0 +1,5 @@
+"""A port: what its author writes, and how it is named, started, asked and served."""
+
+from conformance.port.base import NOT_WRITTEN, Port, Skip, cache_folder
+
+__all__ = ["NOT_WRITTEN", "Port", "Skip", "cache_folder"]

@@ -1,0 +1,290 @@
+"""What the author of a Python port writes.
+
+A port is a class with a method for every op it has, conversions to and from its framework's tensors, and one hook for
+gradients. `conformance serve NAME` turns it into a process that speaks the protocol.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from conformance.numbers.rounding import DTYPES
+from conformance.port.protocol import Answer, Call, Hello, first_match, layouts
+from reference import BlockConfig
+
+OPS = {
+    "rms_norm": ("x", "weight"),
+    "layer_norm": ("x", "weight", "bias"),
+    "batch_norm": ("x", "weight", "bias"),
+    "rope": ("x",),
+    "attention": ("q", "k", "v", "key_mask"),
+    "swiglu": ("gate", "up"),
+    "gelu": ("x",),
+    "pre_ln_block": ("x", "parameters", "k_cache", "v_cache", "key_mask"),
+    "pre_ln_stack": ("x", "parameters", "key_mask"),
+}
+"""The tensors that each op is called with, in order.
+
+What else is given goes into `parameters`, a dict, where there is one; elsewhere it is passed by name, as a constant is.
+"""
+
+NOT_WRITTEN = "not written yet"
+"""Why an op of a port that has just been begun skips a case; a report says what to write next."""
+
+
+class Skip(Exception):
+    """Raised by a port for a case it does not claim to support; the reason is reported."""
+
+
+class Port:
+    """The base of a port.
+
+    An op is supported if the subclass has a method of its name:
+
+        rms_norm(x, weight, *, eps) -> y
+        layer_norm(x, weight, bias, *, eps) -> y
+        batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
+            (y, running_mean, running_var); momentum and unbiased are passed in training alone
+        rope(x, *, position, base, interleaved) -> y
+        attention(q, k, v, key_mask, *, causal) -> y
+        swiglu(gate, up) -> y
+        gelu(x, *, approximate) -> y
+        pre_ln_block(x, parameters, k_cache, v_cache, key_mask, *, config, position) -> out
+        pre_ln_stack(x, parameters, key_mask, *, config, position, n_layers) -> out
+
+    Tensors are what `to_tensor` made; an absent one is None. A norm that can do both takes `weight_offset`, a float to add to
+    the weight, and `order`, which is passed in half precision only: give it a default. One that does not take `order` casts
+    on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
+    dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
+    what none fits has no order. `parameters` are a dict by name, and `config` a `reference.BlockConfig`, which can be hashed;
+    a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then returns out and a dict
+    of its intermediates.
+    `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
+    `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
+    and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
+    that passes is a failure); `may_fail`, which pass or fail, as chance has it (neither is a failure); `skips`, which are not
+    to be answered at all.
+    """
+
+    name = "port"
+    dtypes: tuple[str, ...] = DTYPES
+    orders: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("cast_then_scale", "scale_then_cast")
+    weight_offsets: tuple[int, ...] = (0, 1)
+    taps: bool = False
+    compiles: bool = False
+    overwrites: tuple[str, ...] = ()
+    expected: Mapping[str, str] = MappingProxyType({})
+    may_fail: Mapping[str, str] = MappingProxyType({})
+    skips: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        self.device = device
+        self.jit = jit
+
+    def versions(self) -> dict[str, str]:
+        """The versions a report should name, such as `{"torch": torch.__version__}`."""
+        return {}
+
+    def to_tensor(self, array: np.ndarray) -> Any:
+        """A NumPy array (bfloat16 as ml_dtypes) to a tensor of the same dtype on `self.device`: here, the array itself."""
+        return array
+
+    def to_numpy(self, tensor: Any) -> np.ndarray:
+        """A tensor to a NumPy array of the same dtype and shape."""
+        return np.asarray(tensor)
+
+    def lay_out(self, tensor: Any, layout: str) -> Any:
+        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset or one_number.
+
+        Raise `Skip`, or leave it to this method, for what the framework does not have; the case is skipped.
+        """
+        if not isinstance(tensor, np.ndarray):
+            raise Skip("no strides to lay tensors out with")
+        match layout:
+            case "permuted":
+                return np.swapaxes(np.swapaxes(tensor, -1, -2).copy(), -1, -2)
+            case "sliced":
+                return np.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(3, 4)])[..., 3:-4]
+            case "strided":
+                return np.repeat(tensor, 2, axis=-1)[..., ::2]
+            case "expanded":
+                return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
+            case "at_offset":
+                return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
+            case "one_number":
+                return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
+            case _:
+                raise Skip(f"no layout {layout}")
+
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
+        """y alone, where no gradients are asked for; compiled, where `self.jit` says so."""
+        return function(*inputs, **constants)
+
+    def gradients(self, function: Callable[..., Any], tensors: list[Any], dy: Any) -> tuple[Any, Sequence[Any]]:
+        """y = function(*tensors), and the gradients of ⟨y, dy⟩ for each of the tensors.
+
+        Leave it out, and only y is judged.
+        """
+        raise Skip(f"no gradients: {type(self).__name__} does not define them")
+
+    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
+        """y = function(*inputs, **constants), and its gradients for every input (None for a None), by `gradients`.
+
+        To be overridden where functions are compiled, and kept; where a function returns a tuple, of which only the first is
+        differentiated, it may then return the whole of it.
+        """
+        names = [(place, name) for place, each in enumerate(inputs) for name in (each if isinstance(each, dict) else [None])]
+        present = [(place, name) for place, name in names if inputs[place] is not None]
+
+        def of_tensors(*tensors: Any) -> Any:
+            made = function(*_placed(inputs, present, tensors), **constants)
+            return made[0] if isinstance(made, tuple) else made
+
+        tensors = [inputs[place] if name is None else inputs[place][name] for place, name in present]
+        y, gradients = self.gradients(of_tensors, tensors, dy)
+        return y, _placed(inputs, present, gradients)
+
+    def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
+        """A block's intermediates by name, each as it is fed to what reads it."""
+        return self.evaluate(function, inputs, constants | {"taps": True})[1]
+
+    def vjp_and_taps(
+        self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]
+    ) -> tuple[Any, tuple, dict[str, Any]]:
+        """What `vjp` and `tap` return; a framework may have them at once."""
+        return *self.vjp(function, inputs, dy, constants), self.tap(function, inputs, constants)
+
+    def hello(self) -> Hello:
+        """What this port says of itself."""
+        orders = self.orders if self._tells("order", self.orders is not Port.orders) else ()
+        by_op_and_dtype = isinstance(orders, Mapping)
+        return Hello(
+            name=self.name,
+            ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
+            dtypes=self.dtypes,
+            orders=() if by_op_and_dtype else orders,
+            weight_offsets=self.weight_offsets if self._tells("weight_offset", 0 not in self.weight_offsets) else (0,),
+            gradients=(type(self).vjp, type(self).gradients) != (Port.vjp, Port.gradients),
+            device=self.device,
+            versions=self.versions(),
+            expected=dict(self.expected),
+            taps=self.taps,
+            compiles=self.compiles,
+            overwrites=self.overwrites,
+            orders_by=dict(orders) if by_op_and_dtype else {},
+            may_fail=dict(self.may_fail),
+        )
+
+    def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
+        """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
+        given = {name: self.to_tensor(array) for name, array in tensors.items()}
+        given |= {name: self._laid_out(given[name], layout) for name, layout in layouts(call.layout).items() if name in given}
+        before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
+        outputs = self.run(call, given)
+        order = (*OPS[call.op], *given)
+        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if self._bits(given[n]) != before[n]))
+
+    def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
+        if (reason := first_match(call.case, self.skips)) is not None:
+            raise Skip(reason)
+        function, constants = getattr(self, call.op), self._constants(call)
+        made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
+        output, gradients = made[0], len(call.asked) > len(made)
+        names = OPS[call.op]
+        others = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
+        inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
+        constants |= {} if "parameters" in names else others
+        taps: dict[str, Any] = {}
+        if not gradients:
+            y, cotangents = self.evaluate(function, inputs, constants), tuple[Any, ...]()
+            taps = self.tap(function, inputs, constants) if call.taps else {}
+        elif call.taps:
+            y, cotangents, taps = self.vjp_and_taps(function, inputs, given[f"d{output}"], constants)
+        else:
+            y, cotangents = self.vjp(function, inputs, given[f"d{output}"], constants)
+        if len(made) > 1 and not isinstance(y, tuple):
+            y = (y, *self.evaluate(function, inputs, constants)[1:])
+        outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True))
+        for name, cotangent in zip(names, cotangents, strict=gradients):
+            each = cotangent if isinstance(cotangent, dict) else {name: cotangent}
+            outputs |= {f"d{name}": gradient for name, gradient in each.items()}
+        missing = [name for name in call.asked if outputs.get(name) is None]
+        if missing:
+            raise ValueError(f"{call.op} gave no output {missing[0]!r}")
+        wanted = {name: outputs[name] for name in call.asked} | {f"tap.{name}": tap for name, tap in taps.items()}
+        return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
+
+    def _constants(self, call: Call) -> dict[str, Any]:
+        """What an op is called with besides tensors."""
+        if call.op == "batch_norm":
+            return {"eps": call.eps} | call.settings
+        if call.op not in ("rms_norm", "layer_norm"):
+            return call.settings | ({"config": BlockConfig(**call.settings["config"])} if "config" in call.settings else {})
+        constants: dict[str, Any] = {"eps": call.eps}
+        takes = _keywords(getattr(self, call.op))
+        if self.weight_offsets != (0,) and takes("weight_offset"):
+            constants["weight_offset"] = float(call.weight_offset)
+        elif call.weight_offset and 0 in self.weight_offsets:
+            raise Skip(f"no weight offset {call.weight_offset}")
+        if call.order != "either_order" and takes("order"):
+            constants["order"] = call.order
+        return constants
+
+    def _tells(self, keyword: str, declared: bool) -> bool:
+        """Whether a port says what it does, or a norm takes it as a keyword, and so does either."""
+        norms = [getattr(self, op, None) for op in ("rms_norm", "layer_norm")]
+        return declared or any(_keywords(norm)(keyword) for norm in norms if callable(norm))
+
+    def _laid_out(self, tensor: Any, layout: str) -> Any:
+        """What `lay_out` returns; one that knows nothing of a layout may return nothing."""
+        laid_out = self.lay_out(tensor, layout)
+        if laid_out is None:
+            raise Skip(f"no layout {layout}")
+        return laid_out
+
+    def _bits(self, tensor: Any) -> bytes | None:
+        """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""
+        try:
+            return self.to_numpy(tensor).tobytes()
+        except Exception:
+            return None
+
+
+def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
+    memory = np.zeros_like(whole)
+    place = tuple(slice(size) for size in part.shape)
+    memory[place] = part
+    return memory[place]
+
+
+def _keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
+    """Tells whether a function takes a keyword; one that says nothing of itself takes any."""
+    try:
+        parameters = signature(function).parameters
+    except ValueError:
+        return lambda name: True
+    any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return lambda name: any_ or name in parameters
+
+
+def _placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:
+    """The inputs with other values in their places, one by one, those of dictionaries included."""
+    placed: list[Any] = [{} if isinstance(each, dict) else None for each in inputs]
+    for (place, name), value in zip(places, values, strict=True):
+        if name is None:
+            placed[place] = value
+        else:
+            placed[place][name] = value
+    return tuple(placed)
+
+
+def cache_folder(name: str) -> Path:
+    """Where a port may keep what it compiled, between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "norm-conformance" / name

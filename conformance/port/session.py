@@ -1,0 +1,169 @@
+"""A port that is asked one case after another: started, started again where it fails, given up, and tidied up after."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
+from conformance.port.process import Aftermath, PortFailure, RunningPort
+from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
+from conformance.question.answer import malformed
+from conformance.question.case import TAPPED, Case
+
+Array = np.ndarray
+
+OUTPUTS_LIMIT = 1 << 29  # bytes of the outputs' file: no case of the kit's own comes near
+STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
+NOT_ASKED = f"not asked: the port failed {STARTS_IN_A_ROW} times in a row"
+
+
+class NoAnswer(Exception):
+    """A port has no outputs for a case: it skips it, or something went wrong."""
+
+    def __init__(self, status: Literal["skip", "error"], message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.status: Literal["skip", "error"] = status
+        self.detail = detail
+
+
+def asked_of(case: Case, hello: Hello) -> tuple[str, ...]:
+    """The outputs that a port is asked for."""
+    return tuple(case.outputs) if hello.gradients else case.made
+
+
+def outputs_limit(case: Case) -> int:
+    """The most bytes that a case's outputs may take as a file: twice what they need in float64, for a case that is so large."""
+    elements = sum(prod(case.output_shape(name)) for name in case.outputs)
+    return max(OUTPUTS_LIMIT, 2 * 8 * elements)
+
+
+def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "", outputs: str = "", taps: bool) -> Call:
+    """A case as a port is asked it, with the paths of its files; `taps`: whether the port exports intermediates."""
+    return Call(
+        id=id_,
+        case=case.id,
+        op=case.op,
+        dtype=case.dtype,
+        order=case.dialect.order,
+        weight_offset=case.weight_offset or 0,
+        eps=case.eps,
+        layout=case.layout,
+        asked=asked,
+        inputs=inputs,
+        outputs=outputs,
+        settings=case.settings,
+        taps=taps and case.op in TAPPED,
+    )
+
+
+class Session:
+    """One port in one mode: started when it is first asked, again where it failed, given up after `patience` failures in a row.
+
+    `aftermath` says what the port did after its answer and before it took in the case asked last, such as to exit; empty if
+    nothing. It costs that answer, and not the case, of which another process is asked.
+    """
+
+    def __init__(self, start: Callable[[], RunningPort], timeout: float, patience: float = STARTS_IN_A_ROW) -> None:
+        self._start, self._timeout, self._patience = start, timeout, patience
+        self._process: RunningPort | None = None
+        self._failures = self._asked = 0
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self.aftermath = ""
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(politely=True)
+        for folder in self._folders:  # a port that was still writing may have made it again
+            _remove(folder)
+
+    @cached_property
+    def hello(self) -> Hello:
+        """What the port first said of itself. Raises `PortFailure` where it cannot be started."""
+        return self._running().hello
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the port has failed so often that it is asked no more."""
+        return self._failures >= self._patience
+
+    def ask(self, case: Case, given: dict[str, Array]) -> Answer:
+        """The port's answer, well formed. Raises `NoAnswer` where there is none, or none to judge."""
+        answer = self.exchange(case, given)
+        problem = malformed(case, answer.outputs, asked_of(case, self.hello))
+        if problem:
+            raise NoAnswer("error", problem)
+        return answer
+
+    def exchange(self, case: Case, given: dict[str, Array]) -> Answer:
+        """What the port returns for a case on the inputs `given`, which need not be the case's own.
+
+        Raises `NoAnswer` where it gives no outputs.
+        """
+        if self.given_up:
+            raise NoAnswer("error", NOT_ASKED)
+        # A folder for every case: whatever the port does to it, the next one is as it should be.
+        folder = tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True)
+        self._folders.append(folder)
+        try:
+            return self._exchange(case, given, Path(folder.name))
+        except PortFailure as failure:
+            self._failures += 1
+            self._end()
+            raise NoAnswer("error", f"the port {failure}") from None
+        finally:
+            _remove(folder)
+
+    def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
+        inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
+        write_tensors(inputs, given)
+        paths = {"inputs": str(inputs), "outputs": str(outputs)}
+        call = call_of(case, asked_of(case, self.hello), id_=self._asked, **paths, taps=self.hello.taps)
+        answer = self._put(call)
+        self._failures = 0
+        if answer["type"] != "done":
+            key = "reason" if answer["type"] == "skip" else "message"
+            raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
+        try:
+            return Answer(read_tensors(outputs, outputs_limit(case)), read_overwrote(answer))
+        except (TensorFileError, ProtocolError) as error:
+            raise NoAnswer("error", f"the port said done, but {error}") from None
+
+    def _put(self, call: Call) -> dict:
+        """The answer of the running process or, where that one failed before it took the question in, of another."""
+        question = self._asked, encode("case", **asdict(call)), self._timeout
+        self._asked += 1
+        self.aftermath = ""
+        try:
+            return self._running().ask(*question)
+        except Aftermath as failure:
+            self._end()
+            answer = self._running().ask(*question)
+            self.aftermath = str(failure)
+            return answer
+
+    def _running(self) -> RunningPort:
+        self._process = self._process or self._start()
+        return self._process
+
+    def _end(self, *, politely: bool = False) -> None:
+        if self._process:
+            self._process.close(politely=politely)
+        self._process = None
+
+
+def _remove(folder: tempfile.TemporaryDirectory[str]) -> None:
+    """Remove a folder, or whatever the port has put in its place."""
+    with suppress(RecursionError):  # folders in folders, thousands deep
+        folder.cleanup()
+    with suppress(OSError):
+        os.unlink(folder.name)

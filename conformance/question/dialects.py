@@ -1,0 +1,82 @@
+"""A dialect: the roundings that two correct implementations of one norm need not share."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from conformance.numbers import rounding
+
+Order = Literal["either_order", "cast_then_scale", "scale_then_cast"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where x_hat is cast, how the weight is stored, and so which dtype y has.
+
+    order
+        `cast_then_scale` rounds x_hat to x's dtype, then multiplies by the weight (Llama, T5, the first MiniMind, MLX);
+        `scale_then_cast` multiplies in the compute dtype and rounds once (torch.nn, flax, Gemma, the later MiniMind);
+        `either_order` where the storage dtype is the compute dtype, so that the two agree.
+    weight_offset
+        0, or 1 where the weight is stored as its distance from one (Gemma). The sum is never rounded to half precision.
+    weight_dtype
+        `storage` (x's dtype) or `float32`, of weight and bias, as mixed precision has it. Gemma is trained with both: an
+        offset of 1 and float32 weights beside a half-precision x.
+    """
+
+    order: Order
+    weight_offset: Literal[0, 1] = 0
+    weight_dtype: Literal["storage", "float32"] = "storage"
+
+    @property
+    def name(self) -> str:
+        """The dialect's part of a case id."""
+        offset = "_offset_1" if self.weight_offset else ""
+        weight = "_float32_weight" if self.weight_dtype == "float32" else ""
+        return self.order + offset + weight
+
+    @property
+    def other_order(self) -> "Dialect":
+        """The dialect with the cast on the other side of the weight; itself where there is no cast."""
+        orders: dict[Order, Order] = {"cast_then_scale": "scale_then_cast", "scale_then_cast": "cast_then_scale"}
+        return replace(self, order=orders.get(self.order, self.order))
+
+    @property
+    def sentence(self) -> str:
+        """The dialect in words."""
+        orders = {
+            "either_order": "nothing is rounded before the end",
+            "cast_then_scale": "x_hat is cast to x's dtype, then multiplied by the weight",
+            "scale_then_cast": "x_hat is multiplied by the weight, then cast once",
+        }
+        offset = "; the weight is stored less one" if self.weight_offset else ""
+        promotes = ", so y is float32" if self.order == "cast_then_scale" else ""
+        weight = f"; the weight is float32{promotes}" if self.weight_dtype == "float32" else ""
+        return orders[self.order] + offset + weight
+
+    def parameter_dtype(self, storage_dtype: str) -> str:
+        """The dtype of weight and bias, and so of their gradients."""
+        return storage_dtype if self.weight_dtype == "storage" else self.weight_dtype
+
+    def output_dtype(self, storage_dtype: str) -> str:
+        """The dtype of y: `cast_then_scale` multiplies last, so a float32 weight promotes it."""
+        return self.parameter_dtype(storage_dtype) if self.order == "cast_then_scale" else storage_dtype
+
+
+SINGLE = (Dialect("either_order"),)
+SINGLE_VARIANTS = (Dialect("either_order", weight_offset=1),)
+HALF = (Dialect("cast_then_scale"), Dialect("scale_then_cast"))
+HALF_VARIANTS = (
+    Dialect("cast_then_scale", weight_offset=1),
+    Dialect("cast_then_scale", weight_dtype="float32"),
+    Dialect("scale_then_cast", weight_offset=1),
+    Dialect("scale_then_cast", weight_dtype="float32"),
+    Dialect("cast_then_scale", weight_offset=1, weight_dtype="float32"),
+    Dialect("scale_then_cast", weight_offset=1, weight_dtype="float32"),
+)
+PLAIN = SINGLE + HALF
+DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS
+
+
+def of(dtype: str) -> tuple[Dialect, ...]:
+    """The dialects that a storage dtype has, the plain ones first."""
+    return HALF + HALF_VARIANTS if dtype in rounding.HALF else SINGLE + SINGLE_VARIANTS

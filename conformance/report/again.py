@@ -1,0 +1,52 @@
+"""Whether a case that fails does so by itself: asked again, alone, in a fresh process."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from conformance.judging.compare import Verdict
+from conformance.port.process import Family, PortProcess
+from conformance.question.case import Case
+from conformance.report.report import CaseEntry, Cause, Report
+from conformance.running.runner import run_port
+
+MOST = 3  # causes whose examples are asked again: a process must start for each
+
+Ask = Callable[[str, Case], Verdict | None]
+"""Asks a port, by its spec, one case alone; None where the port could not be run."""
+
+
+def asked_again(report: Report, cases: Iterable[Case], ask: Ask) -> Report:
+    """The report with what became of the first examples that no mistake explains, when they were asked alone.
+
+    A mistake that explains numbers makes them whatever was asked before, so its example is not asked again. Nor is one that
+    ended the port or hung: that took time enough.
+    """
+    by_id = {case.id: case for case in cases}
+    doubtful = [cause for cause in report.causes if cause.evidence is None and _was_answered(report.example(cause))][:MOST]
+    return replace(report, causes=tuple(_asked(cause, by_id, ask) if cause in doubtful else cause for cause in report.causes))
+
+
+def alone(commands: Mapping[str, Sequence[str]], *, seed: int, device: str, mode: str, timeout: float) -> Ask:
+    """Asks a port one case in a process of its own, which ends with the answer."""
+
+    def ask(port: str, case: Case) -> Verdict | None:
+        family = Family()
+        start = partial(PortProcess, list(commands[port]), device=device, mode=mode, timeout=timeout, family=family)
+        try:
+            run = run_port(port, start, [case], seed, timeout, lambda verdict: None)
+        finally:
+            family.end()
+        return run.verdicts[0] if run.verdicts else None
+
+    return ask
+
+
+def _was_answered(example: CaseEntry) -> bool:
+    """Whether the port returned numbers, or raised an exception."""
+    return example.status == "fail" or bool(example.detail)
+
+
+def _asked(cause: Cause, cases: Mapping[str, Case], ask: Ask) -> Cause:
+    verdict = ask(cause.port, cases[cause.example])
+    return replace(cause, reproduces=verdict.status != "pass") if verdict else cause

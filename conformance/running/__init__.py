@@ -1,0 +1,1 @@
+"""A port is asked every case, live or by files."""

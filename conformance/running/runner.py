@@ -1,0 +1,211 @@
+"""The journey: case -> inputs -> golden -> port(inputs) -> outputs -> compare -> verdict."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf, prod
+
+from conformance.judging.compare import Verdict, compare
+from conformance.ops.golden import Golden, compute, golden
+from conformance.port.in_process import PortInProcess
+from conformance.port.process import Family, PortFailure, PortProcess, RunningPort
+from conformance.port.protocol import Hello, first_match
+from conformance.port.session import NOT_ASKED, NoAnswer, Session, asked_of
+from conformance.question.case import Case
+from conformance.running.shard import family
+
+NO_OP = "no op "  # how the reason begins that a port lacks an op
+KEPT_SIZE = 2**22  # elements of x in a case whose golden is kept: a larger one would fill the memory
+CASES_OF_A_PROCESS = 100  # fewer are not worth a process of their own
+
+
+@dataclass(frozen=True, slots=True)
+class PortRun:
+    """What became of one port: what it said of itself, and a verdict for every case.
+
+    `failure` is set, and `hello` is not, where the port could not be run at all.
+    """
+
+    spec: str
+    hello: Hello | None
+    verdicts: tuple[Verdict, ...]
+    failure: str = ""
+
+
+Group = tuple[tuple[int, Case], ...]
+"""Cases that share compiled code, each with its place among all that are asked."""
+Part = tuple[list[int], Future[PortRun]]
+"""What one process does: the places of the cases that it has taken, and what becomes of them."""
+
+
+def run_ports(
+    commands: dict[str, list[str]],
+    cases: Iterable[Case],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    mode: str = "jit",
+    timeout: float = 120.0,
+    jobs: int = 1,
+    on_verdict: Callable[[Verdict], None] = lambda verdict: None,
+) -> tuple[PortRun, ...]:
+    """Run every port (its spec and the command that starts it) over all cases, the ports side by side.
+
+    `timeout` is in seconds, for one answer. A port with many cases is run as up to `jobs` processes, which share them.
+    `on_verdict` is called from the ports' threads as verdicts come in.
+    """
+    asked = tuple(cases)
+    workers = max(1, min(jobs, len(asked) // CASES_OF_A_PROCESS))
+    processes = Family()
+    start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=processes)
+    with ThreadPoolExecutor(max_workers=max(1, len(commands) * workers)) as pool:
+        runs: list[list[Part]] = []
+        for spec, command in commands.items():
+            left, parts = _groups(asked), list[Part]()
+            for _ in range(workers):
+                taken: list[int] = []
+                how = spec, partial(start, command), _drained(left, taken), seed, timeout, on_verdict
+                parts.append((taken, pool.submit(run_port, *how)))
+            runs.append(parts)
+        try:
+            return tuple(_joined([(taken, part.result()) for taken, part in parts]) for parts in runs)
+        except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
+            processes.end()
+            raise
+
+
+def run_in_process(names: Iterable[str], cases: tuple[Case, ...], *, seed: int, device: str, mode: str) -> tuple[PortRun, ...]:
+    """Run every port, by its name, over all cases, one after the other; quit the debugger, and the run is interrupted."""
+    starts = {name: partial(PortInProcess, name, device=device, mode=mode) for name in names}
+    return tuple(run_port(name, start, cases, seed, inf, lambda verdict: None) for name, start in starts.items())
+
+
+def _groups(cases: tuple[Case, ...]) -> deque[Group]:
+    """The cases by family; the last ones, which take a compiler longest, come first."""
+    families: dict[tuple[str, int, str], list[tuple[int, Case]]] = {}
+    for place, case in enumerate(cases):
+        families.setdefault(family(case), []).append((place, case))
+    return deque(map(tuple, reversed(families.values())))
+
+
+def _drained(groups: deque[Group], taken: list[int]) -> Iterator[Case]:
+    """The cases of one group after another, until no other process has left one; their places are `taken`."""
+    while groups:
+        with suppress(IndexError):  # another process was faster
+            for place, case in groups.popleft():
+                taken.append(place)
+                yield case
+
+
+def _joined(parts: list[tuple[list[int], PortRun]]) -> PortRun:
+    """One port's parts as one run in the order of the cases; it failed to start if any of them did."""
+    first = parts[0][1]
+    for _, part in parts:
+        if part.failure:
+            return PortRun(first.spec, None, (), part.failure)
+    placed = [pair for taken, part in parts for pair in zip(taken, part.verdicts, strict=True)]
+    return PortRun(first.spec, first.hello, tuple(verdict for _, verdict in sorted(placed, key=lambda pair: pair[0])))
+
+
+def run_port(
+    spec: str,
+    start: Callable[[], RunningPort],
+    cases: Iterable[Case],
+    seed: int,
+    timeout: float,
+    on_verdict: Callable[[Verdict], None],
+) -> PortRun:
+    """Ask one port every case it claims to support; restart it where it fails."""
+    with Session(start, timeout) as session:
+        try:
+            hello = session.hello
+        except PortFailure as failure:
+            return PortRun(spec, None, (), str(failure))
+        examined = Examination(session, spec, seed)
+        for case in cases:
+            on_verdict(examined.judge(case))
+    return PortRun(spec, hello, tuple(examined.verdicts))
+
+
+class Examination:
+    """The verdicts on one port so far, in the order of the cases.
+
+    `spoilt`: a verdict was changed when the next case was asked, for what the port did after its answer.
+    """
+
+    def __init__(self, session: Session, spec: str, seed: int) -> None:
+        self._session, self._spec, self._seed = session, spec, seed
+        self.verdicts: list[Verdict] = []
+        self.spoilt = False
+        self._last = 0  # the place of the case asked last; those skipped since are not to blame
+
+    def judge(self, case: Case) -> Verdict:
+        """The verdict on the next case. Raises `PortFailure` where the port could not be run at all."""
+        session = self._session
+        if reason := unsupported(case, session.hello):
+            verdict = Verdict(self._spec, case, "skip", message=reason)
+        elif session.given_up:
+            verdict = Verdict(self._spec, case, "error", message=NOT_ASKED)
+        else:
+            exact = golden(case, self._seed) if prod(case.shape) <= KEPT_SIZE else compute(case, self._seed)
+            verdict = as_expected(judge(session, self._spec, exact), session.hello)
+            if session.aftermath:
+                self.verdicts[self._last] = _spoilt(self.verdicts[self._last], session.aftermath)
+                self.spoilt = True
+            self._last = len(self.verdicts)
+        self.verdicts.append(verdict)
+        return verdict
+
+
+def judge(session: Session, spec: str, expected: Golden) -> Verdict:
+    """What a port makes of a golden's inputs, whatever it says of itself."""
+    case = expected.case
+    try:
+        answer = session.exchange(case, expected.inputs)
+    except NoAnswer as none:
+        return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
+    verdict = compare(spec, expected, answer.outputs, asked_of(case, session.hello))
+    declared = session.hello.overwrites
+    return unless_overwritten(verdict, tuple(name for name in answer.overwrote or () if name not in declared))
+
+
+def _spoilt(verdict: Verdict, aftermath: str) -> Verdict:
+    """The verdict on a case where it came out later that its answer was not all the port did."""
+    return Verdict(verdict.port, verdict.case, "error", message=f"the port answered, and then {aftermath}")
+
+
+def unless_overwritten(verdict: Verdict, overwrote: tuple[str, ...]) -> Verdict:
+    """The verdict where no input was overwritten undeclared; else a failure that says which were, whatever the outputs are."""
+    if not overwrote or verdict.status == "error":
+        return verdict
+    return replace(verdict, status="fail", message=f"overwrites its input{'s' * (len(overwrote) > 1)} {', '.join(overwrote)}")
+
+
+def as_expected(verdict: Verdict, hello: Hello) -> Verdict:
+    """The verdict in the light of what the port says: a case that is expected to fail must fail, one that may need not."""
+    if verdict.status == "skip":
+        return verdict
+    passes, id_ = verdict.status == "pass", verdict.case.id
+    if (reason := first_match(id_, hello.may_fail)) is not None:
+        return replace(verdict, status="expected", message=f"may fail, and {'passed' if passes else 'did'}: {reason}")
+    if (reason := first_match(id_, hello.expected)) is None:
+        return verdict
+    if passes:
+        return replace(verdict, status="fail", message=f"passes, though it is expected to fail: {reason}")
+    return replace(verdict, status="expected", message=reason)
+
+
+def unsupported(case: Case, hello: Hello) -> str:
+    """Why a port need not answer a case, by its own word; empty if it must."""
+    if case.op not in hello.ops:
+        return NO_OP + case.op
+    if case.dtype not in hello.dtypes:
+        return f"no dtype {case.dtype}"
+    if case.dialect.order not in ("either_order", *hello.orders_of(case.op, case.dtype)):
+        return f"no order {case.dialect.order}"
+    if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
+        return f"no weight offset {case.weight_offset}"
+    return ""

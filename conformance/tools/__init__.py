@@ -1,0 +1,1 @@
+"""What the kit does besides judging a run, a room each."""

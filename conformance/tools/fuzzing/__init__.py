@@ -1,0 +1,1 @@
+"""Random cases; a failure is made small and kept."""

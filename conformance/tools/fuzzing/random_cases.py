@@ -1,0 +1,127 @@
+"""Random cases: what a fuzzer asks. Drawn by hypothesis, which also knows how to make one that fails smaller."""
+
+from collections.abc import Sequence
+from math import log2, prod, sqrt
+from typing import TypeVar, get_args
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from conformance.numbers.rounding import HALF, DType, largest
+from conformance.ops.answerable import LARGEST_X, why_unanswerable
+from conformance.ops.cases import Names, is_of
+from conformance.ops.inputs import Cotangent, Draw, Rows, Weight
+from conformance.ops.norms.cases import ROW_NORMS, NormCase, NormOp
+from conformance.port.protocol import Hello
+from conformance.question import dialects
+from conformance.question.case import Layout
+from conformance.question.dialects import Dialect
+from conformance.running.runner import unsupported
+
+Question = tuple[NormOp, DType, Dialect]
+T = TypeVar("T")
+
+SIMPLEST_FIRST: tuple[DType, ...] = ("float32", "float64", "bfloat16", "float16")
+ELEMENTS = 4_000  # of x at most: a fault of indexing shows in fewer, and more are slow to judge
+# Except that narrow rows may be as many as overflow a grid (65535 blocks in CUDA's second dimension). In half precision so many
+# numbers repeat themselves, which no sum of random roundings does.
+MANY_ROWS, NARROW = 100_000, 4
+
+# The usual ones first, then others; all are float32 numbers.
+EPS = tuple(float(np.float32(eps)) for eps in (1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 1e-2, 5e-5, 2e-7, 3e-10))
+
+
+def _room(dtype: DType) -> float:
+    """A scale, or an offset, that leaves room for the tails."""
+    return min(LARGEST_X, largest(dtype)) / 8
+
+
+def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question, ...]:
+    """What a port claims to have, the simplest first: ops, dtypes and dialects; only of the ops and dtypes given, if any."""
+    plain = (
+        NormCase(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
+        for dtype in SIMPLEST_FIRST
+        for dialect in dialects.of(dtype)
+        for op in ROW_NORMS
+    )
+    claimed = tuple(case for case in plain if not unsupported(case, hello))
+    return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
+
+
+def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:
+    """Cases that have an answer, each of one of these questions. The simplest is a single value with no options."""
+    by_dtype = [[question for question in asked if question[1] == dtype] for dtype in SIMPLEST_FIRST]
+    questions = st.one_of([st.sampled_from(group) for group in by_dtype if group])  # half precision has more dialects
+    return _unchecked(questions).filter(lambda case: not why_unanswerable(case))
+
+
+def _powers_of_two(low: int, high: int) -> SearchStrategy[float]:
+    return st.integers(low, high).map(lambda exponent: 2.0**exponent)
+
+
+def _mostly_first(options: Sequence[T]) -> SearchStrategy[T]:
+    """The first of the options in half of the draws, any in the others."""
+    return st.just(options[0]) | st.sampled_from(options)
+
+
+# Made once, since hypothesis takes longer to make a strategy than to draw from it.
+_WIDTHS = (
+    st.integers(1, 40)
+    | st.builds(lambda exponent, step: 2**exponent + step, st.integers(1, 8), st.integers(-1, 1))  # next to a power of two
+    | st.integers(1, 300)
+)
+_BATCHES = st.lists(st.integers(0, 7), max_size=3) | st.integers(0, 400).map(lambda rows: [rows])
+_ONE_IN_16 = st.integers(0, 15).map(lambda number: number == 15)  # so that False is the simplest
+_MANY_ROWS, _NARROW_WIDTHS = st.integers(400, MANY_ROWS), st.integers(1, NARROW)
+_EPS = _mostly_first(EPS)
+_BOOLEANS = st.booleans()
+_SCALES = {dtype: st.just(1.0) | _powers_of_two(-30, int(log2(_room(dtype)))) for dtype in SIMPLEST_FIRST}
+_OFFSETS = st.just(0.0) | _powers_of_two(-2, 14)
+_ROWS = _mostly_first([rows for rows in get_args(Rows) if rows != "exact"])
+_WEIGHTS = st.sampled_from(get_args(Weight)[1:])
+_WEIGHTS_OR_NONE = st.sampled_from(get_args(Weight))
+_DY = _mostly_first(get_args(Cotangent))
+_DY_SCALES = st.just(1.0) | _powers_of_two(-14, 4)
+_LAYOUTS = _mostly_first(get_args(Layout))
+_DRAWS = st.integers(0, 9_999)
+
+
+@st.composite
+def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
+    op, dtype, dialect = draw(questions)
+    shape = _shape(draw, many_rows=dtype not in HALF)
+    eps = draw(_EPS)
+    return NormCase(
+        op=op,
+        dtype=dtype,
+        dialect=dialect,
+        shape=shape,
+        eps=eps,
+        x=_values(draw, dtype, eps),
+        weight=draw(_WEIGHTS_OR_NONE if dialect in dialects.PLAIN else _WEIGHTS),
+        bias=op == "layer_norm" and draw(_BOOLEANS),
+        dy=draw(_DY),
+        dy_scale=draw(_DY_SCALES),
+        layout=draw(_LAYOUTS),
+        name=f"draw_{draw(_DRAWS)}",
+        exposes="",
+    )
+
+
+def _shape(draw: DrawFn, *, many_rows: bool) -> tuple[int, ...]:
+    """Rank 1 to 4; any axis but the last may be empty. Now and then a great many narrow rows, where there may be."""
+    if many_rows and draw(_ONE_IN_16):
+        return draw(_MANY_ROWS), draw(_NARROW_WIDTHS)
+    width, batch = draw(_WIDTHS), draw(_BATCHES)
+    while prod(batch) * width > ELEMENTS:
+        batch.pop()
+    return (*batch, width)
+
+
+def _values(draw: DrawFn, dtype: DType, eps: float) -> Draw:
+    """Values of any size, half of them counted from where eps matters; offsets of any size against them."""
+    unit = sqrt(eps) if draw(_BOOLEANS) else 1.0
+    scale = min(unit * draw(_SCALES[dtype]), _room(dtype))
+    offset = min(scale * draw(_OFFSETS), _room(dtype))
+    return Draw(scale, -offset if offset and draw(_BOOLEANS) else offset, draw(_ROWS))

@@ -1,0 +1,1 @@
+"""What holds for any implementation of a norm, whatever its values."""

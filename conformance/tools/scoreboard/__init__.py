@@ -1,0 +1,1 @@
+"""Ports side by side, and the dialect that each follows."""

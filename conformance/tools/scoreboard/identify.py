@@ -1,0 +1,237 @@
+"""Which dialect an implementation follows, told from its numbers alone, in every dtype that it has.
+
+The cast order and the offset show in the share of y's elements that equal, bit for bit, what a dialect's own roundings
+give: the right one reaches 1 but for rounding boundaries, any wrong one stays below 0.9 (the weight is neither one nor a
+power of two). Where nothing is cast, in float32 and float64, the offset shows in the share that lies in its intervals.
+eps shows in the scale of rows whose mean square is near it: asked in three sizes, it is what was asked, or left out, a
+constant, or never less than some number.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from conformance.mistakes import MISTAKES
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import DTYPES, HALF, DType
+from conformance.ops.golden import golden
+from conformance.ops.inputs import Draw
+from conformance.ops.norms.anatomy import Norm, outputs_of, true_norm
+from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, RowNormOp
+from conformance.port.protocol import Hello
+from conformance.port.session import NoAnswer, Session
+from conformance.question.dialects import Dialect, Order
+
+Array = np.ndarray
+Ask = Callable[[NormCase], Array | str]
+"""Asks a port for y: its numbers in the dtype they came in, or why there are none, in words."""
+
+DECIDES = 0.99  # the share of equal elements from which on a dialect is taken to be the one followed
+SHAPE = (128, 128)
+EPS = tuple(float(np.float32(eps)) for eps in (1e-7, 1e-5, 1e-3))  # asked in turn: one that does not change is hard-coded
+UNSTEADY = 0.05  # how far rows may disagree, in units of the eps that was asked
+CLOSE = 0.02  # to an eps, relative, besides four standard errors
+LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
+SHARPEST = 1e-12  # of the scatters that are told apart
+INSIDE, OUTSIDE = "inside the root", "outside the root"
+ORDERS: tuple[Order, ...] = ("scale_then_cast", "cast_then_scale")
+WEIGHT_DTYPES: tuple[Literal["storage", "float32"], ...] = ("storage", "float32")
+BY_ID = {mistake.id: mistake for mistake in MISTAKES}
+VARIANTS: dict[str, Callable[[Norm], Norm]] = {
+    "": lambda norm: norm,
+    "the weight rounded first": BY_ID["weight_in_storage_dtype"].alter,
+    "weight and bias rounded first": BY_ID["parameters_in_storage_dtype"].alter,
+    "every step in x's dtype": BY_ID["computed_in_storage_dtype"].alter,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A dialect by name, and the share of y's elements that are exactly its own."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found out of a `dtype`: what was asked, what it is in words, and the figures that say so.
+
+    Not `told` if nothing fits.
+    """
+
+    dtype: str
+    asked: str
+    found: str
+    evidence: str
+    told: bool = True
+
+
+def identify(op: RowNormOp, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = DTYPES) -> tuple[Finding, ...]:
+    """What one op of a port follows in each of these dtypes: cast order and offset, what a float32 weight does, and eps."""
+    known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes]
+    if not known:
+        evidence = f"the port has {', '.join(hello.dtypes) or 'no dtype'}; asked were {', '.join(dtypes)}"
+        return (Finding("", "dialect", "not asked", evidence),)
+    return tuple(finding for dtype in known for finding in _of_dtype(op, dtype, hello, ask))
+
+
+def identify_port(
+    session: Session, ops: tuple[RowNormOp, ...] = ROW_NORMS, dtypes: tuple[DType, ...] = DTYPES
+) -> dict[RowNormOp, tuple[Finding, ...]]:
+    """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
+    hello = session.hello
+
+    def ask_for_y(case: NormCase) -> Array | str:
+        try:
+            return session.ask(case, golden(case).inputs).outputs["y"]
+        except NoAnswer as answer:
+            return str(answer).partition("\n")[0]
+
+    return {op: identify(op, hello, ask_for_y, dtypes) for op in ops if op in hello.ops}
+
+
+def _of_dtype(op: RowNormOp, dtype: DType, hello: Hello, ask: Ask) -> Iterator[Finding]:
+    offset = 0 if 0 in hello.weight_offsets else 1
+    half = dtype in HALF
+    orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)] if half else ["either_order"]
+    for order in orders:
+        for weight_dtype in WEIGHT_DTYPES if half else WEIGHT_DTYPES[:1]:
+            yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype)), ask)
+    yield _eps(_case(op, dtype, Dialect(orders[0], offset)), ask)
+
+
+def _case(op: RowNormOp, dtype: str, dialect: Dialect) -> NormCase:
+    """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
+    random = next(case for case in ROW_NORM_CASES if case.op == op and case.name == "random")
+    return replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
+
+
+def _cast_order(case: NormCase, ask: Ask) -> Finding:
+    order = f"{case.dialect.order}, " if case.dtype in HALF else ""
+    asked = f"{order}{case.dialect.parameter_dtype(case.dtype)} weight"
+    y = ask(case)
+    if isinstance(y, str):
+        return Finding(case.dtype, asked, "not asked", y)
+    returned = f"y is {y.dtype.name}"
+    best, runner_up, *_ = matches(case, y)
+    evidence = f"matches {best.share:.2%} of {y.size} elements; next is {runner_up.name}: {runner_up.share:.2%}"
+    if best.share < DECIDES:
+        return Finding(case.dtype, asked, f"no known dialect; {returned}", f"{best.name} {evidence}", told=False)
+    return Finding(case.dtype, asked, f"{best.name}; {returned}", evidence)
+
+
+def matches(case: NormCase, y: Array) -> tuple[Match, ...]:
+    """How well y, in the dtype it came in, matches every known dialect, best first; those alike here go by the first's name."""
+    found: dict[bytes, Match] = {}
+    for name, expected in _candidates(case, y.dtype.name):
+        found.setdefault(expected.nearest.tobytes(), Match(name, _share(expected, y)))
+    return tuple(sorted(found.values(), key=lambda match: match.share, reverse=True))
+
+
+def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expected]]:
+    """Every dialect's y on this case's inputs, in the dtype that came. Where nothing is cast there is no order to tell."""
+    half = case.dtype in HALF
+    true = replace(true_norm(case, 0), output_dtypes=lambda dtypes: dtypes | {"y": output_dtype})
+    for variant, alter in VARIANTS.items() if half else [("", VARIANTS[""])]:
+        for order in ORDERS if half else ("either_order",):
+            for offset in (0, 1):
+                norm = alter(replace(true, dialect=replace(case.dialect, order=order), offset=float(offset)))
+                said = [order] * half + [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
+                yield ", ".join(said), outputs_of(norm, "formula")["y"]
+
+
+def _share(expected: Expected, y: Array) -> float:
+    """The share of elements that are exactly as expected, by any of the dialect's own placements.
+
+    In float32 nothing is exact: there it is the share within the interval.
+    """
+    actual = y.astype(np.float64)
+    scale = 0.0 if expected.dtype in HALF else 1.0
+    equal = np.zeros(y.shape, bool)
+    for placement in expected.placements:
+        lower, upper = replace(expected, placements=(placement,), _intervals={}).interval(scale)
+        equal |= (lower <= actual) & (actual <= upper)
+    return float(np.mean(equal))
+
+
+def _eps(case: NormCase, ask: Ask) -> Finding:
+    answers: list[Estimates] = []
+    for eps in EPS:
+        small = replace(case, eps=eps, x=Draw(scale=math.sqrt(eps)))
+        y = ask(small)
+        if isinstance(y, str):
+            return Finding(case.dtype, "eps", "not asked", y)
+        answers.append(estimate(small, y.astype(np.float64)))
+    found, evidence, told = _followed(answers)
+    return Finding(case.dtype, "eps", found, evidence, told)
+
+
+def _followed(answers: list["Estimates"]) -> tuple[str, str, bool]:
+    """What the estimates say of eps in words, the figures, and whether anything fits.
+
+    It stands where the rows agree best on it, all answers together.
+    """
+    place = min(answers[0], key=lambda place: sum(math.log(each[place].scatter) for each in answers))
+    estimates = sorted((each[place] for each in answers), key=lambda each: each.asked)
+    evidence = "; ".join(f"{each.eps:.3g} where {each.asked:.3g} is asked" for each in estimates)
+    smallest, largest = estimates[0], estimates[-1]
+    if largest.spread > UNSTEADY:
+        return "neither under the root nor added to it", f"rows disagree by {largest.spread:.0%} of it", False
+    if all(abs(each.eps) <= LEFT_OUT * each.asked + each.error for each in estimates):
+        return "left out", evidence, True
+    if all(each.is_about(each.asked) for each in estimates):
+        return f"{place}, as asked", evidence, True
+    if smallest.asked < largest.asked and all(each.is_about(smallest.eps) for each in estimates):
+        return f"{place}, hard-coded at {smallest.eps:.3g}", evidence, True
+    if smallest.eps > smallest.asked and all(each.is_about(max(each.asked, smallest.eps)) for each in estimates):
+        return f"{place}, never less than {smallest.eps:.3g}", evidence, True
+    return f"{place}, but not what is asked", evidence, True
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """eps as the scales of the rows have it, if it stands where this supposes: the median over the rows.
+
+    `spread` is how far the rows disagree, in units of the eps `asked`; `scatter` in units of the median itself; `error` is
+    four standard errors of it.
+    """
+
+    asked: float
+    eps: float
+    spread: float
+    scatter: float
+    error: float
+
+    def is_about(self, eps: float) -> bool:
+        """Whether it is this eps, as closely as it can be told."""
+        return abs(self.eps - eps) <= CLOSE * abs(eps) + self.error
+
+
+Estimates = dict[str, Estimate]
+"""The estimate for either place where eps may stand."""
+
+
+def estimate(case: NormCase, y: Array, seed: int = 0) -> Estimates:
+    """Least squares give every row's scale, rstd, for a weight with and without an offset; eps follows from it."""
+    given = {name: array.astype(np.float64) for name, array in golden(case, seed).inputs.items()}
+    x = given["x"] - (np.mean(given["x"], axis=-1, keepdims=True) if case.op == "layer_norm" else 0.0)
+    target, mean_square = y - given.get("bias", 0.0), np.mean(x**2, axis=-1)
+    fits: list[tuple[float, Array]] = []
+    for offset in (0, 1):
+        weighted = x * (given["weight"] + offset) if "weight" in given else x
+        scale = np.sum(target * weighted, axis=-1) / np.sum(weighted**2, axis=-1)
+        fits.append((float(np.sum((target - scale[..., None] * weighted) ** 2)), scale))
+    rstd = min(fits, key=lambda fit: fit[0])[1]
+    with np.errstate(all="ignore"):
+        places = {INSIDE: rstd**-2.0 - mean_square, OUTSIDE: 1 / rstd - np.sqrt(mean_square)}
+        return {place: _of_rows(case.eps, eps) for place, eps in places.items()}
+
+
+def _of_rows(asked: float, eps: Array) -> Estimate:
+    median, deviation = float(np.median(eps)), float(np.std(eps))
+    scatter = deviation / abs(median) if median else math.inf
+    return Estimate(asked, median, deviation / asked, max(scatter, SHARPEST), 4 * deviation / math.sqrt(eps.size))

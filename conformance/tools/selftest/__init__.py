@@ -1,0 +1,1 @@
+"""The judge judged: every mistake is rejected, and no honest arithmetic is."""

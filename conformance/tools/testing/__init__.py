@@ -1,0 +1,1 @@
+"""The kit under pytest, in a user's own tests."""

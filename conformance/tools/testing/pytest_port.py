@@ -1,0 +1,239 @@
+"""A port's cases as tests of pytest: what is asked for, the port while it is asked, and an item for every case."""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+
+from conformance.judging.compare import Verdict
+from conformance.numbers.rounding import DTYPES
+from conformance.ops.cases import Names, NoCaseError, require
+from conformance.port.naming import PortNameError, command
+from conformance.port.process import PortFailure, PortProcess, serve_command
+from conformance.port.session import Session
+from conformance.question.case import OPS, Case
+from conformance.report.building import assemble, build, digest
+from conformance.report.counting import count_of
+from conformance.report.machine import as_json, parse
+from conformance.report.report import FAILS, Settings
+from conformance.report.single import Teller
+from conformance.report.words import paragraph
+from conformance.running.runner import Examination, PortRun
+from conformance.running.shard import family
+
+CAUSES_SHOWN = 8
+# A port is imported as the tests are, wherever pytest has found them.
+SERVE = "import sys; sys.path[:] = {path!r}; from conformance.cli import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options say: a port, if any, and the cases; `teller` tells what failed in one of them."""
+
+    spec: str
+    command: list[str]
+    argument: str
+    settings: Settings
+    timeout: float
+    cases: tuple[Case, ...]
+    teller: Teller
+
+    @property
+    def seed(self) -> int:
+        """Which inputs."""
+        return self.settings.seed
+
+
+def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]]) -> Asked:
+    """The options as they were said, empty where they were not; `chosen` are those that may be repeated.
+
+    Raises `ValueError`, which names the option.
+    """
+    _check("op", chosen["op"], OPS)
+    _check("dtype", chosen["dtype"], DTYPES)
+    _check("mode", (said["mode"] or "jit",), ("jit", "eager"))
+    if said["port"] and said["exec"]:
+        raise ValueError("--conformance-port and --conformance-exec: name one port")
+    if said["seed"] and not said["seed"].isdecimal():
+        raise ValueError(f"--conformance-seed: {said['seed']!r} is not a whole number from 0 on")
+    try:
+        timeout = float(said["timeout"] or 120)
+    except ValueError:
+        timeout = 0.0
+    if not 0 < timeout < float("inf"):
+        raise ValueError(f"--conformance-timeout: {said['timeout']!r} is not a number of seconds")
+    cases = _selected(
+        "--conformance-", chosen["case"] or "*", op=chosen["op"], dtype=chosen["dtype"], exclude=chosen["exclude"]
+    )
+    starts, argument = _command(said["port"], said["exec"])
+    settings = Settings(
+        int(said["seed"] or 0), said["device"] or "cpu", said["mode"] or "jit", asked=len(cases), digest=digest(cases)
+    )
+    return Asked(said["port"] or said["exec"], starts, argument, settings, timeout, cases, Teller(settings, argument))
+
+
+def _check(name: str, values: Iterable[str], options: Sequence[str]) -> None:
+    """Raise `ValueError` for a value that an option does not have."""
+    for value in values:
+        if value not in options:
+            raise ValueError(f"--conformance-{name}: {value!r} is not one of {', '.join(options)}")
+
+
+def _command(port: str, program: str) -> tuple[list[str], str]:
+    """What starts a port, and what names it on the command line of the kit."""
+    if not program:
+        try:
+            starts = command(port) if port else []
+        except PortNameError as error:
+            raise ValueError(f"--conformance-port: {error}") from None
+        served = [sys.executable, "-c", SERVE.format(path=sys.path), "serve", port]
+        return served if starts == serve_command(port) else starts, shlex.quote(port)
+    try:
+        words = shlex.split(program)
+    except ValueError as error:
+        raise ValueError(f"--conformance-exec: {program!r}: {error}") from None
+    return words, f"--exec {shlex.quote(program)}"
+
+
+def _selected(where: str, globs: Names, *, op: Names = (), dtype: Names = (), exclude: Names = ()) -> tuple[Case, ...]:
+    """The cases asked for. Raises `ValueError`, which names the option by what stands before it."""
+    try:
+        return require(globs, op=op, dtype=dtype, exclude=exclude)
+    except NoCaseError as error:
+        raise ValueError(f"{where}{error.option}: {error}") from None
+
+
+def marked(marks: Sequence[tuple[Sequence[str], Mapping[str, Names]]], asked: Asked) -> list[Case]:
+    """The cases that a test's markers name, of those asked for, in the order of the table. Raises `ValueError`."""
+    named: set[Case] = set()
+    for globs, limits in marks:
+        if odd := [name for name in limits if name not in ("op", "dtype", "exclude")]:
+            raise ValueError(f"marker conformance: {odd[0]!r} is neither op nor dtype nor exclude")
+        named |= set(_selected("marker conformance, ", globs or "*", **limits))
+    if not marks:
+        raise ValueError("conformance_case needs a marker that names cases: @pytest.mark.conformance('rms_norm/*/float32/*')")
+    return [case for case in asked.cases if case in named]
+
+
+class PortUnderTest:
+    """The port of a session: started for the first case, started again where it fails, and closed.
+
+    `spoilt`: a case that passed is in error after all, for what the port did after its answer. Its test is over by then; the
+    summary names it, and the session fails.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self._failure, self._began = "", time.monotonic()
+        settings = asked.settings
+        start = partial(PortProcess, asked.command, device=settings.device, mode=settings.mode, timeout=asked.timeout)
+        self._session = Session(start, asked.timeout)
+        self._examined = Examination(self._session, asked.spec, asked.seed)
+        self.spoilt = False
+
+    @property
+    def header(self) -> str:
+        """What is judged, and with what."""
+        settings = self.asked.settings
+        return f"conformance: {self.asked.spec}, {settings.mode}, {settings.device}, seed {settings.seed}"
+
+    def judge(self, case: Case) -> Verdict:
+        """The verdict on one case. Raises `PortFailure` where the port could not be run at all."""
+        if not self._failure:
+            try:
+                verdict = self._examined.judge(case)
+            except PortFailure as failure:
+                self._failure = f"{self.asked.spec} could not be run: {failure}"
+            else:
+                self.spoilt |= self._examined.spoilt
+                return verdict
+        raise PortFailure(self._failure)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Those so far."""
+        return self._examined.verdicts
+
+    def close(self) -> None:
+        """End the port, if it runs."""
+        self._session.__exit__()
+
+    def report(self) -> str:
+        """The report on all cases judged so far, as JSON."""
+        run = PortRun(self.asked.spec, self._session.hello, tuple(self.verdicts))
+        seconds = time.monotonic() - self._began
+        return as_json(build([run], self.asked.settings, seconds, {self.asked.spec: self.asked.argument}))
+
+
+def summary(reports: Iterable[str]) -> list[str]:
+    """What went wrong, a paragraph each: of one session, or of the workers that shared its cases."""
+    parts = [parse(json.loads(report)) for report in reports]
+    entries = [entry for part in parts for entry in part.verdicts]
+    made = [(each.port, each.what, each.evidence, each.cases) for part in parts for each in part.causes if each.evidence]
+    report = assemble(parts[0].settings, 0.0, parts[0].ports, entries, made)
+    if report.exit_status != FAILS:
+        return []
+    shown = [paragraph(report, cause) for cause in report.causes[:CAUSES_SHOWN]]
+    more = len(report.causes) - len(shown)
+    return [*shown, f"… and {count_of(more, 'more cause')}; `conformance run` writes them all."] if more else shown
+
+
+class PortCollector(pytest.Collector):
+    """Where a port's cases are among the tests of a session."""
+
+    port: PortUnderTest
+
+    @classmethod
+    def of(cls, session: pytest.Session, port: PortUnderTest) -> "PortCollector":
+        """The collector of a port."""
+        collector = cls.from_parent(session, name=port.asked.spec, nodeid=port.asked.spec.replace("::", ":"))
+        collector.port = port
+        collector.add_marker(pytest.mark.conformance)
+        return collector
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """An item for every case; those that share compiled code are of one group, which one worker of xdist may take."""
+        grouped = any(line.startswith("xdist_group") for line in self.config.getini("markers"))
+        for case in self.port.asked.cases:
+            item: CaseItem = CaseItem.from_parent(self, name=case.id)
+            item.case, item.port = case, self.port
+            if grouped:
+                item.add_marker(pytest.mark.xdist_group(" ".join(map(str, family(case)))))
+            yield item
+
+
+class CaseItem(pytest.Item):
+    """A case as a test of a port."""
+
+    case: Case
+    port: PortUnderTest
+
+    def runtest(self) -> None:
+        """Ask the port, and fail, skip or xfail as the verdict says."""
+        verdict = self.port.judge(self.case)
+        self.user_properties.append(("conformance", verdict.status))
+        if verdict.outputs:
+            self.user_properties.append(("tolerances", str(verdict.ratio)))
+        match verdict.status:
+            case "pass":
+                return
+            case "skip":
+                pytest.skip(verdict.message)
+            case "expected":
+                pytest.xfail(verdict.message)
+            case _:
+                pytest.fail(self.port.asked.teller.tell(verdict), pytrace=False)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """What is wrong in words alone: the stack would be the kit's own."""
+        return str(excinfo.value) if isinstance(excinfo.value, PortFailure) else super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, int | None, str]:
+        """Where it is from: no file, but the port."""
+        return self.config.rootpath / self.nodeid.partition("::")[0], None, self.case.id
