@@ -10,8 +10,8 @@ from conformance.ops.norms.cases import NormCase
 from conformance.report.building import assemble, entry, explained
 from conformance.report.console import in_words
 from conformance.report.counting import count_of
-from conformance.tools.explanation import describe
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, PortEntry, Report, Settings
+from conformance.tools.explanation import describe
 from conformance.tools.fuzzing.fuzz import Found, Search
 
 
