@@ -17,7 +17,7 @@ CAPTION = "passed/judged and the worst error, in units of its tolerance (at most
 PASSES_ALONE = "it passes when it is asked alone, in a fresh process: it depends on what the port was asked before"
 DIGITS = {"float64": 17}  # that tell a number of a dtype from its neighbours; 9 are enough for the others
 FRAME = re.compile(r' +File "')
-KIT = re.compile(r'/conformance/(port|in_process)\.py"')  # whose frames call the port
+KIT = re.compile(r'/conformance/port/(base|serving|in_process)\.py"')  # whose frames call the port
 LIBRARY = re.compile(r"""/(site|dist)-packages/|/lib/python3\.\d+/|"<""")  # installed, of Python itself, or generated
 STATUSES: dict[Status, str] = {
     "pass": "passed",

@@ -271,7 +271,7 @@ def frames(*files: str) -> str:
     return "Traceback (most recent call last):\n" + "".join(f'  File "{file}, in f\n    g()\n' for file in files) + "E: no\n"
 
 
-KIT, LIBRARY = '/kit/conformance/port.py", line 1', '/env/lib/python3.12/site-packages/torch/nn.py", line 2'
+KIT, LIBRARY = '/kit/conformance/port/base.py", line 1', '/env/lib/python3.12/site-packages/torch/nn.py", line 2'
 
 
 @pytest.mark.parametrize(
