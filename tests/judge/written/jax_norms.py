@@ -792,7 +792,9 @@ def layer_backward_mean_in_half(x, weight, bias, dy, *, eps, weight_offset):
     return dx, sum_rows(wide(dy) * x_hat), sum_rows(wide(dy))
 
 
-@written.fault("layer_norm", "dweight_without_last_row", "dbias_without_last_row", group="backward")
+@written.fault(
+    "layer_norm", "dweight_without_last_row", "dbias_without_last_row", "dweight_and_dbias_without_row_5", group="backward"
+)
 @gradients_of(layer_norm)
 def layer_backward_stops_a_row_early(x, weight, bias, dy, *, eps, weight_offset):
     """The loop over the rows of dweight and dbias ends one too early."""
