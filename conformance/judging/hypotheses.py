@@ -74,7 +74,7 @@ def comes_near(made: Expected, right: Expected, actual: Array) -> bool:
     lower, upper = right.interval()
     with np.errstate(all="ignore"):
         far = np.abs(actual - made.value) > CLOSE * np.maximum(upper - lower, ulp(made.value, made.dtype))
-    return np.count_nonzero(far) <= MOST_FAR * far.size
+    return bool(np.count_nonzero(far) <= MOST_FAR * far.size)
 
 
 def _exported(verdict: Verdict) -> dict[str, Array]:

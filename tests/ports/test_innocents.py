@@ -68,7 +68,6 @@ INNOCENTS = [
     Innocent("ports.torch_nn", "jit", 1, 10, 6, ("torch",)),
     Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 5, 0, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 3, 123, 0, ("torch",)),
-    Innocent("ports.torch_nn.port:Forward", "jit", 1, 16, 0, ("torch",)),
     Innocent("ports.torch_nn.port:Rows", "eager", 1, 62, 0, ("torch",)),
     Innocent("ports.transformers.functions:Functions", "eager", 1, 47, 8, ("torch", "transformers")),
     Innocent("ports.transformers.layers:GPT2Layer", "eager", 1, 2, 1, ("torch", "transformers")),

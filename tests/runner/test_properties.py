@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from conformance.ops.cases import Names
 from conformance.port.in_process import PortInProcess
 from conformance.port.process import serve_command
 from conformance.tools.properties.inquiry import Inquiry, inquire, inquire_ports
@@ -31,7 +32,7 @@ SPOILT = {
     "RemembersFirstRow": ("stateless", ALL),
     "LeavesTheLastRow": ("stateless", ALL),
     "AddsToOldGradients": ("repeatable", ALL),
-    "TiresAfterTen": ("stateless", ("float64", "float32")),  # asked later, in half precision, the other process is tired too
+    "TiresAfterTen": ("stateless", ("float32",)),  # asked later, in half precision, the other process is tired too
     "CountsRows": ("row_count", ALL),
     "LosesTheTail": ("row_count", ALL),
     "MixesRows": ("row_order", ALL),
@@ -56,7 +57,7 @@ ALONE = set(SPOILT) - SHOWN_ELSEWHERE
 SEEDS = range(8)
 
 
-def ask(spec: str, *wanted: str, op: str | None = None, dtype: str | None = None, **settings) -> Inquiry:
+def ask(spec: str, *wanted: str, op: Names = (), dtype: Names = (), **settings) -> Inquiry:
     asked = tuple(BY_ID[id_] for id_ in wanted) or PROPERTIES
     (inquiry,) = inquire_ports({spec: serve_command(spec)}, kinds(op, dtype), wanted=asked, **settings)
     return inquiry
@@ -78,11 +79,12 @@ def test_every_property_holds_for_an_honest_port_in_every_op_and_dialect():
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_port_violates_its_property(name):
-    """In one op, the next port in the other."""
+    """In one op, and the next port in the other; in two dtypes."""
     property_, dtypes = SPOILT[name]
     op = ("rms_norm", "layer_norm")[list(SPOILT).index(name) % 2]
-    findings = ask(f"tests.runner.impure_ports:{name}", property_, op=op).findings
-    assert of(findings, "violated") == {(property_, dtype) for dtype in dtypes}
+    asked = ("float32", "bfloat16")
+    findings = ask(f"tests.runner.impure_ports:{name}", property_, op=op, dtype=asked).findings
+    assert of(findings, "violated") == {(property_, dtype) for dtype in dtypes if dtype in asked}
     assert not of(findings, "error", "not asked")
 
 
