@@ -8,7 +8,8 @@ import pytest
 import reference
 from conformance.judging.compare import compare, compare_output
 from conformance.judging.simulation import STYLES, play
-from conformance.mistakes import MISTAKES, attention_gradients, block_gradients, block_precision
+from conformance.mistakes import MISTAKES
+from conformance.mistakes.block import attention_gradients, gradients, precision
 from conformance.ops.block.anatomy import true_program
 from conformance.ops.block.cases import BLOCK_CASES
 from conformance.ops.block.golden import exact_inputs, run, true_composite
@@ -20,11 +21,11 @@ from conformance.ops.norms.cases import NORMS
 
 OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
-BACKWARD = (*block_gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
+BACKWARD = (*gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
 # What is added to hidden scores is rounded, a step in a step function; NaN has no slope; and an order of casting is none here.
 ROUGH = (*(id_ for id_ in BY_ID if id_.startswith("mask_of")), "hidden_row_is_nan", "norm_of_the_other_order")
 FORWARD = tuple(mistake for mistake in OF_BLOCKS if mistake not in BACKWARD)
-SMOOTH = tuple(mistake for mistake in FORWARD if mistake not in block_precision.MISTAKES and mistake.id not in ROUGH)
+SMOOTH = tuple(mistake for mistake in FORWARD if mistake not in precision.MISTAKES and mistake.id not in ROUGH)
 COUNTS = {"rope": 21, "attention": 60, "swiglu": 15, "gelu": 8, "pre_ln_block": 184, "pre_ln_stack": 131}
 
 each = lambda mistakes: pytest.mark.parametrize("mistake", mistakes, ids=lambda mistake: mistake.id)  # noqa: E731

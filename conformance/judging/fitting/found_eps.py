@@ -9,8 +9,8 @@ import numpy as np
 
 from conformance.judging.fitting import found_factor
 from conformance.judging.fitting.found_factor import Unit
-from conformance.mistakes import epsilon
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
+from conformance.mistakes.norms import epsilon
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import ulp
 from conformance.ops.golden import golden

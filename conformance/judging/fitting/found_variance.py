@@ -10,8 +10,8 @@ import numpy as np
 
 from conformance.judging.fitting.found_eps import LARGEST, scale_of_rstd
 from conformance.judging.fitting.found_factor import Unit
-from conformance.mistakes import precision
 from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.norms import precision
 from conformance.numbers.rounding import compute_dtype, unit_roundoff
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.block_gradients import EXACT, FORMULA, Cotangents, made_by, pulls, scales
-from conformance.mistakes.heads import MULTI_HEAD
+from conformance.mistakes.block.gradients import EXACT, FORMULA, Cotangents, made_by, pulls, scales
+from conformance.mistakes.block.heads import MULTI_HEAD
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.ops import DotProducts, Mix, Rotate, Softmax

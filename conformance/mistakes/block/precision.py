@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake
-from conformance.mistakes.precision import TF32
+from conformance.mistakes.norms.precision import TF32
 from conformance.numbers.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import reference
-from conformance.mistakes.heads import fused
+from conformance.mistakes.block.heads import fused
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine

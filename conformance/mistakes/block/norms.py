@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.mistakes.block.residual import NORMS, rereads
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
-from conformance.mistakes.residual import NORMS, rereads
 from conformance.numbers.rounding import HALF
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from conformance.mistakes.block.visibility import in_softmax
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
-from conformance.mistakes.visibility import in_softmax
 from conformance.numbers.rounding import largest
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine

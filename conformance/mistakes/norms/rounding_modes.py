@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
-from conformance.mistakes.precision import NO_NARROWER
+from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import HALF, Mode, Rounding
 from conformance.ops.norms.anatomy import Norm, Step
 from conformance.question.case import Op

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.mistakes.mistake import BATCH, Mistake
-from conformance.mistakes.precision import NO_NARROWER
+from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import HALF, round_to
 from conformance.ops.norms.anatomy import Batch, Norm, Paths, Steps
 from conformance.ops.norms.batch_norm import BatchNormCase
