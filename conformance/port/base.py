@@ -17,7 +17,7 @@ from conformance.numbers.rounding import DTYPES
 from conformance.port.protocol import Answer, Call, Hello, first_match, layouts
 from reference import BlockConfig
 
-OPS = {
+SIGNATURES = {
     "rms_norm": ("x", "weight"),
     "layer_norm": ("x", "weight", "bias"),
     "batch_norm": ("x", "weight", "bias"),
@@ -165,7 +165,7 @@ class Port:
         by_op_and_dtype = isinstance(orders, Mapping)
         return Hello(
             name=self.name,
-            ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
+            ops=tuple(op for op in SIGNATURES if callable(getattr(self, op, None))),
             dtypes=self.dtypes,
             orders=() if by_op_and_dtype else orders,
             weight_offsets=self.weight_offsets if self._tells("weight_offset", 0 not in self.weight_offsets) else (0,),
@@ -186,7 +186,7 @@ class Port:
         given |= {name: self._laid_out(given[name], layout) for name, layout in layouts(call.layout).items() if name in given}
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
-        order = (*OPS[call.op], *given)
+        order = (*SIGNATURES[call.op], *given)
         return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if self._bits(given[n]) != before[n]))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -196,7 +196,7 @@ class Port:
         function, constants = getattr(self, call.op), self._constants(call)
         made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
         output, gradients = made[0], len(call.asked) > len(made)
-        names = OPS[call.op]
+        names = SIGNATURES[call.op]
         others = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others

@@ -15,7 +15,7 @@ from conformance.port.process import Family, PortFailure, PortProcess, RunningPo
 from conformance.port.protocol import Hello, first_match
 from conformance.port.session import NOT_ASKED, NoAnswer, Session, asked_of
 from conformance.question.case import Case
-from conformance.running.shard import family
+from conformance.running.shard import program
 
 NO_OP = "no op "  # how the reason begins that a port lacks an op
 KEPT_SIZE = 2**22  # elements of x in a case whose golden is kept: a larger one would fill the memory
@@ -84,11 +84,11 @@ def run_in_process(names: Iterable[str], cases: tuple[Case, ...], *, seed: int, 
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
-    """The cases by family; the last ones, which take a compiler longest, come first."""
-    families: dict[tuple[str, int, str], list[tuple[int, Case]]] = {}
+    """The cases by program; the last ones, which take a compiler longest, come first."""
+    programs: dict[tuple[str, int, str], list[tuple[int, Case]]] = {}
     for place, case in enumerate(cases):
-        families.setdefault(family(case), []).append((place, case))
-    return deque(map(tuple, reversed(families.values())))
+        programs.setdefault(program(case), []).append((place, case))
+    return deque(map(tuple, reversed(programs.values())))
 
 
 def _drained(groups: deque[Group], taken: list[int]) -> Iterator[Case]:

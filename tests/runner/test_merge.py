@@ -14,7 +14,7 @@ from conformance.report.machine import as_json
 from conformance.report.merging import MergeError, merge
 from conformance.report.report import CONFORMS, NOT_RUN, Report, Settings
 from conformance.running.runner import PortRun
-from conformance.running.shard import family, shard
+from conformance.running.shard import program, shard
 from tests.runner.test_cli import FAILS, HONEST, WRONG, WRONG_USAGE, conformance, read_report
 from tests.runner.test_report import HELLO, judged, sevens
 
@@ -39,19 +39,19 @@ def part(number: int, count: int, port: str = "port", **changed) -> Report:
 def test_every_case_is_in_one_shard_and_a_family_is_whole(count):
     parts = [shard(CASES, number, count) for number in range(1, count + 1)]
     assert Counter(case for each in parts for case in each) == Counter(CASES)
-    families = [{family(case) for case in each} for each in parts]
-    assert sum(map(len, families)) == len(set.union(*families))
+    programs = [{program(case) for case in each} for each in parts]
+    assert sum(map(len, programs)) == len(set.union(*programs))
     assert all([case for case in CASES if case in set(each)] == list(each) for each in parts)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_shards_are_even(count):
-    """In cases, and in families, which a compiler takes its time for."""
+    """In cases, and in programs, which a compiler takes its time for."""
     parts = [shard(CASES, number, count) for number in range(1, count + 1)]
-    sizes, families = [len(each) for each in parts], [len({family(case) for case in each}) for each in parts]
+    sizes, programs = [len(each) for each in parts], [len({program(case) for case in each}) for each in parts]
     assert max(sizes) <= 1.15 * min(sizes)
-    assert max(families) <= 1.25 * min(families)
-    blocks = [len({family(case) for case in each if case.op == "pre_ln_block"}) for each in parts]
+    assert max(programs) <= 1.25 * min(programs)
+    blocks = [len({program(case) for case in each if case.op == "pre_ln_block"}) for each in parts]
     assert max(blocks) - min(blocks) <= 1
 
 

@@ -25,7 +25,7 @@ from conformance.report.junit import as_junit
 from conformance.report.markdown import as_markdown
 from conformance.report.report import CONFORMS, FAILS, Settings
 from conformance.running.runner import PortRun, run_port, run_ports, unsupported
-from conformance.running.shard import family
+from conformance.running.shard import program
 
 VICTIM, FOLLOWER = select("rms_norm/either_order/float32/zero_rows") + select("rms_norm/either_order/float32/random")
 HELLO = Hello(
@@ -62,12 +62,12 @@ def test_an_honest_port_passes_every_case():
 
 
 def test_processes_share_the_cases_and_not_a_family():
-    """What a compiler keeps for a family would be compiled in both."""
+    """What a compiler keeps for a program would be compiled in both."""
     result = run(bad_port("SaysItsProcess"), *ROW_NORM_CASES, jobs=2)
     assert [verdict.case for verdict in result.verdicts] == list(ROW_NORM_CASES)
     processes: dict[object, set[str]] = {}
     for verdict in result.verdicts:
-        processes.setdefault(family(verdict.case), set()).add(verdict.message)
+        processes.setdefault(program(verdict.case), set()).add(verdict.message)
     assert {len(of_family) for of_family in processes.values()} == {1}
     assert len(set().union(*processes.values())) == 2
 

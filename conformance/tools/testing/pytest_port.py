@@ -25,7 +25,7 @@ from conformance.report.report import FAILS, Settings
 from conformance.report.single import Teller
 from conformance.report.words import paragraph
 from conformance.running.runner import Examination, PortRun
-from conformance.running.shard import family
+from conformance.running.shard import program
 
 CAUSES_SHOWN = 8
 # A port is imported as the tests are, wherever pytest has found them.
@@ -204,7 +204,7 @@ class PortCollector(pytest.Collector):
             item: CaseItem = CaseItem.from_parent(self, name=case.id)
             item.case, item.port = case, self.port
             if grouped:
-                item.add_marker(pytest.mark.xdist_group(" ".join(map(str, family(case)))))
+                item.add_marker(pytest.mark.xdist_group(" ".join(map(str, program(case)))))
             yield item
 
 
