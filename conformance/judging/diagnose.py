@@ -122,7 +122,7 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
             ranked = search.enough(search.best(pairs, first=FIRST_OF_TWO), SHARE_OF_TWO)
         if not ranked:
             break
-        diagnoses.append(search.take(*ranked[:2]))
+        diagnoses.append(search.take(*ranked))
     return tuple(diagnoses)
 
 
@@ -162,16 +162,23 @@ class Search:
         best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
-            best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=count is not None)
+            rough = count is not None or self._is_composite
+            best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=rough)
         return best
 
     def enough(self, best: Mapping[Mistake, float], share: float) -> list[Mistake]:
-        """Those that save so large a share of the bits that are left, and explain some output."""
-        return [mistake for mistake, saved in best.items() if saved >= share * self.left and self._explains(mistake)]
+        """The first two that save so large a share of the bits that are left, and explain some output."""
+        found: list[Mistake] = []
+        for mistake in (mistake for mistake, saved in best.items() if saved >= share * self.left):
+            if self._explains(mistake, rough=bool(found)):
+                found.append(mistake)
+            if len(found) == 2:
+                break
+        return found
 
-    def _explains(self, mistake: Mistake) -> bool:
+    def _explains(self, mistake: Mistake, *, rough: bool) -> bool:
         """Whether a mistake explains nearly all of more than a few outputs: what saves bits here and there explains nothing."""
-        told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units])
+        told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units], rough=rough)
         return sum(_is_explained(unit, told) for unit in self._left()) > FEW * len(self._failing)
 
     def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
@@ -212,9 +219,9 @@ class Search:
         return unit.output.passes and searched and all(told.outside for told in self._told(mistake, unit))
 
     def _also(self, mistake: Mistake, explained: Iterable[Unit]) -> int:
-        """How many of the outputs that one mistake explains another explains too."""
+        """How many of the outputs that one mistake explains another explains too; in a composite op, nearly so."""
         units = [unit for unit in explained if self._case_of[unit] in self._searched]
-        told = self._told_best(mistake, units)
+        told = self._told_best(mistake, units, rough=True)
         return sum(_is_explained(unit, told) for unit in units)
 
     def _left(self) -> list[Unit]:
@@ -261,11 +268,11 @@ class Search:
             return whole(unit.output)
         return tell(made, unit.output, self._right[unit].width)
 
-    def _told_best(self, mistake: Mistake, units: Sequence[Unit]) -> dict[Unit, Told]:
+    def _told_best(self, mistake: Mistake, units: Sequence[Unit], *, rough: bool = False) -> dict[Unit, Told]:
         """Those of some outputs that are of groups that have a mistake, as it tells them."""
-        groups = self._saved(mistake, units)
+        groups = self._saved(mistake, units, rough=rough)
         way = {group: int(np.argmax(saved)) for group, saved in groups.items() if max(saved) > PRICE}
-        return {unit: self._told(mistake, unit)[way[unit.group]] for unit in units if unit.group in way}
+        return {unit: self._told(mistake, unit, rough)[way[unit.group]] for unit in units if unit.group in way}
 
     def _expected(self, mistake: Mistake, asked: Asked, rough: bool = False) -> list[Outputs]:
         rough = rough and self._is_composite
