@@ -32,7 +32,7 @@ SPOILT = {
     "RemembersFirstRow": ("stateless", ALL),
     "LeavesTheLastRow": ("stateless", ALL),
     "AddsToOldGradients": ("repeatable", ALL),
-    "TiresAfterTen": ("stateless", ("float32",)),  # asked later, in half precision, the other process is tired too
+    "TiresAfterTen": ("stateless", ALL),
     "CountsRows": ("row_count", ALL),
     "LosesTheTail": ("row_count", ALL),
     "MixesRows": ("row_order", ALL),

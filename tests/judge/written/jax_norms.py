@@ -793,7 +793,7 @@ def layer_backward_mean_in_half(x, weight, bias, dy, *, eps, weight_offset):
 
 
 @written.fault(
-    "layer_norm", "dweight_without_last_row", "dbias_without_last_row", "dweight_and_dbias_without_row_5", group="backward"
+    "layer_norm", "dweight_without_last_row", "dbias_without_last_row", "dweight_and_dbias_without_row_5*", group="backward"
 )
 @gradients_of(layer_norm)
 def layer_backward_stops_a_row_early(x, weight, bias, dy, *, eps, weight_offset):
