@@ -35,8 +35,8 @@ def judge(port: str, asked, mode: str, *, without: str = "") -> None:
 
 @pytest.mark.parametrize("port", PORTS)
 def test_every_property_holds_in_eager_mode(port):
-    """In every dtype, of one op or the other."""
-    asked = (*kinds("rms_norm", ("float64", "bfloat16")), *kinds("layer_norm", ("float32", "float16")))
+    """Of one op in bfloat16, of the other in float32."""
+    asked = (*kinds("rms_norm", "bfloat16"), *kinds("layer_norm", "float32"))
     judge(port, asked, "eager", without="mode")  # which would compile them all
 
 
