@@ -162,7 +162,7 @@ class Search:
         best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
-            rough = count is not None or self._is_composite
+            rough = count is not None or (self._is_composite and max(best.values(), default=0.0) >= SHARE * self.left)
             best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=rough)
         return best
 

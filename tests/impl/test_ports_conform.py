@@ -14,10 +14,12 @@ PORTS = ["impl_torch", "impl_jax"]
 LAYOUTS = {case.id for case in CASES if case.layout != "contiguous"}
 
 
-def is_of_another_kind(case: Case) -> bool:
-    """Whether it is a block other than Llama's in float32, and in bfloat16 GPT-2's, whose norms scale, then cast."""
-    kinds = {"float32": "llama", "bfloat16": "gpt2"}
-    return isinstance(case, BlockCase) and case.is_block and case.kind != kinds.get(case.dtype)
+def is_compiled(case: Case) -> bool:
+    """Whether it is a norm, or in float32 or bfloat16 a composite op: Llama's block in one, GPT-2's in the other, no stack."""
+    if not isinstance(case, BlockCase):
+        return True
+    kind = {"float32": "llama", "bfloat16": "gpt2"}.get(case.dtype)
+    return kind is not None and case.op != "pre_ln_stack" and (not case.is_block or case.kind == kind)
 
 
 # torch.compile takes seconds for every op, dtype, dialect and layout: it is asked what shows the most in each, and the
@@ -26,7 +28,7 @@ TELLING = ("random", "rows_near_eps", "aligned_dy")
 COMPILED = tuple(
     case
     for case in CASES
-    if (case.name in TELLING and case.dialect.weight_dtype == "storage" and not is_of_another_kind(case))
+    if (case.name in TELLING and case.dialect.weight_dtype == "storage" and is_compiled(case))
     or (case.op, case.name) == ("batch_norm", "random")  # whose parameters are float32 beside half precision
     or (case.id in LAYOUTS and (case.op, case.dtype) == ("rms_norm", "float32"))
 )
@@ -66,5 +68,5 @@ def test_every_case_passes_in_eager_mode(port, cases):
 def test_every_kind_of_case_passes_compiled(port):
     kinds = {(case.op, case.dialect.order, case.dtype) for case in CASES if not isinstance(case, BlockCase)}
     assert {(case.op, case.dialect.order, case.dtype) for case in COMPILED} >= kinds
-    assert {case.op for case in COMPILED} == set(OPS)
+    assert {case.op for case in COMPILED} == set(OPS) - {"pre_ln_stack"}
     judge(port, COMPILED, "jit", seed=1)

@@ -35,9 +35,16 @@ def _kind(fault: Fault, dtype: DType, diagnoses: Sequence[Diagnosis]) -> Kind:
         return "right"
     if _is_the_backward_half(diagnoses[0], fault):
         return "equivalent"
+    if fault.op not in NORMS:
+        return "equivalent" if _explains_as_much(diagnoses[0], fault) else "misnamed"
     known = [BY_ID[name] for name in fault.names if name in BY_ID]
-    same = fault.op in NORMS and any(equivalent(named, mistake, fault.op, dtype) for mistake in known)
-    return "equivalent" if same else "misnamed"
+    return "equivalent" if any(equivalent(named, mistake, fault.op, dtype) for mistake in known) else "misnamed"
+
+
+def _explains_as_much(diagnosis: Diagnosis, fault: Fault) -> bool:
+    """Whether the next best is the right one, and explains every output that the first does: no eps is an eps of 1e-12."""
+    mistake, outputs = diagnosis.runner_up or (diagnosis.mistake, 0)
+    return mistake.id in fault.names and outputs >= diagnosis.outputs
 
 
 def _is_the_backward_half(diagnosis: Diagnosis, fault: Fault) -> bool:
