@@ -44,16 +44,17 @@ class Told:
         return 1 - self.outside / self.width.size if self.width.size else 1.0
 
 
-def tell(expected: Expected | None, output: OutputVerdict, least: Array | float = 0.0) -> Told:
+def tell(expected: Expected | None, output: OutputVerdict, least: Array | float = 0.0, size: Array | float = 0.0) -> Told:
     """An output as these intervals tell it; where there are none, or their dtype is another, it lies outside whole.
 
     Inside, an element takes `least` bits or more: an interval narrower than honest noise tells no more than that noise allows.
+    Nor do numbers count that are closer together than those of its right `size`: around zero there are more than around it.
     """
     if expected is None or output.dtype != expected.dtype:
         return whole(output)
     digits = _digits(output)
     inside = expected.admits(output.actual)
-    width = np.clip(np.log2(1 + _numbers(expected)), least, digits)
+    width = np.clip(np.log2(1 + _numbers(expected, size)), least, digits)
     bits = np.where(inside, width, digits)
     return Told(float(np.sum(bits)), int(inside.size - np.count_nonzero(inside)), float(np.sum(bits - width)), width)
 
@@ -68,10 +69,11 @@ def _digits(output: OutputVerdict) -> float:
     return WHOLE.get(output.dtype, WHOLE["float64"])
 
 
-def _numbers(expected: Expected) -> Array:
-    """How many numbers of the dtype each interval holds, were they everywhere as far apart as at its larger end."""
+def _numbers(expected: Expected, size: Array | float) -> Array:
+    """How many numbers of the dtype each interval holds, if all are as far apart as at its larger end, or at a size."""
     lower, upper = expected.interval()
     normal = float(ml_dtypes.finfo(NUMPY_DTYPES[expected.dtype]).smallest_normal)
     with np.errstate(all="ignore"):
-        apart = 2 * unit_roundoff(expected.dtype) * np.maximum(np.maximum(np.abs(lower), np.abs(upper)), normal)
+        largest = np.fmax(np.maximum(np.maximum(np.abs(lower), np.abs(upper)), normal), size)
+        apart = 2 * unit_roundoff(expected.dtype) * largest
         return 1 + np.nan_to_num((upper - lower) / apart, nan=0.0)

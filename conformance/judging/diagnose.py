@@ -266,7 +266,8 @@ class Search:
         costly = rough and not self._is_composite  # whose rough intervals cost nothing
         if costly and made and right and not comes_near(made, right, unit.output.actual):
             return whole(unit.output)
-        return tell(made, unit.output, self._right[unit].width)
+        size = np.nan_to_num(np.abs(right.value), nan=0.0, posinf=0.0) if right else 0.0
+        return tell(made, unit.output, self._right[unit].width, size)
 
     def _told_best(self, mistake: Mistake, units: Sequence[Unit], *, rough: bool = False) -> dict[Unit, Told]:
         """Those of some outputs that are of groups that have a mistake, as it tells them."""

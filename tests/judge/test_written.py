@@ -44,6 +44,7 @@ ROWS = (
     ("torch/rms_norm/rms_tail_not_masked", "float32", "tail_not_masked", ()),
     ("torch/rms_norm/rms_masked_with_ones", "bfloat16", "padding_of_ones", ()),
     ("torch/layer_norm/layer_padded_rows_clamped", "float32", "dweight_repeats_last_row_8", ()),
+    ("torch/layer_norm/layer_dx_never_written", "float32", "dx_zero", ()),
     ("torch/rms_norm/rms_dweight_over_accumulation_steps", "float32", "dweight_times_0.25", ()),
 )
 
