@@ -113,7 +113,7 @@ def test_a_known_mistake_is_one_cause_for_all_its_cases():
     assert [verdict.status for verdict in verdicts] == ["fail", "fail", "pass"] * 2
     cause, other = report(*verdicts, judged("rms_norm/either_order/float32/std_0.05", sevens)).causes
     assert cause.what == WEIGHT_MISSING.sentence
-    assert agreement(cause.evidence).startswith("weight_missing explains most of the 13 failing outputs (10), to within 0.00 ")
+    assert agreement(cause.evidence).startswith("weight_missing explains most of the 13 failing outputs (12), to within 0.00 ")
     assert agreement(cause.evidence).endswith(" tolerances, and agrees with 6 of 7 cases")
     assert [case.rpartition("/")[2] for case in cause.cases] == ["random", "spike"] * 2
     assert (other.cases, other.evidence) == (("rms_norm/either_order/float32/std_0.05",), None)
