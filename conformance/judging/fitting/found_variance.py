@@ -37,7 +37,7 @@ class Read:
 def found(units: Iterable[Unit], seed: int) -> Mistake | None:
     """The catalogue's mistake with the variances of a port's own rows; None where one pass does not explain them.
 
-    `units` are the failing y of an op that centres, in any dtype.
+    `units` are the failing y of LayerNorm, in any dtype and dialect.
     """
     read = {case.id: _read((case, output), seed) for case, output in units if 0 < output.actual.size <= LARGEST}
     off = sum(int(np.sum(each.is_off)) for each in read.values())

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.mistake import CENTRED, Mistake
+from conformance.mistakes.norms.dx import FORMULA
 from conformance.mistakes.norms.precision import NO_NARROWER, TF32, accumulates
 from conformance.ops.norms.anatomy import Norm, Steps
 
 Array = np.ndarray
 BLOCK = 128  # rows that a kernel takes at once, in the mistake that leaves out the rest
-FORMULA = "a hand-written backward"
 
 
 def _multiplicand(multiplicand: Callable[[Steps], Array]) -> Callable[[Norm], Norm]:
