@@ -24,30 +24,31 @@ def main(
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
 
-        _report("kit", measure_kit())
+        report("kit", measure_kit())
     if what in ("layers", "all"):
         from benchmarks.layers import measure_layers
 
-        _report(f"layers-{device}", measure_layers(device))
+        report(f"layers-{device}", measure_layers(device))
     if what in ("tolerances", "all"):
         from benchmarks import limits, search, tolerances, welford
 
         for name, rows in chain(tolerances.tables(), limits.tables(), welford.tables(), search.tables()):
-            _report(f"tolerances-{name}", rows)
+            report(f"tolerances-{name}", rows)
     if what in ("diagnosis", "all"):
         from benchmarks.diagnosis import measure_diagnosis
 
         for name, rows in measure_diagnosis(every=every):
-            _report(name, rows)
+            report(name, rows)
 
 
-def _report(name: str, rows: list[dict[str, str | float]]) -> None:
+def report(name: str, rows: list[dict[str, str | float]], folder: Path = RESULTS) -> None:
+    """Print rows as a table, and write them to `folder`."""
     table = Table(*rows[0], title=name)
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()))
     Console().print(table)
     document = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
-    write_atomically(RESULTS / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_atomically(folder / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

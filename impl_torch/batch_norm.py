@@ -37,16 +37,18 @@ def batch_norm(
     wide = x.to(compute_dtype(x))  # *batch d
     mean = sum_rows(wide) / rows if training else running_mean  # d
     centred = wide - mean  # *batch d
-    var = sum_rows(centred.square()) / rows if training else running_var  # d
+    squares = sum_rows(centred.square()) if training else None  # d
+    var = running_var if squares is None else squares / rows  # d
     y = centred * torch.rsqrt(var + eps)  # *batch d
     if weight is not None:
         y = y * weight  # *batch d
     if bias is not None:
         y = y + bias  # *batch d
     y = y.to(x.dtype)
-    if not training:
+    if squares is None:
         return y
-    kept = var * (rows / (rows - 1)) if unbiased else var  # d
+    # Not `var * (rows / (rows - 1))`: where sizes are symbols, a kernel for a GPU divides the two integers in float32.
+    kept = squares / (rows - unbiased)  # d
     new_mean = running_mean + momentum * (mean.detach() - running_mean)  # d
     new_var = running_var + momentum * (kept.detach() - running_var)  # d
     return y, new_mean, new_var

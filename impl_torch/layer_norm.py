@@ -6,7 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impl_torch.rows import check_order, check_rows, compute_dtype, flatten_trailing, operand, output_dtype, round_to, sum_rows
+from impl_torch.rows import (
+    cast,
+    check_order,
+    check_rows,
+    compute_dtype,
+    flatten_trailing,
+    operand,
+    output_dtype,
+    round_to,
+    sum_rows,
+)
 
 
 def layer_norm(
@@ -102,7 +112,7 @@ class _LayerNorm(torch.autograd.Function):
             y = y * (weight.to(compute) + weight_offset)  # *batch d
         if bias is not None:
             y = y + bias.to(compute)  # *batch d
-        return y.to(y_dtype), mean, rstd
+        return cast(y, y_dtype), mean, rstd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

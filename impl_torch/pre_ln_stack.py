@@ -70,5 +70,7 @@ def _apply(layer: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     return layer(*args, **kwargs)
 
 
-_same_again: Callable[..., Tensor] = torch.compiler.nested_compile_region(_apply)  # pyright: ignore[reportAssignmentType]
+# torch 2.11 cannot trace an `autograd.Function` within such a region: "KeyError: example_value".
+_traces_regions = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+_same_again: Callable[..., Tensor] = torch.compiler.nested_compile_region(_apply) if _traces_regions else _apply  # pyright: ignore[reportAssignmentType]
 """A layer: torch.compile traces the first, and takes the others for the same program on other parameters."""

@@ -6,7 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impl_torch.rows import check_order, check_rows, compute_dtype, flatten_trailing, operand, output_dtype, round_to, sum_rows
+from impl_torch.rows import (
+    cast,
+    check_order,
+    check_rows,
+    compute_dtype,
+    flatten_trailing,
+    operand,
+    output_dtype,
+    round_to,
+    sum_rows,
+)
 
 
 def rms_norm(
@@ -94,7 +104,7 @@ class _RMSNorm(torch.autograd.Function):
         y = round_to(x_hat, x.dtype).to(compute) if order == "cast_then_scale" else x_hat
         if weight is not None:
             y = y * (weight.to(compute) + weight_offset)  # *batch d
-        return y.to(y_dtype), rstd
+        return cast(y, y_dtype), rstd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -47,6 +47,15 @@ def operand(number: float, x: Tensor) -> float | Tensor:
     return x.new_zeros((), dtype=compute_dtype(x)) + number if torch.compiler.is_compiling() else number
 
 
+def cast(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast an output of an `autograd.Function`; one that has the dtype is returned as it is.
+
+    `to` would return it too, but torch.compile up to 2.12 takes an output that is another's alias for one without a
+    gradient: every gradient is zero, and nothing is said.
+    """
+    return y if y.dtype == dtype else y.to(dtype)
+
+
 def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast x to dtype and round it there, even where the compiler would rather keep float32.
 
