@@ -48,7 +48,7 @@ def batch_norm(
     if squares is None:
         return y
     # Not `var * (rows / (rows - 1))`: where sizes are symbols, a kernel for a GPU divides the two integers in float32.
-    kept = squares / (rows - unbiased)  # d
+    kept = squares / (rows - 1 if unbiased else rows)  # d
     new_mean = running_mean + momentum * (mean.detach() - running_mean)  # d
     new_var = running_var + momentum * (kept.detach() - running_var)  # d
     return y, new_mean, new_var

@@ -107,7 +107,7 @@ class _LayerNorm(torch.autograd.Function):
         var = centred.square().mean(dim=-1, keepdim=True)  # *batch 1
         rstd = torch.rsqrt(var + eps)  # *batch 1
         x_hat = centred * rstd  # *batch d
-        y = round_to(x_hat, x.dtype).to(compute) if order == "cast_then_scale" else x_hat
+        y = cast(round_to(x_hat, x.dtype), compute) if order == "cast_then_scale" else x_hat
         if weight is not None:
             y = y * (weight.to(compute) + weight_offset)  # *batch d
         if bias is not None:

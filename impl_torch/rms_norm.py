@@ -101,7 +101,7 @@ class _RMSNorm(torch.autograd.Function):
         mean_square = x.to(compute).square().mean(dim=-1, keepdim=True)  # *batch 1
         rstd = torch.rsqrt(mean_square + eps)  # *batch 1
         x_hat = x.to(compute) * rstd  # *batch d
-        y = round_to(x_hat, x.dtype).to(compute) if order == "cast_then_scale" else x_hat
+        y = cast(round_to(x_hat, x.dtype), compute) if order == "cast_then_scale" else x_hat
         if weight is not None:
             y = y * (weight.to(compute) + weight_offset)  # *batch d
         return cast(y, y_dtype), rstd

@@ -48,7 +48,7 @@ def operand(number: float, x: Tensor) -> float | Tensor:
 
 
 def cast(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast an output of an `autograd.Function`; one that has the dtype is returned as it is.
+    """Cast what an `autograd.Function` may return; a tensor that has the dtype already is returned as it is.
 
     `to` would return it too, but torch.compile up to 2.12 takes an output that is another's alias for one without a
     gradient: every gradient is zero, and nothing is said.
@@ -63,7 +63,7 @@ def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
     option `emulate_precision_casts` is set: `cast_then_scale` silently becomes `scale_then_cast`. It cannot look
     through integer arithmetic on the bits.
     """
-    rounded = x.to(dtype)
+    rounded = cast(x, dtype)
     return (rounded.view(torch.int16) + 0).view(dtype) if dtype in HALF else rounded
 
 

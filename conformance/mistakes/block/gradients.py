@@ -63,6 +63,10 @@ def scales(*factors: float) -> Pull:
     return pull
 
 
+def _nothing(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
+    return tuple(0.0 * cotangent for cotangent in cotangents)
+
+
 def _statistics_constant(op: Norm) -> Callable[..., Cotangents]:
     def made(dy: Array, x: Array, weight: Array, *bias: Array) -> Cotangents:
         rstd = (reference.layer_norm if op.centred else reference.rms_norm)(x, eps=op.eps).rstd
@@ -215,6 +219,14 @@ RESIDUAL = (
         made_by(Norm, _statistics_constant, "attention_norm", "ffn_norm"),
         "dx keeps its component along x.",
         "tt-metal#53215, xla#8225",
+        BLOCKS,
+    ),
+    Mistake(
+        "norms_without_gradient",
+        "the norms pass nothing back, and their parameters have no gradient",
+        pulls(_nothing, "attention_norm", "ffn_norm", "q_norm", "k_norm"),
+        "dx is dy; attention's gradients are those of a block without its second half.",
+        "torch 2.11: docs/findings.md",
         BLOCKS,
     ),
     Mistake(
