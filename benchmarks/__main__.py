@@ -41,13 +41,13 @@ def main(
             report(name, rows)
 
 
-def report(name: str, rows: list[dict[str, str | float]], folder: Path = RESULTS) -> None:
-    """Print rows as a table, and write them to `folder`."""
+def report(name: str, rows: list[dict[str, str | float]], folder: Path = RESULTS, machine: str = "") -> None:
+    """Print rows as a table, and write them to `folder` with the name of the machine, this one if none is given."""
     table = Table(*rows[0], title=name)
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else value for value in row.values()))
     Console().print(table)
-    document = {"machine": platform.platform(), "python": platform.python_version(), "rows": rows}
+    document = {"machine": machine or platform.platform(), "python": platform.python_version(), "rows": rows}
     write_atomically(folder / f"{name}.json", (json.dumps(document, indent=1) + "\n").encode())
 
 

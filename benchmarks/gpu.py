@@ -2,11 +2,12 @@
 
 First conformance, both frameworks, eager and compiled; then the layers against their peers; then how near the norms come
 to the rate at which the device copies memory. It runs on a CPU too, on small shapes, so that it is known to work before a
-machine is at hand.
+machine is at hand. `--page` writes docs/gpu.md from the figures that were kept.
 """
 
 import json
 import os
+import platform
 import signal
 import statistics
 import subprocess
@@ -36,6 +37,38 @@ SHAPES = ((131072, 1024), (32768, 4096), (4096, 16384))  # rows, features: more 
 SMALL = ((64, 128),)
 REPEATS = 30
 
+PAGE = ROOT / "docs" / "gpu.md"
+PAGE_TEXT = """# On a GPU
+
+`python -m benchmarks.gpu` asks both implementations every case on a GPU, then measures. Its reports are in
+[results](../results); `python -m benchmarks.gpu --page` writes this page from them. The machine: {machine}.
+
+## Conformance
+
+{conformance}
+
+`conformance properties` holds too: [torch](../results/cuda-properties-impl_torch-eager.json),
+[JAX](../results/cuda-properties-impl_jax-jit.json). The first run found two faults of torch 2.11, of which our tests, on
+torch 2.13 and a CPU, could know nothing: [findings](findings.md).
+
+## Against the libraries' own layers
+
+One forward and one backward pass of [4, 512, 512]; the ratio is our time over theirs, in the same rounds. A layer as small
+as this waits for its launches.
+
+{layers}
+
+## How near a copy
+
+The bytes that a norm must move over its time, as a share of the rate of a copy in the same run; bfloat16. A forward pass
+reads x and writes y, a backward pass reads x and dy and writes dx.
+
+{bandwidth}
+
+Compiled, the norms of `impl_torch` are as fast as torch's own compiled ones, or faster, but in the backward pass of the
+widest rows. In eager mode every step of the formula is a kernel of its own, with float32 between them: compile it.
+"""
+
 Step = Callable[[], Any]
 
 
@@ -43,14 +76,63 @@ def main(
     device: Annotated[str, typer.Option(help="As the ports know it.")] = "cuda",
     seconds: Annotated[float, typer.Option(help="What the conformance runs may take together.")] = 360.0,
     folder: Annotated[Path, typer.Option(help="Where the reports go.")] = RESULTS,
+    only_page: Annotated[bool, typer.Option("--page", help="Measure nothing; write docs/gpu.md from results/.")] = False,
 ) -> None:
     """Judge, then measure; a run that is out of time is said to be, and the rest goes on."""
+    if only_page:
+        PAGE.write_text(page())
+        return
     os.environ.update(ENVIRONMENT)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = judged(device, seconds, folder)
-    report(f"{device}-conformance", rows, folder)
-    report(f"layers-{device}", measure_layers(device), folder)
-    report(f"{device}-bandwidth", bandwidth(device), folder)
+    report(f"{device}-conformance", judged(device, seconds, folder), folder, _machine(device))
+    report(f"layers-{device}", measure_layers(device), folder, _machine(device))
+    report(f"{device}-bandwidth", bandwidth(device), folder, _machine(device))
+
+
+def page() -> str:
+    """docs/gpu.md, of the reports in results/."""
+    conformance = [
+        (hello["name"], settings["mode"], ", ".join(f"{name} {version}" for name, version in hello["versions"].items()), passed)
+        for report in map(_read, (f"cuda-{port}-{mode}" for port, mode, _ in RUNS))
+        for hello, settings in [(report["ports"][0]["hello"], report["settings"])]
+        for passed in [", ".join(f"{number} {name}" for name, number in _counts(report).items())]
+    ]
+    layers, rates = _read("layers-cuda"), _read("cuda-bandwidth")
+    by_norm = dict[str, list[str]]()
+    for row in rates["rows"]:
+        by_norm.setdefault(row["what"], []).append(f"{row['of a copy']:.2f}")
+    shapes = [f"{rows}x{width}, {way}" for rows, width in SHAPES for way in ("forward", "backward")]
+    return PAGE_TEXT.format(
+        machine=rates["machine"],
+        conformance=_table(("port", "mode", "versions", "verdicts"), conformance),
+        layers=_table(
+            ("layer", "peer", "ours, ms", "peer, ms", "ratio"),
+            [
+                (row["layer"], row["peer"], f"{row['ours, ms']:.3f}", f"{row['peer, ms']:.3f}", f"{row['ratio']:.2f}")
+                for row in layers["rows"]
+            ],
+        ),
+        bandwidth=_table(("norm", *shapes), [(norm, *shares) for norm, shares in by_norm.items()]),
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _counts(report: dict[str, Any]) -> Counter[str]:
+    return Counter(verdict["status"] for verdict in report["verdicts"])
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = (heads, ("---",) * len(heads), *rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _machine(device: str) -> str:
+    import torch
+
+    return platform.platform() if device == "cpu" else torch.cuda.get_device_name()
 
 
 def judged(device: str, seconds: float, folder: Path) -> list[dict[str, str | float]]:
@@ -72,7 +154,7 @@ def judged(device: str, seconds: float, folder: Path) -> list[dict[str, str | fl
         whole = folder / f"{device}-{port}-{mode}.json"
         if len(there) == len(parts):
             subprocess.run([*KIT, "merge", *map(str, there), "--json", str(whole), "--quiet"], cwd=ROOT, check=False)
-        statuses = Counter(verdict["status"] for part in there for verdict in json.loads(part.read_text())["verdicts"])
+        statuses = sum((_counts(json.loads(part.read_text())) for part in there), Counter[str]())
         counts = ", ".join(f"{number} {status}" for status, number in statuses.items())
         late = f"{len(parts) - len(there)} of {len(parts)} parts" if len(there) < len(parts) else ""
         rows.append({"port": port, "mode": mode, "seconds": time.monotonic() - began, "verdicts": counts, "out of time": late})

@@ -37,6 +37,12 @@ def test_the_report_on_the_first_screen():
     assert without_measurements(result.stdout) == without_measurements(shown[1])
 
 
+def test_the_page_of_the_gpu_is_that_of_the_reports():
+    from benchmarks import gpu
+
+    assert gpu.PAGE.read_text(encoding="utf-8") == gpu.page()
+
+
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 85
     assert [line for line in README.splitlines() if len(line) > 120] == []
