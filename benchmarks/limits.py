@@ -13,10 +13,11 @@ from conformance.judging.compare import compare_output
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import DTYPES, round_to, store, unit_roundoff
 from conformance.ops.cases import select
+from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
-from conformance.ops.inputs import Draw
 from conformance.ops.norms.cases import ROW_NORMS, NormCase
-from conformance.ops.norms.golden import exact_inputs, expected_outputs, norm_values
+from conformance.ops.norms.expected import expected_outputs
+from conformance.ops.norms.golden import exact_inputs, norm_values
 
 Array = np.ndarray
 Row = dict[str, str | float]
@@ -173,4 +174,4 @@ def one_pass() -> list[Row]:
 def expect(case: NormCase, given: Inputs) -> dict[str, Expected]:
     """What a case expects on inputs that are not its own."""
     norm, _ = norm_values(case, given)
-    return expected_outputs(case, norm, case.dialect, case.outputs)
+    return expected_outputs(case.dtype, norm, case.dialect, case.outputs)

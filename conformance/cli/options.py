@@ -13,7 +13,8 @@ from conformance.numbers.nearest import did_you_mean
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES, NoCaseError, require
 from conformance.ops.norms.cases import ROW_NORMS
-from conformance.question.case import OPS, Case
+from conformance.ops.table import OPS
+from conformance.question.case import Case
 
 if TYPE_CHECKING:
     from conformance.port.process import RunningPort

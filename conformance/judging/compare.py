@@ -8,10 +8,8 @@ import numpy as np
 
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import unit_roundoff
-from conformance.ops.block.anatomy import true_program
-from conformance.ops.block.cases import BlockCase
-from conformance.ops.block.taps import TAP, expected_taps
-from conformance.ops.golden import Golden
+from conformance.ops.block.taps import TAP
+from conformance.ops.golden import Golden, lay_open
 from conformance.question.answer import malformed
 from conformance.question.case import Case
 
@@ -119,17 +117,13 @@ def compare(port: str, golden: Golden, outputs: dict[str, Array], asked: tuple[s
 
 def compare_taps(golden: Golden, taps: dict[str, Array]) -> tuple[OutputVerdict, ...]:
     """Judge the intermediates that a port exports, in data-flow order."""
-    if not taps or not isinstance(golden.case, BlockCase):
+    if not taps:
         return ()
-    program = true_program(golden.case, golden.inputs)
-    expected = expected_taps(golden.case, program, golden.inputs, taps)
-    return tuple(
-        replace(
-            compare_output(TAP + name, expected[name], taps[name]),
-            growth=_relative(taps[name].astype(np.float64), golden.intermediates[name]) / unit_roundoff(golden.case.dtype),
-        )
-        for name in expected
-    )
+    u, verdicts = unit_roundoff(golden.case.dtype), list[OutputVerdict]()
+    for name, expected in lay_open(golden.case, golden.seed).true_taps(taps).items():
+        growth = _relative(taps[name].astype(np.float64), golden.intermediates[name]) / u
+        verdicts.append(replace(compare_output(TAP + name, expected, taps[name]), growth=growth))
+    return tuple(verdicts)
 
 
 def _relative(actual: Array, exact: Array) -> float:

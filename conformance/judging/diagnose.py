@@ -22,7 +22,7 @@ from conformance.judging.hypotheses import Outputs, comes_near, if_made, if_righ
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.numbers.expected import Expected
-from conformance.ops.block.cases import BlockCase
+from conformance.ops.table import OPS
 from conformance.question.case import Case
 from conformance.question.dialects import Dialect
 
@@ -140,7 +140,7 @@ class Search:
         self._units = [unit for asked in self._asked for unit in asked.units]
         self._failing = [unit for unit in self._units if unit.fails]
         self._searched = _few_if_large([asked for asked in self._asked if asked.small == self._any_small_fails()])
-        self._is_composite = any(isinstance(asked.verdict.case, BlockCase) for asked in self._asked)
+        self._costly = any(OPS[asked.verdict.case.op].costly for asked in self._asked)
         self._right: dict[Unit, Told] = {}
         self._if_right = {asked: if_right(asked.verdict, seed) for asked in self._asked}
         for asked, right in self._if_right.items():
@@ -162,7 +162,7 @@ class Search:
         best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
-            rough = count is not None or (self._is_composite and max(best.values(), default=0.0) >= SHARE * self.left)
+            rough = count is not None or (self._costly and max(best.values(), default=0.0) >= SHARE * self.left)
             best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=rough)
         return best
 
@@ -263,7 +263,7 @@ class Search:
 
     def _tell(self, unit: Unit, made: Expected | None, rough: bool) -> Told:
         right = self._if_right[self._case_of[unit]].get(unit.output.output)
-        costly = rough and not self._is_composite  # whose rough intervals cost nothing
+        costly = rough and not self._costly  # whose rough intervals cost nothing
         if costly and made and right and not comes_near(made, right, unit.output.actual):
             return whole(unit.output)
         size = np.nan_to_num(np.abs(right.value), nan=0.0, posinf=0.0) if right else 0.0
@@ -276,7 +276,7 @@ class Search:
         return {unit: self._told(mistake, unit, rough)[way[unit.group]] for unit in units if unit.group in way}
 
     def _expected(self, mistake: Mistake, asked: Asked, rough: bool = False) -> list[Outputs]:
-        rough = rough and self._is_composite
+        rough = rough and self._costly
         if (mistake, asked, rough) not in self._ways:
             self._ways[mistake, asked, rough] = if_made(mistake, asked.verdict, self._if_right[asked], self._seed, rough=rough)
         return self._ways[mistake, asked, rough]

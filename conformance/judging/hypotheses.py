@@ -8,11 +8,9 @@ from conformance.judging.compare import OutputVerdict, Verdict
 from conformance.mistakes.mistake import Mistake
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import store, ulp
-from conformance.ops.block.anatomy import true_program
-from conformance.ops.block.cases import BlockCase
-from conformance.ops.block.taps import TAP, expected_taps
-from conformance.ops.golden import golden
-from conformance.ops.norms.cases import NormCase
+from conformance.ops.block.taps import TAP
+from conformance.ops.golden import golden, lay_open
+from conformance.ops.table import OPS
 
 Array = np.ndarray
 Outputs = Mapping[str, Expected]
@@ -28,20 +26,17 @@ def if_right(verdict: Verdict, seed: int) -> Outputs:
     case, right = verdict.case, golden(verdict.case, seed)
     if not verdict.taps:
         return right.outputs
-    assert isinstance(case, BlockCase)
-    program = true_program(case, right.inputs)
-    return right.outputs | _as_taps(expected_taps(case, program, right.inputs, _exported(verdict)))
+    return right.outputs | _as_taps(lay_open(case, seed).true_taps(_exported(verdict)))
 
 
 def if_made(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int, *, rough: bool = False) -> list[Outputs]:
     """What is expected of a case's outputs if a mistake was made, for every way to write its passes.
 
-    `right` is what is expected if nothing is wrong. A composite op's intervals cost many times what its values do: if `rough`,
-    they are as wide as those of the truth, times some factors, each of which counts as a way.
+    `right` is what is expected if nothing is wrong. Some ops' intervals cost many times what their values do: if `rough`,
+    theirs are as wide as those of the truth, times some factors, each of which counts as a way.
     """
     case = verdict.case
-    if not isinstance(case, BlockCase):
-        assert isinstance(case, NormCase)
+    if not OPS[case.op].costly:
         ways = [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
         return [*ways, *mistake.in_orders(case, seed)]
     taps = dict(right) | (_as_taps(mistake.taps(case, seed, _exported(verdict))) if verdict.taps else {})
@@ -57,7 +52,7 @@ def _around(value: Array, right: Expected, factor: float) -> Expected:
 
 
 def _near_outputs(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int) -> dict[str, Expected]:
-    """A composite op's outputs; those nowhere near keep the mistake's value, with no room around it."""
+    """A costly op's outputs; those nowhere near keep the mistake's value, with no room around it."""
     values = mistake.values(verdict.case, seed)
     far = [each.output for each in verdict.outputs if _is_far(each, values[each.output], right[each.output].rms)]
     own = mistake.outputs(verdict.case, seed) if len(far) < len(verdict.outputs) else {}

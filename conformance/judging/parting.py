@@ -1,13 +1,13 @@
 """Where a failing block parts from the golden, in words: the stage, judged on what it was fed."""
 
 from conformance.judging.compare import Verdict
-from conformance.ops.block.cases import BlockCase
 from conformance.ops.block.taps import TAP
+from conformance.ops.table import OPS
 
 
 def where(verdict: Verdict) -> str:
     """The stage at fault, in words; empty where there are no stages to speak of."""
-    if not isinstance(verdict.case, BlockCase) or not verdict.case.is_block:
+    if not OPS[verdict.case.op].taps:
         return ""
     if not verdict.taps:
         return "not known: the port exports no intermediates"

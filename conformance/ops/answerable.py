@@ -6,14 +6,14 @@ import numpy as np
 
 from conformance.numbers.draws import LARGEST_BELL
 from conformance.numbers.rounding import largest
-from conformance.ops.exact_inputs import EPS, WIDTH
+from conformance.ops.draw import LARGEST_WEIGHT
 from conformance.ops.golden import Golden
-from conformance.ops.inputs import LARGEST_WEIGHT
 from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.golden import exact_inputs
 from conformance.ops.norms.values import mean
-from conformance.port.protocol import layouts
 from conformance.question import dialects
+from conformance.question.case import layouts
 
 Array = np.ndarray
 

@@ -4,12 +4,10 @@ from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from conformance.numbers.nearest import did_you_mean
-from conformance.ops.block.cases import BLOCK_CASES
-from conformance.ops.norms.batch_norm import BATCH_NORM_CASES
-from conformance.ops.norms.cases import ROW_NORM_CASES
+from conformance.ops.table import OPS
 from conformance.question.case import Case
 
-CASES: tuple[Case, ...] = (*ROW_NORM_CASES, *BATCH_NORM_CASES, *BLOCK_CASES)
+CASES: tuple[Case, ...] = tuple(case for op in OPS.values() for case in op.cases)
 
 Names = str | Collection[str]
 """One name, or several."""

@@ -14,24 +14,10 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.rounding import DTYPES
-from conformance.port.protocol import Answer, Call, Hello, first_match, layouts
+from conformance.ops.table import OPS
+from conformance.port.protocol import Answer, Call, Hello, first_match
+from conformance.question.case import layouts
 from reference import BlockConfig
-
-SIGNATURES = {
-    "rms_norm": ("x", "weight"),
-    "layer_norm": ("x", "weight", "bias"),
-    "batch_norm": ("x", "weight", "bias"),
-    "rope": ("x",),
-    "attention": ("q", "k", "v", "key_mask"),
-    "swiglu": ("gate", "up"),
-    "gelu": ("x",),
-    "pre_ln_block": ("x", "parameters", "k_cache", "v_cache", "key_mask"),
-    "pre_ln_stack": ("x", "parameters", "key_mask"),
-}
-"""The tensors that each op is called with, in order.
-
-What else is given goes into `parameters`, a dict, where there is one; elsewhere it is passed by name, as a constant is.
-"""
 
 NOT_WRITTEN = "not written yet"
 """Why an op of a port that has just been begun skips a case; a report says what to write next."""
@@ -165,7 +151,7 @@ class Port:
         by_op_and_dtype = isinstance(orders, Mapping)
         return Hello(
             name=self.name,
-            ops=tuple(op for op in SIGNATURES if callable(getattr(self, op, None))),
+            ops=tuple(op for op in OPS if callable(getattr(self, op, None))),
             dtypes=self.dtypes,
             orders=() if by_op_and_dtype else orders,
             weight_offsets=self.weight_offsets if self._tells("weight_offset", 0 not in self.weight_offsets) else (0,),
@@ -186,7 +172,7 @@ class Port:
         given |= {name: self._laid_out(given[name], layout) for name, layout in layouts(call.layout).items() if name in given}
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
-        order = (*SIGNATURES[call.op], *given)
+        order = (*OPS[call.op].arguments, *given)
         return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if self._bits(given[n]) != before[n]))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -196,7 +182,7 @@ class Port:
         function, constants = getattr(self, call.op), self._constants(call)
         made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
         output, gradients = made[0], len(call.asked) > len(made)
-        names = SIGNATURES[call.op]
+        names = OPS[call.op].arguments
         others = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others
@@ -222,24 +208,30 @@ class Port:
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
-        if call.op == "batch_norm":
-            return {"eps": call.eps} | call.settings
-        if call.op not in ("rms_norm", "layer_norm"):
-            return call.settings | ({"config": BlockConfig(**call.settings["config"])} if "config" in call.settings else {})
-        constants: dict[str, Any] = {"eps": call.eps}
-        takes = _keywords(getattr(self, call.op))
-        if self.weight_offsets != (0,) and takes("weight_offset"):
-            constants["weight_offset"] = float(call.weight_offset)
-        elif call.weight_offset and 0 in self.weight_offsets:
-            raise Skip(f"no weight offset {call.weight_offset}")
-        if call.order != "either_order" and takes("order"):
-            constants["order"] = call.order
+        takes, constants = _keywords(getattr(self, call.op)), dict[str, Any]()
+        for name in (constant.name for constant in OPS[call.op].constants):
+            match name:
+                case "eps":
+                    constants["eps"] = call.eps
+                case "order":
+                    if call.order != "either_order" and takes("order"):
+                        constants["order"] = call.order
+                case "weight_offset":
+                    if self.weight_offsets != (0,) and takes("weight_offset"):
+                        constants["weight_offset"] = float(call.weight_offset)
+                    elif call.weight_offset and 0 in self.weight_offsets:
+                        raise Skip(f"no weight offset {call.weight_offset}")
+                case "config":
+                    constants["config"] = BlockConfig(**call.settings["config"])
+                case _:
+                    constants |= {name: call.settings[name]} if name in call.settings else {}
         return constants
 
     def _tells(self, keyword: str, declared: bool) -> bool:
-        """Whether a port says what it does, or a norm takes it as a keyword, and so does either."""
-        norms = [getattr(self, op, None) for op in ("rms_norm", "layer_norm")]
-        return declared or any(_keywords(norm)(keyword) for norm in norms if callable(norm))
+        """Whether a port says what it does, or an op that may be given the keyword takes it, and so does either."""
+        ops = (op for op in OPS.values() if any(each.name == keyword for each in op.constants))
+        functions = (getattr(self, op.name, None) for op in ops)
+        return declared or any(_keywords(function)(keyword) for function in functions if callable(function))
 
     def _laid_out(self, tensor: Any, layout: str) -> Any:
         """What `lay_out` returns; one that knows nothing of a layout may return nothing."""

@@ -91,21 +91,6 @@ class Answer:
     overwrote: tuple[str, ...] | None = None
 
 
-def layouts(layout: str) -> dict[str, str]:
-    """A case's layout, by the tensors that have it: it is that of x and dy, unless it begins with the tensor that alone has it.
-
-    >>> layouts("strided")
-    {'x': 'strided', 'dy': 'strided'}
-    >>> layouts("weight_strided")
-    {'weight': 'strided', 'bias': 'strided'}
-    """
-    if layout == "contiguous":
-        return {}
-    alone, _, of_one = layout.partition("_")
-    tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",)}.get(alone)
-    return dict.fromkeys(tensors, of_one) if tensors else dict.fromkeys(("x", "dy"), layout)
-
-
 def encode(type_: str, **fields: Any) -> str:
     """A message as one line of JSON."""
     return json.dumps({"type": type_, **fields}) + "\n"

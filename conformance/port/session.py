@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 
 from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
+from conformance.ops.table import OPS
 from conformance.port.process import Aftermath, PortFailure, RunningPort
 from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
-from conformance.question.case import TAPPED, Case
+from conformance.question.case import Case
 
 Array = np.ndarray
 
@@ -60,7 +61,7 @@ def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "
         inputs=inputs,
         outputs=outputs,
         settings=case.settings,
-        taps=taps and case.op in TAPPED,
+        taps=taps and OPS[case.op].taps,
     )
 
 

@@ -2,6 +2,7 @@
 
 from string import Template
 
+from conformance.ops.table import OPS
 from conformance.port.base import NOT_WRITTEN
 
 PORT = Template('''\
@@ -36,27 +37,24 @@ $ops
     #     return y, [...]
 ''')
 OP = Template('''
-    def $signature:
+    def $definition:
         """$sentence"""
         raise port.Skip("$reason")
 ''')
-NORMS = {
-    "rms_norm(self, x, weight, *, eps)": "x / sqrt(mean(x²) + eps) · weight; without weight if it is None.",
-    "layer_norm(self, x, weight, bias, *, eps)": "(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
-}
-OTHERS = {
-    "batch_norm(self, x, weight, bias, *, running_mean, running_var, eps, **how)": "What spec.md says of BatchNorm.",
-    "rope(self, x, *, position, base, interleaved)": "Every head's pairs of features, turned by their angles.",
-    "attention(self, q, k, v, key_mask, *, causal)": "softmax(q · k / sqrt(d_head)) · v, head by head.",
-    "swiglu(self, gate, up)": "gate · sigmoid(gate) · up.",
-    "gelu(self, x, *, approximate)": "x · Φ(x), by erf; by tanh if it is approximate.",
-    "pre_ln_block(self, x, parameters, k_cache, v_cache, mask, *, config, position)": "What spec.md says of the block.",
-    "pre_ln_stack(self, x, parameters, mask, *, config, position, n_layers)": "Blocks whose parameters are named 0.…, 1.….",
-}
+LINE = 88  # characters, as formatters have it
+FIRST = ("rms_norm", "layer_norm")  # what a port is begun with
 
 
 def skeleton(name: str, file: str, *, block: bool) -> str:
     """The source of a port by that name, to be written to that file; with `block`, all other ops too."""
-    ops = NORMS | (OTHERS if block else {})
-    written = [OP.substitute(signature=each, sentence=ops[each], reason=NOT_WRITTEN) for each in ops]
+    ops = OPS.values() if block else [OPS[each] for each in FIRST]
+    written = [OP.substitute(definition=_wrapped(op.signature), sentence=op.formula, reason=NOT_WRITTEN) for op in ops]
     return PORT.substitute(name=name, file=file, ops="".join(written))
+
+
+def _wrapped(signature: str) -> str:
+    """A method's name and parameters, in a line, or each in its own where the line would be too long."""
+    name, _, parameters = signature.removesuffix(")").partition("(")
+    if len(f"    def {signature}:") <= LINE:
+        return signature
+    return "\n        ".join((f"{name}(", *(f"{each}," for each in parameters.split(", ")))) + "\n    )"

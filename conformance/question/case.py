@@ -1,11 +1,10 @@
 """A case: one question to a port, and what every kind of question has."""
 
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 from conformance.numbers.rounding import DType
 from conformance.question.dialects import Dialect
 
-Op = Literal["rms_norm", "layer_norm", "batch_norm", "rope", "attention", "swiglu", "gelu", "pre_ln_block", "pre_ln_stack"]
 Layout = Literal[
     "contiguous",
     "permuted",
@@ -20,8 +19,6 @@ Layout = Literal[
 ]
 """How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias)."""
 
-OPS: tuple[Op, ...] = get_args(Op)
-TAPPED: tuple[Op, ...] = ("pre_ln_block", "pre_ln_stack")  # ops whose intermediates a port may export
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
 
@@ -29,11 +26,11 @@ class Case(Protocol):
     """One question to a port: an op, a dtype, and inputs that follow from the case and a seed. Immutable, and its own key.
 
     `id` is a path, op/kind/dtype/name; `exposes` says in words which fault the case is about; `shape` is that of the first
-    input; `settings` are the constants of an op that is no norm; `weight_offset` is None where there is no norm's weight.
+    input; `settings` are the op's constants beside eps, order and offset; `weight_offset` is None where no norm has a weight.
     """
 
     @property
-    def op(self) -> Op: ...
+    def op(self) -> str: ...
     @property
     def id(self) -> str: ...
     @property
@@ -55,6 +52,21 @@ class Case(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
     @property
+    def exact(self) -> bool:
+        """Whether no honest implementation makes a rounding error, so that one number an element is admissible."""
+        ...
+
+    @property
+    def drawn(self) -> dict[str, str]:
+        """How its tensors are drawn and what it is called with, in words."""
+        ...
+
+    @property
+    def traits(self) -> dict[str, bool]:
+        """What may set it apart from others of its op, in words, and whether it does."""
+        ...
+
+    @property
     def has_fixture(self) -> bool:
         """Whether the case is small enough for its golden values to be stored."""
         ...
@@ -72,3 +84,18 @@ class Case(Protocol):
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output."""
         ...
+
+
+def layouts(layout: str) -> dict[str, str]:
+    """A case's layout, by the tensors that have it: it is that of x and dy, unless it begins with the tensor that alone has it.
+
+    >>> layouts("strided")
+    {'x': 'strided', 'dy': 'strided'}
+    >>> layouts("weight_strided")
+    {'weight': 'strided', 'bias': 'strided'}
+    """
+    if layout == "contiguous":
+        return {}
+    alone, _, of_one = layout.partition("_")
+    tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",)}.get(alone)
+    return dict.fromkeys(tensors, of_one) if tensors else dict.fromkeys(("x", "dy"), layout)

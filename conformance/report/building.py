@@ -17,8 +17,9 @@ from conformance.judging.diagnose import Diagnosis, diagnose
 from conformance.judging.parting import where
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.block.taps import TAP
+from conformance.ops.table import OPS
 from conformance.port.session import NOT_ASKED
-from conformance.question.case import OPS, Case, Op
+from conformance.question.case import Case
 from conformance.report.counting import count_of
 from conformance.report.pattern import places, shape_of, traits
 from conformance.report.report import (
@@ -67,7 +68,7 @@ def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0, arg
     return assemble(settings, seconds, ports, entries, made)
 
 
-def _is_diagnosed(verdict: Verdict, op: Op) -> bool:
+def _is_diagnosed(verdict: Verdict, op: str) -> bool:
     return verdict.case.op == op and prod(verdict.case.shape) <= DIAGNOSED
 
 

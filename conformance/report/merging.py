@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from conformance.numbers.rounding import DTYPES
-from conformance.question.case import OPS
+from conformance.ops.table import OPS
 from conformance.report.building import Explained, assemble
 from conformance.report.report import CaseEntry, PortEntry, Report
 
@@ -33,7 +33,7 @@ def merge(reports: Mapping[str, Report]) -> Report:
             ports[port.port] = _joined(ports[port.port], port, name) if port.port in ports else port
     verdicts = [verdict for report in reports.values() for verdict in report.verdicts]
     places = {port: place for place, port in enumerate(ports)}
-    verdicts.sort(key=lambda each: (places[each.port], OPS.index(each.op), DTYPES.index(each.dtype)))
+    verdicts.sort(key=lambda each: (places[each.port], list(OPS).index(each.op), DTYPES.index(each.dtype)))
     _check_count(next(iter(reports.values())).settings.asked, ports, verdicts)
     made: list[Explained] = [
         (cause.port, cause.what, cause.evidence, cause.cases)

@@ -10,8 +10,6 @@ import numpy as np
 
 from conformance.judging.compare import OutputVerdict
 from conformance.numbers.rounding import HALF
-from conformance.ops.block.cases import BlockCase
-from conformance.ops.norms.cases import NormCase
 from conformance.question.case import Case
 from conformance.report.report import CaseEntry, OutputEntry
 
@@ -19,13 +17,6 @@ Array = np.ndarray
 
 MULTIPLES = (1024, 512, 256, 128, 64, 32, 16, 8, 4)  # widths of blocks and of vectors
 TELLING = 8  # elements on one side that are no coincidence
-ROWS = {
-    "zero_rows": "a row is zero",
-    "constant_rows": "a row is constant",
-    "spike": "a row has a single value",
-    "nan_row": "a row has a NaN",
-    "inf_row": "a row has an infinity",
-}
 WIDTH_OF_TRAITS: tuple[tuple[str, Callable[[int], bool]], ...] = (
     ("the width is no power of two", lambda n: n & (n - 1) != 0),
     *((f"the width is no multiple of {block}", lambda n, block=block: n % block != 0) for block in MULTIPLES[::-1]),
@@ -45,21 +36,7 @@ def traits(case: Case) -> tuple[str, ...]:
         f"x is {case.dtype}": True,
         "x is of half precision": case.dtype in HALF,
     }
-    return tuple(words for words, holds in (said | _own_traits(case)).items() if holds)
-
-
-def _own_traits(case: Case) -> dict[str, bool]:
-    match case:
-        case NormCase():
-            return {
-                "there is no weight": case.weight == "absent",
-                ROWS.get(case.x.rows, ""): case.x.rows in ROWS,
-                "eps is not 1e-5": abs(case.eps / 1e-5 - 1) > 1e-3,
-            }
-        case BlockCase():
-            return {"keys are cached": case.past > 0, "there is a key mask": case.key_mask != "absent"}
-        case _:
-            return {}
+    return tuple(words for words, holds in (said | case.traits).items() if holds)
 
 
 def places(output: OutputVerdict) -> tuple[str, ...]:

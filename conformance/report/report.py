@@ -7,8 +7,8 @@ from functools import cached_property
 
 from conformance.judging.compare import Element, Status
 from conformance.numbers.rounding import DType
+from conformance.ops.table import OpName
 from conformance.port.protocol import Hello
-from conformance.question.case import Op
 
 FORMAT = 3
 
@@ -55,7 +55,7 @@ class Cell:
     """
 
     port: str
-    op: Op
+    op: OpName
     dtype: DType
     statuses: dict[Status, int]
     ratio: float
@@ -126,7 +126,7 @@ class CaseEntry:
 
     port: str
     case: str
-    op: Op
+    op: OpName
     dtype: DType
     shape: tuple[int, ...]
     exposes: str

@@ -6,7 +6,7 @@ from math import prod
 from conformance.judging.compare import Verdict
 from conformance.judging.diagnose import LARGE, Diagnosis, diagnose
 from conformance.mistakes import Mistake
-from conformance.ops.norms.cases import NormCase
+from conformance.ops.table import OPS
 from conformance.report.building import assemble, entry, explained
 from conformance.report.report import PortEntry, Settings
 from conformance.report.words import details
@@ -43,7 +43,7 @@ class Teller:
         """The mistakes that explain a failing verdict, and whether all that are known were tried."""
         found = self._found.get(verdict.case.op, ())
         diagnoses = diagnose((verdict,), self._settings.seed, found) if found else ()
-        small = isinstance(verdict.case, NormCase) and prod(verdict.case.shape) <= LARGE
+        small = not OPS[verdict.case.op].costly and prod(verdict.case.shape) <= LARGE
         if diagnoses or not small or self._spent > SECONDS:
             return diagnoses, False
         began = time.monotonic()

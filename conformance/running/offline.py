@@ -12,9 +12,10 @@ from conformance.numbers.rounding import DTYPES
 from conformance.numbers.tensors import TensorFileError, read_regular, read_tensors
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
+from conformance.ops.table import OPS
 from conformance.port.protocol import PROTOCOL, Hello, ProtocolError, read_hello
 from conformance.port.session import OUTPUTS_LIMIT, asked_of
-from conformance.question.case import OPS, Case
+from conformance.question.case import Case
 from conformance.running.runner import PortRun, as_expected, unsupported
 
 ABOUT = "port.json"  # what the implementation says of itself

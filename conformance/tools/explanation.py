@@ -1,7 +1,6 @@
 """A case or a mistake in words and figures."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 
 import numpy as np
 
@@ -9,29 +8,11 @@ from conformance.judging.compare import compare_output
 from conformance.judging.simulation import numbers
 from conformance.mistakes import Mistake
 from conformance.numbers.rounding import DTYPES, DType
-from conformance.ops.block.cases import BlockCase
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
-from conformance.ops.inputs import Draw
-from conformance.ops.norms.cases import NORMS, NormCase
-from conformance.question.case import Case, Op
+from conformance.ops.norms.cases import NORMS
+from conformance.question.case import Case
 from conformance.tools.properties.properties import Property
-
-
-def describe(case: Case) -> dict[str, str]:
-    """How a case is drawn, in words."""
-    if isinstance(case, BlockCase):
-        return {"x": f"{_draw(case.x)}", "config": ", ".join(f"{name} {value}" for name, value in asdict(case.config).items())}
-    assert isinstance(case, NormCase)
-    return {
-        "x": f"{_draw(case.x)}, {case.x.rows.replace('_', ' ')}, {case.layout}",
-        "eps": f"{case.eps:.9g}",
-        "weight": case.weight.replace("_", " "),
-    } | ({"settings": ", ".join(f"{name} {value}" for name, value in case.settings.items())} if case.settings else {})
-
-
-def _draw(x: Draw) -> str:
-    return f"{x.offset:g} + {x.scale:.3g} · N(0, 1)" if x.offset else f"{x.scale:.3g} · N(0, 1)"
 
 
 def explain_case(case: Case) -> str:
@@ -43,7 +24,7 @@ def explain_case(case: Case) -> str:
         f"  exposes   {case.exposes}",
         f"  dialect   {case.dialect.sentence}",
         f"  inputs    {inputs}",
-        *(f"  {name:9} {words}" for name, words in describe(case).items()),
+        *(f"  {name:9} {words}" for name, words in case.drawn.items()),
         f"  fixture   {f'{case.id}.safetensors' if case.has_fixture else 'none: a large case, computed live'}",
         "  outputs",
     ]
@@ -79,7 +60,7 @@ def _seen(mistake: Mistake, dtype: DType) -> str:
     ratios = _rejections(mistake, small)
     if ratios:
         return _rejected(ratios, "cases", len(small))
-    ops: list[Op] = [op for op in mistake.ops if any(case.op == op for case in small)]
+    ops: list[str] = [op for op in mistake.ops if any(case.op == op for case in small)]
     alone = [reason for op in ops if (reason := mistake.needs_taps_in(op, dtype))]
     reasons = alone or [mistake.hidden_in(op, dtype) for op in ops]
     if all(reasons):

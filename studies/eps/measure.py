@@ -11,7 +11,8 @@ from torch import Tensor
 
 from conformance.numbers.rounding import HALF, NUMPY_DTYPES, DType, store, ulp
 from conformance.ops.norms.cases import NormCase
-from conformance.ops.norms.golden import expected_outputs, norm_values
+from conformance.ops.norms.expected import expected_outputs
+from conformance.ops.norms.golden import norm_values
 from conformance.question.dialects import Dialect
 from impl_torch import rms_norm
 
@@ -77,7 +78,7 @@ def _compared(setup: Setup, x: Array, eps: float, y: Array) -> dict[str, Any]:
     dialect = Dialect("scale_then_cast" if setup.dtype in HALF else "either_order")
     case = NormCase("eps", "eps", x.shape, eps, weight="absent", bias=False, dialect=dialect, dtype=setup.dtype)
     norm, _ = norm_values(case, {"x": x, "dy": np.ones(x.shape, NUMPY_DTYPES[setup.dtype])})
-    expected = expected_outputs(case, norm, dialect, {"y": setup.dtype})["y"]
+    expected = expected_outputs(case.dtype, norm, dialect, {"y": setup.dtype})["y"]
     outside, nearest = ~expected.admits(y), expected.nearest.astype(np.float64)
     error = np.where(outside, np.abs(y - norm.y) / ulp(norm.y, setup.dtype), 0.0)
     kinds = {

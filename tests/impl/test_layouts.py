@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from conformance.port import Port, Skip
-from conformance.port.protocol import Call, layouts
+from conformance.port.protocol import Call
+from conformance.question.case import layouts
 from impl_jax.port import JaxPort
 from impl_torch.port import TorchPort
 

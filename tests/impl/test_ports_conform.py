@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance.ops.block.cases import BlockCase
 from conformance.ops.cases import CASES
+from conformance.ops.table import OPS
 from conformance.port.process import serve_command
-from conformance.question.case import OPS, Case
+from conformance.question.case import Case
 from conformance.running.runner import run_ports
 
 PORTS = ["impl_torch", "impl_jax"]
@@ -16,10 +16,10 @@ LAYOUTS = {case.id for case in CASES if case.layout != "contiguous"}
 
 def is_compiled(case: Case) -> bool:
     """Whether it is a norm, or in float32 or bfloat16 a composite op: Llama's block in one, GPT-2's in the other, no stack."""
-    if not isinstance(case, BlockCase):
+    if not OPS[case.op].costly:
         return True
     kind = {"float32": "llama", "bfloat16": "gpt2"}.get(case.dtype)
-    return kind is not None and case.op != "pre_ln_stack" and (not case.is_block or case.kind == kind)
+    return kind is not None and case.op != "pre_ln_stack" and (not OPS[case.op].taps or case.kind == kind)
 
 
 # torch.compile takes seconds for every op, dtype, dialect and layout: it is asked what shows the most in each, and the
@@ -66,7 +66,7 @@ def test_every_case_passes_in_eager_mode(port, cases):
 
 @pytest.mark.parametrize("port", PORTS)
 def test_every_kind_of_case_passes_compiled(port):
-    kinds = {(case.op, case.dialect.order, case.dtype) for case in CASES if not isinstance(case, BlockCase)}
+    kinds = {(case.op, case.dialect.order, case.dtype) for case in CASES if not OPS[case.op].costly}
     assert {(case.op, case.dialect.order, case.dtype) for case in COMPILED} >= kinds
     assert {case.op for case in COMPILED} == set(OPS) - {"pre_ln_stack"}
     judge(port, COMPILED, "jit", seed=1)

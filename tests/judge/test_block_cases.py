@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES
-from conformance.ops.block.cases import BLOCK_CASES
-from conformance.ops.block.inputs import block_inputs
+from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.cases import select
+from conformance.ops.table import COMPOSITES, OPS
 from reference import PRESETS
 
-BLOCKS = [case for case in BLOCK_CASES if case.op == "pre_ln_block"]
-SMALL = [case for case in BLOCK_CASES if case.dtype == "float32"]
+COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
+BLOCKS = [case for case in COMPOSITE_CASES if case.op == "pre_ln_block"]
+SMALL = [case for case in COMPOSITE_CASES if case.dtype == "float32"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,31 +43,31 @@ def test_no_two_sizes_are_equal(case):
     """An op that mistakes one axis for another must not get away with it."""
     c = case.config
     named = {"batch": case.batch, "s": case.s, "n_heads": c.n_heads, "d_head": c.d_head, "d_ff": c.d_ff, "d_model": c.d_model}
-    sizes = [size for name, size in named.items() if case.is_block or name not in ("d_ff", "d_model")]
+    sizes = [size for name, size in named.items() if OPS[case.op].taps or name not in ("d_ff", "d_model")]
     assert len(set(sizes)) == len(sizes)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
 def test_inputs_are_what_the_case_says(case):
-    tensors = block_inputs(case, 0)
+    tensors = composite_inputs(case, 0)
     output = next(iter(case.outputs))
     shapes = case.inputs | case.constants | {f"d{output}": case.shape}
     assert {name: tensor.shape for name, tensor in tensors.items()} == shapes
     assert {tensor.dtype for tensor in tensors.values()} == {NUMPY_DTYPES[case.dtype]}
-    again = block_inputs(case, 0)
+    again = composite_inputs(case, 0)
     assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
-    assert not np.array_equal(tensors[f"d{output}"], block_inputs(case, 1)[f"d{output}"])
+    assert not np.array_equal(tensors[f"d{output}"], composite_inputs(case, 1)[f"d{output}"])
 
 
 def test_a_key_mask_hides_what_it_says():
     (padding,), (hides,) = (select(f"pre_ln_block/llama/float32/{name}") for name in ("padding", "hides_a_row"))
-    assert np.argwhere(block_inputs(padding, 0)["key_mask"] == 0).tolist() == [[1, 5], [1, 6]]
-    assert np.argwhere(block_inputs(hides, 0)["key_mask"] == 0).tolist() == [[0, 0]]
+    assert np.argwhere(composite_inputs(padding, 0)["key_mask"] == 0).tolist() == [[1, 5], [1, 6]]
+    assert np.argwhere(composite_inputs(hides, 0)["key_mask"] == 0).tolist() == [[0, 0]]
 
 
 def test_norm_weights_are_never_one_nor_a_power_of_two():
     for case in BLOCKS:
-        for name, tensor in block_inputs(case, 0).items():
+        for name, tensor in composite_inputs(case, 0).items():
             if name.endswith("norm.weight"):
                 w = np.abs(tensor.astype(np.float64) + case.config.weight_offset)
                 assert np.all((w > 1) & (w < 2))

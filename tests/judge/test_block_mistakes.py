@@ -10,15 +10,15 @@ from conformance.judging.compare import compare, compare_output
 from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.block import attention_gradients, gradients, precision
-from conformance.ops.block.anatomy import true_program
-from conformance.ops.block.cases import BLOCK_CASES
-from conformance.ops.block.golden import exact_inputs, run, true_composite
+from conformance.ops.block.inputs import exact_inputs
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.taps import TAP, altered_taps, expected_taps
 from conformance.ops.cases import select
-from conformance.ops.golden import golden
+from conformance.ops.golden import golden, lay_open
 from conformance.ops.norms.cases import NORMS
+from conformance.ops.table import COMPOSITES, OPS
 
+COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
 OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
 BACKWARD = (*gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
@@ -38,10 +38,10 @@ def test_there_are_as_many_as_are_said():
 
 def altering(mistake, dtype):
     """The first case in which the numbers of a mistake are not the true ones, and both."""
-    for case in BLOCK_CASES:
+    for case in COMPOSITE_CASES:
         if case.op in mistake.ops and case.dtype == dtype:
-            true = true_composite(case, 0)
-            numbers = [run(composite, Machine(), 0)[1] for composite in (mistake.alter(true), true)]
+            true = lay_open(case, 0)
+            numbers = [composite.run(Machine())[1] for composite in (mistake.alter(true), true)]
             if any(not np.array_equal(numbers[0][name], numbers[1][name]) for name in case.outputs):
                 return case, true, *numbers
     return None
@@ -79,10 +79,10 @@ def test_a_backward_mistake_leaves_the_forward_pass_as_it_was(mistake):
 @each(FORWARD)
 def test_a_mistake_is_found_at_the_stage_where_it_was_made(mistake, dtype):
     """The first intermediate that does not fit those that it was made of; of several stages, one that the case shows it in."""
-    cases = [case for case in BLOCK_CASES if case.op in mistake.ops and case.is_block and case.dtype == dtype]
+    cases = [case for case in COMPOSITE_CASES if case.op in mistake.ops and OPS[case.op].taps and case.dtype == dtype]
     for case in cases:
         made = golden(case)
-        altered = altered_taps(true_program(case, made.inputs), mistake.altered(case, 0).program)
+        altered = altered_taps(lay_open(case, 0).program, mistake.altered(case, 0).program)
         parts_at = compare("played", made, play(case, 0, STYLES[0], mistake), ()).parts_at
         if parts_at:
             assert parts_at.output.removeprefix(TAP) in altered
@@ -98,7 +98,7 @@ def test_one_who_makes_a_mistake_gets_the_intermediates_that_it_expects(id_):
             made = play(case, 0, STYLES[0], mistake)
             taps = {name.removeprefix(TAP): tap for name, tap in made.items() if name.startswith(TAP)}
             given = golden(case).inputs
-            unaltered = expected_taps(case, true_program(case, given), given, taps)
+            unaltered = expected_taps(case, lay_open(case, 0).program, given, taps)
             expected = unaltered | mistake.taps(case, 0, taps)
             assert expected.keys() == taps.keys()
             assert [name for name in taps if not compare_output(name, expected[name], taps[name]).passes] == []
@@ -130,7 +130,7 @@ def by_hand(case, **changed):
 )
 def test_its_values_are_those_of_the_mistake_written_by_hand(id_, changed):
     (case,) = select("attention/grouped/float64/random")
-    _, outputs = run(BY_ID[id_].altered(case, 0), Machine(), 0)
+    _, outputs = BY_ID[id_].altered(case, 0).run(Machine())
     np.testing.assert_allclose(outputs["y"], by_hand(case, **changed).y, rtol=1e-12)
 
 
@@ -143,5 +143,5 @@ def test_a_post_ln_block_is_one():
     h = norm(p["x"] + linear(reference.attention(q, k, v).y.reshape(p["x"].shape), "attention.o"), "attention_norm")
     up = reference.gelu(linear(h, "feed_forward.up"), approximate=True)
     out = norm(h + linear(up, "feed_forward.down"), "ffn_norm")
-    _, outputs = run(BY_ID["post_ln"].altered(case, 0), Machine(), 0)
+    _, outputs = BY_ID["post_ln"].altered(case, 0).run(Machine())
     np.testing.assert_allclose(outputs["out"], out, rtol=1e-10)

@@ -11,8 +11,8 @@ from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.numbers.rounding import store
-from conformance.ops.block.cases import BLOCK_CASES
 from conformance.ops.block.taps import TAP
+from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
 
@@ -145,7 +145,7 @@ def test_a_small_factor_is_found_and_not_put_down_to_low_precision():
     assert diagnosis.mistake.sentence == "y and dx and dweight and dbias are 1.001 times what they should be"
 
 
-IN_FLOAT32 = [case for case in BLOCK_CASES if (case.op, case.dtype) == ("pre_ln_block", "float32")]
+IN_FLOAT32 = select(op="pre_ln_block", dtype="float32")
 ASKED = [case for case in IN_FLOAT32 if case.kind in ("llama", "qwen3") and case.name in ("random", "cached")]
 OF_A_BLOCK = [
     ("rope_base_1e4", "q_rope"),

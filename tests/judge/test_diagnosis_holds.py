@@ -17,15 +17,14 @@ from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES, Mistake
 from conformance.mistakes.mistake import both
 from conformance.numbers.rounding import store
-from conformance.ops.block.cases import BlockCase
-from conformance.ops.block.golden import run
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.taps import tap_names
 from conformance.ops.cases import CASES, select
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import BACKWARDS
 from conformance.ops.norms.cases import NORMS
-from conformance.question.case import OPS, TAPPED, Case
+from conformance.ops.table import OPS
+from conformance.question.case import Case
 from tests.judge.written.fault import judged
 from tests.judge.written.torch_blocks import FAULTS
 
@@ -47,14 +46,14 @@ def pairs(count: int, seed: int, *ops: str) -> Iterator[Pair]:
 
 def evaluate(pair: Mistake, case: Case) -> None:
     """Everything that is cheap to ask of a pair: values, and what is expected of a port's intermediates."""
-    if not isinstance(case, BlockCase):
+    if not OPS[case.op].costly:
         for backward in BACKWARDS:
             assert pair.outputs(case, 0, backward).keys() == case.outputs.keys()
         return
     altered = pair.altered(case, 0)
-    values, outputs = run(altered, Machine(), 0)
+    values, outputs = altered.run(Machine())
     assert {name: value.shape for name, value in outputs.items()} == {name: case.output_shape(name) for name in case.outputs}
-    if case.op in TAPPED:
+    if OPS[case.op].taps:
         taps = {name: store(values[name], case.dtype) for name in tap_names(altered.program)}
         altered_taps = pair.taps(case, 0, taps)
         assert {name: tap.value.shape for name, tap in altered_taps.items()} == {
@@ -105,7 +104,7 @@ def test_both_of_two_mistakes_are_made_where_one_has_wrapped_the_other():
     """Scores of coarse products, times four: four times those of coarse products."""
     (case,) = select("pre_ln_block/llama/float32/random")
     coarse, two = BY_ID["matmul_in_tf32"], both(BY_ID["matmul_in_tf32"], BY_ID["scale_missing"])
-    scores = [run(mistake.altered(case, 0), Machine(), 0)[0]["scores"] for mistake in (coarse, two)]
+    scores = [mistake.altered(case, 0).run(Machine())[0]["scores"] for mistake in (coarse, two)]
     np.testing.assert_allclose(scores[1], np.sqrt(case.config.d_head) * scores[0], rtol=1e-12)
 
 

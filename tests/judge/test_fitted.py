@@ -16,7 +16,7 @@ from conformance.mistakes import MISTAKES
 from conformance.numbers.rounding import store
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
-from conformance.ops.norms.anatomy import in_compute_dtype, outputs_of, true_norm
+from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.cases import NormCase
 from conformance.question import dialects
 
@@ -52,7 +52,7 @@ def cases(op: str) -> tuple[NormCase, ...]:
 def honest(case: NormCase) -> Numbers:
     """An honest implementation's outputs in float32, before they are rounded to the dtype that is asked for."""
     with np.errstate(all="ignore"):
-        outputs = outputs_of(in_compute_dtype(true_norm(case, 0)), "autograd")
+        outputs = true_norm(case, 0).in_compute_dtype().intervals("autograd")
         ends = {name: expected.placements[0](0.0)[0] for name, expected in outputs.items()}
         return {name: np.broadcast_to(end, case.output_shape(name)).astype(np.float64) for name, end in ends.items()}
 

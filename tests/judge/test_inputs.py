@@ -12,8 +12,8 @@ import pytest
 
 from conformance.numbers.rounding import round_to
 from conformance.ops.cases import select
-from conformance.ops.inputs import inputs
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.ops.norms.inputs import inputs
 
 Array = np.ndarray
 

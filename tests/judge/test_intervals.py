@@ -9,8 +9,8 @@ import pytest
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import DTYPES, HALF, NUMPY_DTYPES, round_to
 from conformance.ops.cases import select
+from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
-from conformance.ops.inputs import Draw
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase
 
 Array = np.ndarray

@@ -10,8 +10,9 @@ from conformance.mistakes.mistake import both
 from conformance.numbers.rounding import HALF, store
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
-from conformance.ops.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
+from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.cases import NormCase
+from conformance.ops.op import BACKWARDS
 
 Array = np.ndarray
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
@@ -181,8 +182,8 @@ def cut_off(x: Array) -> Array:
 def test_outputs_that_are_cut_off_lie_in_the_intervals_of_that(order):
     """Computed in float32, noise and all; and the golden's own intervals do not hold them."""
     case = case_of("layer_norm", "random", "bfloat16", order)
-    norm = in_compute_dtype(true_norm(case, 0))
-    exactly = outputs_of(norm, "formula")
+    norm = true_norm(case, 0).in_compute_dtype()
+    exactly = norm.intervals("formula")
     for name, expected in BY_ID["outputs_truncated"].outputs(case).items():
         made = cut_off(exactly[name].placements[0](0.0)[0])
         assert expected.admits(made).all()
@@ -220,7 +221,7 @@ def test_what_is_saved_in_half_precision_leaves_y_alone():
     made = BY_ID["statistics_saved_in_storage_dtype"].outputs(case)
     np.testing.assert_allclose(made["dx"].value, dx, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(made["dweight"].value, np.sum(given["dy"] * x_hat, (0, 1)), rtol=1e-9)
-    np.testing.assert_array_equal(made["y"].value, true_norm(case, 0).values("formula").y)
+    np.testing.assert_array_equal(made["y"].value, true_norm(case, 0).evaluate("formula").y)
 
 
 def test_the_fast_inverse_root_is_that_of_the_bits():

@@ -10,11 +10,12 @@ from conformance.mistakes.mistake import Mistake, both
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
-from conformance.ops.norms.anatomy import BACKWARDS, in_compute_dtype, outputs_of, true_norm
+from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.cases import NORMS, ROW_NORM_CASES
+from conformance.ops.op import BACKWARDS
+from conformance.ops.table import OPS
 from conformance.port import Port
-from conformance.port.protocol import layouts
-from conformance.question.case import OPS
+from conformance.question.case import layouts
 from reference import rms_norm
 
 SMALL = tuple(case for case in ROW_NORM_CASES if case.has_fixture)
@@ -47,7 +48,7 @@ def test_altering_nothing_is_the_golden(op, backward):
     """By either way through the backward pass, which share no formula for dx."""
     names = ("random", "mean_30", "rows_near_eps", "columns_near_eps", "rank_4")
     for case in [case for name in names for case in select(f"{op}/*/{name}")]:
-        for name, altered in outputs_of(true_norm(case, 0), backward).items():
+        for name, altered in true_norm(case, 0).intervals(backward).items():
             expected = golden(case).outputs[name]
             scale = np.max(np.abs(expected.value))
             np.testing.assert_allclose(altered.value, expected.value, rtol=0, atol=1e-12 * scale)
@@ -60,16 +61,16 @@ def test_a_mistake_leaves_its_norm_as_it_was(mistake):
     """Alterations make new norms: two evaluations of one give the same numbers, and the true norm is untouched."""
     case = next(case for case in select("*/float32/random") if case.op in mistake.ops)
     true = true_norm(case, 0)
-    before = true.values("formula").y.copy()
-    first, second = (mistake.alter(true).values("formula").y for _ in range(2))
+    before = true.evaluate("formula").y.copy()
+    first, second = (mistake.alter(true).evaluate("formula").y for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(true.values("formula").y, before)
+    np.testing.assert_array_equal(true.evaluate("formula").y, before)
 
 
 def test_in_float32_it_makes_the_errors_of_float32():
     for case in select("*/either_order/float32/random"):
-        exact, noisy = true_norm(case, 0), in_compute_dtype(true_norm(case, 0))
-        y, made = exact.values("formula").y, noisy.values("formula").y
+        exact, noisy = true_norm(case, 0), true_norm(case, 0).in_compute_dtype()
+        y, made = exact.evaluate("formula").y, noisy.evaluate("formula").y
         assert made.dtype == np.float32
         assert 1e-9 < np.max(np.abs(made - y) / np.max(np.abs(y))) < 1e-6
 

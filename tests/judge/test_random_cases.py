@@ -9,8 +9,8 @@ from hypothesis import find, given, settings
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.answerable import has_answer, why_unanswerable
 from conformance.ops.cases import select
+from conformance.ops.draw import Draw
 from conformance.ops.golden import compute
-from conformance.ops.inputs import Draw
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.port.protocol import Hello
 from conformance.question.dialects import Dialect

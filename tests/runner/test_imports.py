@@ -39,7 +39,7 @@ MAY_IMPORT = {
 }
 
 
-FLOORS = ("numbers", "question", "port", "ops", "mistakes", "judging", "running", "report", "tools", "cli")
+FLOORS = ("numbers", "question", "ops", "port", "mistakes", "judging", "running", "report", "tools", "cli")
 """The rooms of the kit, each above those that it may use."""
 
 

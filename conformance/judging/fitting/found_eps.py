@@ -14,8 +14,9 @@ from conformance.mistakes.norms import epsilon
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import ulp
 from conformance.ops.golden import golden
-from conformance.ops.norms.anatomy import Norm, Steps, outputs_of, true_norm
+from conformance.ops.norms.anatomy import Norm, true_norm
 from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.steps import Steps
 
 Array = np.ndarray
 
@@ -205,7 +206,7 @@ def _share(unit: Unit, rule: Rule, seed: int) -> float:
 
 @lru_cache(maxsize=64)
 def _altered(case: NormCase, seed: int, eps: float) -> dict[str, Expected]:
-    return outputs_of(replace(true_norm(case, seed), eps=eps), "formula")
+    return replace(true_norm(case, seed), eps=eps).outputs("formula")
 
 
 def _constants(group: Found) -> Iterator[Rule]:

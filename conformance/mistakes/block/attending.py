@@ -10,8 +10,8 @@ from conformance.mistakes.block.visibility import in_softmax
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
 from conformance.numbers.rounding import largest
 from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.attention_primitives import DotProducts, Softmax
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import DotProducts, Softmax
 from conformance.ops.block.wrappers import After, Before, Map, Measured, Swapped
 
 Array = np.ndarray

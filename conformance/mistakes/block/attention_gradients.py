@@ -13,7 +13,8 @@ from conformance.mistakes.block.gradients import EXACT, FORMULA, Cotangents, mad
 from conformance.mistakes.block.heads import MULTI_HEAD
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.ops import DotProducts, Mix, Rotate, Softmax
+from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
+from conformance.ops.block.primitives import Rotate
 
 Array = np.ndarray
 

@@ -12,7 +12,7 @@ from conformance.mistakes.block.heads import fused
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import Gelu, Linear, SwiGLU
+from conformance.ops.block.primitives import Gelu, Linear, SwiGLU
 from conformance.ops.block.wrappers import Before, Map, Measured
 from reference.feed_forward import sigmoid, silu
 

@@ -11,9 +11,9 @@ import numpy as np
 
 import reference
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, STACK, SWIGLU, Mistake
-from conformance.ops.block.anatomy import Composite, Gradients
+from conformance.ops.block.anatomy import Composite, Values
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import Gelu, Linear, Norm, SwiGLU
+from conformance.ops.block.primitives import Gelu, Linear, Normalise, SwiGLU
 from conformance.ops.block.program import Kind, Kinds, Pull, Pulled, Stage
 from reference.feed_forward import sigmoid, silu
 
@@ -67,7 +67,7 @@ def _nothing(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
     return tuple(0.0 * cotangent for cotangent in cotangents)
 
 
-def _statistics_constant(op: Norm) -> Callable[..., Cotangents]:
+def _statistics_constant(op: Normalise) -> Callable[..., Cotangents]:
     def made(dy: Array, x: Array, weight: Array, *bias: Array) -> Cotangents:
         rstd = (reference.layer_norm if op.centred else reference.rms_norm)(x, eps=op.eps).rstd
         return dy * (weight + op.weight_offset) * rstd, *op.vjp(EXACT, dy, x, weight, *bias)[1:]
@@ -145,11 +145,11 @@ def _first_head(x: Array) -> Array:
     return kept
 
 
-def _finish(finish: Callable[[Composite, Gradients], Gradients]) -> Callable[[Composite], Composite]:
+def _finish(finish: Callable[[Composite, Values], Values]) -> Callable[[Composite], Composite]:
     return lambda composite: replace(composite, finish=lambda outputs: finish(composite, outputs))
 
 
-def _layers_swapped(composite: Composite, outputs: Gradients) -> Gradients:
+def _layers_swapped(composite: Composite, outputs: Values) -> Values:
     last, swapped = composite.case.n_layers - 1, dict(outputs)
     for name in composite.config.parameters():
         swapped[f"d0.{name}"], swapped[f"d{last}.{name}"] = outputs[f"d{last}.{name}"], outputs[f"d0.{name}"]
@@ -216,7 +216,7 @@ RESIDUAL = (
     Mistake(
         "norm_statistics_without_gradient",
         "the norms' statistics are taken for constants",
-        made_by(Norm, _statistics_constant, "attention_norm", "ffn_norm"),
+        made_by(Normalise, _statistics_constant, "attention_norm", "ffn_norm"),
         "dx keeps its component along x.",
         "tt-metal#53215, xla#8225",
         BLOCKS,
@@ -240,7 +240,7 @@ RESIDUAL = (
     Mistake(
         "norm_weight_gradient_of_last_position",
         "the gradients of the norms' parameters are those of the last position",
-        made_by(Norm, _of_rows(_last_position), "attention_norm", "ffn_norm"),
+        made_by(Normalise, _of_rows(_last_position), "attention_norm", "ffn_norm"),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -248,7 +248,7 @@ RESIDUAL = (
     Mistake(
         "qk_norm_weight_gradient_of_first_head",
         "the gradients of the weights of q_norm and k_norm are those of the first head",
-        made_by(Norm, _of_rows(_first_head), "q_norm", "k_norm"),
+        made_by(Normalise, _of_rows(_first_head), "q_norm", "k_norm"),
         "A single head hides it.",
         "planted: one weight for all heads, read as one each",
         BLOCK,
@@ -256,7 +256,7 @@ RESIDUAL = (
     Mistake(
         "qk_norm_statistics_without_gradient",
         "the statistics of q_norm and k_norm are taken for constants",
-        made_by(Norm, _statistics_constant, "q_norm", "k_norm"),
+        made_by(Normalise, _statistics_constant, "q_norm", "k_norm"),
         "dx, and the gradients of q and k.",
         ZERO_MEAN,
         BLOCK,

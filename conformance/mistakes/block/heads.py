@@ -8,7 +8,8 @@ import numpy as np
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Mistake
 from conformance.numbers.rounding import HALF
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.ops import DotProducts, Linear, Mix
+from conformance.ops.block.attention_primitives import DotProducts, Mix
+from conformance.ops.block.primitives import Linear
 from conformance.ops.block.program import Stage
 from conformance.ops.block.wrappers import After, Fused, Map
 

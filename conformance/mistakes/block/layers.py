@@ -6,7 +6,7 @@ from typing import Any
 
 from conformance.mistakes.mistake import STACK, Mistake
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.ops import Add, Norm
+from conformance.ops.block.primitives import Add, Normalise
 from conformance.ops.block.program import Stage, altered
 from conformance.ops.block.wrappers import First, Weighted
 
@@ -42,7 +42,7 @@ def _without_branch(stage: Stage) -> Stage:
 
 
 def _unnormed(stage: Stage) -> Stage:
-    return replace(stage, op=altered(stage.op, Norm, lambda op: First()))
+    return replace(stage, op=altered(stage.op, Normalise, lambda op: First()))
 
 
 def _reads_stack_input(composite: Composite) -> Composite:

@@ -11,7 +11,7 @@ from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
 from conformance.numbers.rounding import HALF
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import Norm
+from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.wrappers import After, Before, First, Map, Measured
 from reference.rows import sum_rows
 
@@ -26,7 +26,7 @@ Root = Callable[[Array, float, int], Array]
 class _AllHeads(Measured):
     """A norm of all heads of a position together; its weight is that of one head, as often as there are heads."""
 
-    norm: Norm
+    norm: Normalise
 
     def forward(self, m: Machine, x: Array, weight: Array) -> Array:
         return self.norm.forward(m, x.reshape(*x.shape[:-2], -1), np.tile(weight, x.shape[-2])).reshape(x.shape)
@@ -41,7 +41,7 @@ class _AllHeads(Measured):
 class _OverPositions(Measured):
     """A norm of columns: of every feature over the positions; weight and bias are the features' own."""
 
-    norm: Norm
+    norm: Normalise
 
     def forward(self, m: Machine, x: Array, weight: Array, *bias: Array) -> Array:
         x_hat = np.swapaxes(self._normed(m, np.swapaxes(x, -1, -2)), -1, -2)
@@ -60,7 +60,7 @@ class _OverPositions(Measured):
 
 
 @dataclass(frozen=True)
-class _OtherRoot(Measured, Norm):
+class _OtherRoot(Measured, Normalise):
     """A norm whose rstd is another function of the row's mean square, eps and the width.
 
     Its slope, d rstd / d mean square, is that of a complex step.
@@ -95,7 +95,7 @@ def _root(root: Root) -> Callable[[Composite], Composite]:
 def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Composite], Composite]:
     """The norms multiply by a function of their weight, the offset included."""
 
-    def reweighted(op: Norm) -> Before:
+    def reweighted(op: Normalise) -> Before:
         made = Map(lambda w: function(w + op.weight_offset), lambda dw, w: dw * slope(w + op.weight_offset))
         return Before(replace(op, weight_offset=0.0), made, 1)
 
@@ -109,18 +109,18 @@ def _unbiased(composite: Composite) -> Composite:
     return replace(composite, program=program)
 
 
-def _norms(alter: Callable[[Norm], Any], names: tuple[str, ...] = NORMS) -> Callable[[Composite], Composite]:
+def _norms(alter: Callable[[Normalise], Any], names: tuple[str, ...] = NORMS) -> Callable[[Composite], Composite]:
     """These norms are others; by default those of the block, which queries and keys may have besides."""
 
     def altered(composite: Composite) -> Composite:
         for name in names:
-            composite = composite.alter(name, Norm, alter)
+            composite = composite.alter(name, Normalise, alter)
         return composite
 
     return altered
 
 
-def _as_it_is(op: Norm) -> After:
+def _as_it_is(op: Normalise) -> After:
     """A norm that no case of the norms is about, and whose intervals are not theirs."""
     return After(op, Map(lambda y: y))
 

@@ -13,8 +13,9 @@ from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGL
 from conformance.mistakes.norms.precision import TF32
 from conformance.numbers.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
 from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import DotProducts, Linear, Mix, Norm, Softmax, SwiGLU
+from conformance.ops.block.primitives import Linear, Normalise, SwiGLU
 from conformance.ops.block.program import Kind, Kinds, Pulled
 from conformance.ops.block.wrappers import After, Before, Map, Measured
 
@@ -80,7 +81,7 @@ class _Accumulated(Measured):
 class _RoughNorm(Measured):
     """A norm of which every step is rounded; the backward pass is that of the exact one."""
 
-    norm: Norm
+    norm: Normalise
     rounded: Function
 
     def forward(self, m: Machine, x: Array, weight: Array, *bias: Array) -> Array:
@@ -250,7 +251,7 @@ MISTAKES = (
     Mistake(
         "norm_in_storage_dtype",
         "every step of the norms is rounded to the storage dtype",
-        _in_storage(Norm, _RoughNorm, "attention_norm", "ffn_norm", "q_norm", "k_norm"),
+        _in_storage(Normalise, _RoughNorm, "attention_norm", "ffn_norm", "q_norm", "k_norm"),
         "All of a row is off by one factor; squares of 300 overflow float16.",
         "pytorch#133085",
         BLOCKS,

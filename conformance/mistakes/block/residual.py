@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from conformance.mistakes.mistake import BLOCKS, Mistake
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.ops import Add, Norm
+from conformance.ops.block.primitives import Add, Normalise
 from conformance.ops.block.program import Stage, altered, found
 from conformance.ops.block.wrappers import First, NormedAdd, Weighted
 
@@ -33,7 +33,7 @@ def _normed(composite: Composite, *, whole: bool) -> Composite:
 
     def joined(stage: Stage) -> Stage:
         name = NORMS[stage.local_name == "out"]
-        norm = composite.op(name, Norm)
+        norm = composite.op(name, Normalise)
         if norm is None or found(stage.op, Add) is None:
             return stage
         parameters = [read for read in composite.config.parameters() if read.startswith(f"{name}.")]
@@ -49,7 +49,7 @@ def _normed_later(*, whole: bool) -> Callable[[Composite], Composite]:
     def alter(composite: Composite) -> Composite:
         composite = _normed(composite, whole=whole)
         for name in NORMS:
-            composite = composite.alter(name, Norm, lambda op: First())
+            composite = composite.alter(name, Normalise, lambda op: First())
         return composite
 
     return alter

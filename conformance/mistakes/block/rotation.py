@@ -10,7 +10,7 @@ from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
 from conformance.numbers.rounding import HALF, round_to, significant_bits
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import Rotate
+from conformance.ops.block.primitives import Rotate
 from conformance.ops.block.wrappers import After, Before, First, Measured, Swapped
 
 Array = np.ndarray

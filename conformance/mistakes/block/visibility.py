@@ -8,7 +8,8 @@ import numpy as np
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
 from conformance.numbers.rounding import HALF, compute_dtype, largest, round_to
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.ops import Concatenate, Softmax
+from conformance.ops.block.attention_primitives import Softmax
+from conformance.ops.block.primitives import Concatenate
 from conformance.ops.block.wrappers import After, Before, Map
 from reference.attention import visible_keys
 

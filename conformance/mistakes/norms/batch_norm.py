@@ -9,8 +9,9 @@ import numpy as np
 from conformance.mistakes.mistake import BATCH, Mistake
 from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import HALF, round_to
-from conformance.ops.norms.anatomy import Batch, Norm, Paths, Steps
+from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.batch_norm import BatchNormCase
+from conformance.ops.norms.steps import Batch, Paths, Steps
 from conformance.ops.norms.values import FEATURES, batch_axes, mean
 
 Array = np.ndarray

@@ -8,7 +8,8 @@ import numpy as np
 from conformance.mistakes.mistake import CENTRED, ROWS, Mistake
 from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import HALF, round_to
-from conformance.ops.norms.anatomy import Norm, Paths, Steps
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import Paths, Steps
 
 Array = np.ndarray
 FORMULA = "a hand-written backward"

@@ -7,8 +7,8 @@ import numpy as np
 
 from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
 from conformance.numbers.rounding import NUMPY_DTYPES, round_to
-from conformance.ops.norms.anatomy import Norm, Steps
-from conformance.question.case import Op
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import Steps
 
 FLOAT16_FLOOR = 1e-4
 SMALL_ROWS = "Rows near sqrt(eps) come out at the wrong size"
@@ -32,7 +32,7 @@ def _in_storage_dtype(norm: Norm) -> Norm:
     return replace(norm, eps=float(round_to(np.array(norm.eps), norm.case.dtype)))
 
 
-def _at_least(eps: float, evidence: str, ops: tuple[Op, ...]) -> Mistake:
+def _at_least(eps: float, evidence: str, ops: tuple[str, ...]) -> Mistake:
     return Mistake(
         f"eps_at_least_{eps:g}",
         f"an eps below {eps:g} is raised to {eps:g}",

@@ -7,7 +7,7 @@ import numpy as np
 
 from conformance.mistakes.mistake import ROWS, Mistake
 from conformance.ops.norms.anatomy import Norm
-from conformance.port.protocol import layouts
+from conformance.question.case import layouts
 
 Array = np.ndarray
 Reading = Callable[[Array, str], Array]

@@ -7,7 +7,8 @@ from math import ceil, log2
 import numpy as np
 
 from conformance.mistakes.mistake import LAYER, ROWS, Mistake
-from conformance.ops.norms.anatomy import NOTHING, Norm, Steps
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import NOTHING, Steps
 
 Array = np.ndarray
 Alter = Callable[[Norm], Norm]

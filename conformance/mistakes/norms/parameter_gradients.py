@@ -8,7 +8,8 @@ import numpy as np
 from conformance.mistakes.mistake import CENTRED, Mistake
 from conformance.mistakes.norms.dx import FORMULA
 from conformance.mistakes.norms.precision import NO_NARROWER, TF32, accumulates
-from conformance.ops.norms.anatomy import Norm, Steps
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import Steps
 
 Array = np.ndarray
 BLOCK = 128  # rows that a kernel takes at once, in the mistake that leaves out the rest

@@ -8,9 +8,9 @@ import numpy as np
 
 from conformance.mistakes.mistake import ALL_NORMS, CENTRED, RMS, ROWS, Mistake
 from conformance.numbers.rounding import HALF, DType, Rounding, round_to
-from conformance.ops.norms.anatomy import Norm, Precision, Step, Steps
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import Precision, Step, Steps
 from conformance.ops.norms.values import Arithmetic, Sum
-from conformance.question.case import Op
 
 Array = np.ndarray
 
@@ -32,7 +32,7 @@ def _rounds(
     rounded: Mapping[Step, Precision],
     effect: str,
     evidence: str,
-    ops: tuple[Op, ...] = ALL_NORMS,
+    ops: tuple[str, ...] = ALL_NORMS,
     hidden: Mapping[str, str] | None = None,
 ) -> Mistake:
     return Mistake(

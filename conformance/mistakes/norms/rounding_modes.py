@@ -10,8 +10,8 @@ from dataclasses import replace
 from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
 from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import HALF, Mode, Rounding
-from conformance.ops.norms.anatomy import Norm, Step
-from conformance.question.case import Op
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import Step
 
 SHIFTED = "aiter#5151, tt-metal#19882, tt-metal#57408: the upper half of a float32 taken for a bfloat16"
 ADDED = "half a unit added to the bits of a float32 before they are shifted; a mode of aiter's kernels (aiter#1978)"
@@ -32,7 +32,7 @@ def _step(norm: Norm, step: Step, mode: Mode) -> Norm:
     return replace(norm, rounded={**norm.rounded, step: Rounding("storage", mode)})
 
 
-def _cut_off(id_: str, what: str, *outputs: str, ops: tuple[Op, ...] = ALL_NORMS) -> Mistake:
+def _cut_off(id_: str, what: str, *outputs: str, ops: tuple[str, ...] = ALL_NORMS) -> Mistake:
     return Mistake(
         id_,
         f"{what} cut off to half precision, not rounded to nearest",

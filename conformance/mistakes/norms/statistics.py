@@ -7,7 +7,8 @@ from math import ceil, log2
 import numpy as np
 
 from conformance.mistakes.mistake import CENTRED, RMS, Mistake
-from conformance.ops.norms.anatomy import Norm, Steps
+from conformance.ops.norms.anatomy import Norm
+from conformance.ops.norms.steps import Steps
 
 Array = np.ndarray
 LANES = 4  # the features that a vectorised loop takes at once, in the mistake that leaves out the rest

@@ -1,30 +1,49 @@
-"""A case of a composite op as the program that computes it: what a mistake alters."""
+r"""A composite op laid open: the program that a mistake alters, its exact values, and how far an honest implementation may be.
 
-import math
+Element by element, a bound for a whole block is hopelessly wide, or wrong. Instead the program is evaluated `RUNS` times with
+the noise of an honest implementation in every value that it stores and every sum that it forms, forward and backward
+(`NoisyMachine`). With σ the root mean square of what comes of it, pooled over rows and columns since sixteen runs tell a
+single element's σ only roughly,
+
+$$ t_{ij} = \tau \sqrt{\tfrac12 \sigma_{ij}^2
+   + \tfrac12 \overline{\sigma_{i\cdot}^2}\;\overline{\sigma_{\cdot j}^2} / \overline{\sigma^2}},
+   \qquad \mathrm{rms}(error) \le \kappa\, \max_{runs}\, \mathrm{rms}(deviation) $$
+
+The largest of the runs rather than their mean: where a few directions are magnified above all others, a stack's deviations are
+of very unlike size from one run to the next.
+
+The draws follow from the case and the seed, so that the interval is a fixture like any other. docs/block.md has the figures.
+"""
+
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from conformance.ops.block.cases import BlockCase
-from conformance.ops.block.ops import Add, Concatenate, DotProducts, Gelu, Linear, Mix, Norm, Rotate, Softmax, SwiGLU
-from conformance.ops.block.program import Kind, Kinds, Program, Pull, Stage, found
+from conformance.numbers.expected import Expected, root_mean_square
+from conformance.numbers.rounding import HALF, store
+from conformance.ops.block.case import CompositeCase
+from conformance.ops.block.inputs import exact_inputs
+from conformance.ops.block.machine import KAPPA, RUNS, TAU, Machine, NoisyMachine, PlayedMachine
+from conformance.ops.block.program import Kind, Kinds, Program, Pull, found
+from conformance.ops.block.taps import HIDDEN, TAP, altered_taps, expected_taps, tap_names
+from conformance.ops.op import Backward, Style
 from reference import BlockConfig
-from reference.attention import visible_keys
-from reference.rope import rope_angles
 
 Array = np.ndarray
-Gradients = dict[str, Array]
+Values = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class Composite:
     """A composite op laid open for alteration: its program, and what becomes of the gradients in the end."""
 
-    case: BlockCase
+    case: CompositeCase
     program: Program
-    finish: Callable[[Gradients], Gradients] = lambda outputs: outputs
+    seed: int = 0
+    finish: Callable[[Values], Values] = lambda outputs: outputs
 
     @property
     def config(self) -> BlockConfig:
@@ -55,96 +74,99 @@ class Composite:
         """With a stage that passes other cotangents back."""
         return replace(self, program=self.program.pull(local_name, pull))
 
+    # What it says as an `Anatomy`.
 
-def true_program(case: BlockCase, given: dict[str, Array]) -> Program:
-    """The program of a case, with nothing altered; `given` are its exact inputs, of which it needs the mask."""
-    c = case.config
-    match case.op:
-        case "rope":
-            return Program((Stage("q_rope", _rotate(case), ("x",)),))
-        case "attention":
-            return Program(_attention(case, given, ("q", "k", "v"), merged=False))
-        case "swiglu":
-            return Program((Stage("act", SwiGLU(), ("gate", "up")),))
-        case "gelu":
-            return Program((Stage("act", _gelu(c), ("x",)),))
-        case "pre_ln_block":
-            return Program(_block(case, given))
-        case "pre_ln_stack":
-            stages: list[Stage] = []
-            for layer in range(case.n_layers):
-                x = f"{layer - 1}.out" if layer else "x"
-                stages += [_in_layer(stage, f"{layer}.", x) for stage in _block(case, given)]
-            return Program(tuple(stages))
+    def backwards(self, true: "Composite") -> tuple[Backward, ...]:
+        """Its backward pass is its own; there is one way to write it."""
+        return ("autograd",)
 
+    def outputs(self, backward: Backward = "autograd") -> dict[str, Expected]:
+        """What is expected of a port that does what this does."""
+        return self.around(self.values())
 
-def _block(case: BlockCase, given: dict[str, Array]) -> tuple[Stage, ...]:
-    c = case.config
-    norm = Norm(c.eps, c.weight_offset, c.norm == "layer_norm", c.order)
-    q, k = "q", "k"
-    stages = [Stage("attention_norm", norm, ("x", *_parameters(c, "attention_norm")))]
-    stages += [
-        Stage(name, Linear(c.d_head), ("attention_norm", *_parameters(c, f"attention.{name}"))) for name in ("q", "k", "v")
-    ]
-    if c.qk_norm:
-        head_norm = replace(norm, centred=False)
-        stages += [Stage(f"{name}_norm", head_norm, (name, f"attention.{name}_norm.weight")) for name in ("q", "k")]
-        q, k = "q_norm", "k_norm"
-    if c.rope != "none":
-        stages += [Stage("q_rope", _rotate(case), (q,)), Stage("k_rope", _rotate(case), (k,))]
-        q, k = "q_rope", "k_rope"
-    keys, values = k, "v"
-    if case.past:
-        stages += [Stage("keys", Concatenate(), ("k_cache", k)), Stage("values", Concatenate(), ("v_cache", "v"))]
-        keys, values = "keys", "values"
-    stages += _attention(case, given, (q, keys, values), merged=True)
-    stages += [
-        Stage("attn_out", Linear(), ("attn", *_parameters(c, "attention.o"))),
-        Stage("h", Add(), ("x", "attn_out")),
-        Stage("ffn_norm", norm, ("h", *_parameters(c, "ffn_norm"))),
-    ]
-    if c.feed_forward == "swiglu":
-        stages += [
-            Stage("gate", Linear(), ("ffn_norm", *_parameters(c, "feed_forward.gate"))),
-            Stage("up", Linear(), ("ffn_norm", *_parameters(c, "feed_forward.up"))),
-            Stage("act", SwiGLU(), ("gate", "up")),
-        ]
-    else:
-        stages += [Stage("up", Linear(), ("ffn_norm", *_parameters(c, "feed_forward.up"))), Stage("act", _gelu(c), ("up",))]
-    stages += [
-        Stage("ffn_out", Linear(), ("act", *_parameters(c, "feed_forward.down"))),
-        Stage("out", Add(), ("h", "ffn_out")),
-    ]
-    return tuple(stages)
+    def in_orders(self) -> tuple[dict[str, Expected], ...]:
+        """None: noise has no order."""
+        return ()
 
+    def values(self) -> Values:
+        """The outputs, exactly."""
+        return self.run(Machine())[1]
 
-def _attention(case: BlockCase, given: dict[str, Array], reads: tuple[str, str, str], *, merged: bool) -> tuple[Stage, ...]:
-    c, (q, k, v) = case.config, reads
-    groups = tuple(head * c.n_kv_heads // c.n_heads for head in range(c.n_heads))
-    mask = given["key_mask"] != 0 if "key_mask" in given else None
-    visible = visible_keys(case.s, case.past + case.s, causal=c.causal, key_mask=mask)
-    return (
-        Stage("scores", DotProducts(1 / math.sqrt(c.d_head), groups), (q, k)),
-        Stage("probs", Softmax(visible), ("scores",)),
-        Stage("attn", Mix(groups, merged), ("probs", v)),
-    )
+    def expected_taps(self, true: "Composite", exported: Values) -> dict[str, Expected]:
+        """What is expected of the intermediates that part from the true ones', given what a port fed to each."""
+        names = altered_taps(true.program, self.program)
+        stages = (stage for stage in self.program.stages if stage.name in names or stage.local_name in HIDDEN)
+        return expected_taps(self.case, Program(tuple(stages)), exact_inputs(self.case, self.seed)[0], exported)
 
+    def true_taps(self, exported: Values) -> dict[str, Expected]:
+        """What is expected of every intermediate, given what a port fed to it."""
+        return expected_taps(self.case, self.program, exact_inputs(self.case, self.seed)[0], exported)
 
-def _rotate(case: BlockCase) -> Rotate:
-    c, first = case.config, case.settings["position"]
-    angles = rope_angles(np.arange(first, first + case.s, dtype=np.float64), c.d_head, base=c.rope_base)
-    # base ** -exponent magnifies the exponent's rounding by log(base); the product with the position adds its own.
-    return Rotate(angles, c.rope == "interleaved", growth=4.0 + math.log(c.rope_base))
+    def play(self, style: Style) -> Values:
+        """Every stage rounded to the storage dtype: the outputs, and every intermediate as a tap."""
+        values, outputs = self.run(PlayedMachine(self.case.dtype))
+        taps = {TAP + name: values[name] for name in tap_names(self.program)}
+        return {name: store(value, self.case.dtype) for name, value in (outputs | taps).items()}
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its numbers are known up to honest noise: always."""
+        return True
+
+    def run(self, m: Machine) -> tuple[Values, Values]:
+        """All values by name, and the outputs: what the case asks for."""
+        tensors, cotangent = exact_inputs(self.case, self.seed)
+        with np.errstate(all="ignore"):
+            values = self.program.forward(m, tensors)
+            cotangents = self.program.backward(m, values, cotangent)
+        output, *gradients = self.case.outputs
+        outputs = {output: values[self.program.stages[-1].name]}
+        for name in gradients:
+            of = name[1:]
+            outputs[name] = cotangents[of] if of in cotangents else np.zeros(self.case.output_shape(name))
+        return values, self.finish(outputs)
+
+    def around(self, exact: Values) -> dict[str, Expected]:
+        """The intervals around these outputs, which are its own, as wide as its noise."""
+        squares = {name: np.zeros_like(value) for name, value in exact.items()}
+        largest = dict.fromkeys(exact, 0.0)
+        for number in range(RUNS):
+            key = hashlib.sha256(f"{self.case.id} noise {self.seed} {number}".encode()).digest()[:16]
+            _, noisy = self.run(NoisyMachine(self.case.dtype, int.from_bytes(key, "little")))
+            for name, value in noisy.items():
+                off = _squared_error(value, exact[name])
+                squares[name] += off / RUNS
+                largest[name] = max(largest[name], root_mean_square(off, exact[name]))
+        precision = "half" if self.case.dtype in HALF else "single"
+        return {
+            name: Expected.around(
+                exact[name],
+                TAU[precision] * np.sqrt(_pooled(squares[name])),
+                self.case.dtype,
+                rms=KAPPA[precision] * largest[name],
+            )
+            for name in self.case.outputs
+        }
 
 
-def _gelu(c: BlockConfig) -> Gelu:
-    return Gelu(approximate=c.feed_forward == "gelu_tanh")
+def _squared_error(value: Array, exact: Array) -> Array:
+    """Zero where the exact value is not finite, which nothing but itself is near; infinite where only the noisy one is not."""
+    with np.errstate(all="ignore"):
+        off = np.nan_to_num(np.square(value - exact), nan=np.inf, posinf=np.inf)
+    return np.where(np.isfinite(exact), off, 0.0)
 
 
-def _parameters(c: BlockConfig, name: str) -> tuple[str, ...]:
-    return tuple(known for known in c.parameters() if known.rpartition(".")[0] == name)
+def _pooled(variance: Array) -> Array:
+    """Half of every element's own variance, and half of what its row and its column make likely.
 
-
-def _in_layer(stage: Stage, layer: str, x: str) -> Stage:
-    """A block's stage as one of a stack's; the block's x is what the layer below gives, and a cache is nobody's."""
-    return Stage(stage.local_name, stage.op, tuple(x if name == "x" else layer + name for name in stage.reads), layer)
+    An element that noise makes infinite says nothing of the others.
+    """
+    rows = variance.reshape(-1, variance.shape[-1])
+    finite = np.where(np.isfinite(rows), rows, 0.0)
+    mean = np.mean(finite)
+    if mean == 0:
+        return variance
+    likely = np.full_like(rows, mean)
+    if len(rows) > 1:
+        likely = np.mean(finite, axis=1, keepdims=True) * np.mean(finite, axis=0) / mean
+    return (variance + likely.reshape(variance.shape)) / 2

@@ -1,15 +1,17 @@
 """The tensors of a composite op's case, from raw bits with exact arithmetic, as the norms' are."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from conformance.numbers.draws import bell, random_words, signed_weights
 from conformance.numbers.rounding import store
-from conformance.ops.block.cases import BlockCase
+from conformance.ops.block.case import CompositeCase
 
 Array = np.ndarray
 
 
-def block_inputs(case: BlockCase, seed: int) -> dict[str, Array]:
+def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
     """Inputs, parameters, cache and mask of a case, and the cotangent of its output, in the case's dtype."""
 
     def draw(name: str, shape: tuple[int, ...]) -> Array:
@@ -38,7 +40,14 @@ def block_inputs(case: BlockCase, seed: int) -> dict[str, Array]:
     return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
 
 
-def _key_mask(case: BlockCase) -> Array:
+@lru_cache(maxsize=64)  # a case's runs follow one another, and all read the same
+def exact_inputs(case: CompositeCase, seed: int) -> tuple[dict[str, Array], Array]:
+    """A case's inputs and constants, and the cotangent of its output, in float64; not to be written to."""
+    exact = {name: tensor.astype(np.float64) for name, tensor in composite_inputs(case, seed).items()}
+    return exact, exact.pop(f"d{case.output}")
+
+
+def _key_mask(case: CompositeCase) -> Array:
     """One where a key may be attended to, zero where it is padding."""
     mask = np.ones(case.constants["key_mask"])
     if case.key_mask == "padding":

@@ -8,6 +8,10 @@ from conformance.numbers.rounding import compute_dtype, round_to, smallest, unit
 
 Array = np.ndarray
 
+RUNS = 16  # of a noisy machine, from which an interval is made
+TAU = {"half": 8.0, "single": 24.0}  # times the standard deviation of an element, the half-width of its interval
+KAPPA = {"half": 1.5, "single": 4.0}  # times the largest of the runs' deviations, that of all elements together
+
 
 class Machine:
     """The exact machine: nothing is rounded. The others say what becomes of three kinds of values."""

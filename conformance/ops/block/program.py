@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import Op
+from conformance.ops.block.primitives import Primitive
 
 Array = np.ndarray
 Values = dict[str, Array]
@@ -37,12 +37,12 @@ class Stage:
 
     def value(self, m: Machine, values: Values) -> Array:
         """What it makes of the values it reads."""
-        op: Op = self.op
+        op: Primitive = self.op
         return m.store(op.forward(m, *(values[name] for name in self.reads)))
 
     def cotangents(self, m: Machine, dy: Array, values: Values) -> Iterator[tuple[str, Array]]:
         """What it passes back, by the names of the values read."""
-        op: Op = self.op
+        op: Primitive = self.op
         reads = [values[name] for name in self.reads]
         yield from zip(self.reads, op.vjp(m, dy, *reads), strict=True)
 

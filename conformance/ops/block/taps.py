@@ -11,12 +11,12 @@ import numpy as np
 
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import HALF, compute_dtype, unit_roundoff
-from conformance.ops.block.cases import BlockCase
+from conformance.ops.block.case import CompositeCase
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.ops import Bounded, Norm
+from conformance.ops.block.primitives import Bounded, Normalise
 from conformance.ops.block.program import Program, Pulled, Stage
-from conformance.ops.norms.cases import NormCase
-from conformance.ops.norms.golden import expected_outputs, norm_values
+from conformance.ops.norms.expected import expected_outputs
+from conformance.ops.norms.values import honest, row_norm_values
 from conformance.question.dialects import Dialect
 
 Array = np.ndarray
@@ -59,7 +59,7 @@ def _forward(op: Any) -> Any:
     return op
 
 
-def expected_taps(case: BlockCase, program: Program, given: Values, taps: Values) -> dict[str, Expected]:
+def expected_taps(case: CompositeCase, program: Program, given: Values, taps: Values) -> dict[str, Expected]:
     """What is expected of every tap, given the port's own values of those that it depends on, in the dtypes they came in.
 
     A tap may have the storage dtype or the compute dtype. One that depends on another that was not exported is left out.
@@ -77,12 +77,12 @@ def expected_taps(case: BlockCase, program: Program, given: Values, taps: Values
     return expected
 
 
-def _expected(case: BlockCase, stage: Stage, values: Values, dtype: str) -> Expected:
+def _expected(case: CompositeCase, stage: Stage, values: Values, dtype: str) -> Expected:
     allowed = (case.dtype, compute_dtype(case.dtype))
     dtype = dtype if dtype in allowed else case.dtype
     reads = [values[name] for name in stage.reads]
     forward = _forward(stage.op)
-    if type(forward) is Norm:
+    if type(forward) is Normalise:
         return _of_norm(case, forward, reads, dtype)
     op: Bounded = forward
     u, v = unit_roundoff(case.dtype), unit_roundoff(compute_dtype(case.dtype))
@@ -95,13 +95,10 @@ def _expected(case: BlockCase, stage: Stage, values: Values, dtype: str) -> Expe
     return Expected(value, dtype, (*Expected.around(value, half_width, dtype).placements, stored.interval))
 
 
-def _of_norm(case: BlockCase, op: Norm, reads: list[Array], dtype: str) -> Expected:
+def _of_norm(case: CompositeCase, op: Normalise, reads: list[Array], dtype: str) -> Expected:
     """A norm's intervals, by the rule of the norms' own cases."""
     x, weight, *bias = reads
-    dialect = Dialect(op.order if case.dtype in HALF else "either_order", 1 if op.weight_offset else 0)
-    question = NormCase(
-        "tap", "", x.shape, op.eps, op="layer_norm" if op.centred else "rms_norm", dialect=dialect, dtype=case.dtype
-    )
-    tensors = {"x": x, "weight": weight, "dy": np.zeros_like(x)} | ({"bias": bias[0]} if bias else {})
-    norm, _ = norm_values(question, tensors)
-    return expected_outputs(question, norm, dialect, {"y": dtype})["y"]
+    dialect = Dialect(op.order if case.dtype in HALF else "either_order")
+    given = x, np.zeros_like(x), weight, bias[0] if bias else np.zeros_like(weight)
+    norm, _ = row_norm_values(*given, centred=op.centred, eps=op.eps, offset=op.weight_offset, arithmetic=honest(case.dtype))
+    return expected_outputs(case.dtype, norm, dialect, {"y": dtype})["y"]

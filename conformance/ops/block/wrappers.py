@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.rounding import HALF, storage_dtype
-from conformance.ops.block.golden import RUNS, TAU
-from conformance.ops.block.machine import Machine, NoisyMachine
-from conformance.ops.block.ops import Norm
+from conformance.ops.block.machine import RUNS, TAU, Machine, NoisyMachine
+from conformance.ops.block.primitives import Normalise
 
 Array = np.ndarray
 
@@ -110,7 +109,7 @@ class Weighted(Measured):
 class NormedAdd(Measured):
     """x and a branch, with a norm of the branch, or with `whole` of their sum."""
 
-    norm: Norm
+    norm: Normalise
     whole: bool
 
     def forward(self, m: Machine, x: Array, branch: Array, *parameters: Array) -> Array:

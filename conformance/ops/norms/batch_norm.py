@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.rounding import DTYPES, HALF, DType, compute_dtype
-from conformance.ops.inputs import Draw
+from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe
+from conformance.ops.norms.steps import Batch
 from conformance.question.dialects import Dialect
 
 EPS = float(np.float32(1e-6))
@@ -65,6 +66,11 @@ class BatchNormCase(NormCase):
     def made(self) -> tuple[str, ...]:
         """The outputs that are no gradients."""
         return ("y", *RUNNING) if self.training else ("y",)
+
+    def batch(self, given: dict[str, np.ndarray]) -> Batch:
+        """The running statistics, and how they move."""
+        mean, var = (given[name].astype(np.float64) for name in RUNNING)
+        return Batch(mean, var, self.training, self.training, self.momentum, self.correction)
 
     def correction(self, rows: int) -> float:
         """What makes the biased variance of R rows the one that runs."""

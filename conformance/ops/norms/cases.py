@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from conformance.numbers.rounding import DTYPES, HALF, DType
-from conformance.ops.exact_inputs import EPS, WIDTH
-from conformance.ops.inputs import Cotangent, Draw, Weight
+from conformance.ops.draw import Cotangent, Draw, Weight
+from conformance.ops.norms.exact_inputs import EPS, WIDTH
+from conformance.ops.norms.steps import Batch
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS, Layout
 from conformance.question.dialects import Dialect
@@ -19,6 +20,14 @@ NormOp = Literal[RowNormOp, "batch_norm"]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 NORMS: tuple[NormOp, ...] = (*ROW_NORMS, "batch_norm")
+
+ROWS = {
+    "zero_rows": "a row is zero",
+    "constant_rows": "a row is constant",
+    "spike": "a row has a single value",
+    "nan_row": "a row has a NaN",
+    "inf_row": "a row has an infinity",
+}
 
 
 def _eps(value: float) -> float:
@@ -65,6 +74,24 @@ class NormCase(Probe):
         return self.x.rows == "exact"
 
     @property
+    def drawn(self) -> dict[str, str]:
+        """How its tensors are drawn, and what it is called with, in words."""
+        return {
+            "x": f"{self.x}, {self.x.rows.replace('_', ' ')}, {self.layout}",
+            "eps": f"{self.eps:.9g}",
+            "weight": self.weight.replace("_", " "),
+        } | ({"settings": ", ".join(f"{name} {value}" for name, value in self.settings.items())} if self.settings else {})
+
+    @property
+    def traits(self) -> dict[str, bool]:
+        """What may set it apart from others of its op, in words, and whether it does."""
+        return {
+            "there is no weight": self.weight == "absent",
+            ROWS.get(self.x.rows, ""): self.x.rows in ROWS,
+            "eps is not 1e-5": abs(self.eps / 1e-5 - 1) > 1e-3,
+        }
+
+    @property
     def settings(self) -> dict[str, Any]:
         """None: a norm's constants are eps, its offset and its order."""
         return {}
@@ -89,6 +116,10 @@ class NormCase(Probe):
     def made(self) -> tuple[str, ...]:
         """The outputs that are no gradients."""
         return ("y",)
+
+    def batch(self, given: dict[str, np.ndarray]) -> Batch | None:
+        """What BatchNorm has besides; None for a norm of rows."""
+        return None
 
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output: that of x for y and dx, one row's for the parameters' gradients."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+import reference
 from conformance.numbers.rounding import DType, compute_dtype
 from reference.rows import sum_rows as sum_rows
 
@@ -143,3 +144,31 @@ def true_pullback(
         return rstd * g, -rstd * c1, -rstd * x_hat * mean(g * x_hat, axes)
 
     return Pullback(w, dx_paths, x_hat)
+
+
+def row_norm_values(
+    x: Array,
+    dy: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    centred: bool,
+    eps: float,
+    offset: float,
+    arithmetic: Arithmetic,
+) -> tuple[NormValues, dict[str, Array]]:
+    """The exact values of RMSNorm, or of LayerNorm if it is centred, and its intermediates by name."""
+    if centred:
+        y, mean, rstd, x_hat = reference.layer_norm(x, weight, bias, eps=eps, weight_offset=offset)
+        dx, dweight, dbias = reference.layer_norm_vjp(dy, x, weight, bias, eps=eps, weight_offset=offset)
+        intermediates = {"mean": mean, "rstd": rstd, "x_hat": x_hat}
+    else:
+        y, rstd, x_hat = reference.rms_norm(x, weight, eps=eps, weight_offset=offset)
+        dx, dweight = reference.rms_norm_vjp(dy, x, weight, eps=eps, weight_offset=offset)
+        bias = dbias = np.zeros_like(weight)
+        intermediates = {"rstd": rstd, "x_hat": x_hat}
+    assert dweight is not None  # both were given
+    assert dbias is not None
+    w = weight + offset
+    pullback = true_pullback(w, x_hat, rstd, centred=centred)
+    return NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, centred, pullback, arithmetic), intermediates

@@ -229,7 +229,7 @@ def _explains(diagnosis: Diagnosis, verdict: Verdict) -> bool:
 
 
 def _has_elements(verdict: Verdict) -> bool:
-    return isinstance(verdict.case, NormCase) and prod(verdict.case.shape) > 0
+    return prod(verdict.case.shape) > 0
 
 
 def _explore(strategy: SearchStrategy[NormCase], ask: Callable[[NormCase], None], seed: int, count: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from conformance.numbers.rounding import HALF, DType, largest
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
 from conformance.ops.cases import Names, is_of
-from conformance.ops.inputs import Cotangent, Draw, Rows, Weight
+from conformance.ops.draw import Cotangent, Draw, Rows, Weight
 from conformance.ops.norms.cases import ROW_NORMS, NormCase, NormOp
 from conformance.port.protocol import Hello
 from conformance.question import dialects

@@ -6,12 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.ops.case_files import as_json
-from conformance.ops.norms.cases import NormCase
 from conformance.report.building import assemble, entry, explained
 from conformance.report.console import in_words
 from conformance.report.counting import count_of
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN, PortEntry, Report, Settings
-from conformance.tools.explanation import describe
 from conformance.tools.fuzzing.fuzz import Found, Search
 
 
@@ -59,8 +57,7 @@ def report_on(found: Found, settings: Settings, argument: str) -> Report:
 
 def _details(found: Found) -> list[str]:
     case = found.verdict.case
-    assert isinstance(case, NormCase)
-    details = [f"  drawn       {'; '.join(f'{name} {words}' for name, words in describe(case).items())}"]
+    details = [f"  drawn       {'; '.join(f'{name} {words}' for name, words in case.drawn.items())}"]
     if not found.again:
         details.append("  but         it did not fail when it was asked again: the port does not always answer alike")
     if found.count > 1:

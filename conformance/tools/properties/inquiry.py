@@ -217,7 +217,7 @@ def _widths(question: Question, variant: Variant) -> dict[str, Array]:
     """How far two honest answers may be apart: to the first question or, of one that stands apart, to the variant itself."""
     case, outputs = question.case, question.golden.outputs
     if variant.apart:
-        outputs = expected_outputs(case, norm_values(case, variant.given)[0], case.dialect, case.outputs)
+        outputs = expected_outputs(case.dtype, norm_values(case, variant.given)[0], case.dialect, case.outputs)
     intervals = {name: outputs[name].interval() for name in variant.follows}
     return {name: np.broadcast_to(upper - lower, case.output_shape(name)) for name, (lower, upper) in intervals.items()}
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.cases import Names, is_of
+from conformance.ops.draw import Draw
 from conformance.ops.golden import Golden, golden
-from conformance.ops.inputs import Draw, inputs
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.ops.norms.inputs import inputs
 from conformance.question.dialects import HALF as HALF_DIALECTS
 from conformance.question.dialects import SINGLE
 

@@ -17,9 +17,9 @@ import numpy as np
 from conformance.mistakes import MISTAKES
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import DTYPES, HALF, DType
+from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
-from conformance.ops.inputs import Draw
-from conformance.ops.norms.anatomy import Norm, outputs_of, true_norm
+from conformance.ops.norms.anatomy import Norm, true_norm
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, RowNormOp
 from conformance.port.protocol import Hello
 from conformance.port.session import NoAnswer, Session
@@ -141,7 +141,7 @@ def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expect
             for offset in (0, 1):
                 norm = alter(replace(true, dialect=replace(case.dialect, order=order), offset=float(offset)))
                 said = [order] * half + [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
-                yield ", ".join(said), outputs_of(norm, "formula")["y"]
+                yield ", ".join(said), norm.outputs("formula")["y"]
 
 
 def _share(expected: Expected, y: Array) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from conformance.numbers import json_text
 from conformance.numbers.rounding import DTYPES
-from conformance.question.case import OPS
+from conformance.ops.table import OPS
 from conformance.report.html import environment
 from conformance.report.machine import finite
 from conformance.report.words import ratio

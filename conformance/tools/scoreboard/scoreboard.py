@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.norms.cases import ROW_NORMS
+from conformance.ops.table import OPS
 from conformance.port.process import PortFailure, PortProcess, serve_command
 from conformance.port.session import Session
-from conformance.question.case import OPS, Case
+from conformance.question.case import Case
 from conformance.report.building import build
 from conformance.report.report import CaseEntry, Report, Settings
 from conformance.running.runner import NO_OP, run_ports

@@ -7,7 +7,7 @@ from rich.text import Text
 from conformance.mistakes import MISTAKES
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.norms.cases import NORMS
-from conformance.question.case import OPS, TAPPED
+from conformance.ops.table import OPS
 from conformance.report.counting import count_of
 from conformance.report.words import ratio
 from conformance.tools.selftest.selftest import PLAIN, PLAIN_IN_A_BLOCK, SEPARATION, Kill, SelfTest, Separation
@@ -65,7 +65,7 @@ def page(result: SelfTest) -> str:
         lines += [f"## {op}", "", f"| mistake | {' | '.join(DTYPES)} |", f"|---|{'---:|' * len(DTYPES)}"]
         for mistake in MISTAKES:
             if op in mistake.ops:
-                cell = _cell_of_block if op in TAPPED else _cell
+                cell = _cell_of_block if OPS[op].taps else _cell
                 cells = " | ".join(cell(kills[mistake.id, dtype]) if (mistake.id, dtype) in kills else "" for dtype in DTYPES)
                 lines.append(f"| `{mistake.id}` | {cells} |")
         lines.append("")

@@ -14,10 +14,11 @@ import pytest
 from conformance.judging.compare import Verdict
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import Names, NoCaseError, require
+from conformance.ops.table import OPS
 from conformance.port.naming import PortNameError, command
 from conformance.port.process import PortFailure, PortProcess, serve_command
 from conformance.port.session import Session
-from conformance.question.case import OPS, Case
+from conformance.question.case import Case
 from conformance.report.building import assemble, build, digest
 from conformance.report.counting import count_of
 from conformance.report.machine import as_json, parse
@@ -55,7 +56,7 @@ def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]]) -> Aske
 
     Raises `ValueError`, which names the option.
     """
-    _check("op", chosen["op"], OPS)
+    _check("op", chosen["op"], tuple(OPS))
     _check("dtype", chosen["dtype"], DTYPES)
     _check("mode", (said["mode"] or "jit",), ("jit", "eager"))
     if said["port"] and said["exec"]:

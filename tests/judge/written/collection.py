@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from conformance.numbers.rounding import DTYPES, DType
-from conformance.question.case import Op
 from tests.judge.written.fault import Fault, Framework
 
 Run = Callable[..., Any]
@@ -19,7 +18,7 @@ class Collection:
 
     def fault(
         self,
-        op: Op,
+        op: str,
         *names: str,
         group: Literal["all", "forward", "backward"] = "all",
         dtypes: tuple[DType, ...] = DTYPES,

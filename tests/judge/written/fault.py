@@ -16,7 +16,7 @@ from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NORMS
 from conformance.port import Port, Skip
 from conformance.port.session import call_of
-from conformance.question.case import Case, Op
+from conformance.question.case import Case
 
 Framework = Literal["torch", "jax"]
 
@@ -43,7 +43,7 @@ class Fault:
 
     id: str
     what: str
-    op: Op
+    op: str
     framework: Framework
     run: Callable[..., Any]
     names: tuple[str, ...] = ()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from conformance.numbers.rounding import DTYPES, DType
-from conformance.question.case import Op
 from tests.judge.written.fault import Fault
 
 HALF: tuple[DType, ...] = ("bfloat16", "float16")
@@ -41,8 +40,8 @@ SAME: dict[DType, tuple[tuple[str, str], ...]] = {
 class Written:
     """The faults of one op, kept as they are written: a function's name is the fault's id, its docstring says what it does."""
 
-    def __init__(self, op: Op) -> None:
-        self.op: Op = op
+    def __init__(self, op: str) -> None:
+        self.op: str = op
         self.faults: list[Fault] = []
 
     def __call__(
@@ -69,7 +68,7 @@ def _with_same(names: tuple[str, ...], dtype: DType) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*names, *(name for pair in same for name in pair))))
 
 
-def honest(op: Op, run: Run) -> Fault:
+def honest(op: str, run: Run) -> Fault:
     """Code that does nothing wrong."""
     return Fault(f"torch/{op}/{run.__name__}", (run.__doc__ or "").strip(), op, "torch", run)
 

@@ -3,43 +3,17 @@
 Every draw is scaled by one IEEE multiplication, then rounded once to the storage dtype.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
 import numpy as np
 
 from conformance.numbers.draws import bell, random_words, signed_weights
 from conformance.numbers.rounding import compute_dtype, store
-from conformance.ops.exact_inputs import exact_tensors
-
-if TYPE_CHECKING:
-    from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.exact_inputs import exact_tensors
 
 Array = np.ndarray
-Rows = Literal[
-    "dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row", "zero_columns", "constant_columns", "exact"
-]
-Weight = Literal["absent", "signed", "tiny", "far_from_one"]
-Cotangent = Literal["random", "aligned"]
-
-LARGEST_WEIGHT: dict[Weight, float] = {"absent": 1.0, "signed": 31 / 16 + 1, "tiny": 1e-6, "far_from_one": 15.8125}
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How x is drawn: bell-shaped values, `offset + scale · N(0, 1)`, and what is done to its rows.
-
-    The rows: `dense` leaves them; `zero_rows` clears every other one; `constant_rows` repeats their first value;
-    `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first; `zero_columns` clears every
-    other feature, `constant_columns` repeats its first value. With `exact` all tensors are those of an exact case.
-    """
-
-    scale: float = 1.0
-    offset: float = 0.0
-    rows: Rows = "dense"
-
-
-def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
+def inputs(case: NormCase, seed: int) -> dict[str, Array]:
     """The tensors of a case in their storage dtypes: x, dy, and weight and bias where the case has them."""
     if case.exact:
         return _exact(case, seed)
@@ -66,14 +40,14 @@ def inputs(case: "NormCase", seed: int) -> dict[str, Array]:
     return tensors
 
 
-def _exact(case: "NormCase", seed: int) -> dict[str, Array]:
+def _exact(case: NormCase, seed: int) -> dict[str, Array]:
     tensors = exact_tensors(case, seed)
     if not case.bias:
         del tensors["bias"]
     return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
 
 
-def _running(case: "NormCase", seed: int) -> dict[str, Array]:
+def _running(case: NormCase, seed: int) -> dict[str, Array]:
     """Running statistics of the kind that batches like x's leave: a little off its mean, and from one to twice its variance."""
     n, dtype = case.shape[-1], compute_dtype(case.dtype)
     mean = case.x.offset + case.x.scale * bell(random_words(case.id, "running_mean", seed, n)) / 4
@@ -81,7 +55,7 @@ def _running(case: "NormCase", seed: int) -> dict[str, Array]:
     return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
 
 
-def _x(case: "NormCase", seed: int) -> Array:
+def _x(case: NormCase, seed: int) -> Array:
     count = int(np.prod(case.shape))
     x = case.x.offset + case.x.scale * bell(random_words(case.id, "x", seed, count)).reshape(case.shape)
     if case.layout == "expanded":
@@ -110,7 +84,7 @@ def _x(case: "NormCase", seed: int) -> Array:
     return rows.reshape(case.shape)
 
 
-def _weight(case: "NormCase", words: Array) -> Array:
+def _weight(case: NormCase, words: Array) -> Array:
     if case.weight == "tiny":  # zeros and values near zero: dividing y by them recovers nothing
         return np.where(np.arange(len(words)) % 2, 1e-6 if case.dtype == "float16" else 1e-9, 0.0)
     if case.weight == "far_from_one":  # values whose sum with one is no bfloat16 (15.8125, -0.998), no float16 (3.998)

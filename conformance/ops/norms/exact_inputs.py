@@ -13,14 +13,10 @@ other dtype will do.
 docs/tolerances.md says why x is in pairs, eps so much larger than the variance, and the bias than what it is added to.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from conformance.numbers.draws import random_words
-
-if TYPE_CHECKING:
-    from conformance.ops.norms.cases import NormCase
+from conformance.question.case import Case
 
 Array = np.ndarray
 
@@ -31,7 +27,7 @@ FACTOR = {"float64": 1 + 2.0**-40, "float32": 1 + 2.0**-11}  # F: 8 bits, and 5 
 BALANCED = np.concatenate([np.arange(1, 9), -np.arange(1, 9)]) / 2  # ρ over the features of one sign: its sum is zero
 
 
-def exact_tensors(case: "NormCase", seed: int) -> dict[str, Array]:
+def exact_tensors(case: Case, seed: int) -> dict[str, Array]:
     """x, dy, weight and bias of an exact case, in float64; all are exact in the case's dtype."""
     rows = int(np.prod(case.shape[:-1]))
 

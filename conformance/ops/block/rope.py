@@ -1,0 +1,82 @@
+"""The op `rope`: rotary position embedding."""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+import reference
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.case import INTERLEAVED, LLAMA, CompositeCase, in_dtypes
+from conformance.ops.block.golden import Values, composite_golden, exact_inputs
+from conformance.ops.block.inputs import composite_inputs
+from conformance.ops.block.primitives import Rotate
+from conformance.ops.block.program import Program, Stage
+from conformance.ops.op import Constant, Golden, Op, Tensor
+from reference.rope import rope_angles
+
+
+@dataclass(frozen=True)
+class RopeCase(CompositeCase):
+    """x is [batch, s, n_heads, d_head], and stands at `position` and after."""
+
+    op: str = field(default="rope", init=False)
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """x alone."""
+        return {"x": (self.batch, self.s, self.config.n_heads, self.config.d_head)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Where x stands, the base of its angles, and which features are a pair."""
+        return {"position": self.position, "base": self.config.rope_base, "interleaved": self.config.rope == "interleaved"}
+
+
+# Asked in every dtype.
+PLAIN = (RopeCase("half_split", "random", "pairs of neighbours instead of halves; the sign of an angle", LLAMA),)
+# Not in float64, which float32 speaks for.
+PAIRS_AND_POSITIONS = (
+    RopeCase("interleaved", "random", "pairs of halves instead of neighbours", INTERLEAVED),
+    RopeCase("half_split", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
+)
+# Faults that a dtype hardly changes.
+BASES = (RopeCase("half_split", "base_1e6", "the base hard-coded at 1e4", replace(LLAMA, rope_base=1e6), position=20),)
+
+
+def rotate(case: CompositeCase, first: int) -> Rotate:
+    """The rotation of s positions from the first."""
+    c = case.config
+    angles = rope_angles(np.arange(first, first + case.s, dtype=np.float64), c.d_head, base=c.rope_base)
+    # base ** -exponent magnifies the exponent's rounding by log(base); the product with the position adds its own.
+    return Rotate(angles, c.rope == "interleaved", growth=4.0 + math.log(c.rope_base))
+
+
+def _anatomy(case: CompositeCase, seed: int) -> Composite:
+    return Composite(case, Program((Stage("q_rope", rotate(case, case.position), ("x",)),)), seed)
+
+
+def _golden(case: CompositeCase, seed: int) -> Golden:
+    tensors, dy = exact_inputs(case, seed)
+    positions = np.arange(case.position, case.position + case.s, dtype=np.float64)
+    how: dict[str, Any] = {"base": case.config.rope_base, "interleaved": case.config.rope == "interleaved"}
+    exact: Values = {
+        "y": reference.rope(tensors["x"], positions, **how),
+        "dx": reference.rope_vjp(dy, positions, **how),
+    }
+    return composite_golden(_anatomy(case, seed), {}, exact)
+
+
+ROPE = Op(
+    name="rope",
+    formula="Every head's pairs of features, turned by their angles.",
+    tensors=(Tensor("x"),),
+    constants=(Constant("position"), Constant("base"), Constant("interleaved")),
+    cases=tuple(in_dtypes(PLAIN, PAIRS_AND_POSITIONS, BASES)),
+    inputs=composite_inputs,
+    golden=_golden,
+    anatomy=_anatomy,
+    costly=True,
+)

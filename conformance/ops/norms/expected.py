@@ -1,0 +1,37 @@
+"""A norm's exact values -> what is expected of a port, in a dialect."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import HALF, DType, Mode
+from conformance.ops.norms import placements
+from conformance.ops.norms.tolerances import norm_budget
+from conformance.ops.norms.values import NormValues
+from conformance.question.dialects import Dialect
+
+
+def expected_outputs(
+    storage_dtype: DType, norm: NormValues, dialect: Dialect, dtypes: dict[str, str], modes: Mapping[str, Mode] | None = None
+) -> dict[str, Expected]:
+    """What is expected of a port whose exact values are `norm`, in this dialect and these dtypes, of x and of the outputs.
+
+    `modes` are those of the last rounding of an output, where a mistake has another than to nearest.
+    """
+    with np.errstate(all="ignore"):
+        budget = norm_budget(norm)
+    match dialect.order:
+        case "cast_then_scale":
+            admitted = placements.cast_then_scale(norm, budget, storage_dtype, dtypes["y"])
+        case "scale_then_cast":
+            admitted = placements.scale_then_cast(norm, budget, storage_dtype)
+        case "either_order" if storage_dtype in HALF:  # BatchNorm, which nobody casts before it is scaled
+            admitted = placements.scale_then_cast(norm, budget, storage_dtype)
+        case "either_order":
+            admitted = placements.unrounded(norm, budget)
+    modes = modes or {}
+    return {
+        name: Expected(getattr(norm, name), dtype, tuple(admitted[name]), mode=modes.get(name, "nearest_even"))
+        for name, dtype in dtypes.items()
+    }

@@ -1,0 +1,43 @@
+"""The norms, as ops."""
+
+from dataclasses import replace
+
+from conformance.ops.norms.anatomy import true_norm
+from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING
+from conformance.ops.norms.cases import ROW_NORM_CASES
+from conformance.ops.norms.golden import batch_norm_golden, norm_golden, norm_inputs
+from conformance.ops.op import Constant, Op, Tensor
+
+RMS_NORM = Op(
+    name="rms_norm",
+    formula="x / sqrt(mean(x²) + eps) · weight; without weight if it is None.",
+    tensors=(Tensor("x"), Tensor("weight")),
+    constants=(Constant("eps"), Constant("order", optional=True), Constant("weight_offset", optional=True)),
+    cases=tuple(case for case in ROW_NORM_CASES if case.op == "rms_norm"),
+    inputs=norm_inputs,
+    golden=norm_golden,
+    anatomy=true_norm,
+)
+LAYER_NORM = replace(
+    RMS_NORM,
+    name="layer_norm",
+    formula="(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
+    tensors=(*RMS_NORM.tensors, Tensor("bias")),
+    cases=tuple(case for case in ROW_NORM_CASES if case.op == "layer_norm"),
+)
+BATCH_NORM = Op(
+    name="batch_norm",
+    formula="What spec.md says of BatchNorm; in training (y, running_mean, running_var).",
+    tensors=(*LAYER_NORM.tensors, *(Tensor(name, differentiable=False, by_name=True) for name in RUNNING)),
+    constants=(
+        Constant("eps"),
+        Constant("training"),
+        Constant("momentum", optional=True),
+        Constant("unbiased", optional=True),
+    ),
+    running=RUNNING,
+    cases=BATCH_NORM_CASES,
+    inputs=norm_inputs,
+    golden=batch_norm_golden,
+    anatomy=true_norm,
+)

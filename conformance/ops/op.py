@@ -1,0 +1,141 @@
+"""An op: one object with all that the kit knows of it. The port, the skeleton, the schemas, the CLI and the reports read it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from conformance.numbers.expected import Expected
+from conformance.question.case import Case
+
+Array = np.ndarray
+Backward = Literal["autograd", "formula"]
+BACKWARDS: tuple[Backward, ...] = get_args(Backward)
+"""The ways to write a backward pass: as autograd makes it of the forward pass, or by the formula."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor that an op reads; `by_name` where a port is passed it as a keyword. `parameters` are many, in a dict."""
+
+    name: str
+    differentiable: bool = True
+    by_name: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number or a choice that an op is called with, by name.
+
+    `optional` where it is passed only if it says something: a port's method gives it a default, or does not take it.
+    """
+
+    name: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A case with its numbers: inputs in their storage dtypes, intermediates in float64, and what is expected."""
+
+    case: Case
+    seed: int
+    inputs: dict[str, Array]
+    intermediates: dict[str, Array]
+    outputs: dict[str, Expected]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How an implementation is written: its order of summation (None: pairwise), whether its backward is autograd's, and
+    which of the admitted placements of roundings it takes, counted from the first.
+    """
+
+    sequence: Callable[[int], Array] | None = None
+    backward: Backward = "autograd"
+    placement: int = 0
+
+
+class Anatomy(Protocol):
+    """An op laid open on a case's inputs: what a mistake alters, and what a port with that mistake would return."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""
+        ...
+
+    def backwards(self, true: Any) -> tuple[Backward, ...]:
+        """The ways to write its backward pass, if `true` is what it was before it was altered."""
+        ...
+
+    def outputs(self, backward: Backward) -> Mapping[str, Expected]:
+        """What the case would expect if this were right."""
+        ...
+
+    def in_orders(self) -> tuple[dict[str, Expected], ...]:
+        """The same for every usual order of summation, where a sum in low precision depends on it."""
+        ...
+
+    def values(self) -> dict[str, Array]:
+        """The outputs, exactly."""
+        ...
+
+    def true_taps(self, exported: dict[str, Array]) -> dict[str, Expected]:
+        """What is expected of every intermediate that a port exported, given what it fed to each."""
+        ...
+
+    def expected_taps(self, true: Any, exported: dict[str, Array]) -> dict[str, Expected]:
+        """The same of those alone that part from the `true` ones."""
+        ...
+
+    def play(self, style: Style) -> dict[str, Array]:
+        """What an implementation in this style returns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Op:
+    """What the kit knows of an op.
+
+    name, formula
+        What it is called, and what it computes, in a line.
+    tensors, constants
+        What it reads, in the order in which a port's method takes them.
+    output, running
+        Its own output, which is given a cotangent, and those beside it, which are not.
+    taps
+        Whether a port may export its intermediates.
+    costly
+        Whether its intervals cost many times what its values do.
+    cases
+        The questions about it.
+    inputs, golden, anatomy
+        A case, and a seed, to its tensors; to its golden; and to the op laid open on them.
+    """
+
+    name: str
+    formula: str
+    tensors: tuple[Tensor, ...]
+    cases: tuple[Any, ...]
+    inputs: Callable[[Any, int], dict[str, Array]]
+    golden: Callable[[Any, int], Golden]
+    anatomy: Callable[[Any, int], Anatomy]
+    constants: tuple[Constant, ...] = ()
+    output: str = "y"
+    running: tuple[str, ...] = ()
+    taps: bool = False
+    costly: bool = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The tensors that a port's method is called with, in order."""
+        return tuple(tensor.name for tensor in self.tensors if not tensor.by_name)
+
+    @property
+    def signature(self) -> str:
+        """A port's method, as it is written."""
+        keywords = [tensor.name for tensor in self.tensors if tensor.by_name]
+        keywords += [constant.name for constant in self.constants if not constant.optional]
+        keywords = ["*", *keywords] if keywords else []
+        return f"{self.name}(self, {', '.join((*self.arguments, *keywords))})"
