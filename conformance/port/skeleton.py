@@ -2,6 +2,7 @@
 
 from string import Template
 
+from conformance.ops.norms.cases import ROW_NORMS
 from conformance.ops.table import OPS
 from conformance.port.base import NOT_WRITTEN
 
@@ -42,12 +43,11 @@ OP = Template('''
         raise port.Skip("$reason")
 ''')
 LINE = 88  # characters, as formatters have it
-FIRST = ("rms_norm", "layer_norm")  # what a port is begun with
 
 
 def skeleton(name: str, file: str, *, block: bool) -> str:
     """The source of a port by that name, to be written to that file; with `block`, all other ops too."""
-    ops = OPS.values() if block else [OPS[each] for each in FIRST]
+    ops = OPS.values() if block else [OPS[each] for each in ROW_NORMS]
     written = [OP.substitute(definition=_wrapped(op.signature), sentence=op.formula, reason=NOT_WRITTEN) for op in ops]
     return PORT.substitute(name=name, file=file, ops="".join(written))
 

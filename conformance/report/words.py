@@ -161,7 +161,7 @@ def comparison(worst: Element, dtype: str) -> str:
 def growth(example: CaseEntry) -> dict[str, float]:
     """Every stage's error as it has grown so far; of a stack, the layers', and the stages of the one that parts."""
     stages = {tap.output.removeprefix(TAP): tap.growth for tap in example.taps if tap.growth is not None}
-    if example.op == "pre_ln_stack":
+    if any("." in name for name in stages):
         at = next((tap.output.removeprefix(TAP) for tap in example.taps if not tap.passes), None)
         layer = at.partition(".")[0] if at else None
         stages = {name: error for name, error in stages.items() if name.endswith(".out") or name.partition(".")[0] == layer}

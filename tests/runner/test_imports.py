@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import conformance
+from conformance.ops.table import OPS
 
 ROOT = Path(__file__).parents[2]
 KIT = {"jinja2", "ml_dtypes", "numpy", "rich", "safetensors", "typer"}
@@ -79,6 +80,16 @@ def test_a_module_imports_what_it_may(name):
     if package.startswith("impl_") and name.endswith(".port"):
         allowed |= BRIDGE
     assert [other for other in imported(ALL[name]) if not is_within(other, allowed)] == []
+
+
+KNOW_OPS = {"conformance.ops", "conformance.mistakes"}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if is_within(name, {"conformance"}) and not is_within(name, KNOW_OPS)])
+def test_an_op_is_named_by_the_table_alone(name):
+    """Whoever adds an op need not look for its name in the rest of the kit."""
+    literals = [node.value for node in ast.walk(ALL[name]) if isinstance(node, ast.Constant)]
+    assert [literal for literal in literals if isinstance(literal, str) and literal in OPS] == []
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.count(".") and name.split(".")[1] in FLOORS])

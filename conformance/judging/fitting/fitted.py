@@ -14,7 +14,7 @@ from typing import TypeVar
 from conformance.judging.compare import Verdict
 from conformance.judging.fitting import found_eps, found_factor, found_rows, found_variance
 from conformance.judging.fitting.found_factor import Unit
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import LAYER, Mistake
 from conformance.numbers.rounding import unit_roundoff
 from conformance.ops.norms.cases import NormCase
 
@@ -57,7 +57,7 @@ def fitted(verdicts: Sequence[Verdict], seed: int) -> tuple[Mistake, ...]:
         if key[1] in OF_EPS and (each := found_eps.found(group.failing, group.passing, seed))
     }
     eps = _fewest(told, found_eps.candidates, found_eps.explains)
-    variances = [unit for key, group in groups.items() if key[:2] == ("layer_norm", "y") for unit in group.failing]
+    variances = [unit for key, group in groups.items() if key[0] in LAYER and key[1] == "y" for unit in group.failing]
     one_pass = found_variance.found(variances, seed)
     return (
         *((one_pass,) if one_pass else ()),

@@ -13,6 +13,7 @@ from conformance.ops.answerable import LARGEST_X, why_unanswerable
 from conformance.ops.cases import Names, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
 from conformance.ops.norms.cases import ROW_NORMS, NormCase, NormOp
+from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.question import dialects
 from conformance.question.case import Layout
@@ -100,7 +101,7 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
         eps=eps,
         x=_values(draw, dtype, eps),
         weight=draw(_WEIGHTS_OR_NONE if dialect in dialects.PLAIN else _WEIGHTS),
-        bias=op == "layer_norm" and draw(_BOOLEANS),
+        bias="bias" in OPS[op].arguments and draw(_BOOLEANS),
         dy=draw(_DY),
         dy_scale=draw(_DY_SCALES),
         layout=draw(_LAYOUTS),

@@ -218,7 +218,7 @@ Estimates = dict[str, Estimate]
 def estimate(case: NormCase, y: Array, seed: int = 0) -> Estimates:
     """Least squares give every row's scale, rstd, for a weight with and without an offset; eps follows from it."""
     given = {name: array.astype(np.float64) for name, array in golden(case, seed).inputs.items()}
-    x = given["x"] - (np.mean(given["x"], axis=-1, keepdims=True) if case.op == "layer_norm" else 0.0)
+    x = given["x"] - (np.mean(given["x"], axis=-1, keepdims=True) if true_norm(case, seed).centre_values else 0.0)
     target, mean_square = y - given.get("bias", 0.0), np.mean(x**2, axis=-1)
     fits: list[tuple[float, Array]] = []
     for offset in (0, 1):
