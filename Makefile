@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance test check fixtures format benchmarks studies clean
+.PHONY: help quick conformance test check fixtures format benchmarks studies clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
 
-conformance: $(VENV)/.installed ## Judge impl_torch and impl_jax, JIT-compiled, in every dtype
+quick: $(VENV)/.installed ## Judge impl_torch and impl_jax, JIT-compiled, by the quick cases
+	$(BIN)/conformance run --quick
+
+conformance: quick ## Judge them by the quick cases, then by all, in every dtype
 	$(BIN)/conformance run
 
 test: check ## Run all tests; includes check

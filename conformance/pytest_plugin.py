@@ -20,6 +20,9 @@ OPTIONS = {
     "mode": ("jit|eager", "Compiled, or operation by operation: jit, if not said."),
     "timeout": ("SECONDS", "What a port may take for one answer: 120, if not said."),
 }
+FLAGS = {
+    "quick": "Few cases, which reject every known mistake that all of them reject.",
+}
 REPEATED = {
     "case": ("GLOB", "Only cases whose id matches; may be repeated."),
     "exclude": ("GLOB", "No case whose id matches; may be repeated."),
@@ -41,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, (metavar, help_) in OPTIONS.items():
         group.addoption(f"--conformance-{name}", metavar=metavar, help=help_)
         parser.addini(f"conformance_{name}", f"{help_} As --conformance-{name}.")
+    for name, help_ in FLAGS.items():
+        group.addoption(f"--conformance-{name}", help=help_, action="store_true", default=False)
+        parser.addini(f"conformance_{name}", f"{help_} As --conformance-{name}.", type="bool", default=False)
     for name, (metavar, help_) in REPEATED.items():
         group.addoption(f"--conformance-{name}", metavar=metavar, help=help_, action="append", default=[])
         parser.addini(f"conformance_{name}", f"{help_} As --conformance-{name}.", type="args", default=[])
@@ -83,7 +89,7 @@ def asked(config: pytest.Config) -> "Asked":
 
         try:
             said = {name: _said(config, name) for name in OPTIONS}
-            config.stash[ASKED] = read(said, {name: tuple(_said(config, name)) for name in REPEATED})
+            config.stash[ASKED] = read(said, {name: tuple(_said(config, name)) for name in REPEATED}, _said(config, "quick"))
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[ASKED]

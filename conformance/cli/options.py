@@ -78,6 +78,9 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the co
 DrawnSeedOption = Annotated[
     int, typer.Option("--seed", parser=_seed, metavar="N|random", help="Which inputs: 0 are the committed fixtures' own.")
 ]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="Few cases, which reject every known mistake that all of them reject.")
+]
 ShardOption = Annotated[str, typer.Option(metavar="I/N", help="Only part I of N of the cases; `merge` joins the reports.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
 ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]

@@ -19,6 +19,7 @@ from conformance.cli.options import (
     ModeOption,
     OpOption,
     PortArguments,
+    QuickOption,
     ShardOption,
     TimeoutOption,
     check_in_process,
@@ -32,6 +33,7 @@ from conformance.cli.options import (
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
 from conformance.cli.screen import interruptible, progress
 from conformance.ops.cases import CASES
+from conformance.ops.quick import QUICK
 
 
 def run(
@@ -45,6 +47,7 @@ def run(
     shape: Annotated[
         str, typer.Option(metavar="AxB", help="One shape of x, not the kit's own cases; with --op, --dtype.")
     ] = "",
+    quick: QuickOption = False,
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
@@ -70,7 +73,9 @@ def run(
 
     if shape and (file or not (case or (op and dtype))):
         raise typer.BadParameter("say of which --op and --dtype, or --case; and no --cases", param_hint="--shape")
-    among = shaped_cases(shape) if shape else read_case_file(file) if file else CASES
+    if quick and (shape or file):
+        raise typer.BadParameter("the quick cases are the kit's own; no --shape and no --cases", param_hint="--quick")
+    among = shaped_cases(shape) if shape else read_case_file(file) if file else QUICK if quick else CASES
     asked = selected(case, op, dtype, exclude, among=among)
     cases, number, shards = shard_of(shard, asked)
     commands, arguments = commands_of(ports, exec_)
@@ -95,7 +100,7 @@ def run(
                 jobs=jobs,
                 on_verdict=lambda verdict: advance(verdict.port, failed=verdict.failed),
             )
-    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape)
+    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape, quick)
     report = build(runs, settings, time.monotonic() - began, arguments)
     if not in_process:
         report = asked_again(report, cases, alone(commands, seed=seed, device=device, mode=mode, timeout=timeout))

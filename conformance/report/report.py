@@ -22,8 +22,8 @@ class Settings:
     """What repeats a run.
 
     `cases` is the file that the cases are from, `shape` the one shape that was asked for; both are empty if the cases are the
-    kit's own. `asked` counts the cases that every port is
-    asked, by all shards together, and `digest` is theirs: two reports with the same one are about the same questions.
+    kit's own. `quick` says that the quick ones alone were asked. `asked` counts the cases that every port is asked, by all
+    shards together, and `digest` is theirs: two reports with the same one are about the same questions.
     """
 
     seed: int
@@ -35,6 +35,7 @@ class Settings:
     shard: int = 1
     shards: int = 1
     shape: str = ""
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,8 @@ def conclusion(report: Report) -> tuple[str, str]:
     settings = report.settings
     seed = f", seed {settings.seed}" if settings.seed else ""
     shard = f", shard {settings.shard} of {settings.shards}" if settings.shards > 1 else ""
-    return verdict, f"{counted or 'no case was run'} in {report.seconds:.1f} s{seed}{shard}"
+    quick = ", the quick cases alone" if settings.quick else ""
+    return verdict, f"{counted or 'no case was run'} in {report.seconds:.1f} s{seed}{shard}{quick}"
 
 
 def _nothing(report: Report) -> str:

@@ -6,9 +6,10 @@ from itertools import groupby
 from conformance.question.case import Case
 
 Group = tuple[Case, ...]
+Program = tuple[str, int, str]
 
 
-def program(case: Case) -> tuple[str, int, str]:
+def program(case: Case) -> Program:
     """What the cases have in common that share compiled code: all of their id but the name; x's rank and layout."""
     return case.id.rpartition("/")[0], len(case.shape), case.layout
 

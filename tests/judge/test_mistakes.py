@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.numbers.rounding import DTYPES
@@ -147,3 +148,13 @@ def test_two_mistakes_at_once_are_both_made():
     y = weight**2 * x / np.sqrt(np.mean(x * x, -1, keepdims=True))
     np.testing.assert_allclose(two.outputs(case)["y"].value, y, rtol=1e-12)
     assert isinstance(two, Mistake)
+
+
+@pytest.mark.parametrize("case", select("*/rows_0"), ids=lambda case: case.id)
+def test_an_empty_batch_is_no_trouble(case):
+    """Warnings are errors here: no mistake takes the mean of nothing."""
+    for mistake in MISTAKES:
+        if case.op in mistake.ops:
+            assert {name: a.shape for name, a in numbers(mistake, case).items()} == {
+                name: case.output_shape(name) for name in case.outputs
+            }

@@ -9,7 +9,10 @@ import pytest
 from rich.console import Console
 
 from conformance.mistakes import MISTAKES
+from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import NORMS
+from conformance.ops.quick import QUICK
+from conformance.tools.selftest.quick import cover, misses
 from conformance.tools.selftest.report import page, show_self_test
 from conformance.tools.selftest.selftest import SEPARATION, SelfTest, Separation, kills_of, self_test, steps
 
@@ -91,3 +94,22 @@ def shown(result: SelfTest) -> str:
     text = StringIO()
     show_self_test(result, Console(file=text, width=200))
     return text.getvalue()
+
+
+def test_the_quick_cases_reject_whatever_the_suite_rejects(result):
+    assert misses(result.kills, QUICK) == []
+    assert len(QUICK) < len(CASES) / 4
+
+
+def test_a_mistake_that_the_quick_cases_lack_is_told(result):
+    of_the_eps = [kill for kill in result.kills if kill.mistake == "eps_outside_root"]
+    assert misses(of_the_eps, [case for case in QUICK if case.op == "rms_norm"]) == [
+        kill for kill in of_the_eps if kill.op != "rms_norm"
+    ]
+
+
+def test_a_cover_is_small_and_whole():
+    few = [case for case in QUICK if case.op == "gelu"]
+    everything, first, last = ({case.id for case in cases} for cases in (few, few[:1], few[-1:]))
+    found = {("a", "gelu", "float32"): everything, ("b", "gelu", "float32"): first, ("c", "gelu", "float32"): last}
+    assert cover(found) == (few[0], few[-1])

@@ -22,6 +22,7 @@ from conformance.cli.screen import progress
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import ROW_NORMS
+from conformance.ops.quick import QUICK
 
 CONFORMS, FAILS, WRONG_USAGE, NOT_RUN = 0, 1, 2, 3
 ROOT = Path(__file__).parents[2]
@@ -524,3 +525,19 @@ def test_identify_wants_one_port():
     status, output = conformance("identify")
     assert status == WRONG_USAGE
     assert "name one port" in output
+
+
+def test_quick_asks_few_cases_and_says_so(tmp_path):
+    status, said = conformance("run", WRONG, "--quick", "--op", "rms_norm", "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert status == FAILS
+    assert "the quick cases alone" in said
+    assert report["settings"]["quick"]
+    assert {verdict["case"] for verdict in report["verdicts"]} == {case.id for case in QUICK if case.op == "rms_norm"}
+
+
+@pytest.mark.parametrize("other", [("--shape", "2x3", "--op", "rms_norm", "--dtype", "float32"), ("--cases", "some.json")])
+def test_quick_is_of_the_kits_own_cases(other):
+    status, said = conformance("run", HONEST, "--quick", *other)
+    assert status == WRONG_USAGE
+    assert "the quick cases are the kit's own" in said

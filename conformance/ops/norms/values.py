@@ -20,8 +20,8 @@ FEATURES: Axes = (-1,)
 
 
 def mean(a: Array, axes: Axes = FEATURES) -> Array:
-    """The mean over the features, or over other axes; they are kept."""
-    return np.mean(a, axis=axes, keepdims=True)
+    """The mean over the features, or over other axes; they are kept. That of nothing is zero."""
+    return np.mean(a, axis=axes, keepdims=True) if a.size else np.sum(a, axis=axes, keepdims=True)
 
 
 def by_feature(statistic: Array, d: int) -> Array:

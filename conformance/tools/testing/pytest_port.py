@@ -13,7 +13,8 @@ import pytest
 
 from conformance.judging.compare import Verdict
 from conformance.numbers.rounding import DTYPES
-from conformance.ops.cases import Names, NoCaseError, require
+from conformance.ops.cases import CASES, Names, NoCaseError, require
+from conformance.ops.quick import QUICK
 from conformance.ops.table import OPS
 from conformance.port.naming import PortNameError, command
 from conformance.port.process import PortFailure, PortProcess, serve_command
@@ -51,8 +52,10 @@ class Asked:
         return self.settings.seed
 
 
-def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]]) -> Asked:
+def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]], quick: bool = False) -> Asked:
     """The options as they were said, empty where they were not; `chosen` are those that may be repeated.
+
+    If `quick`, the cases are chosen among the quick ones.
 
     Raises `ValueError`, which names the option.
     """
@@ -70,11 +73,21 @@ def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]]) -> Aske
     if not 0 < timeout < float("inf"):
         raise ValueError(f"--conformance-timeout: {said['timeout']!r} is not a number of seconds")
     cases = _selected(
-        "--conformance-", chosen["case"] or "*", op=chosen["op"], dtype=chosen["dtype"], exclude=chosen["exclude"]
+        "--conformance-",
+        chosen["case"] or "*",
+        op=chosen["op"],
+        dtype=chosen["dtype"],
+        exclude=chosen["exclude"],
+        cases=QUICK if quick else CASES,
     )
     starts, argument = _command(said["port"], said["exec"])
     settings = Settings(
-        int(said["seed"] or 0), said["device"] or "cpu", said["mode"] or "jit", asked=len(cases), digest=digest(cases)
+        int(said["seed"] or 0),
+        said["device"] or "cpu",
+        said["mode"] or "jit",
+        asked=len(cases),
+        digest=digest(cases),
+        quick=quick,
     )
     return Asked(said["port"] or said["exec"], starts, argument, settings, timeout, cases, Teller(settings, argument))
 
@@ -102,10 +115,18 @@ def _command(port: str, program: str) -> tuple[list[str], str]:
     return words, f"--exec {shlex.quote(program)}"
 
 
-def _selected(where: str, globs: Names, *, op: Names = (), dtype: Names = (), exclude: Names = ()) -> tuple[Case, ...]:
+def _selected(
+    where: str,
+    globs: Names,
+    *,
+    op: Names = (),
+    dtype: Names = (),
+    exclude: Names = (),
+    cases: tuple[Case, ...] = CASES,
+) -> tuple[Case, ...]:
     """The cases asked for. Raises `ValueError`, which names the option by what stands before it."""
     try:
-        return require(globs, op=op, dtype=dtype, exclude=exclude)
+        return require(globs, op=op, dtype=dtype, exclude=exclude, cases=cases)
     except NoCaseError as error:
         raise ValueError(f"{where}{error.option}: {error}") from None
 
