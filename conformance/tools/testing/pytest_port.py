@@ -75,10 +75,10 @@ def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]], quick: 
     cases = _selected(
         "--conformance-",
         chosen["case"] or "*",
+        QUICK if quick else CASES,
         op=chosen["op"],
         dtype=chosen["dtype"],
         exclude=chosen["exclude"],
-        cases=QUICK if quick else CASES,
     )
     starts, argument = _command(said["port"], said["exec"])
     settings = Settings(
@@ -118,11 +118,12 @@ def _command(port: str, program: str) -> tuple[list[str], str]:
 def _selected(
     where: str,
     globs: Names,
+    cases: tuple[Case, ...] = CASES,
+    /,
     *,
     op: Names = (),
     dtype: Names = (),
     exclude: Names = (),
-    cases: tuple[Case, ...] = CASES,
 ) -> tuple[Case, ...]:
     """The cases asked for. Raises `ValueError`, which names the option by what stands before it."""
     try:
