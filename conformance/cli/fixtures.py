@@ -1,11 +1,13 @@
 """`conformance fixtures`."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from conformance.numbers import cache
 from conformance.tools.fixtures import FIXTURES
 
 WHERE = "Where to write them; a source tree's own where it is left out. An installed kit must be told."
@@ -21,6 +23,7 @@ def generate(folder: Annotated[Path | None, typer.Argument(help=WHERE, show_defa
         said = f"this kit is installed in {FIXTURES.parent.parent}; say where to write: conformance fixtures generate FOLDER"
         raise typer.BadParameter(said, param_hint="FOLDER")
     began = time.monotonic()
+    os.environ[cache.VARIABLE] = cache.OFF  # a fixture is computed, whatever was kept
     try:
         count, size = generate(folder)
     except FixtureError as error:
@@ -33,6 +36,7 @@ def check(folder: Annotated[Path, typer.Argument(help="Where the fixtures are.")
     from conformance.report.counting import count_of
     from conformance.tools.fixtures import check
 
+    os.environ[cache.VARIABLE] = cache.OFF
     differences = check(folder)
     for difference in differences:
         print(difference)

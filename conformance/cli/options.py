@@ -1,5 +1,6 @@
 """What the commands are told, and how a wrong use of it is refused."""
 
+import os
 import secrets
 import shlex
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from conformance.numbers import cache
 from conformance.numbers.nearest import did_you_mean
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES, NoCaseError, require
@@ -77,6 +79,18 @@ def _seed(said: str | int) -> int:
 SeedOption = Annotated[int, typer.Option(min=0, help="Which inputs: 0 are the committed fixtures' own.")]
 DrawnSeedOption = Annotated[
     int, typer.Option("--seed", parser=_seed, metavar="N|random", help="Which inputs: 0 are the committed fixtures' own.")
+]
+
+
+def _no_cache(said: bool) -> bool:
+    if said:
+        os.environ[cache.VARIABLE] = cache.OFF
+    return said
+
+
+NoCacheOption = Annotated[
+    bool,
+    typer.Option("--no-cache", callback=_no_cache, help="Compute anew what earlier runs have kept on disk; keep nothing."),
 ]
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="Few cases, which reject every known mistake that all of them reject.")

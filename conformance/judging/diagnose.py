@@ -108,6 +108,8 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
     `verdicts` are those of one port and one op, judged with `seed`. The mistakes are those of the catalogue and those made from
     the numbers themselves, or some (`among`). Failures that no mistake explains appear in none.
     """
+    if all(output.passes for verdict in verdicts for output in verdict.judged):
+        return ()
     search = Search([verdict for verdict in verdicts if verdict.judged], seed)
     known = (*MISTAKES, *fitted(verdicts, seed)) if among is None else among
     among = [mistake for mistake in known if any(verdict.case.op in mistake.ops for verdict in verdicts)]

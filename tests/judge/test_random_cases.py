@@ -1,6 +1,7 @@
 """Random cases have answers, and are of what a port claims to have."""
 
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def test_only_what_a_port_claims_is_asked():
 def test_many_narrow_rows_are_among_them():
     """As many as overflow a grid of 65535."""
     float32 = questions(HELLO, op="rms_norm", dtype="float32")
-    case = find(cases(float32), lambda case: case.shape[0] > 65_535, settings=settings(max_examples=2_000, deadline=None))
+    sure = settings(max_examples=2_000, deadline=None, database=None)
+    case = find(cases(float32), lambda case: case.shape[0] > 65_535, settings=sure, random=Random(0))
     assert len(case.shape) == 2
     assert case.shape[-1] <= 4
 

@@ -34,6 +34,7 @@ from reference import BlockConfig
 
 Array = np.ndarray
 Values = dict[str, Array]
+TOGETHER = " together"  # what ends the name of an output's noise, of all elements together
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,21 @@ class Composite:
             outputs[name] = cotangents[of] if of in cotangents else np.zeros(self.case.output_shape(name))
         return values, self.finish(outputs)
 
-    def around(self, exact: Values) -> dict[str, Expected]:
-        """The intervals around these outputs, which are its own, as wide as its noise."""
+    def around(self, exact: Values, noise: Values | None = None) -> dict[str, Expected]:
+        """The intervals around these outputs, which are its own, as wide as its noise, where that is not known yet."""
+        noise, precision = noise or self.noise(exact), "half" if self.case.dtype in HALF else "single"
+        return {
+            name: Expected.around(
+                exact[name],
+                TAU[precision] * noise[name],
+                self.case.dtype,
+                rms=KAPPA[precision] * noise[name + TOGETHER].item(),
+            )
+            for name in self.case.outputs
+        }
+
+    def noise(self, exact: Values) -> Values:
+        """Of every output each element's deviation, pooled, and the largest of all together, over runs of a noisy machine."""
         squares = {name: np.zeros_like(value) for name, value in exact.items()}
         largest = dict.fromkeys(exact, 0.0)
         for number in range(RUNS):
@@ -137,16 +151,8 @@ class Composite:
                 off = _squared_error(value, exact[name])
                 squares[name] += off / RUNS
                 largest[name] = max(largest[name], root_mean_square(off, exact[name]))
-        precision = "half" if self.case.dtype in HALF else "single"
-        return {
-            name: Expected.around(
-                exact[name],
-                TAU[precision] * np.sqrt(_pooled(squares[name])),
-                self.case.dtype,
-                rms=KAPPA[precision] * largest[name],
-            )
-            for name in self.case.outputs
-        }
+        deviations = {name: np.sqrt(_pooled(each)) for name, each in squares.items()}
+        return deviations | {name + TOGETHER: np.array([each]) for name, each in largest.items()}
 
 
 def _squared_error(value: Array, exact: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from conformance.numbers.cache import kept
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.block.inputs import exact_inputs as exact_inputs
@@ -14,4 +15,5 @@ Values = dict[str, Array]
 def composite_golden(composite: Composite, intermediates: Values, exact: Values) -> Golden:
     """The golden of a case, laid open, with its intermediates by name and its outputs."""
     case, seed = composite.case, composite.seed
-    return Golden(case, seed, composite_inputs(case, seed), intermediates, composite.around(exact))
+    noise = kept(f"{case!r} {seed}", lambda: composite.noise(exact))
+    return Golden(case, seed, composite_inputs(case, seed), intermediates, composite.around(exact, noise))
