@@ -1,6 +1,7 @@
-"""The kit's own cost: whole runs with cold and warm compile caches, listing, fixtures, memory."""
+"""The kit's own cost: whole runs and quick ones, with cold and warm caches; a NumPy port's; listing, fixtures, memory."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -30,24 +31,40 @@ def measure_kit() -> list[dict[str, str | float]]:
         }
         environment = os.environ | caches
 
-        def seconds(*command: str, repeats: int = 3) -> float:
-            return sorted(_seconds(command, environment) for _ in range(repeats))[repeats // 2]
+        def row(what: str, budget: float, *command: str, repeats: int = 3) -> dict[str, str | float]:
+            wall, cpu = sorted(_seconds(command, environment) for _ in range(repeats))[repeats // 2]
+            return {"what": what, "unit": "s", "measured": wall, "CPU": cpu, "budget": budget}
 
-        generate = ("fixtures", "generate", f"{folder}/fixtures")
+        compiled, alone = ("run", "--quick"), ("run", "ports.numpy")
         return [
-            {"what": "run, cold caches", "unit": "s", "measured": seconds("run", repeats=1), "budget": 180.0},
-            {"what": "run, warm caches", "unit": "s", "measured": seconds("run"), "budget": 20.0},
-            {"what": "list", "unit": "s", "measured": seconds("list"), "budget": 0.5},
-            {"what": "fixtures generate", "unit": "s", "measured": seconds(*generate), "budget": 10.0},
-            {"what": "memory of the runner", "unit": "MB", "measured": _megabytes(environment), "budget": 1000.0},
+            row("quick run, cold caches", 45.0, *compiled, repeats=1),
+            row("quick run, warm caches", 6.0, *compiled),
+            row("run, after the quick one", 150.0, "run", repeats=1),
+            row("run, warm caches", 20.0, "run"),
+            row("NumPy, rms_norm", 1.5, *alone, "--op", "rms_norm"),
+            row("NumPy, rms_norm, quick", 1.5, *alone, "--op", "rms_norm", "--quick"),
+            row("NumPy, quick", 4.0, *alone, "--quick"),
+            row("NumPy, all", 8.0, *alone),
+            row("NumPy, all, no cache of goldens", 15.0, *alone, "--no-cache"),
+            row("list", 0.5, "list"),
+            row("fixtures generate", 10.0, "fixtures", "generate", f"{folder}/fixtures"),
+            {
+                "what": "memory of the runner",
+                "unit": "MB",
+                "measured": _megabytes(environment),
+                "CPU": "",
+                "budget": 1000.0,
+            },
         ]
 
 
-def _seconds(command: tuple[str, ...], environment: dict[str, str]) -> float:
-    began = time.monotonic()
+def _seconds(command: tuple[str, ...], environment: dict[str, str]) -> tuple[float, float]:
+    """Wall and CPU seconds of a command and of all the processes that it starts."""
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = [sys.executable, "-m", "conformance", *command]
     subprocess.run(process, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _megabytes(environment: dict[str, str]) -> float:

@@ -9,74 +9,31 @@ counts too: it costs little if the port is right, and all its digits under a mis
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, zip_longest
 from math import prod
 
 import numpy as np
 
+from conformance.judging.asked import Asked, Group, Unit
 from conformance.judging.bits import Told, tell, whole
-from conformance.judging.compare import OutputVerdict, Verdict, error_ratio
+from conformance.judging.compare import Verdict, error_ratio
 from conformance.judging.fitting.fitted import fitted
 from conformance.judging.hypotheses import Outputs, comes_near, if_made, if_right
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
 from conformance.numbers.expected import Expected
 from conformance.ops.table import OPS
-from conformance.question.case import Case
-from conformance.question.dialects import Dialect
 
 PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
 FOUND = 0.8  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
 SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
 FEW = 0.05  # of these bits, or of the failing outputs: so few are not worth a name or another search
-LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
 FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
 ROUNDS = ((16, 6), (6, 16), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
 TIES = 4  # times as many where they are as good: what tells them apart may be asked in one case alone
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What a port may have code of its own for: an output in one dtype and dialect, in small cases or in large ones."""
-
-    output: str
-    dtype: str
-    dialect: Dialect
-    small: bool
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Unit:
-    """One output of one case, and the group that it is counted in."""
-
-    verdict: Verdict
-    output: OutputVerdict
-    group: Group
-
-    @property
-    def fails(self) -> bool:
-        """Whether it is to be explained."""
-        return self.verdict.status == "fail" and not self.output.passes
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Asked:
-    """One case, and its outputs."""
-
-    verdict: Verdict
-    small: bool
-    units: tuple[Unit, ...]
-
-    @classmethod
-    def of(cls, verdict: Verdict) -> "Asked":
-        """A case as it was judged."""
-        case, small = verdict.case, is_small(verdict.case)
-        groups = [Group(output.output, case.dtype, case.dialect, small) for output in verdict.judged]
-        return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +83,6 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
             break
         diagnoses.append(search.take(*ranked))
     return tuple(diagnoses)
-
-
-def is_small(case: Case) -> bool:
-    """Whether a case is so small that every mistake can be tried on it."""
-    return prod(case.shape) <= LARGE
 
 
 class Search:

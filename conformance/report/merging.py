@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
-from conformance.report.building import Explained, assemble
+from conformance.report.building import assemble
+from conformance.report.causes import Explained
 from conformance.report.report import CaseEntry, PortEntry, Report
 
 SAME = {

@@ -3,8 +3,9 @@
 import time
 from math import prod
 
+from conformance.judging.asked import LARGE
 from conformance.judging.compare import Verdict
-from conformance.judging.diagnose import LARGE, Diagnosis, diagnose
+from conformance.judging.diagnose import Diagnosis, diagnose
 from conformance.mistakes import Mistake
 from conformance.ops.table import OPS
 from conformance.report.building import assemble, entry, explained

@@ -3,67 +3,42 @@
 `conformance/fixtures/README.md` is the format on one page, `manifest.schema.json` the manifest's schema.
 """
 
-import hashlib
-import json
 import os
-import platform
-import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Set
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-import conformance
-from conformance.numbers import json_text
-from conformance.numbers.rounding import store
-from conformance.numbers.tensors import TensorFileError, open_regular, parse_tensors, read_regular, write_tensors
+from conformance.numbers.tensors import read_regular, write_tensors
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
 from conformance.question.case import Case
+from conformance.tools.manifest import (
+    FIXTURES,
+    FORMAT,
+    MANIFEST,
+    MANIFEST_LIMIT,
+    Array,
+    FixtureError,
+    as_bytes,
+    described,
+    description,
+    entry_of,
+    file_of,
+    fixture,
+    provenance_now,
+    read_fixture,
+    read_manifest,
+)
 
-Array = np.ndarray
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-FORMAT = 1
-MANIFEST = "manifest.json"
-MANIFEST_LIMIT = 1 << 24  # bytes
-FILE = re.compile(r"(?!\.)[\w.+-]+(/(?!\.)[\w.+-]+)*")  # a path that does not leave the folder
 PAGES = ("README.md", "manifest.schema.json")  # what lies in the folder and is not generated
-
 # Another CPU may sum in another order: golden values are compared in float64 ulps of a tensor's largest value.
 GOLDEN_ULPS = 64
-
-
-class FixtureError(ValueError):
-    """A fixtures folder that cannot be read or must not be replaced; the message names the file and the fix."""
-
-
-def fixture(case: Case) -> dict[str, Array]:
-    """All tensors of one case, by their names in its file.
-
-    Inputs in their storage dtypes; `golden.*`, `rms.*` and the intermediates in float64; `lower.*` and `upper.*` in the
-    output's dtype.
-    """
-    expected = golden(case)
-    tensors = dict(expected.inputs)
-    tensors |= {name: store(value, "float64") for name, value in expected.intermediates.items()}
-    for name, output in expected.outputs.items():
-        tensors |= {
-            f"golden.{name}": store(output.value, "float64"),
-            f"lower.{name}": output.lower,
-            f"upper.{name}": output.upper,
-        }
-        if np.isfinite(output.rms):
-            tensors[f"rms.{name}"] = np.array([output.rms])
-    return tensors
 
 
 def source_folder() -> Path | None:
@@ -91,13 +66,13 @@ def generate(folder: Path) -> tuple[int, int]:
         entries = []
         for case in CASES:
             if case.has_fixture:
-                write_tensors(fresh / _file(case), _kept_or_new(case, folder, stored))
-                entries.append(_entry(case, fresh))
+                write_tensors(fresh / file_of(case), _kept_or_new(case, folder, stored))
+                entries.append(entry_of(case, fresh))
         for page in PAGES:
             shutil.copyfile(FIXTURES / page, fresh / page)
         same = {entry["id"]: entry for entry in entries} == {entry["id"]: entry for entry in stored["cases"]}
-        provenance = stored["provenance"] if same and "provenance" in stored else _provenance()
-        (fresh / MANIFEST).write_bytes(_manifest(entries, provenance))
+        provenance = stored["provenance"] if same and "provenance" in stored else provenance_now()
+        (fresh / MANIFEST).write_bytes(as_bytes(entries, provenance))
         if folder.exists():
             os.replace(folder, replaced)
         try:
@@ -125,58 +100,6 @@ def _kept_or_new(case: Case, folder: Path, stored: dict[str, Any]) -> dict[str, 
                 kept = read_fixture(folder, entry)
                 return new if _differences(kept, new, golden(case).inputs.keys()) else kept
     return new
-
-
-def read_manifest(folder: Path = FIXTURES) -> dict[str, Any]:
-    """The manifest. Raises `FixtureError` where it is missing, no JSON, or of a format this version does not know."""
-    path = folder / MANIFEST
-    try:
-        manifest = json_text.parse(read_regular(path, MANIFEST_LIMIT))
-    except FileNotFoundError:
-        raise FixtureError(f"{path}: no such file; `conformance fixtures generate` writes it") from None
-    except OSError as error:
-        raise FixtureError(f"{path}: not readable: {error}") from None
-    except ValueError as error:
-        raise FixtureError(f"{path}: not JSON: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise FixtureError(f"{path}: field 'format' is {found!r:.80}; this version reads {FORMAT}")
-    if not isinstance(manifest.get("cases"), list) or manifest.get("count") != len(manifest["cases"]):
-        raise FixtureError(f"{path}: field 'count' is {manifest.get('count')!r:.80}, which is not the number of its cases")
-    for number, entry in enumerate(manifest["cases"]):
-        for field, type_ in {"id": str, "file": str, "sha256": str, "bytes": int}.items():
-            value = entry.get(field) if isinstance(entry, dict) else None
-            if type(value) is not type_:
-                raise FixtureError(
-                    f"{path}: case number {number}: field {field!r} is {value!r:.80}; it must be {type_.__name__}"
-                )
-        if not FILE.fullmatch(entry["file"]):
-            raise FixtureError(f"{path}: case number {number}: field 'file' is {entry['file']!r:.80}; it must be a path within")
-    twice = [id_ for id_, count in Counter(entry["id"] for entry in manifest["cases"]).items() if count > 1]
-    if twice:
-        raise FixtureError(f"{path}: case {twice[0]!r:.80} is listed more than once")
-    return manifest
-
-
-def read_fixture(folder: Path, entry: dict[str, Any]) -> dict[str, Array]:
-    """The tensors of one entry of the manifest. Raises `FixtureError` unless the file is whole and unedited."""
-    path = folder / entry["file"]
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry["bytes"]:
-                raise FixtureError(f"{path}: {size} bytes, {entry['bytes']} in the manifest")
-            content = file.read(size)
-    except FileNotFoundError:
-        raise FixtureError(f"{path}: missing") from None
-    except OSError as error:
-        raise FixtureError(f"{path}: not readable: {error}") from None
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise FixtureError(f"{path}: edited: its sha256 is not the one in the manifest")
-    try:
-        return parse_tensors(path, content)
-    except TensorFileError as error:
-        raise FixtureError(str(error)) from None
 
 
 def check(folder: Path = FIXTURES) -> list[str]:
@@ -207,12 +130,12 @@ def check(folder: Path = FIXTURES) -> list[str]:
         elif (folder / page).read_bytes() != (FIXTURES / page).read_bytes():
             differences.append(f"{folder / page}: not the page of this version")
     for id_ in cases.keys() & entries.keys():
-        if entries[id_]["file"] != _file(cases[id_]):
+        if entries[id_]["file"] != file_of(cases[id_]):
             differences.append(f"{folder / MANIFEST}: case {id_}: field 'file' is {entries[id_]['file']!r}")
             continue
         differences += [
             f"{folder / MANIFEST}: case {id_}: field {field!r} is {entries[id_].get(field)!r}; regenerated: {value!r}"
-            for field, value in _description(cases[id_]).items()
+            for field, value in description(cases[id_]).items()
             if entries[id_].get(field) != value
         ]
         try:
@@ -230,8 +153,8 @@ def check(folder: Path = FIXTURES) -> list[str]:
 def _differing_lines(path: Path, manifest: dict[str, Any], cases: Iterable[Case]) -> list[str]:
     """Where a manifest that holds what it should is not written as it is generated, byte for byte: the first such line."""
     entries = {entry["id"]: entry for entry in manifest["cases"]}
-    generated = _manifest(
-        [_described(case, entries[case.id]["sha256"], entries[case.id]["bytes"]) for case in cases], manifest.get("provenance")
+    generated = as_bytes(
+        [described(case, entries[case.id]["sha256"], entries[case.id]["bytes"]) for case in cases], manifest.get("provenance")
     )
     content = read_regular(path, MANIFEST_LIMIT)
     if content == generated:
@@ -277,54 +200,3 @@ def _same(name: str, old: Array, new: Array, fresh: dict[str, Array]) -> Array:
         elif kind == "rms":
             slack = b / 4
         return (a == b) | (np.abs(a - b) <= slack) | (np.isnan(a) & np.isnan(b))
-
-
-def _file(case: Case) -> str:
-    return f"{case.id}.safetensors"
-
-
-def _description(case: Case) -> dict[str, Any]:
-    """What the manifest says of a case besides its file."""
-    return {
-        "op": case.op,
-        "dialect": asdict(case.dialect),
-        "dtype": case.dtype,
-        "shape": list(case.shape),
-        "eps": case.eps,
-        "layout": case.layout,
-        "settings": case.settings,
-        "outputs": case.outputs,
-        "exposes": case.exposes,
-    }
-
-
-def _entry(case: Case, folder: Path) -> dict[str, Any]:
-    content = (folder / _file(case)).read_bytes()
-    return _described(case, hashlib.sha256(content).hexdigest(), len(content))
-
-
-def _described(case: Case, digest: str, size: int) -> dict[str, Any]:
-    return {"id": case.id, "file": _file(case), "sha256": digest, "bytes": size, **_description(case)}
-
-
-def _manifest(entries: list[dict[str, Any]], provenance: Any) -> bytes:
-    manifest = {
-        "$schema": "manifest.schema.json",
-        "format": FORMAT,
-        "seed": 0,
-        "provenance": provenance,
-        "count": len(entries),
-        "cases": entries,
-    }
-    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _provenance() -> dict[str, str]:
-    """What computed the fixtures."""
-    return {
-        "conformance": conformance.__version__,
-        "numpy": np.__version__,
-        "ml_dtypes": ml_dtypes.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }

@@ -9,7 +9,13 @@ import reference
 from conformance.judging.compare import compare, compare_output
 from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
-from conformance.mistakes.block import attention_gradients, gradients, precision
+from conformance.mistakes.block import (
+    attention_gradients,
+    feed_forward_gradients,
+    gradients,
+    precision,
+    weight_gradients,
+)
 from conformance.ops.block.inputs import exact_inputs
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.taps import TAP, altered_taps, expected_taps
@@ -21,7 +27,11 @@ from conformance.ops.table import COMPOSITES, OPS
 COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
 OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
-BACKWARD = (*gradients.MISTAKES, *attention_gradients.MISTAKES, BY_ID["dweight_accumulated_in_storage_dtype"])
+IN_GRADIENTS = (gradients, feed_forward_gradients, weight_gradients, attention_gradients)
+BACKWARD = (
+    *(mistake for module in IN_GRADIENTS for mistake in module.MISTAKES),
+    BY_ID["dweight_accumulated_in_storage_dtype"],
+)
 # What is added to hidden scores is rounded, a step in a step function; NaN has no slope; and an order of casting is none here.
 ROUGH = (*(id_ for id_ in BY_ID if id_.startswith("mask_of")), "hidden_row_is_nan", "norm_of_the_other_order")
 FORWARD = tuple(mistake for mistake in OF_BLOCKS if mistake not in BACKWARD)

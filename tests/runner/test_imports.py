@@ -82,6 +82,15 @@ def test_a_module_imports_what_it_may(name):
     assert [other for other in imported(ALL[name]) if not is_within(other, allowed)] == []
 
 
+PRODUCT = {"conformance", "reference", "impl_torch", "impl_jax"}
+
+
+@pytest.mark.parametrize("package", sorted(PRODUCT))
+def test_no_module_is_long(package):
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / package).rglob("*.py")}
+    assert {path: length for path, length in lengths.items() if length > 300} == {}
+
+
 KNOW_OPS = {"conformance.ops", "conformance.mistakes"}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from conformance.judging.fitting.found_eps import LARGEST, scale_of_rstd
 from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import Mistake
-from conformance.mistakes.norms import precision
+from conformance.mistakes.norms import arithmetic
 from conformance.numbers.rounding import compute_dtype, unit_roundoff
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
@@ -19,7 +19,7 @@ from conformance.ops.norms.anatomy import Norm, true_norm
 Array = np.ndarray
 
 SHARE = 0.9  # of the rows that are off must be off by no more than one pass explains; noise may tip the others
-ONE_PASS = next(mistake for mistake in precision.MISTAKES if mistake.id == "one_pass_variance")
+ONE_PASS = next(mistake for mistake in arithmetic.MISTAKES if mistake.id == "one_pass_variance")
 
 
 @dataclass(frozen=True, slots=True)

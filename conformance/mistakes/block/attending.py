@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.mistakes.block.visibility import in_softmax
+from conformance.mistakes.block.padding_mask import in_softmax
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
 from conformance.numbers.rounding import largest
 from conformance.ops.block.anatomy import Composite

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.block.gradients import EXACT, FORMULA, Cotangents, made_by, pulls, scales
+from conformance.mistakes.block.feed_forward_gradients import FORMULA
+from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, pulls, scales
 from conformance.mistakes.block.heads import MULTI_HEAD
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
 from conformance.ops.block.anatomy import Composite

@@ -4,23 +4,20 @@ The forward pass is right in all of these: no intermediate shows them.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 import reference
-from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, STACK, SWIGLU, Mistake
-from conformance.ops.block.anatomy import Composite, Values
+from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
+from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.primitives import Gelu, Linear, Normalise, SwiGLU
-from conformance.ops.block.program import Kind, Kinds, Pull, Pulled, Stage
-from reference.feed_forward import sigmoid, silu
+from conformance.ops.block.primitives import Normalise
+from conformance.ops.block.program import Kind, Kinds, Pull, Pulled
 
 Array = np.ndarray
 Cotangents = tuple[Array, ...]
 EXACT = Machine()
-LINEAR = ("q", "k", "v", "attn_out", "gate", "up", "ffn_out")
 
 
 def pulls(pull: Pull, *names: str) -> Callable[[Composite], Composite]:
@@ -75,46 +72,7 @@ def _statistics_constant(op: Normalise) -> Callable[..., Cotangents]:
     return made
 
 
-def _without_up(op: SwiGLU) -> Callable[..., Cotangents]:
-    return lambda dy, gate, up: (dy * op.slope(gate), dy * op.activation(gate))
-
-
-def _up_without_silu(op: SwiGLU) -> Callable[..., Cotangents]:
-    return lambda dy, gate, up: (dy * up * op.slope(gate), dy * gate)
-
-
-def _gated(make: Callable[[SwiGLU], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    return made_by(SwiGLU, make, "act")
-
-
-def _gelu(make: Callable[[Gelu], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    return made_by(Gelu, make, "act")
-
-
-def _share_alone(op: Gelu) -> Callable[..., Cotangents]:
-    return lambda dy, x: (dy * reference.gelu(x, approximate=op.approximate) / np.where(x == 0, 1.0, x),)
-
-
-def _weight(alter: Callable[[Array], Array]) -> Pull:
-    """The gradient of a projection's weight altered."""
-    return lambda cotangents, dy, *values: (cotangents[0], alter(cotangents[1]), *cotangents[2:])
-
-
-def _bias(alter: Callable[[Array, int], Array]) -> Pull:
-    """The gradient of a bias made of its own, and of the number of rows."""
-
-    def pull(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
-        rows = values[0].size // values[0].shape[-1]
-        return (*cotangents[:2], *(alter(bias, rows) for bias in cotangents[2:]))
-
-    return pull
-
-
-def _transposed(dweight: Array) -> Array:
-    return dweight.T if dweight.shape[0] == dweight.shape[1] else dweight
-
-
-def _of_rows(keep: Callable[[Array], Array]) -> Callable[[Any], Callable[..., Cotangents]]:
+def of_rows(keep: Callable[[Array], Array]) -> Callable[[Any], Callable[..., Cotangents]]:
     """The parameters' gradients made of some rows only: those where `keep`, of the shape of a value, is not zero."""
 
     def make(op: Any) -> Callable[..., Cotangents]:
@@ -127,15 +85,10 @@ def _of_rows(keep: Callable[[Array], Array]) -> Callable[[Any], Callable[..., Co
     return make
 
 
-def _last_position(x: Array) -> Array:
+def last_position(x: Array) -> Array:
+    """One where x stands at the last position, zero elsewhere."""
     kept = np.zeros((*x.shape[:-1], 1))
     kept[:, -1] = 1.0
-    return kept
-
-
-def _first_sequence(x: Array) -> Array:
-    kept = np.zeros((*x.shape[:-1], 1))
-    kept[0] = 1.0
     return kept
 
 
@@ -145,34 +98,8 @@ def _first_head(x: Array) -> Array:
     return kept
 
 
-def _finish(finish: Callable[[Composite, Values], Values]) -> Callable[[Composite], Composite]:
-    return lambda composite: replace(composite, finish=lambda outputs: finish(composite, outputs))
-
-
-def _layers_swapped(composite: Composite, outputs: Values) -> Values:
-    last, swapped = composite.case.n_layers - 1, dict(outputs)
-    for name in composite.config.parameters():
-        swapped[f"d0.{name}"], swapped[f"d{last}.{name}"] = outputs[f"d{last}.{name}"], outputs[f"d0.{name}"]
-    return swapped
-
-
-def _last_layer_alone(composite: Composite) -> Composite:
-    """Nothing goes back through the last layer's x, but dx itself is nothing then."""
-    prefix = f"{composite.case.n_layers - 1}."
-
-    def cut(stage: Stage) -> Stage:
-        reads_x = stage.layer == prefix and stage.local_name in ("attention_norm", "h")
-        return replace(stage, op=Pulled(stage.op, scales(0.0))) if reads_x else stage
-
-    return replace(composite, program=replace(composite.program, stages=tuple(map(cut, composite.program.stages))))
-
-
-FORMULA = "planted: a hand-written backward"
-SLOPES = (
-    "the slopes differ by 1e-3 at most, and a gradient of the block is a sum of many of them: within half precision's noise"
-)
 ZERO_MEAN = "planted: the statistics taken for constants"
-RESIDUAL = (
+MISTAKES = (
     Mistake(
         "attention_residual_without_gradient",
         "dx lacks what comes straight through the first sum",
@@ -240,7 +167,7 @@ RESIDUAL = (
     Mistake(
         "norm_weight_gradient_of_last_position",
         "the gradients of the norms' parameters are those of the last position",
-        made_by(Normalise, _of_rows(_last_position), "attention_norm", "ffn_norm"),
+        made_by(Normalise, of_rows(last_position), "attention_norm", "ffn_norm"),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -248,7 +175,7 @@ RESIDUAL = (
     Mistake(
         "qk_norm_weight_gradient_of_first_head",
         "the gradients of the weights of q_norm and k_norm are those of the first head",
-        made_by(Normalise, _of_rows(_first_head), "q_norm", "k_norm"),
+        made_by(Normalise, of_rows(_first_head), "q_norm", "k_norm"),
         "A single head hides it.",
         "planted: one weight for all heads, read as one each",
         BLOCK,
@@ -262,137 +189,3 @@ RESIDUAL = (
         BLOCK,
     ),
 )
-FEED_FORWARD = (
-    Mistake(
-        "dgate_without_up",
-        "the gate's gradient lacks the factor up",
-        _gated(_without_up),
-        "dgate is dy·SiLU'(gate).",
-        FORMULA,
-        SWIGLU,
-    ),
-    Mistake(
-        "dup_without_silu",
-        "up's gradient has the gate for its SiLU",
-        _gated(_up_without_silu),
-        "dup is dy·gate.",
-        FORMULA,
-        SWIGLU,
-    ),
-    Mistake(
-        "dgate_and_dup_swapped",
-        "the gradients of gate and up are exchanged",
-        _gated(lambda op: lambda dy, gate, up: op.vjp(EXACT, dy, gate, up)[::-1]),
-        "Both, and the weights' gradients.",
-        "planted: the order of two results",
-        SWIGLU,
-    ),
-    Mistake(
-        "silu_slope_of_sigmoid",
-        "the slope of SiLU is the sigmoid",
-        _gated(lambda op: lambda dy, gate, up: (dy * up * sigmoid(gate), dy * silu(gate))),
-        "dgate lacks a term.",
-        "planted: half of the product rule",
-        SWIGLU,
-    ),
-    Mistake(
-        "gelu_slope_of_share",
-        "the slope of GELU is the normal distribution's share",
-        _gelu(_share_alone),
-        "dx lacks a term.",
-        "planted: half of the product rule",
-        GELU,
-    ),
-    Mistake(
-        "gelu_slope_of_the_other_formula",
-        "the slope of GELU is that of its other formula",
-        _gelu(lambda op: lambda dy, x: (reference.gelu_vjp(dy, x, approximate=not op.approximate),)),
-        "dx is off by at most 1e-3.",
-        "planted: a forward pass that was changed alone",
-        GELU,
-        {"pre_ln_block/bfloat16": SLOPES, "pre_ln_block/float16": SLOPES},
-    ),
-    Mistake(
-        "gate_passes_nothing_back",
-        "the normalised h gets no gradient by way of the gate",
-        pulls(scales(0.0), "gate"),
-        "Everything before; the gate's own weight is right.",
-        "planted: one of two terms",
-        BLOCKS,
-    ),
-)
-PARAMETERS = (
-    Mistake(
-        "dweight_transposed",
-        "the gradient of the weight after attention is transposed",
-        pulls(_weight(_transposed), "attn_out"),
-        "Only a square weight allows it.",
-        "planted: x·dy for dy·x",
-        BLOCKS,
-    ),
-    Mistake(
-        "dweight_missing",
-        "the weight after attention has no gradient",
-        pulls(scales(1.0, 0.0), "attn_out"),
-        "It is zero.",
-        "unsloth#4533",
-        BLOCKS,
-    ),
-    Mistake(
-        "dweight_halved",
-        "the gradients of all projections' weights are halved",
-        pulls(scales(1.0, 0.5), *LINEAR),
-        "They are too small.",
-        "planted: a mean over two sequences",
-        BLOCKS,
-    ),
-    Mistake(
-        "dweight_of_last_position",
-        "the gradients of the projections' parameters are those of the last position",
-        made_by(Linear, _of_rows(_last_position), *LINEAR),
-        "A single position hides it.",
-        "planted: assigned where it should be added",
-        BLOCKS,
-    ),
-    Mistake(
-        "dweight_of_first_sequence",
-        "the gradients of the projections' parameters are those of the first sequence",
-        made_by(Linear, _of_rows(_first_sequence), *LINEAR),
-        "A single sequence hides it.",
-        "planted: a batch that is not summed over",
-        BLOCKS,
-    ),
-    Mistake(
-        "dbias_missing",
-        "the projections' biases have no gradient",
-        pulls(_bias(lambda bias, rows: 0 * bias), *LINEAR),
-        "They are zero; models without biases hide it.",
-        "unsloth#4533",
-        BLOCK,
-    ),
-    Mistake(
-        "dbias_averaged",
-        "the gradients of the projections' biases are means over the rows",
-        pulls(_bias(lambda bias, rows: bias / rows), *LINEAR),
-        "They are too small; models without biases hide it.",
-        "planted: a mean for a sum",
-        BLOCK,
-    ),
-    Mistake(
-        "layers_gradients_swapped",
-        "the first and the last layer have each other's gradients",
-        _finish(_layers_swapped),
-        "All of these layers' gradients; dx is right.",
-        "planted: a list that is not reversed",
-        STACK,
-    ),
-    Mistake(
-        "gradient_stops_before_last_layer",
-        "the last layer passes nothing back",
-        _last_layer_alone,
-        "No other layer has a gradient, and dx is zero.",
-        "planted: a detach too many",
-        STACK,
-    ),
-)
-MISTAKES = (*RESIDUAL, *FEED_FORWARD, *PARAMETERS)

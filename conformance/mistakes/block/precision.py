@@ -121,11 +121,7 @@ def _in_storage(kind: Kinds[Kind], make: Callable[[Kind, Function], Any], *names
     return lambda composite: _altered(kind, make, composite.case.dtype, *names, only=HALF)(composite)
 
 
-def _rounds_forward(function: Function) -> Map:
-    return Map(function, lambda dy, a: dy)
-
-
-def _rough_softmax(op: Softmax, rounded: Function) -> Softmax:
+def _rough(op: Softmax, rounded: Function) -> Softmax:
     return replace(op, inner=rounded)
 
 
@@ -159,7 +155,7 @@ def _everything_in(dtype: DType) -> Callable[[Composite], Composite]:
         if unit_roundoff(composite.case.dtype) >= unit_roundoff(dtype):
             return composite
         for name in {stage.local_name for stage in composite.program.stages}:
-            composite = composite.with_op(name, lambda op: After(op, _rounds_forward(_to(dtype))))
+            composite = composite.with_op(name, lambda op: After(op, Map(_to(dtype))))
         return composite
 
     return alter
@@ -203,7 +199,7 @@ MISTAKES = (
     Mistake(
         "softmax_in_bfloat16",
         "every step of the softmax is rounded to bfloat16",
-        _altered(Softmax, _rough_softmax, "bfloat16", "probs", only=("float64", "float32", "float16")),
+        _altered(Softmax, _rough, "bfloat16", "probs", only=("float64", "float32", "float16")),
         "A block in float32 is off by 3e-3.",
         "tinygrad#12280",
         ATTENTION,
@@ -212,7 +208,7 @@ MISTAKES = (
     Mistake(
         "softmax_in_storage_dtype",
         "every step of the softmax is rounded to the storage dtype",
-        _in_storage(Softmax, _rough_softmax, "probs"),
+        _in_storage(Softmax, _rough, "probs"),
         "Probabilities are off by some roundoffs, small ones by as many as their score lies below the largest.",
         "tinygrad#12280",
         ATTENTION,
@@ -275,7 +271,7 @@ MISTAKES = (
     Mistake(
         "residual_in_bfloat16",
         "the residual stream is rounded to bfloat16",
-        _wrapped(lambda op: After(op, _rounds_forward(_to("bfloat16"))), "h", "out", only=("float64", "float32", "float16")),
+        _wrapped(lambda op: After(op, Map(_to("bfloat16"))), "h", "out", only=("float64", "float32", "float16")),
         "h and out are off by up to 2^-9.",
         "planted: a buffer of the wrong dtype",
         BLOCKS,
@@ -284,7 +280,7 @@ MISTAKES = (
     Mistake(
         "probs_in_bfloat16",
         "probabilities are rounded to bfloat16",
-        _wrapped(lambda op: Before(op, _rounds_forward(_to("bfloat16"))), "attn", only=SINGLE),
+        _wrapped(lambda op: Before(op, Map(_to("bfloat16"))), "attn", only=SINGLE),
         "attn is off by up to 2^-9.",
         "planted: the second product of a mixed-precision kernel",
         ATTENTION,

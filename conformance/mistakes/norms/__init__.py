@@ -2,12 +2,15 @@
 
 from conformance.mistakes.mistake import Mistake
 from conformance.mistakes.norms import (
+    arithmetic,
     batch_norm,
     dtypes,
     dx,
     epsilon,
     indexing,
     lanes,
+    output_precision,
+    padding,
     parameter_gradients,
     parameters,
     precision,
@@ -18,9 +21,12 @@ from conformance.mistakes.norms import (
 MISTAKES: tuple[Mistake, ...] = (
     *epsilon.MISTAKES,
     *statistics.MISTAKES,
+    *padding.MISTAKES,
     *lanes.MISTAKES,
     *parameters.MISTAKES,
     *precision.MISTAKES,
+    *output_precision.MISTAKES,
+    *arithmetic.MISTAKES,
     *rounding_modes.MISTAKES,
     *dtypes.MISTAKES,
     *dx.MISTAKES,

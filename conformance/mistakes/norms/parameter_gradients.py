@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.mistake import CENTRED, Mistake
+from conformance.mistakes.norms.arithmetic import accumulates
 from conformance.mistakes.norms.dx import FORMULA
-from conformance.mistakes.norms.precision import NO_NARROWER, TF32, accumulates
+from conformance.mistakes.norms.precision import NO_NARROWER, TF32
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import Steps
 

@@ -2,23 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from conformance.mistakes.mistake import ALL_NORMS, CENTRED, RMS, ROWS, Mistake
-from conformance.numbers.rounding import HALF, DType, Rounding, round_to
+from conformance.numbers.rounding import HALF, round_to
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import Precision, Step, Steps
-from conformance.ops.norms.values import Arithmetic, Sum
 
 Array = np.ndarray
-
 TF32 = 11  # significant bits
 IN_WORDS = {10: "ten", 11: "eleven", 12: "twelve"}
 MAGIC = np.int32(0x5F3759DF)
 STATISTICS = "planted: statistics in the dtype that the rest of the network is trained in"
-EIGHT_BITS = "planted: an activation kept in eight bits without a scale (8-bit training: TransformerEngine, torchao)"
 ALREADY = "it is in that dtype already"
 NO_NARROWER = {
     "float64": "the storage dtype is the compute dtype: nothing is rounded",
@@ -26,7 +22,7 @@ NO_NARROWER = {
 }
 
 
-def _rounds(
+def rounds(
     id_: str,
     sentence: str,
     rounded: Mapping[Step, Precision],
@@ -35,63 +31,20 @@ def _rounds(
     ops: tuple[str, ...] = ALL_NORMS,
     hidden: Mapping[str, str] | None = None,
 ) -> Mistake:
+    """A mistake that rounds some steps, whatever else is altered."""
     return Mistake(
         id_, sentence, lambda norm: replace(norm, rounded={**norm.rounded, **rounded}), effect, evidence, ops, hidden or {}
     )
 
 
-def accumulates(*sums: Sum) -> Callable[[Norm], Norm]:
-    """The sums are added up one by one in x's dtype; where that is the compute dtype, nothing is altered."""
-
-    def alter(norm: Norm) -> Norm:
-        if norm.case.dtype not in HALF:
-            return norm
-        low = dict.fromkeys(sums, norm.case.dtype)
-        return replace(norm, arithmetic=replace(norm.arithmetic, sums={**norm.arithmetic.sums, **low}))
-
-    return alter
-
-
-def _computed_in(dtype: DType) -> Callable[[Norm], Norm]:
-    """Everything is rounded to a dtype, inputs and outputs too; the gradients are known up to its noise."""
-    every: tuple[Step, ...] = ("x", "weight", "mean", "centred", "squares", "mean_square", "rstd", "x_hat", "y", "dy_x_hat")
-
-    def alter(norm: Norm) -> Norm:
-        return replace(norm, rounded=dict.fromkeys(every, dtype), arithmetic=Arithmetic(dtype, dtype))
-
-    return alter
-
-
-def _computed_in_storage_dtype(norm: Norm, *, root_first: bool = False) -> Norm:
-    """Only sums are in float32, as every framework's own are; the forward pass is known exactly.
-
-    With `root_first` the root is rounded before it is divided by, as torch's rsqrt does on a CPU.
-    """
-    if norm.case.dtype not in HALF:
-        return norm
-    dtype = norm.case.dtype
-    every: tuple[Step, ...] = ("weight", "mean", "centred", "squares", "mean_square", "x_hat")
-    to_storage = lambda a: round_to(a.astype(np.float64), dtype).astype(a.dtype)  # noqa: E731
-
-    def rstd(mean_square: Array) -> Array:
-        return to_storage(1 / to_storage(np.sqrt(mean_square)) if root_first else mean_square**-0.5)
-
-    return replace(
-        norm,
-        rounded=dict.fromkeys(every, dtype),
-        rstd=lambda ms, eps: _kept_slope(lambda a: rstd(to_storage(a + eps)), ms, (ms + eps) ** -0.5),
-        arithmetic=Arithmetic("float32", dtype),
-    )
-
-
-def _kept_slope(rounded: Callable[[Array], Array], ms: Array, exact: Array) -> Array:
+def kept_slope(rounded: Callable[[Array], Array], ms: Array, exact: Array) -> Array:
     """The rounded value, with the slope of the exact one, as autograd has it."""
     return rounded(np.real(ms)) + 1j * np.imag(exact)
 
 
 def _of_bits(bits: int, evidence: str) -> Mistake:
     """rstd as a fast reciprocal root gives it. Rounded, it is off by up to 2^-bits."""
-    return _rounds(
+    return rounds(
         f"rstd_of_{bits}_bits",
         f"rstd has {IN_WORDS[bits]} bits, as a fast reciprocal root without a Newton step",
         {"rstd": bits},
@@ -122,7 +75,7 @@ def _fast_root(steps: int) -> Callable[[Norm], Norm]:
         return estimate.astype(a.dtype)
 
     def rstd(mean_square: Array, eps: Array | float) -> Array:
-        return _kept_slope(lambda a: root(a + eps), mean_square, (mean_square + eps) ** -0.5)
+        return kept_slope(lambda a: root(a + eps), mean_square, (mean_square + eps) ** -0.5)
 
     return lambda norm: replace(norm, rstd=rstd)
 
@@ -140,11 +93,6 @@ def _statistics_of_bfloat16(norm: Norm) -> Norm:
     return replace(norm, summed=rounded, squares=squares)
 
 
-def _one_pass(norm: Norm) -> Norm:
-    """E[x²] − E[x]²: the difference keeps the rounding errors of its terms."""
-    return replace(norm, arithmetic=replace(norm.arithmetic, one_pass=True))
-
-
 MISTAKES = (
     Mistake(
         "other_order",
@@ -157,7 +105,7 @@ MISTAKES = (
         hidden=dict.fromkeys(NO_NARROWER, "there is no cast: both orders are one"),
         dialect=True,
     ),
-    _rounds(
+    rounds(
         "x_in_bfloat16",
         "x is rounded to bfloat16 before anything else",
         {"x": "bfloat16"},
@@ -165,7 +113,7 @@ MISTAKES = (
         "an autocast region, or a matrix unit, that takes its inputs in bfloat16",
         hidden={"bfloat16": ALREADY},
     ),
-    _rounds(
+    rounds(
         "x_in_float16",
         "x is rounded to float16 before anything else",
         {"x": "float16"},
@@ -173,7 +121,7 @@ MISTAKES = (
         "an autocast region of float16",
         hidden={"float16": ALREADY},
     ),
-    _rounds(
+    rounds(
         "x_in_float32",
         "x is rounded to float32 before anything else",
         {"x": "float32"},
@@ -181,7 +129,7 @@ MISTAKES = (
         "JAX without jax_enable_x64",
         hidden=dict.fromkeys(("float32", "bfloat16", "float16"), "every x is exact in float32"),
     ),
-    _rounds(
+    rounds(
         "weight_in_storage_dtype",
         "one plus weight, or a float32 weight, is rounded to x's dtype before it multiplies",
         {"weight": "storage"},
@@ -189,7 +137,7 @@ MISTAKES = (
         "vllm#3653, vllm#29810",
         hidden=NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "parameters_in_storage_dtype",
         "float32 parameters are cast to x's dtype before they are used, and their gradients come back through the cast",
         {"weight": "storage", "bias": "storage", "dweight": "storage", "dbias": "storage"},
@@ -197,14 +145,14 @@ MISTAKES = (
         "keras under mixed precision (RMSNormalization); flax nnx, given a dtype",
         hidden=NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "weight_in_bfloat16",
         "the weight is rounded to bfloat16",
         {"weight": "bfloat16"},
         "Every element is off by up to 0.4 %; a weight of few bits hides it.",
         "parameters cast with the activations",
     ),
-    _rounds(
+    rounds(
         "squares_in_storage_dtype",
         "the squares are rounded to x's dtype",
         {"squares": "storage"},
@@ -212,21 +160,21 @@ MISTAKES = (
         "pytorch#133085, onnxruntime#29034, onnxruntime#31626; MiniMind before April 2025",
         hidden=NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "squares_in_float16",
         "the squares are taken in float16, where they overflow",
         {"squares": "float16"},
         "Rows with a value beyond 256 come out as zeros, without any NaN.",
         "pytorch#133085, onnxruntime#29034, onnxruntime#31626",
     ),
-    _rounds(
+    rounds(
         "squares_in_tf32",
         "the squares are rounded to eleven bits, as a tf32 matrix product takes them",
         {"squares": TF32},
         "Every row is off by up to 1e-4: in bfloat16 one element in a hundred shows it.",
         "a row sum written as a product with ones on a matrix unit (jax#12008 tells of the precision)",
     ),
-    _rounds(
+    rounds(
         "mean_in_storage_dtype",
         "the mean is rounded to x's dtype",
         {"mean": "storage"},
@@ -235,7 +183,7 @@ MISTAKES = (
         CENTRED,
         NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "centred_in_storage_dtype",
         "x less its mean is rounded to x's dtype",
         {"centred": "storage"},
@@ -244,7 +192,7 @@ MISTAKES = (
         CENTRED,
         NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "mean_square_in_storage_dtype",
         "the mean square is rounded to x's dtype",
         {"mean_square": "storage"},
@@ -252,7 +200,7 @@ MISTAKES = (
         "onnxruntime#29034: statistics in the dtype of the activations",
         hidden=NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "rstd_in_storage_dtype",
         "rstd is rounded to x's dtype",
         {"rstd": "storage"},
@@ -268,7 +216,7 @@ MISTAKES = (
         "planted: a fused forward beside an eager backward",
         hidden=NO_NARROWER,
     ),
-    _rounds(
+    rounds(
         "rstd_in_bfloat16",
         "rstd is rounded to bfloat16",
         {"rstd": "bfloat16"},
@@ -293,7 +241,7 @@ MISTAKES = (
         "Quake III Arena's Q_rsqrt, copied since",
         RMS,
     ),
-    _rounds(
+    rounds(
         "mean_in_bfloat16",
         "the mean is rounded to bfloat16",
         {"mean": "bfloat16"},
@@ -301,14 +249,14 @@ MISTAKES = (
         STATISTICS,
         CENTRED,
     ),
-    _rounds(
+    rounds(
         "squares_in_bfloat16",
         "the squares are rounded to bfloat16",
         {"squares": "bfloat16"},
         "Every row is off by a factor of its own, some 0.03 %.",
         STATISTICS,
     ),
-    _rounds(
+    rounds(
         "mean_square_in_bfloat16",
         "the mean square is rounded to bfloat16",
         {"mean_square": "bfloat16"},
@@ -322,91 +270,5 @@ MISTAKES = (
         "Every row is off by a factor of its own, some 0.02 %.",
         STATISTICS,
         hidden={"bfloat16": ALREADY},
-    ),
-    _rounds(
-        "x_hat_in_float8_e4m3",
-        "x_hat is rounded to eight bits, e4m3",
-        {"x_hat": Rounding("float8_e4m3fn")},
-        "Every element is off by up to 6 %.",
-        EIGHT_BITS,
-    ),
-    _rounds(
-        "x_hat_in_float8_e5m2",
-        "x_hat is rounded to eight bits, e5m2",
-        {"x_hat": Rounding("float8_e5m2")},
-        "Every element is off by up to 12 %.",
-        EIGHT_BITS,
-    ),
-    _rounds(
-        "x_hat_in_bfloat16",
-        "x_hat is rounded to bfloat16",
-        {"x_hat": "bfloat16"},
-        "Every element is off by up to 0.4 %.",
-        "the cast of a bfloat16 model left in a float32 one",
-    ),
-    _rounds(
-        "y_in_bfloat16",
-        "y is rounded to bfloat16 on its way out",
-        {"y": "bfloat16"},
-        "Every element is off by up to 0.4 %.",
-        "a kernel that always stores bfloat16",
-        hidden={"bfloat16": ALREADY},
-    ),
-    _rounds(
-        "y_in_float16",
-        "y is rounded to float16 on its way out",
-        {"y": "float16"},
-        "Every element is off by up to 0.05 %.",
-        "a kernel that always stores float16",
-        hidden={"float16": ALREADY},
-    ),
-    Mistake(
-        "computed_in_storage_dtype",
-        "every step is rounded to x's dtype; sums alone are in float32",
-        _computed_in_storage_dtype,
-        "Half of the elements are off by one ulp or more; rows whose squares overflow are zeros.",
-        "haiku's norms; MiniMind before April 2025",
-        hidden=NO_NARROWER,
-    ),
-    Mistake(
-        "computed_in_storage_dtype_root_first",
-        "every step is rounded to x's dtype, the root too before it is divided by; sums alone are in float32",
-        partial(_computed_in_storage_dtype, root_first=True),
-        "Half of the elements are off by one ulp or more; rows whose squares overflow are zeros.",
-        "torch.rsqrt of half precision on a CPU",
-        hidden=NO_NARROWER,
-    ),
-    Mistake(
-        "computed_in_float32",
-        "everything is computed in float32",
-        _computed_in("float32"),
-        "Every element is off by some 1e-7: nothing in any dtype but float64.",
-        "keras: its norms compute in float32 for float64; JAX without jax_enable_x64",
-        hidden=dict.fromkeys(("float32", "bfloat16", "float16"), "that is what is asked for"),
-    ),
-    Mistake(
-        "squares_accumulated_in_storage_dtype",
-        "the squares are added up one by one in x's dtype",
-        accumulates("squares"),
-        "The sum stops growing once it is 2^p times its terms: 58 tolerances in bfloat16 at n = 768.",
-        "the accumulator of a hand-written kernel; mistakes of this kind: Liger-Kernel#950",
-        hidden=NO_NARROWER,
-    ),
-    Mistake(
-        "mean_accumulated_in_storage_dtype",
-        "the mean is added up one by one in x's dtype",
-        accumulates("mean"),
-        "Every row is shifted by a share of its own mean magnitude.",
-        "the accumulator of a hand-written kernel",
-        CENTRED,
-        hidden=NO_NARROWER,
-    ),
-    Mistake(
-        "one_pass_variance",
-        "the variance is taken in one pass, E[x²] - E[x]²",
-        _one_pass,
-        "Rows whose mean is large against their deviation lose digits, all of them at 1e4: 6e4 tolerances or NaN in float32.",
-        "pytorch#51102, onnxruntime#21935, equinox#314; flax's use_fast_variance",
-        CENTRED,
     ),
 )

@@ -1,0 +1,56 @@
+"""What is diagnosed: the outputs of cases, in groups that a port may have code of its own for."""
+
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+
+from conformance.judging.compare import OutputVerdict, Verdict
+from conformance.question.case import Case
+from conformance.question.dialects import Dialect
+
+LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a port may have code of its own for: an output in one dtype and dialect, in small cases or in large ones."""
+
+    output: str
+    dtype: str
+    dialect: Dialect
+    small: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Unit:
+    """One output of one case, and the group that it is counted in."""
+
+    verdict: Verdict
+    output: OutputVerdict
+    group: Group
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is to be explained."""
+        return self.verdict.status == "fail" and not self.output.passes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Asked:
+    """One case, and its outputs."""
+
+    verdict: Verdict
+    small: bool
+    units: tuple[Unit, ...]
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "Asked":
+        """A case as it was judged."""
+        case, small = verdict.case, is_small(verdict.case)
+        groups = [Group(output.output, case.dtype, case.dialect, small) for output in verdict.judged]
+        return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
+
+
+def is_small(case: Case) -> bool:
+    """Whether a case is so small that every mistake can be tried on it."""
+    return prod(case.shape) <= LARGE

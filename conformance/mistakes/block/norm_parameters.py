@@ -1,0 +1,206 @@
+"""Mistakes of the block's norms: their parameters, casts, axes and heads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from conformance.mistakes.block.norms import ALL, HEAD_NORMS, Array, norms
+from conformance.mistakes.block.residual import NORMS
+from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
+from conformance.numbers.rounding import HALF
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.machine import Machine
+from conformance.ops.block.primitives import Normalise
+from conformance.ops.block.wrappers import After, Before, First, Map, Measured
+from reference.rows import sum_rows
+
+
+@dataclass(frozen=True)
+class _AllHeads(Measured):
+    """A norm of all heads of a position together; its weight is that of one head, as often as there are heads."""
+
+    norm: Normalise
+
+    def forward(self, m: Machine, x: Array, weight: Array) -> Array:
+        return self.norm.forward(m, x.reshape(*x.shape[:-2], -1), np.tile(weight, x.shape[-2])).reshape(x.shape)
+
+    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array) -> tuple[Array, ...]:
+        flat = x.reshape(*x.shape[:-2], -1)
+        dx, dweight = self.norm.vjp(m, dy.reshape(flat.shape), flat, np.tile(weight, x.shape[-2]))
+        return dx.reshape(x.shape), dweight.reshape(x.shape[-2:]).sum(axis=0)
+
+
+@dataclass(frozen=True)
+class _OverPositions(Measured):
+    """A norm of columns: of every feature over the positions; weight and bias are the features' own."""
+
+    norm: Normalise
+
+    def forward(self, m: Machine, x: Array, weight: Array, *bias: Array) -> Array:
+        x_hat = np.swapaxes(self._normed(m, np.swapaxes(x, -1, -2)), -1, -2)
+        return m.store(x_hat) * (weight + self.norm.weight_offset) + (bias[0] if bias else 0.0)
+
+    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array, *bias: Array) -> tuple[Array, ...]:
+        columns = np.swapaxes(x, -1, -2)
+        x_hat = np.swapaxes(self._normed(m, columns), -1, -2)
+        g = np.swapaxes(dy * (weight + self.norm.weight_offset), -1, -2)
+        dx, _ = replace(self.norm, weight_offset=0.0).vjp(m, g, columns, np.ones(columns.shape[-1]))
+        gradients = (np.swapaxes(dx, -1, -2), sum_rows(dy * x_hat), sum_rows(dy))
+        return gradients if bias else gradients[:2]
+
+    def _normed(self, m: Machine, columns: Array) -> Array:
+        return replace(self.norm, weight_offset=0.0).forward(m, columns, np.ones(columns.shape[-1]))
+
+
+def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Composite], Composite]:
+    """The norms multiply by a function of their weight, the offset included."""
+
+    def reweighted(op: Normalise) -> Before:
+        made = Map(lambda w: function(w + op.weight_offset), lambda dw, w: dw * slope(w + op.weight_offset))
+        return Before(replace(op, weight_offset=0.0), made, 1)
+
+    return norms(reweighted, ALL)
+
+
+def _unbiased(composite: Composite) -> Composite:
+    program = composite.program
+    for name in NORMS:
+        program = program.each(name, lambda stage: replace(stage, reads=stage.reads[:2]))
+    return replace(composite, program=program)
+
+
+def _as_it_is(op: Normalise) -> After:
+    """A norm that no case of the norms is about, and whose intervals are not theirs."""
+    return After(op, Map(lambda y: y))
+
+
+def _head_weights_swapped(composite: Composite) -> Composite:
+    for name, other in (HEAD_NORMS, HEAD_NORMS[::-1]):
+        composite = composite.reread(name, {f"attention.{name}.weight": f"attention.{other}.weight"})
+    return composite
+
+
+def _other_order(composite: Composite) -> Composite:
+    if composite.case.dtype not in HALF:
+        return composite
+    order = "scale_then_cast" if composite.config.order == "cast_then_scale" else "cast_then_scale"
+    return norms(lambda op: replace(op, order=order), ALL)(composite)
+
+
+ORDER: dict[str, str] = dict.fromkeys(("float64", "float32"), "nothing is cast where the storage dtype is the compute dtype")
+CAST = (
+    "the norms' order of casting moves every third element by one ulp, which matmuls average out: it is within a block's noise"
+)
+OFFSET: dict[str, str] = dict.fromkeys(
+    ("float64", "bfloat16", "float16"), "a block whose norms have an offset is asked for in float32"
+)
+MISTAKES = (
+    Mistake(
+        "norm_weight_missing",
+        "the norms have no weight",
+        _weight(np.ones_like, np.zeros_like),
+        "What the branches read is x_hat; the norms' weights have no gradient.",
+        ops=BLOCKS,
+    ),
+    Mistake(
+        "norm_weight_twice",
+        "the norms apply their weight twice",
+        _weight(np.square, lambda w: 2 * w),
+        "What the branches read is too large where the weight is; a weight of one hides it.",
+        "planted: in the kernel and by the caller",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_bias_missing",
+        "the norms have no bias",
+        _unbiased,
+        "What the branches read lacks the bias, which has no gradient; RMSNorm hides it.",
+        "pytorch#69208",
+        BLOCK,
+    ),
+    Mistake(
+        "norm_of_the_other_kind",
+        "LayerNorm stands for RMSNorm, or RMSNorm for LayerNorm",
+        norms(lambda op: _as_it_is(replace(op, centred=not op.centred)), ALL),
+        "Rows without a mean hide it.",
+        "keras#22393",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_of_the_other_order",
+        "the norms cast on the other side of the weight",
+        _other_order,
+        "A third of the elements is off by one ulp.",
+        "TransformerEngine#1132, transformers#38131",
+        BLOCKS,
+        ORDER,
+        needs_taps=dict.fromkeys(HALF, CAST),
+    ),
+    Mistake(
+        "norm_offset_missing",
+        "one is not added to the norms' weights",
+        norms(lambda op: replace(op, weight_offset=0.0), ALL),
+        "A weight stored whole hides it.",
+        "llama.cpp#5631",
+        BLOCK,
+        OFFSET,
+    ),
+    Mistake(
+        "norm_offset_twice",
+        "one is added to the norms' weights twice",
+        norms(lambda op: _as_it_is(replace(op, weight_offset=2 * op.weight_offset)), ALL),
+        "A weight stored whole hides it.",
+        "llama.cpp#5631: by the converter of the checkpoint and by the model",
+        BLOCK,
+        OFFSET,
+    ),
+    Mistake(
+        "norm_offset_unasked",
+        "one is added to the norms' weights, which are stored whole",
+        norms(lambda op: replace(op, weight_offset=1.0), ALL),
+        "What branches read is too large by x_hat.",
+        "llama.cpp#5631",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_over_positions",
+        "the norms' statistics are those of a feature over all positions",
+        norms(_OverPositions),
+        "Every row.",
+        "planted: the wrong axis",
+        BLOCKS,
+    ),
+    Mistake(
+        "qk_norm_missing",
+        "queries and keys are not normalised",
+        norms(lambda op: First(), HEAD_NORMS),
+        "Scores have the scale of queries and keys.",
+        "vllm#16311",
+        BLOCK,
+    ),
+    Mistake(
+        "qk_norm_of_keys_missing",
+        "queries are normalised, keys are not",
+        norms(lambda op: First(), HEAD_NORMS[1:]),
+        "Scores have the scale of the keys.",
+        "planted: one of two lines",
+        BLOCK,
+    ),
+    Mistake(
+        "qk_norm_over_all_heads",
+        "queries and keys are normalised over all heads together",
+        norms(_AllHeads, HEAD_NORMS),
+        "Heads keep their scale relative to each other; a single head hides it.",
+        "vllm#16311",
+        BLOCK,
+    ),
+    Mistake(
+        "qk_norm_weights_swapped",
+        "queries have the norm's weight of the keys, and keys that of the queries",
+        _head_weights_swapped,
+        "Without a rotation between them nothing: a score has the product of both.",
+        "planted: a checkpoint's names",
+        BLOCK,
+    ),
+)

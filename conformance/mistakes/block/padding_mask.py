@@ -1,0 +1,218 @@
+"""Mistakes with the key mask, and with what is put in the place of hidden scores."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from conformance.mistakes.block.visibility import FLOAT64, Array, all, sees
+from conformance.mistakes.mistake import ATTENTION, MASKED, Mistake
+from conformance.numbers.rounding import compute_dtype, largest, round_to
+from conformance.ops.block.anatomy import Composite
+from conformance.ops.block.attention_primitives import Softmax
+from conformance.ops.block.wrappers import After, Before, Map
+from reference.attention import visible_keys
+
+
+def _has_mask(composite: Composite) -> bool:
+    return composite.case.key_mask != "absent"
+
+
+def _without_mask(composite: Composite) -> Array:
+    case = composite.case
+    return visible_keys(case.s, case.past + case.s, causal=composite.config.causal)
+
+
+def _inverted(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    return _without_mask(composite) & ~all(visible)
+
+
+def _of_queries(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    rows = all(visible)[..., -1, composite.case.past :]  # batch 1 s
+    return _without_mask(composite) & rows[..., None]
+
+
+def _of_first_sequence(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    return np.broadcast_to(visible[:1], visible.shape)
+
+
+def _of_next_key(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    padding = all(visible)
+    return _without_mask(composite) & np.concatenate([padding[..., 1:], np.ones_like(padding[..., :1])], axis=-1)
+
+
+def _of_key_before(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    padding = all(visible)
+    return _without_mask(composite) & np.concatenate([np.ones_like(padding[..., :1]), padding[..., :-1]], axis=-1)
+
+
+def _hides_one_more(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
+    padding = all(visible)
+    return visible & np.concatenate([padding[..., 1:], padding[..., -1:]], axis=-1)
+
+
+def _masked(value: Callable[[str], float]) -> Callable[[Composite], Composite]:
+    """So much is added to the scores of hidden keys, in the compute dtype."""
+
+    def alter(composite: Composite) -> Composite:
+        dtype = compute_dtype(composite.case.dtype)
+
+        def masked(op: Softmax) -> Before:
+            lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
+            return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
+
+        return composite.alter("probs", Softmax, masked)
+
+    return alter
+
+
+def in_softmax(make: Callable[[Softmax], object]) -> Callable[[Composite], Composite]:
+    """Another op where the softmax is."""
+    return lambda composite: composite.alter("probs", Softmax, make)
+
+
+def _mask_multiplies(op: Softmax) -> object:
+    zeroed = Map(lambda scores: scores * op.visible, lambda dy, scores: dy * op.visible)
+    return Before(replace(op, visible=np.ones_like(op.visible)), zeroed)
+
+
+def _mask_after_softmax(op: Softmax) -> object:
+    zeroed = Map(lambda probs: probs * op.visible, lambda dy, probs: dy * op.visible)
+    return After(replace(op, visible=np.ones_like(op.visible)), zeroed)
+
+
+def _zero_by_zero(op: Softmax) -> object:
+    sees = np.any(op.visible, axis=-1, keepdims=True)
+    return After(op, Map(lambda probs: np.where(sees, probs, np.nan), lambda dy, probs: np.where(sees, dy, np.nan)))
+
+
+def _lowest(dtype: str) -> float:
+    return -largest(dtype)
+
+
+MISTAKES = (
+    Mistake(
+        "key_mask_ignored",
+        "padding is attended to",
+        sees(lambda composite, visible, query, key: _without_mask(composite), _has_mask),
+        "Rows that see padding.",
+        "planted: an argument that is never passed on",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_inverted",
+        "only padding is attended to",
+        sees(_inverted, _has_mask),
+        "All rows.",
+        "planted: a mask of what to hide taken for one of what to see",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_of_next_key",
+        "a key is hidden where the next one is padding",
+        sees(_of_next_key, _has_mask),
+        "The key at either end of the padding.",
+        "planted: an index off by one",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_of_key_before",
+        "a key is hidden where the one before it is padding",
+        sees(_of_key_before, _has_mask),
+        "The key at either end of the padding.",
+        "planted: an index off by one",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_hides_one_more",
+        "the key before the padding is hidden too",
+        sees(_hides_one_more, _has_mask),
+        "Rows that see the last key that is not padding; padding in front hides it.",
+        "planted: a length off by one",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_on_queries",
+        "the key mask hides queries instead of keys",
+        sees(_of_queries, _has_mask),
+        "Rows of padding are zero, and padding is attended to.",
+        "planted: a mask broadcast along the other axis",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "key_mask_of_first_sequence",
+        "the first sequence's key mask holds for all",
+        sees(_of_first_sequence, _has_mask),
+        "Sequences of one length hide it.",
+        "planted: a mask without its batch",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "mask_multiplies",
+        "hidden scores are made zero, not minus infinity",
+        in_softmax(_mask_multiplies),
+        "A zero is a score like any other: hidden keys take their share.",
+        "planted: a product for a sum",
+        ATTENTION,
+    ),
+    Mistake(
+        "mask_after_softmax",
+        "hidden keys are taken out after the softmax",
+        in_softmax(_mask_after_softmax),
+        "Rows do not sum to one.",
+        "planted: the order of two lines",
+        ATTENTION,
+    ),
+    Mistake(
+        "mask_of_minus_100",
+        "-100 is added to hidden scores",
+        _masked(lambda dtype: -100.0),
+        "Hidden keys that score 100 more than visible ones come back; a query that sees no key sees all of them.",
+        "transformers#17306",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "mask_of_minus_1e4",
+        "-10000 is added to hidden scores",
+        _masked(lambda dtype: -1e4),
+        "A query that sees no key averages them all.",
+        "transformers#17306",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "mask_of_minus_1e9",
+        "-1e9 is added to hidden scores",
+        _masked(lambda dtype: -1e9),
+        "A query that sees no key averages them all.",
+        "flashinfer#4401",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "mask_of_lowest_number",
+        "the lowest number is added to hidden scores",
+        _masked(_lowest),
+        "A query that sees no key averages them all.",
+        "transformers#17306",
+        MASKED,
+        FLOAT64,
+    ),
+    Mistake(
+        "hidden_row_is_nan",
+        "a query that sees no key is zero by zero",
+        in_softmax(_zero_by_zero),
+        "NaN in that row, and in every gradient.",
+        "transformers#17306, flashinfer#4401",
+        MASKED,
+        FLOAT64,
+    ),
+)
