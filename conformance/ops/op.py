@@ -110,15 +110,14 @@ class Op:
         Whether its intervals cost many times what its values do.
     cases
         The questions about it.
-    inputs, golden, anatomy
-        A case, and a seed, to its tensors; to its golden; and to the op laid open on them.
+    golden, anatomy
+        A case, and a seed, to its golden; and to the op laid open on its inputs.
     """
 
     name: str
     formula: str
     tensors: tuple[Tensor, ...]
     cases: tuple[Any, ...]
-    inputs: Callable[[Any, int], dict[str, Array]]
     golden: Callable[[Any, int], Golden]
     anatomy: Callable[[Any, int], Anatomy]
     constants: tuple[Constant, ...] = ()
@@ -126,6 +125,11 @@ class Op:
     running: tuple[str, ...] = ()
     taps: bool = False
     costly: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a port's method may return, in order."""
+        return (self.output, *self.running)
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -179,10 +179,10 @@ class Port:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
         if (reason := first_match(call.case, self.skips)) is not None:
             raise Skip(reason)
-        function, constants = getattr(self, call.op), self._constants(call)
-        made = tuple(name for name in call.asked if not (name.startswith("d") and name[1:] in given))
-        output, gradients = made[0], len(call.asked) > len(made)
-        names = OPS[call.op].arguments
+        op, function, constants = OPS[call.op], getattr(self, call.op), self._constants(call)
+        made = tuple(name for name in op.outputs if name in call.asked)
+        output, gradients = op.output, len(call.asked) > len(made)
+        names = op.arguments
         others = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others

@@ -12,7 +12,6 @@ from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
 from conformance.ops.block.case import LLAMA, MULTI_HEAD, MULTI_QUERY, CompositeCase, in_dtypes
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
-from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.op import Constant, Golden, Op, Tensor
 from reference.attention import visible_keys
@@ -90,7 +89,6 @@ ATTENTION = Op(
     tensors=(Tensor("q"), Tensor("k"), Tensor("v"), Tensor("key_mask", differentiable=False)),
     constants=(Constant("causal"),),
     cases=tuple(in_dtypes(PLAIN, MASKS, HEADS)),
-    inputs=composite_inputs,
     golden=_golden,
     anatomy=_anatomy,
     costly=True,

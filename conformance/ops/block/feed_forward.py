@@ -10,7 +10,6 @@ from conformance.ops.block.case import GELU as BY_ERF
 from conformance.ops.block.case import GELU_TANH as BY_TANH
 from conformance.ops.block.case import LLAMA, CompositeCase, in_dtypes
 from conformance.ops.block.golden import composite_golden, exact_inputs
-from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.block.primitives import Gelu
 from conformance.ops.block.primitives import SwiGLU as GatedSilu
 from conformance.ops.block.program import Program, Stage
@@ -95,7 +94,6 @@ SWIGLU = Op(
     formula="gate · sigmoid(gate) · up.",
     tensors=(Tensor("gate"), Tensor("up")),
     cases=tuple(in_dtypes(GATES)),
-    inputs=composite_inputs,
     golden=_swiglu_golden,
     anatomy=_swiglu_anatomy,
     costly=True,
@@ -106,7 +104,6 @@ GELU = Op(
     tensors=(Tensor("x"),),
     constants=(Constant("approximate"),),
     cases=tuple(in_dtypes(SHARES)),
-    inputs=composite_inputs,
     golden=_gelu_golden,
     anatomy=_gelu_anatomy,
     costly=True,

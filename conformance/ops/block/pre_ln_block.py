@@ -12,7 +12,6 @@ from conformance.ops.block.attention import attention_stages
 from conformance.ops.block.case import GELU, INTERLEAVED, LLAMA, MULTI_QUERY, CompositeCase, in_dtypes, sized
 from conformance.ops.block.feed_forward import gelu_of
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
-from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.block.primitives import Add, Concatenate, Linear, Normalise, SwiGLU
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.block.rope import rotate
@@ -228,7 +227,6 @@ PRE_LN_BLOCK = Op(
     output="out",
     taps=True,
     cases=tuple(in_dtypes(OF_PRESETS, VALUES, (*MASKED, *CONFIGS), MASKED_MANY_ROWS)),
-    inputs=composite_inputs,
     golden=_golden,
     anatomy=_anatomy,
     costly=True,
@@ -241,7 +239,6 @@ PRE_LN_STACK = Op(
     output="out",
     taps=True,
     cases=tuple(in_dtypes((), float32=(STACK,))),
-    inputs=composite_inputs,
     golden=_golden,
     anatomy=_anatomy,
     costly=True,

@@ -11,7 +11,6 @@ import reference
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.case import INTERLEAVED, LLAMA, CompositeCase, in_dtypes
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
-from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.block.primitives import Rotate
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.op import Constant, Golden, Op, Tensor
@@ -75,7 +74,6 @@ ROPE = Op(
     tensors=(Tensor("x"),),
     constants=(Constant("position"), Constant("base"), Constant("interleaved")),
     cases=tuple(in_dtypes(PLAIN, PAIRS_AND_POSITIONS, BASES)),
-    inputs=composite_inputs,
     golden=_golden,
     anatomy=_anatomy,
     costly=True,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING
 from conformance.ops.norms.cases import ROW_NORM_CASES
-from conformance.ops.norms.golden import batch_norm_golden, norm_golden, norm_inputs
+from conformance.ops.norms.golden import batch_norm_golden, norm_golden
 from conformance.ops.op import Constant, Op, Tensor
 
 RMS_NORM = Op(
@@ -14,7 +14,6 @@ RMS_NORM = Op(
     tensors=(Tensor("x"), Tensor("weight")),
     constants=(Constant("eps"), Constant("order", optional=True), Constant("weight_offset", optional=True)),
     cases=tuple(case for case in ROW_NORM_CASES if case.op == "rms_norm"),
-    inputs=norm_inputs,
     golden=norm_golden,
     anatomy=true_norm,
 )
@@ -37,7 +36,6 @@ BATCH_NORM = Op(
     ),
     running=RUNNING,
     cases=BATCH_NORM_CASES,
-    inputs=norm_inputs,
     golden=batch_norm_golden,
     anatomy=true_norm,
 )

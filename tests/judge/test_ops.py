@@ -1,0 +1,52 @@
+"""What an op says of itself holds for every case of it, and for what a port's author reads."""
+
+import re
+
+import pytest
+
+from conformance.ops.golden import golden
+from conformance.ops.table import OPS
+from conformance.port import Port
+
+each = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+
+
+def some(op):
+    """A case of every kind and dtype, and those that differ in the tensors they have."""
+    return {(case.id.rpartition("/")[0], *golden(case).inputs): case for case in op.cases if case.has_fixture}.values()
+
+
+@each
+def test_its_cases_have_its_tensors(op):
+    for case in some(op):
+        given = golden(case).inputs.keys() - {f"d{op.output}"}
+        known = {tensor.name for tensor in op.tensors}
+        assert given <= known or "parameters" in known
+        assert {tensor.name for tensor in op.tensors[:1]} <= given
+
+
+@each
+def test_its_cases_ask_for_its_outputs_and_for_the_gradients_of_what_is_differentiable(op):
+    for case in some(op):
+        assert case.made == op.outputs[: len(case.made)]
+        given = golden(case).inputs.keys() - {f"d{op.output}"}
+        fixed = {tensor.name for tensor in op.tensors if not tensor.differentiable}
+        assert case.outputs.keys() - set(case.made) == {f"d{name}" for name in given - fixed}
+
+
+@each
+def test_its_cases_have_its_constants(op):
+    known = {constant.name for constant in op.constants}
+    required = {constant.name for constant in op.constants if not constant.optional}
+    for case in some(op):
+        assert case.settings.keys() <= known
+        assert required - {"eps"} <= case.settings.keys()
+
+
+@each
+def test_the_base_port_says_how_it_is_called(op):
+    [said] = re.findall(rf"^ +{op.name}\((.*?)\) ->", Port.__doc__ or "", re.MULTILINE)
+    names = [name.strip() for name in said.split(",") if name.strip() != "*"]
+    keywords = [tensor.name for tensor in op.tensors if tensor.by_name]
+    constants = [constant.name for constant in op.constants if constant.name not in ("order", "weight_offset")]
+    assert names == [*op.arguments, *keywords, *constants]
