@@ -6,7 +6,6 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import prod
 
 import conformance
 from conformance.judging.compare import Verdict
@@ -14,7 +13,7 @@ from conformance.judging.diagnose import Diagnosis, diagnose
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.question.case import Case
-from conformance.report.causes import DIAGNOSED, Explained, causes_of, entry
+from conformance.report.causes import Explained, causes_of, entry, too_large
 from conformance.report.report import (
     CONFORMS,
     FAILS,
@@ -51,7 +50,7 @@ def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0, arg
 
 
 def _is_diagnosed(verdict: Verdict, op: str) -> bool:
-    return verdict.case.op == op and prod(verdict.case.shape) <= DIAGNOSED
+    return verdict.case.op == op and not too_large(verdict.case.shape)
 
 
 def _undiagnosed(verdict: Verdict, error: Exception) -> Verdict:

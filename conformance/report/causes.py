@@ -68,6 +68,11 @@ def _output(output: OutputVerdict) -> OutputEntry:
     )
 
 
+def too_large(shape: tuple[int, ...]) -> bool:
+    """Whether a case with an x of this shape is too large to be diagnosed."""
+    return prod(shape) > DIAGNOSED
+
+
 def causes_of(
     settings: Settings, ports: Iterable[PortEntry], verdicts: Sequence[CaseEntry], made: Iterable[Explained]
 ) -> list[Cause]:
@@ -146,7 +151,7 @@ def _unexplained(group: Sequence[CaseEntry], passing: Sequence[CaseEntry]) -> st
 
 
 def _why_unnamed(group: Sequence[CaseEntry]) -> str:
-    if all(prod(each.shape) > DIAGNOSED for each in group):
+    if all(too_large(each.shape) for each in group):
         return "so large a case is not diagnosed: ask a smaller one"
     return "no known mistake explains it"
 

@@ -19,7 +19,7 @@ from conformance.running.shard import program
 
 NO_OP = "no op "  # how the reason begins that a port lacks an op
 KEPT_SIZE = 2**22  # elements of x in a case whose golden is kept: a larger one would fill the memory
-CASES_OF_A_PROCESS = 100  # fewer are not worth a process of their own
+CASES_OF_A_PROCESS = 50  # fewer are not worth a process of their own
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ def test_messages_that_differ_in_numbers_or_addresses_are_one_cause():
 
 
 def test_what_is_too_large_to_be_diagnosed_is_not_called_unknown(monkeypatch):
-    monkeypatch.setattr("conformance.report.building.DIAGNOSED", 1_000)
+    monkeypatch.setattr("conformance.report.causes.DIAGNOSED", 1_000)
     small, large = report(judged(SMALL, sevens), judged(LARGE, sevens)), report(judged(LARGE, sevens))
     assert "no known mistake explains it" in small.causes[0].what
     assert "so large a case is not diagnosed" in large.causes[0].what
