@@ -28,11 +28,13 @@ class Tensor:
 class Constant:
     """A number or a choice that an op is called with, by name.
 
-    `optional` where it is passed only if it says something: a port's method gives it a default, or does not take it.
+    `offered` to a method that takes it, and to no other, such as a norm's order; `sometimes` passed, in the cases that have it,
+    so that a method gives it a default.
     """
 
     name: str
-    optional: bool = False
+    offered: bool = False
+    sometimes: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,6 @@ class Op:
     def signature(self) -> str:
         """A port's method, as it is written."""
         keywords = [tensor.name for tensor in self.tensors if tensor.by_name]
-        keywords += [constant.name for constant in self.constants if not constant.optional]
+        keywords += [each.name + "=None" * each.sometimes for each in self.constants if not each.offered]
         keywords = ["*", *keywords] if keywords else []
         return f"{self.name}(self, {', '.join((*self.arguments, *keywords))})"

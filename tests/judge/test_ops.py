@@ -7,6 +7,7 @@ import pytest
 from conformance.ops.golden import golden
 from conformance.ops.table import OPS
 from conformance.port import Port
+from conformance.port.session import call_of
 
 each = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 
@@ -21,7 +22,8 @@ def test_its_cases_have_its_tensors(op):
     for case in some(op):
         given = golden(case).inputs.keys() - {f"d{op.output}"}
         known = {tensor.name for tensor in op.tensors}
-        assert given <= known or "parameters" in known
+        assert {name for name in given if "." not in name} <= known  # a parameter has its layer's name before its own
+        assert "parameters" in known or not any("." in name for name in given)
         assert {tensor.name for tensor in op.tensors[:1]} <= given
 
 
@@ -37,10 +39,34 @@ def test_its_cases_ask_for_its_outputs_and_for_the_gradients_of_what_is_differen
 @each
 def test_its_cases_have_its_constants(op):
     known = {constant.name for constant in op.constants}
-    required = {constant.name for constant in op.constants if not constant.optional}
+    required = {constant.name for constant in op.constants if not (constant.offered or constant.sometimes)}
     for case in some(op):
         assert case.settings.keys() <= known
         assert required - {"eps"} <= case.settings.keys()
+
+
+class Called(Exception):
+    """A method was called as its author wrote it."""
+
+
+class Forward(Port):
+    """A port that only evaluates."""
+
+    def vjp(self, function, inputs, dy, constants):
+        return self.evaluate(function, inputs, constants), ()
+
+
+@each
+def test_a_method_with_its_signature_takes_whatever_it_is_called_with(op):
+    """As the skeleton writes it: none of what a port is passed is unexpected, and all that has no default is passed."""
+    methods: dict = {"Called": Called}
+    exec(f"def {op.signature}: raise Called", methods)
+    port = type("Written", (Forward,), {op.name: methods[op.name]})()
+    for case in some(op):
+        call = call_of(case, tuple(case.outputs), taps=False)
+        if not case.weight_offset:
+            with pytest.raises(Called):
+                port.run(call, dict(golden(case).inputs))
 
 
 @each

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ class AttentionCase(CompositeCase):
 
     op: str = field(default="attention", init=False)
 
-    @cached_property
-    def inputs(self) -> dict[str, tuple[int, ...]]:
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """q, k and v."""
         c = self.config
         keys = (self.batch, self.past + self.s, c.n_kv_heads, c.d_head)

@@ -1,5 +1,6 @@
 """A case of a composite op: what every such case has, and how it is asked in several dtypes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ KeyMask = Literal["absent", "padding", "hides_a_row"]
 
 
 @dataclass(frozen=True)
-class CompositeCase:
+class CompositeCase(ABC):
     """A question about a composite op, of a `kind`, such as a preset: what of the config the op needs, and its sizes.
 
     Every op has a class of its own, which says what it reads. `s` positions after `past` cached ones, the first of them at
@@ -60,8 +61,12 @@ class CompositeCase:
 
     @cached_property
     def inputs(self) -> dict[str, tuple[int, ...]]:
-        """What is differentiated, by name and shape: the op's own inputs, then the parameters."""
-        raise NotImplementedError
+        """What is differentiated, by name and shape."""
+        return self.input_shapes()
+
+    @abstractmethod
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The op's own inputs, then the parameters, each with its shape."""
 
     @property
     def constants(self) -> dict[str, tuple[int, ...]]:

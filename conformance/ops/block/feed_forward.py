@@ -1,7 +1,6 @@
 """The ops `swiglu` and `gelu`: the activations of a feed-forward layer."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import reference
@@ -24,8 +23,7 @@ class SwiGLUCase(CompositeCase):
 
     op: str = field(default="swiglu", init=False)
 
-    @cached_property
-    def inputs(self) -> dict[str, tuple[int, ...]]:
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """gate and up."""
         return dict.fromkeys(("gate", "up"), (self.batch, self.s, self.config.d_ff))
 
@@ -36,8 +34,7 @@ class GELUCase(CompositeCase):
 
     op: str = field(default="gelu", init=False)
 
-    @cached_property
-    def inputs(self) -> dict[str, tuple[int, ...]]:
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """x alone."""
         return {"x": (self.batch, self.s, self.config.d_ff)}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import reference
@@ -37,8 +36,7 @@ class BlockCase(CompositeCase):
         """What the names of a layer's parameters and intermediates begin with."""
         return ("",)
 
-    @cached_property
-    def inputs(self) -> dict[str, tuple[int, ...]]:
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """x, then the parameters."""
         c = self.config
         parameters = {layer + name: shape for layer in self.layers for name, shape in c.parameters().items()}

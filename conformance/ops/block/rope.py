@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,7 @@ class RopeCase(CompositeCase):
 
     op: str = field(default="rope", init=False)
 
-    @cached_property
-    def inputs(self) -> dict[str, tuple[int, ...]]:
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """x alone."""
         return {"x": (self.batch, self.s, self.config.n_heads, self.config.d_head)}
 
