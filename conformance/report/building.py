@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import conformance
-from conformance.judging.compare import Verdict
+from conformance.judging.compare import OutputVerdict, Verdict
 from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.parting import where
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.question.case import Case
-from conformance.report.causes import Explained, causes_of, entry, too_large
+from conformance.report.causes import Explained, causes_of, too_large
+from conformance.report.pattern import places, traits
 from conformance.report.report import (
     CONFORMS,
     FAILS,
@@ -22,10 +24,12 @@ from conformance.report.report import (
     CaseEntry,
     Cell,
     Evidence,
+    OutputEntry,
     PortEntry,
     Report,
     Settings,
 )
+from conformance.report.spread import errors
 from conformance.running.runner import PortRun
 
 DIALECT = "speaks another dialect: "
@@ -64,6 +68,44 @@ def _undiagnosed(verdict: Verdict, error: Exception) -> Verdict:
 def digest(cases: Iterable[Case]) -> str:
     """What tells one set of questions from another: their ids and how they are drawn, by this version of the kit."""
     return hashlib.sha256("\n".join([conformance.__version__, *map(repr, cases)]).encode()).hexdigest()[:16]
+
+
+def entry(verdict: Verdict) -> CaseEntry:
+    """A verdict as the report has it."""
+    case = verdict.case
+    return CaseEntry(
+        port=verdict.port,
+        case=case.id,
+        op=case.op,
+        dtype=case.dtype,
+        shape=case.shape,
+        exposes=case.exposes,
+        fixture=case.has_fixture,
+        status=verdict.status,
+        message=verdict.message,
+        detail=verdict.detail,
+        parts_at=where(verdict) if verdict.status == "fail" else "",
+        outputs=tuple(map(_output, verdict.outputs)),
+        taps=tuple(map(_output, verdict.taps)),
+        traits=traits(case) if verdict.judged else (),
+    )
+
+
+def _output(output: OutputVerdict) -> OutputEntry:
+    return OutputEntry(
+        output.output,
+        output.expected_dtype,
+        output.dtype,
+        output.actual.shape,
+        output.ratio,
+        output.outside,
+        output.size,
+        output.worst,
+        output.growth,
+        errors(output.expected, output.actual) if output.expected else None,
+        output.together,
+        places(output),
+    )
 
 
 def explained(port: str, diagnosis: Diagnosis) -> Explained:

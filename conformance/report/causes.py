@@ -7,12 +7,10 @@ from dataclasses import replace
 from itertools import chain
 from math import prod
 
-from conformance.judging.compare import OutputVerdict, Verdict
-from conformance.judging.parting import where
 from conformance.ops.block.taps import TAP
 from conformance.port.session import NOT_ASKED
 from conformance.report.counting import count_of
-from conformance.report.pattern import places, shape_of, traits
+from conformance.report.pattern import shape_of
 from conformance.report.report import (
     CaseEntry,
     Cause,
@@ -22,50 +20,11 @@ from conformance.report.report import (
     Settings,
     command,
 )
-from conformance.report.spread import errors
 
 DIAGNOSED = 2**20  # elements of a case that is held against the mistakes: each makes a golden of its own
 NAMED = 4  # outputs that are named in one line
 NUMBER = re.compile(r"(\b(?:b?float|u?int|[bf]?[fsui]|fp)(?:8|16|32|64)\b)|0x[0-9a-fA-F]+|\d+")
 Explained = tuple[str, str, Evidence, tuple[str, ...]]
-
-
-def entry(verdict: Verdict) -> CaseEntry:
-    """A verdict as the report has it."""
-    case = verdict.case
-    return CaseEntry(
-        port=verdict.port,
-        case=case.id,
-        op=case.op,
-        dtype=case.dtype,
-        shape=case.shape,
-        exposes=case.exposes,
-        fixture=case.has_fixture,
-        status=verdict.status,
-        message=verdict.message,
-        detail=verdict.detail,
-        parts_at=where(verdict) if verdict.status == "fail" else "",
-        outputs=tuple(map(_output, verdict.outputs)),
-        taps=tuple(map(_output, verdict.taps)),
-        traits=traits(case) if verdict.judged else (),
-    )
-
-
-def _output(output: OutputVerdict) -> OutputEntry:
-    return OutputEntry(
-        output.output,
-        output.expected_dtype,
-        output.dtype,
-        output.actual.shape,
-        output.ratio,
-        output.outside,
-        output.size,
-        output.worst,
-        output.growth,
-        errors(output.expected, output.actual) if output.expected else None,
-        output.together,
-        places(output),
-    )
 
 
 def too_large(shape: tuple[int, ...]) -> bool:

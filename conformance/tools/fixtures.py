@@ -23,7 +23,6 @@ from conformance.tools.manifest import (
     FORMAT,
     MANIFEST,
     MANIFEST_LIMIT,
-    Array,
     FixtureError,
     as_bytes,
     described,
@@ -35,6 +34,8 @@ from conformance.tools.manifest import (
     read_fixture,
     read_manifest,
 )
+
+Array = np.ndarray
 
 PAGES = ("README.md", "manifest.schema.json")  # what lies in the folder and is not generated
 # Another CPU may sum in another order: golden values are compared in float64 ulps of a tensor's largest value.
