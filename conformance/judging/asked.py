@@ -1,5 +1,6 @@
 """What is diagnosed: the outputs of cases, in groups that a port may have code of its own for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -9,6 +10,7 @@ from conformance.question.case import Case
 from conformance.question.dialects import Dialect
 
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
+FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +56,22 @@ class Asked:
 def is_small(case: Case) -> bool:
     """Whether a case is so small that every mistake can be tried on it."""
     return prod(case.shape) <= LARGE
+
+
+def few_if_large(cases: Sequence[Asked]) -> Sequence[Asked]:
+    """The cases themselves, or of large ones the smallest that fail and pass: every mistake is tried on them."""
+    if not cases or cases[0].small:
+        return cases
+    failing = sorted((asked for asked in cases if asked.verdict.status == "fail"), key=_elements)
+    passing = sorted((asked for asked in cases if asked.verdict.status == "pass"), key=_elements)
+    return failing[:FEW_LARGE] + passing[:FEW_LARGE]
+
+
+def _elements(asked: Asked) -> int:
+    return prod(asked.verdict.case.shape)
+
+
+def spread(cases: Sequence[Asked], count: int) -> Sequence[Asked]:
+    """So many of the cases, from all over."""
+    step = max(1, len(cases) // max(1, count))
+    return cases[::step][: max(0, count)]

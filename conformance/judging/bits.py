@@ -44,16 +44,27 @@ class Told:
         return 1 - self.outside / self.width.size if self.width.size else 1.0
 
 
-def tell(expected: Expected | None, output: OutputVerdict, least: Array | float = 0.0, size: Array | float = 0.0) -> Told:
+def tell(
+    expected: Expected | None,
+    output: OutputVerdict,
+    least: Array | float = 0.0,
+    size: Array | float = 0.0,
+    *,
+    any_not_finite: bool = False,
+) -> Told:
     """An output as these intervals tell it; where there are none, or their dtype is another, it lies outside whole.
 
     Inside, an element takes `least` bits or more: an interval narrower than honest noise tells no more than that noise allows.
     Nor do numbers count that are closer together than those of its right `size`: around zero there are more than around it.
+    Whether a mistake that overflows leads to an infinity or to NaN depends on the order of operations: with `any_not_finite`
+    one stands for the other.
     """
     if expected is None or output.dtype != expected.dtype:
         return whole(output)
     digits = _digits(output)
     inside = expected.admits(output.actual)
+    if any_not_finite:
+        inside |= ~(np.isfinite(expected.value) | np.isfinite(output.actual))
     width = np.clip(np.log2(1 + _numbers(expected, size)), least, digits)
     bits = np.where(inside, width, digits)
     return Told(float(np.sum(bits)), int(inside.size - np.count_nonzero(inside)), float(np.sum(bits - width)), width)

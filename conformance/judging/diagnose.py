@@ -10,11 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from math import prod
 
 import numpy as np
 
-from conformance.judging.asked import Asked, Group, Unit
+from conformance.judging.asked import Asked, Group, Unit, few_if_large, spread
 from conformance.judging.bits import Told, tell, whole
 from conformance.judging.compare import Verdict, error_ratio
 from conformance.judging.fitting.fitted import fitted
@@ -28,8 +27,8 @@ PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have
 FOUND = 0.8  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
 SHARE_OF_TWO = 1 / 2  # two at once are many more hypotheses, and must save more
+REST = 1 / 4  # of these bits: where less is left, two mistakes at once are not tried
 FEW = 0.05  # of these bits, or of the failing outputs: so few are not worth a name or another search
-FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
 FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
 ROUNDS = ((16, 6), (6, 16), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
 TIES = 4  # times as many where they are as good: what tells them apart may be asked in one case alone
@@ -76,9 +75,9 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
         found = [each.mistake for each in diagnoses]
         best = search.best([mistake for mistake in among if mistake not in found])
         ranked = search.enough(best, SHARE)
-        if not ranked:  # two at once may leave numbers that neither has alone
-            pairs = search.pairs([*found[:1], *list(best)[:1]], among)
-            ranked = search.enough(search.best(pairs, first=FIRST_OF_TWO), SHARE_OF_TWO)
+        if not ranked and search.left > REST * all_:  # two at once may leave numbers that neither has alone
+            alone = [*found[:1], *list(best)[:1]]
+            ranked = search.enough(search.best_of_two(alone, among), SHARE_OF_TWO)
         if not ranked:
             break
         diagnoses.append(search.take(*ranked))
@@ -93,7 +92,7 @@ class Search:
         self._asked = [Asked.of(verdict) for verdict in judged]
         self._units = [unit for asked in self._asked for unit in asked.units]
         self._failing = [unit for unit in self._units if unit.fails]
-        self._searched = _few_if_large([asked for asked in self._asked if asked.small == self._any_small_fails()])
+        self._searched = few_if_large([asked for asked in self._asked if asked.small == self._any_small_fails()])
         self._costly = any(OPS[asked.verdict.case.op].costly for asked in self._asked)
         self._right: dict[Unit, Told] = {}
         self._if_right = {asked: if_right(asked.verdict, seed) for asked in self._asked}
@@ -109,13 +108,27 @@ class Search:
         """The bits that failures cost more than they would inside their intervals."""
         return sum(self._now[unit].excess for unit in self._left())
 
-    def best(self, mistakes: Iterable[Mistake], first: int = FIRST) -> dict[Mistake, float]:
+    def best(self, mistakes: Iterable[Mistake]) -> dict[Mistake, float]:
         """The mistakes that save most of the bits that are left, and how many."""
+        return self._ranked(self._best(mistakes, self._first_units(FIRST), rough=True))
+
+    def best_of_two(self, alone: Iterable[Mistake], among: Iterable[Mistake]) -> dict[Mistake, float]:
+        """The same of each of some mistakes together with any other, where two save more than those alone."""
+        units = self._first_units(FIRST_OF_TWO)
+        least = max(self._best(alone, units, rough=True).values(), default=0.0) + PRICE
+        pairs = self._best(self._pairs(alone, among), units, rough=True)
+        return self._ranked({two: saved for two, saved in pairs.items() if saved > least})
+
+    def _first_units(self, count: int) -> list[Unit]:
+        """The failing outputs of the cases that tell most, on which every mistake is tried."""
+        return [unit for asked in self._telling()[:count] for unit in asked.units if unit.fails]
+
+    def _ranked(self, best: dict[Mistake, float]) -> dict[Mistake, float]:
+        """Of the best mistakes in a few outputs, in rounds, fewer and fewer on more and more cases."""
         telling = self._telling()
         others = [asked for asked in self._searched if asked not in telling]
-        best = self._best(mistakes, [unit for asked in telling[:first] for unit in asked.units if unit.fails], rough=True)
         for kept, count in ROUNDS:
-            cases = telling + others if count is None else [*telling[:count], *_spread(others, count - len(telling))]
+            cases = telling + others if count is None else [*telling[:count], *spread(others, count - len(telling))]
             rough = count is not None or (self._costly and max(best.values(), default=0.0) >= SHARE * self.left)
             best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=rough)
         return best
@@ -124,18 +137,23 @@ class Search:
         """The first two that save so large a share of the bits that are left, and explain some output."""
         found: list[Mistake] = []
         for mistake in (mistake for mistake, saved in best.items() if saved >= share * self.left):
-            if self._explains(mistake, rough=bool(found)):
+            if self._explains(mistake, rough=True) and (found or self._explains(mistake, rough=False)):
                 found.append(mistake)
             if len(found) == 2:
                 break
         return found
 
     def _explains(self, mistake: Mistake, *, rough: bool) -> bool:
-        """Whether a mistake explains nearly all of more than a few outputs: what saves bits here and there explains nothing."""
+        """Whether a mistake explains nearly all of more than a few outputs, and some case whole.
+
+        What saves bits here and there, and agrees with no case, explains nothing.
+        """
         told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units], rough=rough)
+        if not any(all(not told[unit].outside for unit in asked.units if unit in told) for asked in self._searched):
+            return False
         return sum(_is_explained(unit, told) for unit in self._left()) > FEW * len(self._failing)
 
-    def pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
+    def _pairs(self, found: Iterable[Mistake], among: Iterable[Mistake]) -> list[Mistake]:
         """Each of some mistakes together with any other; a bound, doubled, would hold anything."""
         case = self._failing[0].verdict.case
         known = [mistake for mistake in among if mistake.exact(case)]
@@ -221,7 +239,7 @@ class Search:
         if costly and made and right and not comes_near(made, right, unit.output.actual):
             return whole(unit.output)
         size = np.nan_to_num(np.abs(right.value), nan=0.0, posinf=0.0) if right else 0.0
-        return tell(made, unit.output, self._right[unit].width, size)
+        return tell(made, unit.output, self._right[unit].width, size, any_not_finite=True)
 
     def _told_best(self, mistake: Mistake, units: Sequence[Unit], *, rough: bool = False) -> dict[Unit, Told]:
         """Those of some outputs that are of groups that have a mistake, as it tells them."""
@@ -260,22 +278,3 @@ def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:
 def _less_price(saved: float) -> float:
     """What the bits saved in a group are worth: it has a price to say that the group has the mistake, or that it is exempt."""
     return max(saved - PRICE, 0.0) if saved > 0 else max(saved, -PRICE)
-
-
-def _few_if_large(cases: Sequence[Asked]) -> Sequence[Asked]:
-    """The cases themselves, or of large ones the smallest that fail and pass: every mistake is tried on them."""
-    if not cases or cases[0].small:
-        return cases
-    failing = sorted((asked for asked in cases if asked.verdict.status == "fail"), key=_elements)
-    passing = sorted((asked for asked in cases if asked.verdict.status == "pass"), key=_elements)
-    return failing[:FEW_LARGE] + passing[:FEW_LARGE]
-
-
-def _elements(asked: Asked) -> int:
-    return prod(asked.verdict.case.shape)
-
-
-def _spread(cases: Sequence[Asked], count: int) -> Sequence[Asked]:
-    """So many of the cases, from all over."""
-    step = max(1, len(cases) // max(1, count))
-    return cases[::step][: max(0, count)]

@@ -48,6 +48,24 @@ def test_a_variance_in_one_pass_is_named_by_what_each_row_has_lost(dtype, style)
     assert diagnosis.outputs >= 2 / 3 * diagnosis.failing
 
 
+def test_a_variance_in_one_pass_is_named_where_bfloat16_hardly_shows_it():
+    """In two cases, by less than half an ulp a row: each element bounds the row's variance, and all bounds agree."""
+    verdicts = judged("layer_norm", ("bfloat16",), lambda case: play(case, 0, STYLES[1], BY_ID["one_pass_variance"]))
+    assert sum(verdict.status == "fail" for verdict in verdicts) == 2
+    assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["one_pass_variance"]
+
+
+@pytest.mark.parametrize(
+    ("id_", "op"), [("rstd_in_storage_dtype_in_forward", "layer_norm"), ("fast_inverse_root_2", "rms_norm")]
+)
+def test_a_mistake_that_overflows_is_named(id_, op):
+    """Whether it then has infinities or NaN depends on the order of its operations."""
+    verdicts = judged(op, ("float16",), lambda case: play(case, 0, STYLES[2], BY_ID[id_]))
+    [diagnosis] = diagnose(verdicts, seed=0)
+    assert diagnosis.mistake.id == id_
+    assert diagnosis.agreeing == diagnosis.judged
+
+
 def test_rows_that_are_off_by_more_than_one_pass_loses_are_not_put_down_to_it():
     """Here a thousandth of the variance, in ordinary rows."""
     off = Mistake("off", "", lambda norm: replace(norm, rstd=lambda ms, eps: (1.001 * ms + eps) ** -0.5), "")

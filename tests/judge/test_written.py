@@ -86,6 +86,12 @@ def test_what_was_named_wrong_is_named(id_, dtype, name, right):
     assert diagnosis.outputs >= 0.95 * diagnosis.failing
 
 
+def test_what_agrees_with_no_case_is_not_named():
+    """Keys that pass nothing back look like a softmax that passes nothing back, in a part of every case and in none whole."""
+    (fault,) = [fault for fault in ALL if fault.id == "torch_block_keys_detached"]
+    assert diagnose(judged(fault, "float32"), seed=0) == ()
+
+
 def test_two_mistakes_of_a_library_are_both_named():
     """torch saves LayerNorm's statistics in half precision on a CPU, and adds up dweight and dbias in it; y is right."""
     (fault,) = [fault for fault in ALL if fault.id == "torch/layer_norm/native_on_cpu/bfloat16_float16"]

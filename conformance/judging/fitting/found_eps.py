@@ -121,7 +121,7 @@ def measure(unit: Unit, seed: int) -> Told:
     if output.actual.size > LARGEST or not output.actual.size:
         return NOTHING
     with np.errstate(all="ignore"):
-        scale, doubt = scale_of_rstd(unit, seed)
+        scale, doubt = _scale_of_rstd(unit, seed)
         with_eps = golden(case, seed).intermediates["rstd"] ** -2.0
         tells = np.isfinite(doubt)
     if not tells.any():
@@ -130,11 +130,11 @@ def measure(unit: Unit, seed: int) -> Told:
     return _told(scale, doubt, with_eps, case.eps)
 
 
-def scale_of_rstd(unit: Unit, seed: int) -> tuple[Array, Array]:
+def _scale_of_rstd(unit: Unit, seed: int) -> tuple[Array, Array]:
     """The scale of rstd in every row, and how far off honest rounding may make it; not finite where a row tells nothing."""
     case, output = unit
     norm, expected = true_norm(case, seed), golden(case, seed).outputs[output.output]
-    line = _line_of_y(norm, seed) if output.output == "y" else _line_of_dx(norm, seed)
+    line = line_of_y(norm, seed) if output.output == "y" else _line_of_dx(norm, seed)
     square = _sum(norm, np.square(line.slope))
     scale = _sum(norm, (output.actual - line.fixed) * line.slope) / square
     lower, upper = expected.interval()
@@ -156,8 +156,8 @@ def _told(scale: Array, doubt: Array, with_eps: Array, eps: float) -> Told:
     return Told(float(np.max(low)), float(np.min(high)), mean, total)
 
 
-def _line_of_y(norm: Norm, seed: int) -> Line:
-    """y = s·w·x_hat + b."""
+def line_of_y(norm: Norm, seed: int) -> Line:
+    """y as a line in the scale s of rstd: y = s·w·x_hat + b."""
     bias = norm.bias + np.zeros_like(norm.x)
     slope = golden(norm.case, seed).outputs["y"].value - bias
     size = np.abs(slope) + np.abs(bias)

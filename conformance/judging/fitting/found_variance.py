@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.judging.fitting.found_eps import LARGEST, scale_of_rstd
+from conformance.judging.fitting.found_eps import LARGEST, line_of_y
 from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import Mistake
 from conformance.mistakes.norms import arithmetic
-from conformance.numbers.rounding import compute_dtype, unit_roundoff
+from conformance.numbers.rounding import compute_dtype, ulp, unit_roundoff
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
 
@@ -55,7 +55,7 @@ def _read(unit: Unit, seed: int) -> Read:
     case, output = unit
     norm, known = true_norm(case, seed), golden(case, seed).intermediates
     with np.errstate(all="ignore"):
-        scale, doubt = scale_of_rstd(unit, seed)
+        scale, doubt = _scale(unit, seed)
         with_eps = known["rstd"] ** -2.0
         off_by = with_eps / np.square(scale) - with_eps
         doubtful = np.abs(with_eps / np.square(np.maximum(scale - doubt, 0.0)) - with_eps - off_by)
@@ -66,6 +66,25 @@ def _read(unit: Unit, seed: int) -> Read:
         is_off = (tells & (np.abs(off_by) > doubtful)) | is_negative
         is_beyond = is_off & ~is_negative & (np.abs(off_by) > bound + doubtful)
     return Read(np.where(is_off & ~is_beyond, off_by, 0.0), is_off, is_beyond)  # NaN where it is negative
+
+
+def _scale(unit: Unit, seed: int) -> tuple[Array, Array]:
+    """The scale of rstd in every row, and how far off it may be: each element bounds it, and it lies between all bounds.
+
+    An element may be off by its last rounding, by that of x_hat where the weight multiplies last, and by honest noise. Where
+    the bounds contradict each other the row tells nothing, and the scale is NaN.
+    """
+    case, output = unit
+    norm, expected = true_norm(case, seed), golden(case, seed).outputs[output.output]
+    line = line_of_y(norm, seed)
+    roundings = 1.5 if case.dialect.order == "cast_then_scale" else 0.5  # ulps
+    lower, upper = expected.interval()
+    noise = (upper - lower) / 2 + roundings * ulp(output.actual, expected.dtype)
+    at = (output.actual - line.fixed) / line.slope
+    off = np.abs(noise / line.slope)
+    least = np.fmax.reduce(at - off, axis=norm.axes, keepdims=True)
+    most = np.fmin.reduce(at + off, axis=norm.axes, keepdims=True)
+    return np.where(least <= most, (least + most) / 2, np.nan), (most - least) / 2
 
 
 def _alter(off_by: Mapping[str, Array]) -> Callable[[Norm], Norm]:

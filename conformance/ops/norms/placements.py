@@ -91,8 +91,8 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
     pulled = _Pulled(norm, budget, dtype, g)
     placements["dx"] += [_dx(pulled), *_dx_by_reads(pulled)]
     placements["dweight"] += [
-        lambda s: _sum_rows(norm, terms(s), s * budget.dweight),
-        lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), s * budget.dweight),
+        lambda s: _sum_rows(norm, terms(s), _noise(s, budget.dweight)),
+        lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), _noise(s, budget.dweight)),
     ]
     return placements
 
@@ -129,7 +129,7 @@ class _Pulled:
             self._rounded.clear()
         if read not in self._rounded:
             part = _through(read, self.paths)
-            width = s * (self.budget.dx + np.abs(part) * self.budget.rstd) + (self.flip if any(read) else 0.0)
+            width = _noise(s, self.budget.dx + np.abs(part) * self.budget.rstd) + (self.flip if any(read) else 0.0)
             self._rounded[read] = round_to(np.stack([part - width, part + width]), self.dtype)
         return self._rounded[read]
 
@@ -142,7 +142,7 @@ def _dx(pulled: _Pulled) -> Placement:
     """dx from g, with nothing rounded before the end."""
 
     def placement(s: float) -> Interval:
-        dx, width = sum(pulled.paths, np.zeros_like(pulled.norm.x)), pulled.flip + s * pulled.budget.dx
+        dx, width = sum(pulled.paths, np.zeros_like(pulled.norm.x)), pulled.flip + _noise(s, pulled.budget.dx)
         return dx - width, dx + width
 
     return placement
@@ -195,7 +195,16 @@ def _added_at_once(parts: list[Array], dtype: str) -> Array:
 
 
 def _around(value: Array, half_width: Array) -> Placement:
-    return lambda s: (value - s * half_width, value + s * half_width)
+    def placement(s: float) -> Interval:
+        width = _noise(s, half_width)
+        return value - width, value + width
+
+    return placement
+
+
+def _noise(s: float, half_width: Array) -> Array:
+    """So much noise; none at a scale of zero, even where it may be infinite."""
+    return s * half_width if s else np.zeros_like(half_width)
 
 
 def _ordered(a: Array, b: Array) -> Interval:
