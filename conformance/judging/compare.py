@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import unit_roundoff
+from conformance.numbers.expected import Expected, root_mean_square
+from conformance.numbers.rounding import ulp, unit_roundoff
 from conformance.ops.block.taps import TAP
 from conformance.ops.golden import Golden, lay_open
 from conformance.question.answer import malformed
@@ -167,7 +167,7 @@ def error_ratio(expected: Expected, actual: Array) -> float:
         return 0.0
     if np.any(np.isnan(actual) != np.isnan(expected.value)):
         return float("inf")
-    power = _least(lambda power: admitted(2.0**power), FINEST, COARSEST)
+    power = _least(lambda power: admitted(2.0**power), FINEST, COARSEST, _likely_power(expected, actual))
     if power is None:
         return float("inf")
     low, high = 2.0 ** (power - 1), 2.0**power
@@ -177,20 +177,38 @@ def error_ratio(expected: Expected, actual: Array) -> float:
     return high
 
 
-def _least(holds: Callable[[int], bool], first: int, last: int) -> int | None:
-    """The least integer from first < 0 to last > 0 for which something holds that holds for all larger ones too.
+def _likely_power(expected: Expected, actual: Array) -> int:
+    """A guess of the power of two that the error ratio lies below: the largest error, in units of the first placement's noise.
 
-    Zero is tried first, then one, three, seven ...: most often it holds for a small one.
+    Half a unit in the last place of every error is put down to the last rounding.
     """
-    low, high = (first - 1, 0) if holds(0) else (0, 1)
-    while high > 0 and not holds(high):
-        if high == last:
-            return None
-        low, high = high, min(2 * high + 1, last)
+    with np.errstate(all="ignore"):
+        lower, upper = expected.placements[0](2.0)
+        noise, error = (upper - lower) / 4, np.abs(actual - expected.value)
+        ratios = np.where(noise > 0, (error - ulp(actual, expected.dtype) / 2) / noise, 0.0)
+        ratio = float(np.fmax.reduce(ratios, axis=None, initial=0.0))
+        if expected.rms < float("inf"):
+            ratio = max(ratio, root_mean_square(np.square(error), expected.value) / expected.rms)
+        return int(np.clip(np.ceil(np.log2(ratio)), FINEST, COARSEST))
+
+
+def _least(holds: Callable[[int], bool], first: int, last: int, likely: int) -> int | None:
+    """The least integer from first to last for which something holds that holds for all larger ones too; None if for none.
+
+    A likely one is tried first, then those one, three, seven ... away from it.
+    """
+    low, high, tried, step = first - 1, last + 1, likely, 1
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+        if holds(tried):
+            high = tried
+        else:
+            low = tried
+        if first <= low and high <= last:
+            tried = (low + high) // 2
+        else:
+            tried = max(high - step, first) if high <= last else min(low + step, last)
+            step *= 2
+    return high if high <= last else None
 
 
 def _worst(expected: Expected, actual: Array, within: Array) -> Element:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 
@@ -72,8 +73,8 @@ class Expected:
             return self._intervals[scale]
         with np.errstate(all="ignore"):
             ends = [placement(scale) for placement in self.placements]
-            hull = np.stack([np.fmin.reduce([low for low, _ in ends]), np.fmax.reduce([high for _, high in ends])])
-            lower, upper = round_to(hull, self.dtype, self.mode)
+            hull = reduce(np.fmin, (low for low, _ in ends)), reduce(np.fmax, (high for _, high in ends))
+            lower, upper = (round_to(end, self.dtype, self.mode) for end in hull)
         if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
             self._intervals[scale] = lower, upper
         return lower, upper
