@@ -62,10 +62,10 @@ def tell(
     if expected is None or output.dtype != expected.dtype:
         return whole(output)
     digits = _digits(output)
+    width = np.clip(np.log2(1 + _numbers(expected, size)), least, digits)
     inside = expected.admits(output.actual)
     if any_not_finite:
         inside |= ~(np.isfinite(expected.value) | np.isfinite(output.actual))
-    width = np.clip(np.log2(1 + _numbers(expected, size)), least, digits)
     bits = np.where(inside, width, digits)
     return Told(float(np.sum(bits)), int(inside.size - np.count_nonzero(inside)), float(np.sum(bits - width)), width)
 

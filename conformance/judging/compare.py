@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from conformance.numbers.expected import Expected, root_mean_square
-from conformance.numbers.rounding import ulp, unit_roundoff
+from conformance.numbers.rounding import largest, ulp, unit_roundoff
 from conformance.ops.block.taps import TAP
 from conformance.ops.golden import Golden, lay_open
 from conformance.question.answer import malformed
@@ -16,8 +16,9 @@ from conformance.question.case import Case
 Array = np.ndarray
 Status = Literal["pass", "fail", "expected", "skip", "error"]
 
-# Error ratios are found within a power of two, then the gap is halved twice: within a quarter of the ratio.
-FINEST, COARSEST, HALVINGS = -4, 100, 2
+FINEST, COARSEST = 2.0**-4, 2.0**100  # error ratios that are told from zero, and from infinity
+HALVINGS = 2  # of the gap, where a ratio is searched for and is known within a power of two
+ABOVE_ONE = float(np.nextafter(1.0, 2.0))  # the least ratio of what does not pass
 
 
 MAPPED = 2**22  # elements of an output whose intervals are kept, to map its errors: larger ones would fill the memory
@@ -135,10 +136,9 @@ def _relative(actual: Array, exact: Array) -> float:
 def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdict:
     """Judge one output of the right shape: lower <= actual <= upper, or NaN where the golden is NaN; and its dtype."""
     dtype, actual = actual.dtype.name, actual.astype(np.float64)
-    admitted, within = expected.admits(actual), expected.within(actual)
+    within, together = expected.within(actual), expected.admits_together(actual)
     outside = int(np.size(within) - np.count_nonzero(within))
     ratio = error_ratio(expected, actual) if dtype == expected.dtype else float("inf")
-    together = bool(np.array_equal(admitted, within))
     passes = together and not outside
     worst = None if passes else _worst(expected, actual, within)
     kept = None if passes or actual.size > MAPPED else expected
@@ -158,7 +158,11 @@ def admits(expected: Expected, output: OutputVerdict) -> bool:
 
 
 def error_ratio(expected: Expected, actual: Array) -> float:
-    """The smallest scale of the tolerance that admits every element, within a quarter of it; float64 numbers."""
+    """The smallest scale of the tolerance that admits every element; float64 numbers.
+
+    With one placement an interval grows in proportion to the scale, which is then known at once. With several it is searched
+    for, within a quarter of it.
+    """
 
     def admitted(scale: float) -> bool:
         return bool(np.all(expected.admits(actual, scale)))
@@ -167,7 +171,10 @@ def error_ratio(expected: Expected, actual: Array) -> float:
         return 0.0
     if np.any(np.isnan(actual) != np.isnan(expected.value)):
         return float("inf")
-    power = _least(lambda power: admitted(2.0**power), FINEST, COARSEST, _likely_power(expected, actual))
+    likely = _likely_ratio(expected, actual)
+    if len(expected.placements) == 1 and expected.mode == "nearest_even":
+        return float(np.clip(likely, FINEST, 1.0)) if admitted(1.0) else max(likely, ABOVE_ONE)
+    power = _least(lambda power: admitted(2.0**power), *(int(np.log2(end)) for end in (FINEST, COARSEST)), _power(likely))
     if power is None:
         return float("inf")
     low, high = 2.0 ** (power - 1), 2.0**power
@@ -177,19 +184,22 @@ def error_ratio(expected: Expected, actual: Array) -> float:
     return high
 
 
-def _likely_power(expected: Expected, actual: Array) -> int:
-    """A guess of the power of two that the error ratio lies below: the largest error, in units of the first placement's noise.
-
-    Half a unit in the last place of every error is put down to the last rounding.
-    """
+def _likely_ratio(expected: Expected, actual: Array) -> float:
+    """The largest error in units of the first placement's noise; half a unit in the last place is due to the last rounding."""
     with np.errstate(all="ignore"):
         lower, upper = expected.placements[0](2.0)
-        noise, error = (upper - lower) / 4, np.abs(actual - expected.value)
-        ratios = np.where(noise > 0, (error - ulp(actual, expected.dtype) / 2) / noise, 0.0)
-        ratio = float(np.fmax.reduce(ratios, axis=None, initial=0.0))
+        finite = np.clip(actual, -largest(expected.dtype), largest(expected.dtype))  # an infinity lies just beyond it
+        error, half_ulp = np.abs(finite - expected.value), ulp(finite, expected.dtype) / 2
+        beyond = error + np.where(np.isinf(actual), half_ulp, -half_ulp)
+        ratio = float(np.fmax.reduce(np.where(beyond > 0, beyond / ((upper - lower) / 4), 0.0), axis=None, initial=0.0))
         if expected.rms < float("inf"):
-            ratio = max(ratio, root_mean_square(np.square(error), expected.value) / expected.rms)
-        return int(np.clip(np.ceil(np.log2(ratio)), FINEST, COARSEST))
+            ratio = max(ratio, root_mean_square(np.square(actual - expected.value), expected.value) / expected.rms)
+    return ratio if ratio <= COARSEST else float("inf")
+
+
+def _power(ratio: float) -> int:
+    """The power of two that a ratio lies below, as an exponent; zero for an infinite one, which says nothing."""
+    return int(np.ceil(np.log2(max(ratio, FINEST)))) if np.isfinite(ratio) else 0
 
 
 def _least(holds: Callable[[int], bool], first: int, last: int, likely: int) -> int | None:

@@ -1,8 +1,7 @@
 """What is expected of one output: its exact value, and for every element the interval an honest port may return."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import reduce
 
 import numpy as np
 
@@ -53,31 +52,46 @@ class Expected:
 
     def admits(self, actual: Array, scale: float = 1.0) -> Array:
         """Which elements lie in their intervals; none, where all of them together are too far off."""
-        admitted = self.within(actual, scale)
-        if self.rms < float("inf") and not np.array_equal(actual, self.interval(0.0)[0], equal_nan=True):
-            with np.errstate(all="ignore"):
-                admitted &= root_mean_square(np.square(actual - self.value), self.value) <= scale * self.rms
-        return admitted
+        return self.within(actual, scale) & self.admits_together(actual, scale)
+
+    def admits_together(self, actual: Array, scale: float = 1.0) -> bool:
+        """Whether the root mean square of all errors is small enough."""
+        if self.rms == float("inf") or np.array_equal(actual, self.interval(0.0)[0], equal_nan=True):
+            return True
+        with np.errstate(all="ignore"):
+            return root_mean_square(np.square(actual - self.value), self.value) <= scale * self.rms
 
     def within(self, actual: Array, scale: float = 1.0) -> Array:
         """Which elements lie in their own intervals, or are NaN where the exact value is, however far off all of them are."""
-        lower, upper = self.interval(scale)
-        return ((lower <= actual) & (actual <= upper)) | (np.isnan(self.value) & np.isnan(actual))
+        inside = np.isnan(self.value) & np.isnan(actual)
+        for lower, upper in self._growing(scale):
+            inside |= (lower <= actual) & (actual <= upper)
+            if inside.all():
+                break
+        return inside
 
     def interval(self, scale: float = 1.0) -> Interval:
         """Lower and upper for noise `scale` times the budget: float64 arrays of numbers of the output's dtype.
 
         They are the hull over all placements, rounded. A NaN in both says that the output must be NaN there.
         """
+        *_, whole = self._growing(scale)
+        return whole
+
+    def _growing(self, scale: float) -> Iterator[Interval]:
+        """The interval as it grows with each placement: what one of them admits need not be held against the others."""
         if scale in self._intervals:
-            return self._intervals[scale]
-        with np.errstate(all="ignore"):
-            ends = [placement(scale) for placement in self.placements]
-            hull = reduce(np.fmin, (low for low, _ in ends)), reduce(np.fmax, (high for _, high in ends))
-            lower, upper = (round_to(end, self.dtype, self.mode) for end in hull)
+            yield self._intervals[scale]
+            return
+        hull = None
+        for placement in self.placements:
+            with np.errstate(all="ignore"):
+                low, high = placement(scale)
+                hull = (np.fmin(hull[0], low), np.fmax(hull[1], high)) if hull else (low, high)
+                lower, upper = (round_to(end, self.dtype, self.mode) for end in hull)
+            yield lower, upper
         if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
             self._intervals[scale] = lower, upper
-        return lower, upper
 
     def times(self, factor: float) -> "Expected":
         """The same, so many times as large before its last rounding, or after it and rounded again."""

@@ -128,4 +128,5 @@ def ulp(x: Array, dtype: str) -> Array:
     """The distance between neighbouring numbers of `dtype` at x, in float64: above x where x is a power of two."""
     info = ml_dtypes.finfo(NUMPY_DTYPES[dtype])
     _, exponent = np.frexp(x)
-    return np.ldexp(1.0, np.maximum(exponent - 1, info.minexp) - info.nmant)
+    exponent = np.where(x == 0, info.minexp, exponent - 1)  # frexp takes zero for a number between a half and one
+    return np.ldexp(1.0, np.maximum(exponent, info.minexp) - info.nmant)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.judging.compare import FINEST, Verdict, compare, compare_output
+from conformance.judging.compare import FINEST, Verdict, compare, compare_output, error_ratio
+from conformance.judging.simulation import STYLES, play
+from conformance.mistakes import MISTAKES
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES, store
 from conformance.ops.cases import select
@@ -16,6 +18,7 @@ from conformance.ops.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 
+BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 reproducible = settings(derandomize=True, database=None, deadline=None)
 
 
@@ -203,7 +206,7 @@ def test_the_ratio_is_the_error_in_half_widths(noise, index):
     output = compare_output("y", expected, y)
     assert (output.ratio <= 1) == (output.outside == 0) == (output.worst is None)
     rounding = 2 * np.spacing(np.abs(y[index])) / half_width
-    assert abs(noise) * 0.85 - rounding <= output.ratio <= max(abs(noise) * 1.35, 2.0**FINEST) + 1.15 * rounding
+    assert abs(noise) * 0.85 - rounding <= output.ratio <= max(abs(noise) * 1.35, FINEST) + 1.15 * rounding
 
 
 @pytest.mark.parametrize("op", ROW_NORMS)
@@ -239,3 +242,17 @@ def test_an_output_fails_though_every_element_is_inside():
     assert (output.outside, output.together, output.passes) == (0, False, False)
     assert output.worst is not None
     assert output.ratio == pytest.approx(4.0, rel=0.25)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_an_error_ratio_is_the_least_scale_that_admits_every_element(dtype):
+    """Whether it is found at once, for outputs with one placement, or searched for."""
+    for number, case in enumerate(select(op="layer_norm", dtype=dtype)[::9]):
+        returned = play(case, 0, STYLES[number % len(STYLES)], BY_ID["eps_1e-06"] if number % 2 else None)
+        for name, expected in golden(case).outputs.items():
+            actual = returned[name].astype(np.float64)
+            ratio = error_ratio(expected, actual)
+            assert (ratio <= 1) == bool(np.all(expected.admits(actual)))
+            if 1 / 16 < ratio < float("inf"):
+                assert np.all(expected.admits(actual, 1.3 * ratio))
+                assert not np.all(expected.admits(actual, 0.7 * ratio))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformance.numbers.rounding import DTYPES, FLOAT8, HALF, NUMPY_DTYPES, round_to, store, unit_roundoff
+from conformance.numbers.rounding import DTYPES, FLOAT8, HALF, NUMPY_DTYPES, round_to, smallest, store, ulp, unit_roundoff
 
 # IEEE 754: bits of precision, and the exponents of the smallest and the largest normal number.
 FORMATS = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}
@@ -196,3 +196,8 @@ def test_the_unit_roundoff_is_the_largest_relative_error(dtype):
 
 def test_the_unit_roundoff_of_float64():
     assert unit_roundoff("float64") == 2.0**-53
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_numbers_next_to_zero_are_the_smallest(dtype):
+    assert ulp(np.zeros(2), dtype).tolist() == [smallest(dtype)] * 2
