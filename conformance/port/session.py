@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -14,7 +13,9 @@ import numpy as np
 
 from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
 from conformance.ops.table import OPS
-from conformance.port.process import Aftermath, PortFailure, RunningPort
+from conformance.port.in_process import PortInProcess
+from conformance.port.launch import Launch
+from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
 from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
 from conformance.question.case import Case
@@ -65,6 +66,11 @@ def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "
     )
 
 
+def start(launch: Launch, family: Family | None) -> RunningPort:
+    """A port that has said hello, in this process or in one of its own, of that family. Raises `PortFailure`."""
+    return PortInProcess(launch) if launch.in_process else PortProcess(launch, family)
+
+
 class Session:
     """One port in one mode: started when it is first asked, again where it failed, given up after `patience` failures in a row.
 
@@ -72,8 +78,8 @@ class Session:
     nothing. It costs that answer, and not the case, of which another process is asked.
     """
 
-    def __init__(self, start: Callable[[], RunningPort], timeout: float, patience: float = STARTS_IN_A_ROW) -> None:
-        self._start, self._timeout, self._patience = start, timeout, patience
+    def __init__(self, launch: Launch, family: Family | None = None, patience: float = STARTS_IN_A_ROW) -> None:
+        self.launch, self._family, self._patience = launch, family, patience
         self._process: RunningPort | None = None
         self._failures = self._asked = 0
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
@@ -141,7 +147,7 @@ class Session:
 
     def _put(self, call: Call) -> dict:
         """The answer of the running process or, where that one failed before it took the question in, of another."""
-        question = self._asked, encode("case", **asdict(call)), self._timeout
+        question = self._asked, encode("case", **asdict(call)), self.launch.timeout
         self._asked += 1
         self.aftermath = ""
         try:
@@ -153,7 +159,7 @@ class Session:
             return answer
 
     def _running(self) -> RunningPort:
-        self._process = self._process or self._start()
+        self._process = self._process or start(self.launch, self._family)
         return self._process
 
     def _end(self, *, politely: bool = False) -> None:

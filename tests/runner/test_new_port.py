@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from conformance.cli import app
 from conformance.ops.cases import select
 from conformance.port import NOT_WRITTEN, Port, Skip
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.port.protocol import Call
 from conformance.running.runner import run_ports
 
@@ -138,7 +138,7 @@ def test_a_short_port_is_judged_with_gradients_and_layouts(monkeypatch):
     spec = "tests.runner.test_new_port:Shortest"
     names = ("random", "no_weight", "sliced", "permuted", "strided", "expanded")
     cases = [case for name in names for case in select(f"rms_norm/either_order/float32/{name}")]
-    [run] = run_ports({spec: serve_command(spec)}, cases)
+    [run] = run_ports([Launch(spec)], cases)
     assert [verdict.status for verdict in run.verdicts] == ["pass"] * len(names), run
     assert {output.output for output in run.verdicts[0].outputs} == {"y", "dx", "dweight"}
 
