@@ -189,8 +189,8 @@ class Port:
         others = {name: tensor for name, tensor in given.items() if name not in (*names, *op.cotangents)}
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others
-        cotangents = tuple(given[name] if name in call.cotangents else None for name in op.cotangents)
-        dy = cotangents if len(cotangents) > 1 else cotangents[0]
+        cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
+        dy = tuple(cotangents) if len(cotangents) > 1 else cotangents[0]
         taps: dict[str, Any] = {}
         if not call.gradients:
             y, gradients = self.evaluate(function, inputs, constants), tuple[Any, ...]()
@@ -256,8 +256,8 @@ class Port:
 def _differentiated(values: Any, cotangents: tuple) -> Any:
     """Of an op's outputs, or of their cotangents, those whose cotangent is there: one, or a tuple of several."""
     pairs = zip(values if isinstance(values, tuple) else (values,), cotangents, strict=False)
-    kept = tuple(value for value, cotangent in pairs if cotangent is not None)
-    return kept if len(kept) > 1 else kept[0]
+    kept = [value for value, cotangent in pairs if cotangent is not None]
+    return tuple(kept) if len(kept) > 1 else kept[0]
 
 
 def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
