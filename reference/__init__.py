@@ -1,5 +1,13 @@
 """The golden: every op in float64 NumPy, forward and vector-Jacobian product, written to be read as the specification."""
 
+from reference.add_norm import (
+    AddNorm,
+    AddNormGradients,
+    add_layer_norm,
+    add_layer_norm_vjp,
+    add_rms_norm,
+    add_rms_norm_vjp,
+)
 from reference.attention import Attention, AttentionGradients, attention, attention_vjp
 from reference.batch_norm import BatchNorm, BatchNormGradients, batch_norm, batch_norm_vjp
 from reference.block_config import PRESETS, BlockConfig, small
@@ -11,6 +19,8 @@ from reference.rope import rope, rope_vjp
 
 __all__ = [
     "PRESETS",
+    "AddNorm",
+    "AddNormGradients",
     "Attention",
     "AttentionGradients",
     "BatchNorm",
@@ -21,6 +31,10 @@ __all__ = [
     "PreLNBlock",
     "RMSNorm",
     "RMSNormGradients",
+    "add_layer_norm",
+    "add_layer_norm_vjp",
+    "add_rms_norm",
+    "add_rms_norm_vjp",
     "attention",
     "attention_vjp",
     "batch_norm",

@@ -6,6 +6,7 @@ from typing import Literal
 from conformance.numbers import rounding
 
 Order = Literal["either_order", "cast_then_scale", "scale_then_cast"]
+Sum = Literal["", "rounded", "unrounded", "float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +22,25 @@ class Dialect:
     weight_dtype
         `storage` (x's dtype) or `float32`, of weight and bias, as mixed precision has it. Gemma is trained with both: an
         offset of 1 and float32 weights beside a half-precision x.
+    sum
+        What a norm reads that first adds a residual to x: the sum `rounded` to x's dtype, as it is returned (Hugging Face's
+        blocks, vLLM's fused_add_rms_norm, Liger); `unrounded`, in the compute dtype, and rounded only where it is returned
+        (FlashInfer, quack); or a sum with a `float32` residual, which is never rounded (Mamba, flash-attn). Empty where
+        nothing is added, or where the storage dtype is the compute dtype.
     """
 
     order: Order
     weight_offset: Literal[0, 1] = 0
     weight_dtype: Literal["storage", "float32"] = "storage"
+    sum: Sum = ""
 
     @property
     def name(self) -> str:
         """The dialect's part of a case id."""
         offset = "_offset_1" if self.weight_offset else ""
         weight = "_float32_weight" if self.weight_dtype == "float32" else ""
-        return self.order + offset + weight
+        sum_ = f"{self.sum}_sum_" if self.sum else ""
+        return sum_ + self.order + offset + weight
 
     @property
     def other_order(self) -> "Dialect":
@@ -51,11 +59,21 @@ class Dialect:
         offset = "; the weight is stored less one" if self.weight_offset else ""
         promotes = ", so y is float32" if self.order == "cast_then_scale" else ""
         weight = f"; the weight is float32{promotes}" if self.weight_dtype == "float32" else ""
-        return orders[self.order] + offset + weight
+        sums = {
+            "": "",
+            "rounded": "the sum is rounded to x's dtype before the norm reads it; ",
+            "unrounded": "the norm reads the sum as it is before it is rounded; ",
+            "float32": "the residual and the sum are float32; ",
+        }
+        return sums[self.sum] + orders[self.order] + offset + weight
 
     def parameter_dtype(self, storage_dtype: str) -> str:
         """The dtype of weight and bias, and so of their gradients."""
         return storage_dtype if self.weight_dtype == "storage" else self.weight_dtype
+
+    def residual_dtype(self, storage_dtype: str) -> str:
+        """The dtype of a residual, and of the sum that is returned."""
+        return "float32" if self.sum == "float32" else storage_dtype
 
     def output_dtype(self, storage_dtype: str) -> str:
         """The dtype of y: `cast_then_scale` multiplies last, so a float32 weight promotes it."""
@@ -72,6 +90,17 @@ HALF_VARIANTS = (
     Dialect("scale_then_cast", weight_dtype="float32"),
     Dialect("cast_then_scale", weight_offset=1, weight_dtype="float32"),
     Dialect("scale_then_cast", weight_offset=1, weight_dtype="float32"),
+)
+HALF_SUMS = (
+    Dialect("cast_then_scale", sum="rounded"),
+    Dialect("scale_then_cast", sum="rounded"),
+    Dialect("scale_then_cast", sum="unrounded"),
+    Dialect("cast_then_scale", sum="unrounded"),
+    Dialect("scale_then_cast", sum="float32"),
+)
+HALF_SUM_VARIANTS = (
+    Dialect("scale_then_cast", sum="rounded", weight_offset=1),
+    Dialect("scale_then_cast", sum="rounded", weight_dtype="float32"),
 )
 PLAIN = SINGLE + HALF
 DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS
