@@ -1,11 +1,12 @@
 """`conformance list` and `conformance explain`: what the kit knows."""
 
+from collections import defaultdict
 from typing import Annotated, Literal
 
 import typer
 
 from conformance.cli.options import DEFAULT_PORTS, CaseOption, DTypeOption, ExcludeOption, OpOption, selected
-from conformance.mistakes import MISTAKES
+from conformance.mistakes import MISTAKES, Mistake
 from conformance.numbers.nearest import did_you_mean
 from conformance.ops.cases import select
 from conformance.question.dialects import DIALECTS
@@ -21,7 +22,7 @@ def list_(
     case: CaseOption = None,
     exclude: ExcludeOption = None,
 ) -> None:
-    """List what the kit knows: cases (id, shape, what it exposes), dialects, mistakes, properties, or ports."""
+    """List what the kit knows: cases (id, shape, what it exposes), dialects, mistakes (what they alter), properties, ports."""
     match what:
         case "cases":
             cases = selected(case, op, dtype, exclude)
@@ -32,8 +33,11 @@ def list_(
             for dialect in DIALECTS:
                 print(f"{dialect.name:32}  {dialect.sentence}")
         case "mistakes":
+            by_change = defaultdict[str, list[Mistake]](list)
             for mistake in MISTAKES:
-                print(f"{mistake.id:32}  {mistake.sentence}")
+                by_change[", ".join(mistake.change)].append(mistake)
+            for altered, mistakes in by_change.items():
+                print(altered, *(f"  {mistake.id:32}  {mistake.sentence}" for mistake in mistakes), sep="\n")
         case "properties":
             for each in PROPERTIES:
                 print(f"{each.id:13}  {each.sentence}")

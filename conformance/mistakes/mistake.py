@@ -1,4 +1,4 @@
-"""What a mistake is, and what two of them together are."""
+"""What a mistake is, what it changes, and what two of them together are."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.expected import Expected
+from conformance.numbers.rounding import HALF
 from conformance.ops.golden import lay_open
 from conformance.ops.norms.steps import NOTHING
 from conformance.ops.op import Anatomy, Backward
@@ -35,14 +36,47 @@ SWIGLU: tuple[str, ...] = ("swiglu", *BLOCKS)
 GELU: tuple[str, ...] = ("gelu", *BLOCK)
 
 
+@dataclass(frozen=True)
+class Of:
+    """What becomes of something, where that depends on the op laid open: a function of the op, as it was before the change."""
+
+    make: Callable[[Any], Any]
+
+
+Change = Mapping[str, Any]
+"""What is altered, by name, and what becomes of it.
+
+Of a `Norm` a name is a field, or a path to a part of one, and what becomes of it is its new value:
+{"eps": 0.0}, {"divisor": lambda n: n - 1}, {"rounded.rstd": "storage"}.
+
+Of a `Composite` a name is a stage, or "*" for all of them, and what becomes of it is a function of the stage that is there;
+`conformance.mistakes.block.stages` has those: {"h": reads({"x": "attention_norm"})}.
+
+Where that depends on the op laid open, it is `Of` a function of the op: {"eps": Of(lambda norm: 2 * norm.eps)}.
+"""
+
+
+def everywhere(anatomy: Any) -> bool:
+    """In every case."""
+    return True
+
+
+def in_dtypes(*dtypes: str) -> Callable[[Any], bool]:
+    """In the cases whose storage dtype is one of these."""
+    return lambda anatomy: anatomy.case.dtype in dtypes
+
+
+in_half = in_dtypes(*HALF)
+
+
 @dataclass(frozen=True, eq=False)
 class Mistake:
     """One thing done wrong.
 
     id, sentence
         What it is called, and what a report says was done.
-    alter
-        What becomes of an op that is laid open: of a `Norm`, or of a `Composite`.
+    change
+        What it alters, by name, and what that becomes.
     effect
         What it does to the numbers, and what hides it.
     evidence
@@ -56,11 +90,13 @@ class Mistake:
         Whether it is what another dialect does, and right there.
     found
         Whether it was made from a port's own numbers, and so fits them better than a mistake of the catalogue would.
+    where
+        Of an op laid open, whether the mistake is made in it; elsewhere nothing is altered.
     """
 
     id: str
     sentence: str
-    alter: Callable[[Any], Any]
+    change: Change
     effect: str
     evidence: str = "planted: a slip of the pen that a test must see"
     ops: tuple[str, ...] = ALL_NORMS
@@ -68,6 +104,13 @@ class Mistake:
     dialect: bool = False
     needs_taps: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     found: bool = False
+    where: Callable[[Any], bool] = everywhere
+
+    def alter(self, anatomy: Any) -> Any:
+        """An op laid open, with the mistake in it."""
+        if not self.where(anatomy):
+            return anatomy
+        return anatomy.changed({name: to.make(anatomy) if isinstance(to, Of) else to for name, to in self.change.items()})
 
     def altered(self, case: Case, seed: int) -> Any:
         """The case's op laid open, with the mistake in it."""
@@ -122,13 +165,27 @@ def _reason(reasons: Mapping[str, str], op: str, dtype: str) -> str:
     return reasons.get(f"{op}/{dtype}", reasons.get(op, reasons.get(dtype, "")))
 
 
+@dataclass(frozen=True, eq=False)
+class Pair(Mistake):
+    """Two mistakes made at once: the second is made in what the first makes of an op."""
+
+    first: Mistake = field(kw_only=True)
+    second: Mistake = field(kw_only=True)
+
+    def alter(self, anatomy: Any) -> Any:
+        """An op laid open, with both mistakes in it."""
+        return self.second.alter(self.first.alter(anatomy))
+
+
 def both(first: Mistake, second: Mistake) -> Mistake:
     """Two mistakes made at once."""
-    return Mistake(
+    return Pair(
         f"{first.id} + {second.id}",
         f"{first.sentence}; and {second.sentence}",
-        lambda norm: second.alter(first.alter(norm)),
+        {**first.change, **second.change},
         f"{first.effect} {second.effect}",
         f"{first.evidence}; {second.evidence}",
         tuple(op for op in first.ops if op in second.ops),
+        first=first,
+        second=second,
     )

@@ -75,6 +75,10 @@ class Style:
 class Anatomy(Protocol):
     """An op laid open on a case's inputs: what a mistake alters, and what a port with that mistake would return."""
 
+    def changed(self, change: Mapping[str, Any]) -> Any:
+        """The same with something else under these names."""
+        ...
+
     @property
     def is_exact(self) -> bool:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""

@@ -46,6 +46,7 @@ def explain_mistake(mistake: Mistake) -> str:
     lines = [
         mistake.id,
         f"  {mistake.sentence}",
+        f"  alters    {', '.join(mistake.change)}",
         f"  effect    {mistake.effect}",
         f"  evidence  {mistake.evidence}",
         f"  ops       {', '.join(mistake.ops)}",

@@ -7,6 +7,7 @@ import pytest
 
 from conformance.judging.compare import compare
 from conformance.judging.simulation import STYLES, play
+from conformance.mistakes.block.stages import wraps
 from conformance.numbers.rounding import store
 from conformance.ops.block.machine import Machine, NoisyMachine, PlayedMachine
 from conformance.ops.block.taps import TAP, expected_taps, tap_names
@@ -96,7 +97,7 @@ def test_a_stage_is_judged_on_what_it_was_fed(case):
     answer = play(case, 0, STYLES[0])
     composite = lay_open(case, 0)
     stage = next(stage for stage in composite.program.stages if stage.local_name == "attn_out")
-    broken = composite.with_op("attn_out", lambda op: _Scaled(op))
+    broken = composite.changed({"attn_out": wraps(_Scaled)})
     values, _ = broken.run(PlayedMachine(case.dtype))
     taps = {name: store(values[name], case.dtype) for name in tap_names(broken.program)}
     verdict = judged(case, {name: answer[name] for name in case.outputs} | {TAP + name: tap for name, tap in taps.items()})

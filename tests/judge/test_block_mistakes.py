@@ -16,6 +16,7 @@ from conformance.mistakes.block import (
     precision,
     weight_gradients,
 )
+from conformance.ops.block.anatomy import OWN
 from conformance.ops.block.inputs import exact_inputs
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.taps import TAP, altered_taps, expected_taps
@@ -44,6 +45,14 @@ each = lambda mistakes: pytest.mark.parametrize("mistake", mistakes, ids=lambda 
 def test_there_are_as_many_as_are_said():
     assert len(OF_BLOCKS) == 194
     assert Counter(op for mistake in OF_BLOCKS for op in mistake.ops) == COUNTS
+
+
+@each(OF_BLOCKS)
+def test_what_it_changes_is_there(mistake):
+    """A name that no stage has would change nothing."""
+    programs = [lay_open(case, 0).program for case in COMPOSITE_CASES if case.op in mistake.ops]
+    stages = {stage.local_name for program in programs for stage in program.stages}
+    assert mistake.change.keys() <= stages | {"*", *OWN}
 
 
 def altering(mistake, dtype):

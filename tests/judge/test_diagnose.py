@@ -1,7 +1,5 @@
 """A mistake that is made is the mistake that is named, through honest noise and whatever the style."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -68,7 +66,7 @@ def test_a_mistake_that_overflows_is_named(id_, op):
 
 def test_rows_that_are_off_by_more_than_one_pass_loses_are_not_put_down_to_it():
     """Here a thousandth of the variance, in ordinary rows."""
-    off = Mistake("off", "", lambda norm: replace(norm, rstd=lambda ms, eps: (1.001 * ms + eps) ** -0.5), "")
+    off = Mistake("off", "", {"rstd": lambda ms, eps: (1.001 * ms + eps) ** -0.5}, "")
     verdicts = judged("layer_norm", ("float32",), lambda case: play(case, 0, STYLES[0], off))
     assert "one_pass_variance" not in [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)]
 

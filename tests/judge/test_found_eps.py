@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from math import log2
 
@@ -14,7 +13,7 @@ from conformance.judging.diagnose import diagnose
 from conformance.judging.fitting.fitted import fitted
 from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import Mistake, Of
 from conformance.numbers.rounding import store
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
@@ -39,7 +38,7 @@ def cases(op: str, dtype: str) -> tuple[NormCase, ...]:
 
 
 def altered(eps: Eps) -> Mistake:
-    return Mistake("altered", "", lambda norm: replace(norm, eps=eps(norm.case)), "")
+    return Mistake("altered", "", {"eps": Of(lambda norm: eps(norm.case))}, "")
 
 
 @cache

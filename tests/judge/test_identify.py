@@ -7,6 +7,7 @@ import pytest
 
 from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
+from conformance.mistakes.mistake import Of
 from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.norms.cases import ROW_NORMS
 from conformance.port.protocol import Hello
@@ -62,7 +63,7 @@ def test_eps_is_told_in_every_dtype(op, dtype, mistake, found):
 
 def eps_at_least(least):
     """A mistake of ours: eps is clamped."""
-    return replace(BY_ID["eps_twice"], id="clamped", alter=lambda norm: replace(norm, eps=max(norm.eps, least)))
+    return replace(BY_ID["eps_twice"], id="clamped", change={"eps": Of(lambda norm: max(norm.eps, least))})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

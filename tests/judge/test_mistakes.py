@@ -1,13 +1,14 @@
 """Every mistake of the catalogue is the golden with one thing altered, and says what it is; those of the norms."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.mistakes.mistake import Mistake, both
+from conformance.mistakes.mistake import Mistake, Of, both, in_dtypes
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
@@ -66,6 +67,24 @@ def test_a_mistake_leaves_its_norm_as_it_was(mistake):
     first, second = (mistake.alter(true).evaluate("formula").y for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(true.evaluate("formula").y, before)
+
+
+def test_a_part_of_a_field_is_changed_and_the_rest_stays():
+    true = true_norm(next(iter(select("rms_norm/*/bfloat16/random"))), 0)
+    norm = true.changed({"rounded.x": "storage"}).changed({"rounded.rstd": "float32", "arithmetic.sums.mean": "float16"})
+    assert norm.rounded == {"x": "storage", "rstd": "float32"}
+    assert norm.arithmetic == replace(true.arithmetic, sums={"mean": "float16"})
+    assert true.rounded == {}
+    with pytest.raises(TypeError):
+        true.changed({"epsilon": 0.0})
+
+
+def test_a_change_is_made_of_the_norm_as_it_was_and_only_where_it_is_said():
+    true = true_norm(next(iter(select("rms_norm/*/float32/random"))), 0)
+    change = {"offset": 3.0, "eps": Of(lambda norm: norm.eps + norm.offset)}
+    mistake = Mistake("shifted", "", change, "", where=in_dtypes("float32"))
+    assert mistake.alter(true).eps == true.eps + true.offset
+    assert replace(mistake, where=in_dtypes("bfloat16")).alter(true) is true
 
 
 def test_in_float32_it_makes_the_errors_of_float32():

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from conformance.cli import app
 from conformance.cli.screen import progress
+from conformance.mistakes import MISTAKES
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import ROW_NORMS
@@ -375,6 +377,18 @@ def test_list_names_every_case():
     assert conformance("list", "--op", "rms_norm", "--case", "*/float32/width_1")[1].split()[0] == (
         "rms_norm/either_order/float32/width_1"
     )
+
+
+def test_list_names_every_mistake_under_what_it_alters():
+    heading, listed = "", list[tuple[str, str]]()
+    for line in in_a_shell("list", "mistakes").stdout.splitlines():
+        if line.startswith("  "):
+            listed.append((heading, line.split()[0]))
+        else:
+            heading = line
+    assert sorted(listed) == sorted((", ".join(mistake.change), mistake.id) for mistake in MISTAKES)
+    headings = [heading for heading, _ in listed]
+    assert sum(one != other for one, other in pairwise(headings)) == len(set(headings)) - 1
 
 
 def listed(*arguments: object) -> list[str]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import frexp
 
 import numpy as np
 
 from conformance.judging.fitting import found_factor
 from conformance.judging.fitting.found_factor import Unit
-from conformance.mistakes.mistake import ALL_NORMS, Mistake
+from conformance.mistakes.mistake import ALL_NORMS, Change, Mistake, Of
 from conformance.mistakes.norms import epsilon
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import ulp
@@ -267,19 +267,17 @@ KNOWN = tuple(map(_known, epsilon.MISTAKES))
 def as_mistake(rule: Rule, outputs: tuple[str, ...]) -> Mistake:
     """The golden with this eps; in its backward pass alone, if y is not among these outputs."""
     if "y" in outputs:
-        return _mistake(f"eps_{rule.id}", f"eps is {rule.words}", lambda norm: replace(norm, eps=rule.of(norm)))
+        return _mistake(f"eps_{rule.id}", f"eps is {rule.words}", {"eps": Of(rule.of)})
 
-    def alter(norm: Norm) -> Norm:
-        def saved(s: Steps) -> Steps:
-            rstd = (s.mean_square + rule.of(norm)) ** -0.5
-            return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
+    def saved(norm: Norm, s: Steps) -> Steps:
+        rstd = (s.mean_square + rule.of(norm)) ** -0.5
+        return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
 
-        return replace(norm, saved=saved)
-
-    return _mistake(f"eps_{rule.id}_in_backward", f"in the backward pass eps is {rule.words}", alter)
+    change = {"saved": Of(lambda norm: partial(saved, norm))}
+    return _mistake(f"eps_{rule.id}_in_backward", f"in the backward pass eps is {rule.words}", change)
 
 
-def _mistake(id_: str, sentence: str, alter: Callable[[Norm], Norm]) -> Mistake:
+def _mistake(id_: str, sentence: str, change: Change) -> Mistake:
     return Mistake(
-        id_, sentence, alter, f"{epsilon.SMALL_ROWS}; ordinary rows hide it.", "found in the numbers", ALL_NORMS, found=True
+        id_, sentence, change, f"{epsilon.SMALL_ROWS}; ordinary rows hide it.", "found in the numbers", ALL_NORMS, found=True
     )

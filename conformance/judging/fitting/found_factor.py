@@ -1,16 +1,15 @@
 """A factor that an output is off by, found in the numbers: a constant, or the same simple function of every case."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod, sqrt
 
 import numpy as np
 
 from conformance.judging.compare import OutputVerdict
-from conformance.mistakes.mistake import ALL_NORMS, Mistake
+from conformance.mistakes.mistake import ALL_NORMS, Mistake, Of
 from conformance.numbers.rounding import ulp
 from conformance.ops.golden import golden
-from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.cases import NormCase
 
 Array = np.ndarray
@@ -189,15 +188,11 @@ def explains(factor: Factor, group: Scaled) -> bool:
 
 def as_mistake(factor: Factor, outputs: tuple[str, ...]) -> Mistake:
     """The golden with these outputs so many times as large."""
-
-    def alter(norm: Norm) -> Norm:
-        return replace(norm, factors={**norm.factors, **dict.fromkeys(outputs, factor.of(norm.case))})
-
     is_, it = ("is", "it") if len(outputs) == 1 else ("are", "they")
     return Mistake(
         f"{'_and_'.join(outputs)}_{factor.id}",
         f"{' and '.join(outputs)} {is_} {factor.words} what {it} should be{factor.note}",
-        alter,
+        {f"factors.{output}": Of(lambda norm: factor.of(norm.case)) for output in outputs},
         "All elements are off by one factor.",
         "found in the numbers",
         ALL_NORMS,

@@ -1,7 +1,7 @@
 """Rows that a sum over the rows lacks, or has twice, found in the numbers by exclusion."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,6 @@ from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
 from conformance.numbers.rounding import ulp
 from conformance.ops.golden import golden
-from conformance.ops.norms.anatomy import Norm
 
 Array = np.ndarray
 Times = Literal[0, 2]
@@ -157,18 +156,14 @@ def as_mistake(rows: Rows, outputs: tuple[str, ...]) -> Mistake:
         some = slice(*rows.of(len(terms)))
         return np.concatenate([terms, terms[some]]) if rows.times else np.delete(terms, some, axis=0)
 
-    hooks = {"dweight": "weight_rows", "dbias": "bias_rows"}
-
-    def alter(norm: Norm) -> Norm:
-        return replace(norm, **{hooks[output]: counted for output in outputs})
-
+    sums = {"dweight": "weight_rows", "dbias": "bias_rows"}
     one = len(outputs) == 1
     lacks, has = ("lacks", "has") if one else ("lack", "have")
     said = f"{has} {rows.words} twice" if rows.times else f"{lacks} {rows.words}"
     return Mistake(
         f"{'_and_'.join(outputs)}_{rows.id}",
         f"{' and '.join(outputs)} {said} (rows are counted from 0)",
-        alter,
+        {sums[output]: counted for output in outputs},
         "A sum over the rows is off by just those.",
         "found in the numbers",
         ALL_NORMS,

@@ -5,12 +5,13 @@ How much a row's variance loses depends on the order of its sums, which nobody k
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from conformance.judging.fitting.found_eps import LARGEST, line_of_y
 from conformance.judging.fitting.found_factor import Unit
-from conformance.mistakes.mistake import Mistake
+from conformance.mistakes.mistake import Mistake, Of
 from conformance.mistakes.norms import arithmetic
 from conformance.numbers.rounding import compute_dtype, ulp, unit_roundoff
 from conformance.ops.golden import golden
@@ -44,7 +45,7 @@ def found(units: Iterable[Unit], seed: int) -> Mistake | None:
     beyond = sum(int(np.sum(each.is_beyond)) for each in read.values())
     if not off or beyond > (1 - SHARE) * off:
         return None
-    return replace(ONE_PASS, alter=_alter({id_: each.off_by for id_, each in read.items()}), found=True)
+    return replace(ONE_PASS, change={"rstd": Of(partial(_rstd, {id_: each.off_by for id_, each in read.items()}))}, found=True)
 
 
 def _read(unit: Unit, seed: int) -> Read:
@@ -87,11 +88,6 @@ def _scale(unit: Unit, seed: int) -> tuple[Array, Array]:
     return np.where(least <= most, (least + most) / 2, np.nan), (most - least) / 2
 
 
-def _alter(off_by: Mapping[str, Array]) -> Callable[[Norm], Norm]:
-    def alter(norm: Norm) -> Norm:
-        by = off_by.get(norm.case.id)
-        if by is None:
-            return norm
-        return replace(norm, rstd=lambda mean_square, eps: (mean_square + by + eps) ** -0.5)
-
-    return alter
+def _rstd(off_by: Mapping[str, Array], norm: Norm) -> Callable[[Array, Array | float], Array]:
+    by = off_by.get(norm.case.id)
+    return norm.rstd if by is None else lambda mean_square, eps: (mean_square + by + eps) ** -0.5

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.mistakes.block.padding_mask import in_softmax
-from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake
-from conformance.numbers.rounding import largest
-from conformance.ops.block.anatomy import Composite
+from conformance.mistakes.block.stages import alters, wraps
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake, Of, in_dtypes
+from conformance.numbers.rounding import HALF, largest
 from conformance.ops.block.attention_primitives import DotProducts, Softmax
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.wrappers import After, Before, Map, Measured, Swapped
+from reference import BlockConfig
 
 Array = np.ndarray
 
@@ -77,12 +77,6 @@ def _not_rescaled(keys: int) -> Callable[[Softmax], Before]:
     return made
 
 
-def _unshifted(composite: Composite) -> Composite:
-    if composite.case.dtype == "float64":
-        return composite
-    return composite.alter("probs", Softmax, lambda op: _Unshifted(op.visible, op.inner))
-
-
 def _over_queries(op: Softmax) -> object:
     return Swapped(replace(op, visible=np.swapaxes(op.visible, -1, -2)), -1, -2)
 
@@ -96,16 +90,16 @@ CAPS = Map(_capped, lambda dy, scores: dy / np.cosh(scores / CAP) ** 2)
 BASE_2 = Map(lambda scores: scores * math.log(2), lambda dy, scores: dy * math.log(2))
 
 
-def _scaled(scale: Callable[[Composite], float]) -> Callable[[Composite], Composite]:
+def _times(scale: Callable[[BlockConfig], float]) -> Of:
     """The scores times so much more."""
-    return lambda composite: composite.alter("scores", DotProducts, lambda op: replace(op, scale=op.scale * scale(composite)))
+    return Of(lambda composite: alters(DotProducts, lambda op: replace(op, scale=op.scale * scale(composite.config))))
 
 
 MISTAKES = (
     Mistake(
         "scale_missing",
         "scores are not scaled",
-        _scaled(lambda composite: math.sqrt(composite.config.d_head)),
+        {"scores": _times(lambda config: math.sqrt(config.d_head))},
         "Probabilities are too sharp.",
         "mlc-llm#3426",
         ATTENTION,
@@ -113,7 +107,7 @@ MISTAKES = (
     Mistake(
         "scale_twice",
         "scores are scaled by 1/d_head",
-        _scaled(lambda composite: 1 / math.sqrt(composite.config.d_head)),
+        {"scores": _times(lambda config: 1 / math.sqrt(config.d_head))},
         "Probabilities are too even.",
         "mlc-llm#3426: in the queries and in the kernel",
         ATTENTION,
@@ -121,7 +115,7 @@ MISTAKES = (
     Mistake(
         "scale_of_d_model",
         "scores are scaled by the root of d_model instead of d_head",
-        _scaled(lambda composite: math.sqrt(composite.config.d_head / composite.config.d_model)),
+        {"scores": _times(lambda config: math.sqrt(config.d_head / config.d_model))},
         "Probabilities are too even; a single head hides it.",
         "mlc-llm#3426",
         BLOCKS,
@@ -129,7 +123,7 @@ MISTAKES = (
     Mistake(
         "scale_of_n_heads",
         "scores are scaled by the root of the number of heads instead of d_head",
-        _scaled(lambda composite: math.sqrt(composite.config.d_head / composite.config.n_heads)),
+        {"scores": _times(lambda config: math.sqrt(config.d_head / config.n_heads))},
         "Probabilities are too sharp, or too even; as many heads as features of one hide it.",
         "planted: the wrong one of two axes",
         ATTENTION,
@@ -137,7 +131,7 @@ MISTAKES = (
     Mistake(
         "scores_capped",
         f"scores are capped softly at {CAP:g}",
-        lambda composite: composite.with_op("scores", lambda op: After(op, CAPS)),
+        {"scores": wraps(lambda op: After(op, CAPS))},
         "Large scores are too small; small ones nearly hide it.",
         "planted: the capping of another model",
         MASKED,
@@ -145,7 +139,7 @@ MISTAKES = (
     Mistake(
         "softmax_over_queries",
         "the softmax runs over the queries",
-        in_softmax(_over_queries),
+        {"probs": alters(Softmax, _over_queries)},
         "Columns sum to one instead of rows.",
         "planted: the wrong axis",
         ATTENTION,
@@ -154,7 +148,7 @@ MISTAKES = (
         Mistake(
             f"softmax_blocks_of_{keys}_not_rescaled",
             f"an online softmax over blocks of {keys} keys does not rescale what it has added up when a larger score comes",
-            in_softmax(_not_rescaled(keys)),
+            {"probs": alters(Softmax, _not_rescaled(keys))},
             "Keys that come before the row's largest score weigh too much; a row whose largest score comes first hides it.",
             "planted: flash attention without its correction",
             ATTENTION,
@@ -164,7 +158,7 @@ MISTAKES = (
     Mistake(
         "softmax_base_2",
         "powers of two for powers of e",
-        in_softmax(lambda op: Before(op, BASE_2)),
+        {"probs": alters(Softmax, lambda op: Before(op, BASE_2))},
         "Probabilities are too even.",
         "planted: exp2 without its factor",
         ATTENTION,
@@ -172,7 +166,7 @@ MISTAKES = (
     Mistake(
         "softmax_plus_one",
         "the denominator has an extra one",
-        in_softmax(_OffByOne),
+        {"probs": alters(Softmax, _OffByOne)},
         "Rows sum to less than one.",
         "planted: the softmax of another model",
         ATTENTION,
@@ -180,10 +174,11 @@ MISTAKES = (
     Mistake(
         "softmax_without_maximum",
         "the row's maximum is not subtracted before the exponential",
-        _unshifted,
+        {"probs": alters(Softmax, lambda op: _Unshifted(op.visible, op.inner))},
         "Scores beyond 88 overflow; without them nothing.",
         "planted: the formula as it stands in a book",
         BLOCK,
         {"float64": "an exponential of float64 overflows at 709, far beyond any score that is asked for"},
+        where=in_dtypes("float32", *HALF),
     ),
 )

@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.block.feed_forward_gradients import FORMULA
-from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, pulls, scales
+from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, scales
 from conformance.mistakes.block.heads import MULTI_HEAD
-from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake
+from conformance.mistakes.block.stages import Become, pulls
+from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake, Of
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
 from conformance.ops.block.primitives import Rotate
@@ -47,17 +48,12 @@ def _values_of_first_head(op: Mix) -> Callable[..., Cotangents]:
     return made
 
 
-def _mean_of_group(composite: Composite) -> Composite:
-    share = composite.config.n_kv_heads / composite.config.n_heads
-    return composite.pull("scores", scales(1.0, share)).pull("attn", scales(1.0, share))
-
-
-def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Callable[[Composite], Composite]:
-    def alter(composite: Composite) -> Composite:
+def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Of:
+    def scaled(composite: Composite) -> Become:
         factor = math.sqrt(composite.config.d_head) ** power
-        return composite.pull("scores", scales(factor if q else 1.0, factor if k else 1.0))
+        return pulls(scales(factor if q else 1.0, factor if k else 1.0))
 
-    return alter
+    return Of(scaled)
 
 
 def _exchanged(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
@@ -69,7 +65,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_without_sum",
         "the softmax passes p·dp back, without the row's sum",
-        made_by(Softmax, _without_row_sum, "probs"),
+        {"probs": made_by(Softmax, _without_row_sum)},
         "Scores get a gradient that moves them all.",
         FORMULA,
         ATTENTION,
@@ -77,7 +73,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_without_mask",
         "the probabilities made again for the backward pass are not masked",
-        made_by(Softmax, _without_mask, "probs"),
+        {"probs": made_by(Softmax, _without_mask)},
         "Hidden keys get a gradient.",
         FORMULA,
         ATTENTION,
@@ -85,7 +81,7 @@ MISTAKES = (
     Mistake(
         "softmax_without_gradient",
         "the probabilities are taken for constants",
-        pulls(scales(0.0), "probs"),
+        {"probs": pulls(scales(0.0))},
         "Queries and keys have no gradient.",
         "planted: a detach too many",
         ATTENTION,
@@ -93,7 +89,7 @@ MISTAKES = (
     Mistake(
         "scale_missing_in_backward",
         "the scores' cotangent is not scaled",
-        _times_scale(1),
+        {"scores": _times_scale(1)},
         "dq and dk are too large by the root of d_head.",
         FORMULA,
         ATTENTION,
@@ -101,7 +97,7 @@ MISTAKES = (
     Mistake(
         "scale_twice_in_backward",
         "the scores' cotangent is scaled twice",
-        _times_scale(-1),
+        {"scores": _times_scale(-1)},
         "dq and dk are too small by the root of d_head.",
         FORMULA,
         ATTENTION,
@@ -109,7 +105,7 @@ MISTAKES = (
     Mistake(
         "scale_missing_in_dk",
         "dk lacks the scale",
-        _times_scale(1, q=False),
+        {"scores": _times_scale(1, q=False)},
         "dk is too large by the root of d_head.",
         "planted: a scale folded into the queries",
         ATTENTION,
@@ -117,7 +113,7 @@ MISTAKES = (
     Mistake(
         "dq_and_dk_swapped",
         "dq and dk are exchanged",
-        pulls(_exchanged, "scores"),
+        {"scores": pulls(_exchanged)},
         "Only where there are as many keys as queries, and as many heads.",
         "planted: the order of two results",
         MASKED,
@@ -126,7 +122,7 @@ MISTAKES = (
     Mistake(
         "dk_of_first_head_in_group",
         "dk is that of the first query head of its group",
-        made_by(DotProducts, _keys_of_first_head, "scores"),
+        {"scores": made_by(DotProducts, _keys_of_first_head)},
         "As many key heads as query heads hide it.",
         "planted: assigned where it should be added",
         ATTENTION,
@@ -134,7 +130,7 @@ MISTAKES = (
     Mistake(
         "dv_of_first_head_in_group",
         "dv is that of the first query head of its group",
-        made_by(Mix, _values_of_first_head, "attn"),
+        {"attn": made_by(Mix, _values_of_first_head)},
         "As many value heads as query heads hide it.",
         "planted: assigned where it should be added",
         ATTENTION,
@@ -142,7 +138,7 @@ MISTAKES = (
     Mistake(
         "dk_and_dv_averaged_over_group",
         "dk and dv are averaged over the query heads of a group",
-        _mean_of_group,
+        dict.fromkeys(("scores", "attn"), Of(lambda c: pulls(scales(1.0, c.config.n_kv_heads / c.config.n_heads)))),
         "As many key heads as query heads hide it.",
         "planted: a mean for a sum",
         ATTENTION,
@@ -150,7 +146,7 @@ MISTAKES = (
     Mistake(
         "rope_backward_forward",
         "cotangents are turned forward, not back",
-        made_by(Rotate, lambda op: lambda dy, x: (op.forward(EXACT, dy),), "q_rope", "k_rope"),
+        dict.fromkeys(("q_rope", "k_rope"), made_by(Rotate, lambda op: lambda dy, x: (op.forward(EXACT, dy),))),
         "dq and dk before the rotation; the first position hides it.",
         "planted: the forward pass used for both",
         ROPE,
@@ -158,7 +154,7 @@ MISTAKES = (
     Mistake(
         "rope_backward_missing",
         "cotangents are not turned back",
-        made_by(Rotate, lambda op: lambda dy, x: (dy,), "q_rope", "k_rope"),
+        dict.fromkeys(("q_rope", "k_rope"), made_by(Rotate, lambda op: lambda dy, x: (dy,))),
         "dq and dk before the rotation; the first position hides it.",
         FORMULA,
         ROPE,
@@ -166,7 +162,7 @@ MISTAKES = (
     Mistake(
         "rope_backward_of_keys_missing",
         "the keys' cotangent is not turned back",
-        made_by(Rotate, lambda op: lambda dy, x: (dy,), "k_rope"),
+        {"k_rope": made_by(Rotate, lambda op: lambda dy, x: (dy,))},
         "dk before the rotation.",
         "planted: one of two lines",
         BLOCKS,
@@ -174,7 +170,7 @@ MISTAKES = (
     Mistake(
         "values_pass_nothing_back",
         "the normalised x gets no gradient by way of the values",
-        pulls(scales(0.0), "v"),
+        {"v": pulls(scales(0.0))},
         "dx and the first norm's gradients; those of the projections are right.",
         "planted: one of three terms",
         BLOCKS,

@@ -9,10 +9,12 @@ import numpy as np
 
 import reference
 from conformance.mistakes.block.heads import fused
-from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
+from conformance.mistakes.block.stages import Become, alters, reads, wraps
+from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Change, Mistake
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.primitives import Gelu, Linear, SwiGLU
+from conformance.ops.block.primitives import Gelu, SwiGLU
+from conformance.ops.block.program import Stage
 from conformance.ops.block.wrappers import Before, Map, Measured
 from reference.feed_forward import sigmoid, silu
 
@@ -56,72 +58,46 @@ def _other_constant_slope(x: Array) -> Array:
     return share + x * 2 * share * (1 - share) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044_175 * np.square(x))
 
 
-def _gate(activation: Function, slope: Function) -> Callable[[Composite], Composite]:
+def _gate(activation: Function, slope: Function) -> Become:
     """Another function of the gate."""
-    return lambda composite: composite.alter("act", SwiGLU, lambda op: replace(op, activation=activation, slope=slope))
+    return alters(SwiGLU, lambda op: replace(op, activation=activation, slope=slope))
 
 
-def _of_up(function: Function, slope: Function) -> Callable[[Composite], Composite]:
+def _of_up(function: Function, slope: Function) -> Become:
     """Another function where GELU should be."""
     made = Map(function, lambda dy, x: dy * slope(x))
-    return lambda composite: composite.alter("act", Gelu, lambda op: made)
-
-
-def _gate_and_up_swapped(composite: Composite) -> Composite:
-    return composite.reread("act", {"gate": "up", "up": "gate"}) if composite.op("act", SwiGLU) else composite
-
-
-def _interleaved(composite: Composite) -> Composite:
-    """The fused rows stand as all of the gate, then all of up; they are read by turns."""
-    if not composite.has("gate"):
-        return composite
-    rows = np.arange(2 * composite.config.d_ff)
-    return fused(composite, "feed_forward", {"gate": rows[::2], "up": rows[1::2]})
+    return alters(Gelu, lambda op: made)
 
 
 def _clamp(low: float, high: float) -> Map:
     return Map(lambda a: np.clip(a, low, high), lambda dy, a: dy * ((low <= a) & (a <= high)))
 
 
-def _clamped(composite: Composite) -> Composite:
-    return composite.alter("act", SwiGLU, lambda op: Before(op, _clamp(-np.inf, LIMIT), 0))
+def _clamped(op: Any) -> Before:
+    return Before(op, _clamp(-np.inf, LIMIT), 0)
 
 
-def _both_clamped(composite: Composite) -> Composite:
-    return _clamped(composite).alter("act", SwiGLU, lambda op: Before(op, _clamp(-LIMIT, LIMIT), 1))
+def _both_clamped(op: SwiGLU) -> Before:
+    return _clamped(Before(op, _clamp(-LIMIT, LIMIT), 1))
 
 
-def _other_formula(composite: Composite) -> Composite:
-    return composite.alter("act", Gelu, lambda op: replace(op, approximate=not op.approximate))
-
-
-def _constant(composite: Composite) -> Composite:
-    tanh = composite.config.feed_forward == "gelu_tanh"
-    return _of_up(_other_constant, _other_constant_slope)(composite) if tanh else composite
-
-
-def _unbiased(*names: str) -> Callable[[Composite], Composite]:
+def _unbiased(*names: str) -> Change:
     """These stages read no bias, whose gradient then is zero."""
 
-    def alter(composite: Composite) -> Composite:
-        program = composite.program
-        for name in names:
-            program = program.each(
-                name, lambda stage: replace(stage, reads=tuple(read for read in stage.reads if not read.endswith(".bias")))
-            )
-        return replace(composite, program=program)
+    def become(stage: Stage) -> Stage:
+        return replace(stage, reads=tuple(read for read in stage.reads if not read.endswith(".bias")))
 
-    return alter
+    return dict.fromkeys(names, become)
 
 
-def _square(name: str, make: Callable[[Linear], Any]) -> Callable[[Composite], Composite]:
-    """Another op where a projection has as many features as it reads."""
+def _is_square(weight: str) -> Callable[[Composite], bool]:
+    """Where a projection has as many features as it reads."""
 
-    def alter(composite: Composite) -> Composite:
-        rows, columns = composite.config.parameters()[f"attention.{name.removesuffix('_out').replace('attn', 'o')}.weight"]
-        return composite.with_op(name, make) if rows == columns else composite
+    def is_square(composite: Composite) -> bool:
+        rows, columns = composite.config.parameters()[weight]
+        return rows == columns
 
-    return alter
+    return is_square
 
 
 LIMIT = 7.0  # gpt-oss's
@@ -133,30 +109,32 @@ MISTAKES = (
     Mistake(
         "gate_and_up_swapped",
         "the activation is that of up, not of the gate",
-        _gate_and_up_swapped,
+        {"act": reads({"gate": "up", "up": "gate"})},
         "act is gate·SiLU(up).",
         "mlx-lm#767",
         SWIGLU,
+        where=lambda composite: composite.op("act", SwiGLU) is not None,
     ),
     Mistake(
         "gate_added",
         "the gate's SiLU is added to up",
-        lambda composite: composite.alter("act", SwiGLU, lambda op: _Sum()),
+        {"act": alters(SwiGLU, lambda op: _Sum())},
         "act is a sum instead of a product.",
         ops=SWIGLU,
     ),
     Mistake(
         "gate_and_up_interleaved",
         "one projection for gate and up is read by turns, though it is stored one after the other",
-        _interleaved,
+        fused("feed_forward", {"gate": lambda c: np.arange(0, 2 * c.d_ff, 2), "up": lambda c: np.arange(1, 2 * c.d_ff, 2)}),
         "gate and up have half of each other's features.",
         "planted: a checkpoint of another layout",
         BLOCKS,
+        where=lambda composite: composite.has("gate"),
     ),
     Mistake(
         "gate_clamped",
         f"the gate is at most {LIMIT:g}",
-        _clamped,
+        {"act": alters(SwiGLU, _clamped)},
         "act is too small where the gate is larger; ordinary gates hide it.",
         "planted: the clamp of another model",
         ("swiglu", *BLOCK),
@@ -165,7 +143,7 @@ MISTAKES = (
     Mistake(
         "gate_and_up_clamped",
         f"the gate is at most {LIMIT:g}, and up lies between -{LIMIT:g} and {LIMIT:g}",
-        _both_clamped,
+        {"act": alters(SwiGLU, _both_clamped)},
         "act is too small where the gate is larger, or up; ordinary ones hide it.",
         "planted: the clamp of another model",
         ("swiglu", *BLOCK),
@@ -174,7 +152,7 @@ MISTAKES = (
     Mistake(
         "gelu_for_silu",
         "the gate goes through GELU",
-        _gate(_gelu, _gelu_slope),
+        {"act": _gate(_gelu, _gelu_slope)},
         "act is too small where the gate is negative, too large where it is positive.",
         "planted: GeGLU, as other models have it",
         SWIGLU,
@@ -182,7 +160,7 @@ MISTAKES = (
     Mistake(
         "relu_for_silu",
         "the gate goes through ReLU",
-        _gate(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64)),
+        {"act": _gate(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64))},
         "act is zero where the gate is negative.",
         "planted: ReGLU, as other models have it",
         SWIGLU,
@@ -190,7 +168,7 @@ MISTAKES = (
     Mistake(
         "sigmoid_for_silu",
         "the gate goes through a sigmoid",
-        _gate(sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
+        {"act": _gate(sigmoid, lambda x: sigmoid(x) * sigmoid(-x))},
         "act lacks a factor of the gate.",
         "planted: GLU as it was first",
         SWIGLU,
@@ -198,7 +176,7 @@ MISTAKES = (
     Mistake(
         "silu_of_1.702",
         "the gate goes through x·sigmoid(1.702 x)",
-        _gate(lambda x: x * sigmoid(1.702 * x), _scaled_slope),
+        {"act": _gate(lambda x: x * sigmoid(1.702 * x), _scaled_slope)},
         "act is off where the gate is neither small nor large.",
         "planted: the sigmoid that stands for GELU",
         SWIGLU,
@@ -206,14 +184,14 @@ MISTAKES = (
     Mistake(
         "silu_missing",
         "the gate is not activated",
-        _gate(lambda x: x, np.ones_like),
+        {"act": _gate(lambda x: x, np.ones_like)},
         "act is gate·up.",
         ops=SWIGLU,
     ),
     Mistake(
         "gelu_of_the_other_formula",
         "GELU by a hyperbolic tangent where the error function is asked for, or the reverse",
-        _other_formula,
+        {"act": alters(Gelu, lambda op: replace(op, approximate=not op.approximate))},
         "act is off by at most 4.7e-4, near 2.3 and -2.3.",
         "unsloth's report on Gemma",
         GELU,
@@ -222,16 +200,17 @@ MISTAKES = (
     Mistake(
         "gelu_constant_mistyped",
         "GELU's tanh has 0.044175 for 0.044715",
-        _constant,
+        {"act": _of_up(_other_constant, _other_constant_slope)},
         "act is off by a hundredth of the cubic term.",
         "planted: two digits exchanged",
         GELU,
         needs_taps={"pre_ln_block/bfloat16": DIGITS, "pre_ln_block/float16": DIGITS},
+        where=lambda composite: composite.config.feed_forward == "gelu_tanh",
     ),
     Mistake(
         "gelu_by_sigmoid",
         "GELU is x·sigmoid(1.702 x)",
-        _of_up(lambda x: x * sigmoid(1.702 * x), _scaled_slope),
+        {"act": _of_up(lambda x: x * sigmoid(1.702 * x), _scaled_slope)},
         "act is off by up to 0.02.",
         "planted: quick GELU, as other models have it",
         GELU,
@@ -239,11 +218,11 @@ MISTAKES = (
     Mistake(
         "relu_for_gelu",
         "ReLU stands for GELU",
-        _of_up(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64)),
+        {"act": _of_up(lambda x: np.maximum(x, 0.0), lambda x: (x > 0).astype(np.float64))},
         "act is zero where x is negative.",
         ops=GELU,
     ),
-    Mistake("silu_for_gelu", "SiLU stands for GELU", _of_up(silu, _silu_slope), "act is off by up to 0.2.", ops=GELU),
+    Mistake("silu_for_gelu", "SiLU stands for GELU", {"act": _of_up(silu, _silu_slope)}, "act is off by up to 0.2.", ops=GELU),
     Mistake(
         "qkv_bias_missing",
         "the biases of q, k and v are left out",
@@ -269,17 +248,19 @@ MISTAKES = (
     Mistake(
         "query_weight_transposed",
         "the weight of the queries is used transposed",
-        _square("q", lambda op: Before(op, TRANSPOSED, 1)),
+        {"q": wraps(lambda op: Before(op, TRANSPOSED, 1))},
         "Queries of the wrong features; only a square weight allows it.",
         "planted: [in, out] read as [out, in]",
         BLOCKS,
+        where=_is_square("attention.q.weight"),
     ),
     Mistake(
         "attention_weight_transposed",
         "the weight after attention is used transposed",
-        _square("attn_out", lambda op: Before(op, TRANSPOSED, 1)),
+        {"attn_out": wraps(lambda op: Before(op, TRANSPOSED, 1))},
         "attn_out is of the wrong features; only a square weight allows it.",
         "planted: [in, out] read as [out, in]",
         BLOCKS,
+        where=_is_square("attention.o.weight"),
     ),
 )

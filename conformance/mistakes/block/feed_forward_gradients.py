@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 import reference
-from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, pulls, scales
+from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, scales
+from conformance.mistakes.block.stages import Become, pulls
 from conformance.mistakes.mistake import BLOCKS, GELU, SWIGLU, Mistake
-from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.primitives import Gelu, SwiGLU
 from reference.feed_forward import sigmoid, silu
 
@@ -20,12 +20,12 @@ def _up_without_silu(op: SwiGLU) -> Callable[..., Cotangents]:
     return lambda dy, gate, up: (dy * up * op.slope(gate), dy * gate)
 
 
-def _gated(make: Callable[[SwiGLU], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    return made_by(SwiGLU, make, "act")
+def _gated(make: Callable[[SwiGLU], Callable[..., Cotangents]]) -> Become:
+    return made_by(SwiGLU, make)
 
 
-def _gelu(make: Callable[[Gelu], Callable[..., Cotangents]]) -> Callable[[Composite], Composite]:
-    return made_by(Gelu, make, "act")
+def _gelu(make: Callable[[Gelu], Callable[..., Cotangents]]) -> Become:
+    return made_by(Gelu, make)
 
 
 def _share_alone(op: Gelu) -> Callable[..., Cotangents]:
@@ -40,7 +40,7 @@ MISTAKES = (
     Mistake(
         "dgate_without_up",
         "the gate's gradient lacks the factor up",
-        _gated(_without_up),
+        {"act": _gated(_without_up)},
         "dgate is dy·SiLU'(gate).",
         FORMULA,
         SWIGLU,
@@ -48,7 +48,7 @@ MISTAKES = (
     Mistake(
         "dup_without_silu",
         "up's gradient has the gate for its SiLU",
-        _gated(_up_without_silu),
+        {"act": _gated(_up_without_silu)},
         "dup is dy·gate.",
         FORMULA,
         SWIGLU,
@@ -56,7 +56,7 @@ MISTAKES = (
     Mistake(
         "dgate_and_dup_swapped",
         "the gradients of gate and up are exchanged",
-        _gated(lambda op: lambda dy, gate, up: op.vjp(EXACT, dy, gate, up)[::-1]),
+        {"act": _gated(lambda op: lambda dy, gate, up: op.vjp(EXACT, dy, gate, up)[::-1])},
         "Both, and the weights' gradients.",
         "planted: the order of two results",
         SWIGLU,
@@ -64,7 +64,7 @@ MISTAKES = (
     Mistake(
         "silu_slope_of_sigmoid",
         "the slope of SiLU is the sigmoid",
-        _gated(lambda op: lambda dy, gate, up: (dy * up * sigmoid(gate), dy * silu(gate))),
+        {"act": _gated(lambda op: lambda dy, gate, up: (dy * up * sigmoid(gate), dy * silu(gate)))},
         "dgate lacks a term.",
         "planted: half of the product rule",
         SWIGLU,
@@ -72,7 +72,7 @@ MISTAKES = (
     Mistake(
         "gelu_slope_of_share",
         "the slope of GELU is the normal distribution's share",
-        _gelu(_share_alone),
+        {"act": _gelu(_share_alone)},
         "dx lacks a term.",
         "planted: half of the product rule",
         GELU,
@@ -80,7 +80,7 @@ MISTAKES = (
     Mistake(
         "gelu_slope_of_the_other_formula",
         "the slope of GELU is that of its other formula",
-        _gelu(lambda op: lambda dy, x: (reference.gelu_vjp(dy, x, approximate=not op.approximate),)),
+        {"act": _gelu(lambda op: lambda dy, x: (reference.gelu_vjp(dy, x, approximate=not op.approximate),))},
         "dx is off by at most 1e-3.",
         "planted: a forward pass that was changed alone",
         GELU,
@@ -89,7 +89,7 @@ MISTAKES = (
     Mistake(
         "gate_passes_nothing_back",
         "the normalised h gets no gradient by way of the gate",
-        pulls(scales(0.0), "gate"),
+        {"gate": pulls(scales(0.0))},
         "Everything before; the gate's own weight is right.",
         "planted: one of two terms",
         BLOCKS,

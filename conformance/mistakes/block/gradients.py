@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import reference
+from conformance.mistakes.block.stages import Become, alters, pulls
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
-from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.program import Kind, Kinds, Pull, Pulled
@@ -20,32 +20,14 @@ Cotangents = tuple[Array, ...]
 EXACT = Machine()
 
 
-def pulls(pull: Pull, *names: str) -> Callable[[Composite], Composite]:
-    """These stages pass other cotangents back."""
-
-    def alter(composite: Composite) -> Composite:
-        for name in names:
-            composite = composite.pull(name, pull)
-        return composite
-
-    return alter
-
-
-def made_by(
-    kind: Kinds[Kind], make: Callable[[Kind], Callable[..., Cotangents]], *names: str
-) -> Callable[[Composite], Composite]:
-    """The cotangents of these stages made anew, from the op of a kind, its own cotangent, and the values read."""
+def made_by(kind: Kinds[Kind], make: Callable[[Kind], Callable[..., Cotangents]]) -> Become:
+    """Its cotangents are made anew, from the op of a kind, its own cotangent, and the values read."""
 
     def remade(op: Kind) -> Pulled:
         made = make(op)
         return Pulled(op, lambda cotangents, dy, *values: made(dy, *values))
 
-    def alter(composite: Composite) -> Composite:
-        for name in names:
-            composite = composite.alter(name, kind, remade)
-        return composite
-
-    return alter
+    return alters(kind, remade)
 
 
 def scales(*factors: float) -> Pull:
@@ -103,7 +85,7 @@ MISTAKES = (
     Mistake(
         "attention_residual_without_gradient",
         "dx lacks what comes straight through the first sum",
-        pulls(scales(0.0), "h"),
+        {"h": pulls(scales(0.0))},
         "dx is what attention passes back alone.",
         "quack#52, #53",
         BLOCKS,
@@ -111,7 +93,7 @@ MISTAKES = (
     Mistake(
         "feed_forward_residual_without_gradient",
         "dh lacks what comes straight through the second sum",
-        pulls(scales(0.0), "out"),
+        {"out": pulls(scales(0.0))},
         "Attention's gradients and dx are what the feed-forward layer passes back alone.",
         "quack#52, #53",
         BLOCKS,
@@ -119,7 +101,7 @@ MISTAKES = (
     Mistake(
         "residual_gradient_twice",
         "what comes straight through the first sum is counted twice",
-        pulls(scales(2.0), "h"),
+        {"h": pulls(scales(2.0))},
         "dx is too large by dh.",
         "planted: added in place, and returned",
         BLOCKS,
@@ -127,7 +109,7 @@ MISTAKES = (
     Mistake(
         "dx_without_attention",
         "dx lacks what attention passes back",
-        pulls(scales(0.0), "attention_norm"),
+        {"attention_norm": pulls(scales(0.0))},
         "dx is dh; every parameter's gradient is right.",
         "quack#52, #53",
         BLOCKS,
@@ -135,7 +117,7 @@ MISTAKES = (
     Mistake(
         "dh_without_feed_forward",
         "dh lacks what the feed-forward layer passes back",
-        pulls(scales(0.0), "ffn_norm"),
+        {"ffn_norm": pulls(scales(0.0))},
         "dx and attention's gradients are those of a block without its second half.",
         "quack#52, #53",
         BLOCKS,
@@ -143,7 +125,7 @@ MISTAKES = (
     Mistake(
         "norm_statistics_without_gradient",
         "the norms' statistics are taken for constants",
-        made_by(Normalise, _statistics_constant, "attention_norm", "ffn_norm"),
+        dict.fromkeys(("attention_norm", "ffn_norm"), made_by(Normalise, _statistics_constant)),
         "dx keeps its component along x.",
         "tt-metal#53215, xla#8225",
         BLOCKS,
@@ -151,7 +133,7 @@ MISTAKES = (
     Mistake(
         "norms_without_gradient",
         "the norms pass nothing back, and their parameters have no gradient",
-        pulls(_nothing, "attention_norm", "ffn_norm", "q_norm", "k_norm"),
+        dict.fromkeys(("attention_norm", "ffn_norm", "q_norm", "k_norm"), pulls(_nothing)),
         "dx is dy; attention's gradients are those of a block without its second half.",
         "torch 2.11: docs/findings.md",
         BLOCKS,
@@ -159,7 +141,7 @@ MISTAKES = (
     Mistake(
         "norm_weight_gradient_missing",
         "the norms' weights have no gradient",
-        pulls(scales(1.0, 0.0), "attention_norm", "ffn_norm"),
+        dict.fromkeys(("attention_norm", "ffn_norm"), pulls(scales(1.0, 0.0))),
         "These gradients are zero.",
         "unsloth#4533",
         BLOCKS,
@@ -167,7 +149,7 @@ MISTAKES = (
     Mistake(
         "norm_weight_gradient_of_last_position",
         "the gradients of the norms' parameters are those of the last position",
-        made_by(Normalise, of_rows(last_position), "attention_norm", "ffn_norm"),
+        dict.fromkeys(("attention_norm", "ffn_norm"), made_by(Normalise, of_rows(last_position))),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -175,7 +157,7 @@ MISTAKES = (
     Mistake(
         "qk_norm_weight_gradient_of_first_head",
         "the gradients of the weights of q_norm and k_norm are those of the first head",
-        made_by(Normalise, of_rows(_first_head), "q_norm", "k_norm"),
+        dict.fromkeys(("q_norm", "k_norm"), made_by(Normalise, of_rows(_first_head))),
         "A single head hides it.",
         "planted: one weight for all heads, read as one each",
         BLOCK,
@@ -183,7 +165,7 @@ MISTAKES = (
     Mistake(
         "qk_norm_statistics_without_gradient",
         "the statistics of q_norm and k_norm are taken for constants",
-        made_by(Normalise, _statistics_constant, "q_norm", "k_norm"),
+        dict.fromkeys(("q_norm", "k_norm"), made_by(Normalise, _statistics_constant)),
         "dx, and the gradients of q and k.",
         ZERO_MEAN,
         BLOCK,

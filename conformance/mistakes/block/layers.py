@@ -2,73 +2,50 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from conformance.mistakes.mistake import STACK, Mistake
+from conformance.mistakes.block.stages import Become, alters, in_layer
+from conformance.mistakes.mistake import STACK, Mistake, Of
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.primitives import Add, Normalise
-from conformance.ops.block.program import Stage, altered
+from conformance.ops.block.program import Stage
 from conformance.ops.block.wrappers import First, Weighted
 
 
-def _parameters_of(layer: Callable[[int, int], int]) -> Callable[[Composite], Composite]:
+def _parameters_of(layer: Callable[[int, int], int]) -> Of:
     """Layer i of n takes the parameters of another."""
 
-    def alter(composite: Composite) -> Composite:
+    def taken(composite: Composite) -> Become:
         n, local = composite.case.n_layers, composite.config.parameters()
 
-        def taken(stage: Stage) -> Stage:
+        def become(stage: Stage) -> Stage:
             own = {stage.layer + name: f"{layer(int(stage.layer[:-1]), n)}.{name}" for name in local}
             return replace(stage, reads=tuple(own.get(name, name) for name in stage.reads))
 
-        return replace(composite, program=replace(composite.program, stages=tuple(map(taken, composite.program.stages))))
+        return become
 
-    return alter
-
-
-def _in_layer(layer: Callable[[int], int], names: tuple[str, ...], alter: Callable[[Stage], Stage]) -> Any:
-    def in_layer(composite: Composite) -> Composite:
-        prefix = f"{layer(composite.case.n_layers)}."
-        stages = tuple(
-            alter(stage) if stage.layer == prefix and stage.local_name in names else stage for stage in composite.program.stages
-        )
-        return replace(composite, program=replace(composite.program, stages=stages))
-
-    return in_layer
+    return Of(taken)
 
 
-def _without_branch(stage: Stage) -> Stage:
-    return replace(stage, op=altered(stage.op, Add, lambda op: Weighted(1.0, 0.0)))
-
-
-def _unnormed(stage: Stage) -> Stage:
-    return replace(stage, op=altered(stage.op, Normalise, lambda op: First()))
-
-
-def _reads_stack_input(composite: Composite) -> Composite:
+def _reads_stack_input(stage: Stage) -> Stage:
     """Each layer's branch and residual begin at x again."""
-    program = composite.program
-    for layer in range(1, composite.case.n_layers):
-        below = f"{layer - 1}.out"
-        stages = tuple(
-            replace(stage, reads=tuple("x" if name == below else name for name in stage.reads)) for stage in program.stages
-        )
-        program = replace(program, stages=stages)
-    return replace(composite, program=program)
+    return replace(stage, reads=tuple("x" if name.endswith(".out") else name for name in stage.reads))
+
+
+WITHOUT_BRANCH = alters(Add, lambda op: Weighted(1.0, 0.0))
 
 
 MISTAKES = (
     Mistake(
         "layers_reversed",
         "the layers' parameters are taken from the last to the first",
-        _parameters_of(lambda layer, n: n - 1 - layer),
+        {"*": _parameters_of(lambda layer, n: n - 1 - layer)},
         "Everything; a single layer hides it.",
         ops=STACK,
     ),
     Mistake(
         "layers_share_parameters",
         "every layer has the first one's parameters",
-        _parameters_of(lambda layer, n: 0),
+        {"*": _parameters_of(lambda layer, n: 0)},
         "Everything from the second layer on, and no other layer has a gradient.",
         "planted: a closure over the loop's variable",
         STACK,
@@ -76,7 +53,7 @@ MISTAKES = (
     Mistake(
         "layers_shifted",
         "each layer has the next one's parameters, the last the first's",
-        _parameters_of(lambda layer, n: (layer + 1) % n),
+        {"*": _parameters_of(lambda layer, n: (layer + 1) % n)},
         "Everything.",
         "planted: an index off by one",
         STACK,
@@ -84,7 +61,7 @@ MISTAKES = (
     Mistake(
         "first_layer_missing",
         "the first layer is skipped",
-        _in_layer(lambda n: 0, ("h", "out"), _without_branch),
+        dict.fromkeys(("h", "out"), in_layer(0, WITHOUT_BRANCH)),
         "Everything; the first layer has no gradient.",
         "planted: a range that begins at one",
         STACK,
@@ -92,7 +69,7 @@ MISTAKES = (
     Mistake(
         "last_layer_missing",
         "the last layer is skipped",
-        _in_layer(lambda n: n - 1, ("h", "out"), _without_branch),
+        dict.fromkeys(("h", "out"), in_layer(-1, WITHOUT_BRANCH)),
         "out is the layer before's; the last layer has no gradient.",
         "planted: a range that ends too early",
         STACK,
@@ -100,7 +77,7 @@ MISTAKES = (
     Mistake(
         "first_norm_of_last_layer_missing",
         "the last layer's attention reads its x as it is",
-        _in_layer(lambda n: n - 1, ("attention_norm",), _unnormed),
+        {"attention_norm": in_layer(-1, alters(Normalise, lambda op: First()))},
         "The last layer alone.",
         "planted: one layer that is made otherwise",
         STACK,
@@ -108,7 +85,7 @@ MISTAKES = (
     Mistake(
         "layers_read_first_x",
         "every layer reads the stack's x",
-        _reads_stack_input,
+        {"*": _reads_stack_input},
         "Only the last layer is left.",
         "planted: a variable that is not overwritten",
         STACK,

@@ -7,9 +7,9 @@ import numpy as np
 
 from conformance.mistakes.block.norms import ALL, HEAD_NORMS, Array, norms
 from conformance.mistakes.block.residual import NORMS
-from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
+from conformance.mistakes.block.stages import parameters_of
+from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake, in_half
 from conformance.numbers.rounding import HALF
-from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.wrappers import After, Before, First, Map, Measured
@@ -53,7 +53,7 @@ class _OverPositions(Measured):
         return replace(self.norm, weight_offset=0.0).forward(m, columns, np.ones(columns.shape[-1]))
 
 
-def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Callable[[Composite], Composite]:
+def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Change:
     """The norms multiply by a function of their weight, the offset included."""
 
     def reweighted(op: Normalise) -> Before:
@@ -63,29 +63,13 @@ def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array])
     return norms(reweighted, ALL)
 
 
-def _unbiased(composite: Composite) -> Composite:
-    program = composite.program
-    for name in NORMS:
-        program = program.each(name, lambda stage: replace(stage, reads=stage.reads[:2]))
-    return replace(composite, program=program)
-
-
 def _as_it_is(op: Normalise) -> After:
     """A norm that no case of the norms is about, and whose intervals are not theirs."""
     return After(op, Map(lambda y: y))
 
 
-def _head_weights_swapped(composite: Composite) -> Composite:
-    for name, other in (HEAD_NORMS, HEAD_NORMS[::-1]):
-        composite = composite.reread(name, {f"attention.{name}.weight": f"attention.{other}.weight"})
-    return composite
-
-
-def _other_order(composite: Composite) -> Composite:
-    if composite.case.dtype not in HALF:
-        return composite
-    order = "scale_then_cast" if composite.config.order == "cast_then_scale" else "cast_then_scale"
-    return norms(lambda op: replace(op, order=order), ALL)(composite)
+def _other_order(op: Normalise) -> Normalise:
+    return replace(op, order="scale_then_cast" if op.order == "cast_then_scale" else "cast_then_scale")
 
 
 ORDER: dict[str, str] = dict.fromkeys(("float64", "float32"), "nothing is cast where the storage dtype is the compute dtype")
@@ -114,7 +98,7 @@ MISTAKES = (
     Mistake(
         "norm_bias_missing",
         "the norms have no bias",
-        _unbiased,
+        dict.fromkeys(NORMS, lambda stage: replace(stage, reads=stage.reads[:2])),
         "What the branches read lacks the bias, which has no gradient; RMSNorm hides it.",
         "pytorch#69208",
         BLOCK,
@@ -130,12 +114,13 @@ MISTAKES = (
     Mistake(
         "norm_of_the_other_order",
         "the norms cast on the other side of the weight",
-        _other_order,
+        norms(_other_order, ALL),
         "A third of the elements is off by one ulp.",
         "TransformerEngine#1132, transformers#38131",
         BLOCKS,
         ORDER,
         needs_taps=dict.fromkeys(HALF, CAST),
+        where=in_half,
     ),
     Mistake(
         "norm_offset_missing",
@@ -198,7 +183,10 @@ MISTAKES = (
     Mistake(
         "qk_norm_weights_swapped",
         "queries have the norm's weight of the keys, and keys that of the queries",
-        _head_weights_swapped,
+        {
+            one: parameters_of(f"attention.{other}", instead_of=f"attention.{one}")
+            for one, other in (HEAD_NORMS, HEAD_NORMS[::-1])
+        },
         "Without a rotation between them nothing: a score has the product of both.",
         "planted: a checkpoint's names",
         BLOCK,

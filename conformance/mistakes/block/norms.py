@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance.mistakes.block.residual import NORMS, rereads
-from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
-from conformance.ops.block.anatomy import Composite
+from conformance.mistakes.block.residual import NORMS
+from conformance.mistakes.block.stages import alters, parameters_of
+from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.wrappers import First, Measured
@@ -48,32 +48,21 @@ class _OtherRoot(Measured, Normalise):
         return centred, np.mean(np.square(centred), axis=-1, keepdims=True)
 
 
-def _root(root: Root) -> Callable[[Composite], Composite]:
+def _root(root: Root) -> Change:
     return norms(lambda op: _OtherRoot(op.eps, op.weight_offset, op.centred, op.order, root), ALL)
 
 
-def norms(alter: Callable[[Normalise], Any], names: tuple[str, ...] = NORMS) -> Callable[[Composite], Composite]:
+def norms(make: Callable[[Normalise], Any], names: tuple[str, ...] = NORMS) -> Change:
     """These norms are others; by default those of the block, which queries and keys may have besides."""
-
-    def altered(composite: Composite) -> Composite:
-        for name in names:
-            composite = composite.alter(name, Normalise, alter)
-        return composite
-
-    return altered
+    return dict.fromkeys(names, alters(Normalise, make))
 
 
-def _eps(value: float) -> Callable[[Composite], Composite]:
+def _eps(value: float) -> Change:
     return norms(lambda op: replace(op, eps=value), ALL)
 
 
-def _weights_of(name: str, other: str) -> Callable[[Composite], Composite]:
-    return rereads(name, {f"{name}.{kind}": f"{other}.{kind}" for kind in ("weight", "bias")})
-
-
-def _weights_swapped(composite: Composite) -> Composite:
-    first, second = NORMS
-    return _weights_of(second, first)(_weights_of(first, second)(composite))
+FIRST_FOR_SECOND = {"ffn_norm": parameters_of("attention_norm", instead_of="ffn_norm")}
+SECOND_FOR_FIRST = {"attention_norm": parameters_of("ffn_norm", instead_of="attention_norm")}
 
 
 MISTAKES = (
@@ -94,7 +83,7 @@ MISTAKES = (
     Mistake(
         "norm_weights_swapped",
         "each of the two norms has the other's parameters",
-        _weights_swapped,
+        SECOND_FOR_FIRST | FIRST_FOR_SECOND,
         "Equal weights hide it.",
         "planted: a checkpoint's names",
         BLOCKS,
@@ -102,7 +91,7 @@ MISTAKES = (
     Mistake(
         "norm_weights_shared",
         "the second norm has the parameters of the first",
-        _weights_of("ffn_norm", "attention_norm"),
+        FIRST_FOR_SECOND,
         "Equal weights hide it; the second norm has no gradient.",
         "OLMo#222",
         BLOCKS,

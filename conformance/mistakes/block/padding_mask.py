@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from conformance.mistakes.block.stages import alters
 from conformance.mistakes.block.visibility import FLOAT64, Array, all, sees
-from conformance.mistakes.mistake import ATTENTION, MASKED, Mistake
+from conformance.mistakes.mistake import ATTENTION, MASKED, Mistake, Of
 from conformance.numbers.rounding import compute_dtype, largest, round_to
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
@@ -51,24 +52,14 @@ def _hides_one_more(composite: Composite, visible: Array, query: Array, key: Arr
     return visible & np.concatenate([padding[..., 1:], padding[..., -1:]], axis=-1)
 
 
-def _masked(value: Callable[[str], float]) -> Callable[[Composite], Composite]:
+def _masked(value: Callable[[str], float]) -> Of:
     """So much is added to the scores of hidden keys, in the compute dtype."""
 
-    def alter(composite: Composite) -> Composite:
-        dtype = compute_dtype(composite.case.dtype)
+    def masked(op: Softmax, dtype: str) -> Before:
+        lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
+        return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
 
-        def masked(op: Softmax) -> Before:
-            lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
-            return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
-
-        return composite.alter("probs", Softmax, masked)
-
-    return alter
-
-
-def in_softmax(make: Callable[[Softmax], object]) -> Callable[[Composite], Composite]:
-    """Another op where the softmax is."""
-    return lambda composite: composite.alter("probs", Softmax, make)
+    return Of(lambda composite: alters(Softmax, lambda op: masked(op, compute_dtype(composite.case.dtype))))
 
 
 def _mask_multiplies(op: Softmax) -> object:
@@ -94,70 +85,77 @@ MISTAKES = (
     Mistake(
         "key_mask_ignored",
         "padding is attended to",
-        sees(lambda composite, visible, query, key: _without_mask(composite), _has_mask),
+        {"probs": sees(lambda composite, visible, query, key: _without_mask(composite))},
         "Rows that see padding.",
         "planted: an argument that is never passed on",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "key_mask_inverted",
         "only padding is attended to",
-        sees(_inverted, _has_mask),
+        {"probs": sees(_inverted)},
         "All rows.",
         "planted: a mask of what to hide taken for one of what to see",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "key_mask_of_next_key",
         "a key is hidden where the next one is padding",
-        sees(_of_next_key, _has_mask),
+        {"probs": sees(_of_next_key)},
         "The key at either end of the padding.",
         "planted: an index off by one",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "key_mask_of_key_before",
         "a key is hidden where the one before it is padding",
-        sees(_of_key_before, _has_mask),
+        {"probs": sees(_of_key_before)},
         "The key at either end of the padding.",
         "planted: an index off by one",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "key_mask_hides_one_more",
         "the key before the padding is hidden too",
-        sees(_hides_one_more, _has_mask),
+        {"probs": sees(_hides_one_more)},
         "Rows that see the last key that is not padding; padding in front hides it.",
         "planted: a length off by one",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "key_mask_on_queries",
         "the key mask hides queries instead of keys",
-        sees(_of_queries, _has_mask),
+        {"probs": sees(_of_queries)},
         "Rows of padding are zero, and padding is attended to.",
         "planted: a mask broadcast along the other axis",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "key_mask_of_first_sequence",
         "the first sequence's key mask holds for all",
-        sees(_of_first_sequence, _has_mask),
+        {"probs": sees(_of_first_sequence)},
         "Sequences of one length hide it.",
         "planted: a mask without its batch",
         MASKED,
         FLOAT64,
+        where=_has_mask,
     ),
     Mistake(
         "mask_multiplies",
         "hidden scores are made zero, not minus infinity",
-        in_softmax(_mask_multiplies),
+        {"probs": alters(Softmax, _mask_multiplies)},
         "A zero is a score like any other: hidden keys take their share.",
         "planted: a product for a sum",
         ATTENTION,
@@ -165,7 +163,7 @@ MISTAKES = (
     Mistake(
         "mask_after_softmax",
         "hidden keys are taken out after the softmax",
-        in_softmax(_mask_after_softmax),
+        {"probs": alters(Softmax, _mask_after_softmax)},
         "Rows do not sum to one.",
         "planted: the order of two lines",
         ATTENTION,
@@ -173,7 +171,7 @@ MISTAKES = (
     Mistake(
         "mask_of_minus_100",
         "-100 is added to hidden scores",
-        _masked(lambda dtype: -100.0),
+        {"probs": _masked(lambda dtype: -100.0)},
         "Hidden keys that score 100 more than visible ones come back; a query that sees no key sees all of them.",
         "transformers#17306",
         MASKED,
@@ -182,7 +180,7 @@ MISTAKES = (
     Mistake(
         "mask_of_minus_1e4",
         "-10000 is added to hidden scores",
-        _masked(lambda dtype: -1e4),
+        {"probs": _masked(lambda dtype: -1e4)},
         "A query that sees no key averages them all.",
         "transformers#17306",
         MASKED,
@@ -191,7 +189,7 @@ MISTAKES = (
     Mistake(
         "mask_of_minus_1e9",
         "-1e9 is added to hidden scores",
-        _masked(lambda dtype: -1e9),
+        {"probs": _masked(lambda dtype: -1e9)},
         "A query that sees no key averages them all.",
         "flashinfer#4401",
         MASKED,
@@ -200,7 +198,7 @@ MISTAKES = (
     Mistake(
         "mask_of_lowest_number",
         "the lowest number is added to hidden scores",
-        _masked(_lowest),
+        {"probs": _masked(_lowest)},
         "A query that sees no key averages them all.",
         "transformers#17306",
         MASKED,
@@ -209,7 +207,7 @@ MISTAKES = (
     Mistake(
         "hidden_row_is_nan",
         "a query that sees no key is zero by zero",
-        in_softmax(_zero_by_zero),
+        {"probs": alters(Softmax, _zero_by_zero)},
         "NaN in that row, and in every gradient.",
         "transformers#17306, flashinfer#4401",
         MASKED,

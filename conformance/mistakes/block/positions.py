@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.block.rotation import Array, frequencies, made_of, turned, with_rotate
-from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
-from conformance.numbers.rounding import HALF, round_to, significant_bits
+from conformance.mistakes.block.rotation import ROTATED, Array, frequencies, made_of, turns
+from conformance.mistakes.block.stages import alters, wraps
+from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Change, Mistake, Of, in_dtypes
+from conformance.numbers.rounding import round_to, significant_bits
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.primitives import Rotate
 from conformance.ops.block.wrappers import Before
@@ -25,24 +26,16 @@ def _rounded_frequency(composite: Composite, true: Array) -> Array:
     return np.arange(start, start + len(true))[:, None] * significant_bits(frequencies(composite, true), BFLOAT16_BITS)
 
 
-def _tables_in_float16(composite: Composite) -> Composite:
-    if composite.case.dtype in HALF:
-        return composite
-    return with_rotate(lambda op: replace(op, inner=lambda a: round_to(a, "float16")))(composite)
+def _tables_in(dtype: str) -> Change:
+    """Cosines and sines are rounded."""
+    return dict.fromkeys(ROTATED, alters(Rotate, lambda op: replace(op, inner=lambda a: round_to(a, dtype))))
 
 
-def _tables_in_bfloat16(composite: Composite) -> Composite:
-    if composite.case.dtype in HALF:
-        return composite
-    return with_rotate(lambda op: replace(op, inner=lambda a: round_to(a, "bfloat16")))(composite)
-
-
-def _cache_too(composite: Composite) -> Composite:
-    case, rotate = composite.case, composite.op("k_rope", Rotate)
-    if not rotate:
-        return composite
-    again = replace(rotate, angles=np.arange(case.past)[:, None] * frequencies(composite, rotate.angles))
-    return composite.with_op("keys", lambda op: Before(op, again))
+def _turned_again(composite: Composite) -> Rotate:
+    """The rotation of the cached keys."""
+    rotate = composite.op("k_rope", Rotate)
+    assert rotate
+    return replace(rotate, angles=np.arange(composite.case.past)[:, None] * frequencies(composite, rotate.angles))
 
 
 NEAR_ZERO = "positions are 0 to 6 there, which bfloat16 has exactly"
@@ -52,7 +45,7 @@ MISTAKES = (
     Mistake(
         "position_restarts",
         "positions begin at zero, whatever was before",
-        turned(made_of(restart=True)),
+        dict.fromkeys(ROTATED, turns(made_of(restart=True))),
         "A sequence without a past hides it in the block's output: the taps of turned queries and keys show it.",
         "planted: a cache that positions do not know of",
         ("rope", *BLOCK),
@@ -61,7 +54,7 @@ MISTAKES = (
     Mistake(
         "position_from_one",
         "positions are counted from one",
-        turned(made_of(first=1)),
+        dict.fromkeys(ROTATED, turns(made_of(first=1))),
         "Nothing in a block's output without cached keys: a score depends on the distance alone.",
         "planted: an index off by one",
         ROPE,
@@ -70,7 +63,7 @@ MISTAKES = (
     Mistake(
         "position_of_query_off_by_one",
         "queries are turned by the next position's angle",
-        turned(made_of(first=1), "q_rope"),
+        {"q_rope": turns(made_of(first=1))},
         "Queries and keys disagree on where they are.",
         "planted: a cache's length read after the new key was appended",
         BLOCKS,
@@ -78,16 +71,17 @@ MISTAKES = (
     Mistake(
         "cached_keys_turned_again",
         "cached keys, which were turned when they were new, are turned again",
-        _cache_too,
+        {"keys": Of(lambda composite: wraps(lambda op: Before(op, _turned_again(composite))))},
         "Only cached keys show it.",
         "planted: the rotation after the cache",
         BLOCK,
         hidden={"float64": "no block in float64 has cached keys"},
+        where=lambda composite: composite.op("k_rope", Rotate) is not None,
     ),
     Mistake(
         "rope_positions_in_bfloat16",
         "positions are rounded to bfloat16",
-        turned(_rounded_positions),
+        dict.fromkeys(ROTATED, turns(_rounded_positions)),
         "Beyond 256 whole positions are confused; small ones hide it.",
         "transformers#29285, candle#3520",
         ("rope", *BLOCK),
@@ -96,7 +90,7 @@ MISTAKES = (
     Mistake(
         "rope_frequencies_in_bfloat16",
         "frequencies are rounded to bfloat16",
-        turned(_rounded_frequency),
+        dict.fromkeys(ROTATED, turns(_rounded_frequency)),
         "Angles are off by up to 2^-9 of themselves, which tells at large positions.",
         "transformers#29285",
         ("rope", *BLOCK),
@@ -105,7 +99,7 @@ MISTAKES = (
     Mistake(
         "rope_angles_in_bfloat16",
         "angles are rounded to bfloat16",
-        turned(lambda composite, true: significant_bits(true, BFLOAT16_BITS)),
+        dict.fromkeys(ROTATED, turns(lambda composite, true: significant_bits(true, BFLOAT16_BITS))),
         "Angles are off by up to 2^-9 of themselves, which tells at large positions.",
         "transformers#29285, candle#3520",
         ("rope", *BLOCK),
@@ -113,7 +107,7 @@ MISTAKES = (
     Mistake(
         "rope_angles_in_float16",
         "angles are rounded to float16",
-        turned(lambda composite, true: round_to(true, "float16")),
+        dict.fromkeys(ROTATED, turns(lambda composite, true: round_to(true, "float16"))),
         "Angles are off by up to 2^-12 of themselves, which tells at large positions.",
         "transformers#29285, candle#3520",
         ("rope", *BLOCK),
@@ -121,7 +115,7 @@ MISTAKES = (
     Mistake(
         "rope_tables_in_float16",
         "cosines and sines are rounded to float16",
-        _tables_in_float16,
+        _tables_in("float16"),
         "Turned features are off by 2^-12.",
         "planted: a table kept in the model's dtype",
         ("rope", *BLOCK),
@@ -129,11 +123,12 @@ MISTAKES = (
             "bfloat16": "the tables may be rounded to the storage dtype, which has fewer bits",
             "float16": "the tables may be rounded to the storage dtype",
         },
+        where=in_dtypes("float64", "float32"),
     ),
     Mistake(
         "rope_tables_in_bfloat16",
         "cosines and sines are rounded to bfloat16",
-        _tables_in_bfloat16,
+        _tables_in("bfloat16"),
         "Turned features are off by 2^-9.",
         "planted: a table kept in the model's dtype",
         ("rope", *BLOCK),
@@ -141,5 +136,6 @@ MISTAKES = (
             "bfloat16": "the tables may be rounded to the storage dtype",
             "float16": "a model of float16 does not keep its tables in bfloat16",
         },
+        where=in_dtypes("float64", "float32"),
     ),
 )

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake
+from conformance.mistakes.block.stages import alters, wraps
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake, Of, in_dtypes, in_half
 from conformance.mistakes.norms.precision import TF32
-from conformance.numbers.rounding import HALF, DType, round_to, significant_bits, unit_roundoff
-from conformance.ops.block.anatomy import Composite
+from conformance.numbers.rounding import HALF, DType, round_to, significant_bits
 from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Linear, Normalise, SwiGLU
@@ -94,31 +94,9 @@ class _RoughNorm(Measured):
         return self.norm.vjp(m, dy, x, weight, *bias)
 
 
-def _altered(
-    kind: Kinds[Kind], make: Callable[[Kind, Function], Any], dtype: DType, *names: str, only: tuple[DType, ...]
-) -> Callable[[Composite], Composite]:
-    """The ops of a kind in these stages made others, which round to a dtype."""
-
-    def alter(composite: Composite) -> Composite:
-        for name in names if composite.case.dtype in only else ():
-            composite = composite.alter(name, kind, lambda op: make(op, _to(dtype)))
-        return composite
-
-    return alter
-
-
-def _wrapped(wrap: Callable[[Any], Any], *names: str, only: tuple[DType, ...]) -> Callable[[Composite], Composite]:
-    def alter(composite: Composite) -> Composite:
-        for name in names if composite.case.dtype in only else ():
-            composite = composite.with_op(name, wrap)
-        return composite
-
-    return alter
-
-
-def _in_storage(kind: Kinds[Kind], make: Callable[[Kind, Function], Any], *names: str) -> Callable[[Composite], Composite]:
-    """An op made of the one that is there and of rounding to the storage dtype; where that is the compute dtype, nothing."""
-    return lambda composite: _altered(kind, make, composite.case.dtype, *names, only=HALF)(composite)
+def _in_storage(kind: Kinds[Kind], make: Callable[[Kind, Function], Any]) -> Of:
+    """An op made of the one that is there and of rounding to the storage dtype."""
+    return Of(lambda composite: alters(kind, lambda op: make(op, _to(composite.case.dtype))))
 
 
 def _rough(op: Softmax, rounded: Function) -> Softmax:
@@ -129,11 +107,8 @@ def _rough_silu(op: SwiGLU, rounded: Function) -> SwiGLU:
     return replace(op, activation=lambda x: rounded(x * rounded(1 / rounded(1 + rounded(np.exp(-x))))))
 
 
-def _gradients_in_storage(composite: Composite) -> Composite:
-    """The rows of every projection's dweight are added up one by one."""
-    if composite.case.dtype not in HALF:
-        return composite
-    rounded = _to(composite.case.dtype)
+def _gradients(op: Linear, rounded: Function) -> Pulled:
+    """The rows of a projection's dweight are added up one by one."""
 
     def pull(cotangents: tuple[Array, ...], dy: Array, x: Array, *parameters: Array) -> tuple[Array, ...]:
         inputs = x.reshape(-1, x.shape[-1])
@@ -143,25 +118,11 @@ def _gradients_in_storage(composite: Composite) -> Composite:
             dweight, dbias = rounded(dweight + rounded(np.outer(row, values))), rounded(dbias + row)
         return cotangents[0], dweight, *([dbias] if len(cotangents) > 2 else [])
 
-    for name in LINEAR:
-        composite = composite.alter(name, Linear, lambda op: Pulled(op, pull))
-    return composite
-
-
-def _everything_in(dtype: DType) -> Callable[[Composite], Composite]:
-    """Every stage's value is rounded to a dtype."""
-
-    def alter(composite: Composite) -> Composite:
-        if unit_roundoff(composite.case.dtype) >= unit_roundoff(dtype):
-            return composite
-        for name in {stage.local_name for stage in composite.program.stages}:
-            composite = composite.with_op(name, lambda op: After(op, Map(_to(dtype))))
-        return composite
-
-    return alter
+    return Pulled(op, pull)
 
 
 SINGLE: tuple[DType, ...] = ("float64", "float32")
+NOT_BFLOAT16: tuple[DType, ...] = (*SINGLE, "float16")
 ALREADY = "the storage dtype is the compute dtype: nothing is rounded more than it must be"
 NO_NARROWER: dict[str, str] = dict.fromkeys(SINGLE, ALREADY)
 FEWER: dict[str, str] = dict.fromkeys(HALF, "a number of half precision has no more significant bits than that")
@@ -172,92 +133,101 @@ MISTAKES = (
     Mistake(
         "matmul_in_tf32",
         "matrices are rounded to 11 significant bits before they are multiplied",
-        _wrapped(lambda op: _Coarse(op, lambda a: significant_bits(a, TF32)), *MATMULS, only=SINGLE),
+        dict.fromkeys(MATMULS, wraps(lambda op: _Coarse(op, lambda a: significant_bits(a, TF32)))),
         "A block in float32 is off by 8e-4.",
         "jax#12008, jax#10413",
         ATTENTION,
         FEWER,
+        where=in_dtypes(*SINGLE),
     ),
     Mistake(
         "matmul_in_bfloat16",
         "matrices are rounded to bfloat16 before they are multiplied",
-        _wrapped(lambda op: _Coarse(op, _to("bfloat16")), *MATMULS, only=("float64", "float32", "float16")),
+        dict.fromkeys(MATMULS, wraps(lambda op: _Coarse(op, _to("bfloat16")))),
         "A block in float32 is off by 6e-3.",
         "jax#12008, jax#10413",
         ATTENTION,
         {"bfloat16": "they are in that dtype already"},
+        where=in_dtypes(*NOT_BFLOAT16),
     ),
     Mistake(
         "stages_in_float32",
         "every stage of a float64 block is rounded to float32",
-        _everything_in("float32"),
+        {"*": wraps(lambda op: After(op, Map(_to("float32"))))},
         "An error of 1e-7.",
         "jax without jax_enable_x64",
         ("rope", "attention", "swiglu", "gelu", *BLOCKS),
         dict.fromkeys(("float32", *HALF), "no value has more bits than float32 has"),
+        where=in_dtypes("float64"),
     ),
     Mistake(
         "softmax_in_bfloat16",
         "every step of the softmax is rounded to bfloat16",
-        _altered(Softmax, _rough, "bfloat16", "probs", only=("float64", "float32", "float16")),
+        {"probs": alters(Softmax, lambda op: _rough(op, _to("bfloat16")))},
         "A block in float32 is off by 3e-3.",
         "tinygrad#12280",
         ATTENTION,
         {"bfloat16": "softmax_in_storage_dtype is the same"},
+        where=in_dtypes(*NOT_BFLOAT16),
     ),
     Mistake(
         "softmax_in_storage_dtype",
         "every step of the softmax is rounded to the storage dtype",
-        _in_storage(Softmax, _rough, "probs"),
+        {"probs": _in_storage(Softmax, _rough)},
         "Probabilities are off by some roundoffs, small ones by as many as their score lies below the largest.",
         "tinygrad#12280",
         ATTENTION,
         ALONE,
         needs_taps=IN_NOISE,
+        where=in_half,
     ),
     Mistake(
         "matmul_accumulated_in_storage_dtype",
         "the terms of the projections are rounded to the storage dtype, and so is every partial sum",
-        _in_storage(PRODUCTS, _Accumulated, *LINEAR),
+        dict.fromkeys(LINEAR, _in_storage(PRODUCTS, _Accumulated)),
         "An error that grows with the width.",
         "Liger#950",
         BLOCK,
         NO_NARROWER,
+        where=in_half,
     ),
     Mistake(
         "scores_accumulated_in_storage_dtype",
         "the terms of a score are rounded to the storage dtype, and so is every partial sum",
-        _in_storage(PRODUCTS, _Accumulated, "scores"),
+        {"scores": _in_storage(PRODUCTS, _Accumulated)},
         "An error that grows with d_head.",
         "planted: a kernel without a float32 accumulator",
         MASKED,
         ALONE,
         needs_taps={f"pre_ln_block/{dtype}": NOISE for dtype in HALF},
+        where=in_half,
     ),
     Mistake(
         "values_accumulated_in_storage_dtype",
         "the terms of attn are rounded to the storage dtype, and so is every partial sum",
-        _in_storage(PRODUCTS, _Accumulated, "attn"),
+        {"attn": _in_storage(PRODUCTS, _Accumulated)},
         "An error that grows with the number of keys.",
         "planted: a kernel without a float32 accumulator",
         ATTENTION,
         ALONE,
         needs_taps=IN_NOISE,
+        where=in_half,
     ),
     Mistake(
         "norm_in_storage_dtype",
         "every step of the norms is rounded to the storage dtype",
-        _in_storage(Normalise, _RoughNorm, "attention_norm", "ffn_norm", "q_norm", "k_norm"),
+        dict.fromkeys(("attention_norm", "ffn_norm", "q_norm", "k_norm"), _in_storage(Normalise, _RoughNorm)),
         "All of a row is off by one factor; squares of 300 overflow float16.",
         "pytorch#133085",
         BLOCKS,
         NO_NARROWER,
         needs_taps={case: reason for case, reason in IN_NOISE.items() if case != "pre_ln_block/float16"},
+        where=in_half,
     ),
     Mistake(
         "silu_in_storage_dtype",
         "every step of SiLU is rounded to the storage dtype",
-        _in_storage(SwiGLU, _rough_silu, "act"),
+        {"act": _in_storage(SwiGLU, _rough_silu)},
         "act is off by some roundoffs.",
         "planted: an activation without a cast to float32",
         SWIGLU,
@@ -267,32 +237,36 @@ MISTAKES = (
             for dtype in HALF
         },
         needs_taps=IN_NOISE,
+        where=in_half,
     ),
     Mistake(
         "residual_in_bfloat16",
         "the residual stream is rounded to bfloat16",
-        _wrapped(lambda op: After(op, Map(_to("bfloat16"))), "h", "out", only=("float64", "float32", "float16")),
+        dict.fromkeys(("h", "out"), wraps(lambda op: After(op, Map(_to("bfloat16"))))),
         "h and out are off by up to 2^-9.",
         "planted: a buffer of the wrong dtype",
         BLOCKS,
         {"bfloat16": "it is in that dtype already"},
+        where=in_dtypes(*NOT_BFLOAT16),
     ),
     Mistake(
         "probs_in_bfloat16",
         "probabilities are rounded to bfloat16",
-        _wrapped(lambda op: Before(op, Map(_to("bfloat16"))), "attn", only=SINGLE),
+        {"attn": wraps(lambda op: Before(op, Map(_to("bfloat16"))))},
         "attn is off by up to 2^-9.",
         "planted: the second product of a mixed-precision kernel",
         ATTENTION,
         {"bfloat16": "they may be in that dtype", "float16": "a kernel of float16 does not go by way of bfloat16"},
+        where=in_dtypes(*SINGLE),
     ),
     Mistake(
         "dweight_accumulated_in_storage_dtype",
         "the rows of the projections' gradients are added up one by one in the storage dtype",
-        _gradients_in_storage,
+        dict.fromkeys(LINEAR, _in_storage(Linear, _gradients)),
         "An error that grows with the number of rows.",
         "Liger#950, helion#3595",
         BLOCK,
         NO_NARROWER,
+        where=in_half,
     ),
 )

@@ -2,27 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake
+from conformance.mistakes.block.stages import alters, reads, wraps
+from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Mistake, Of
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Rotate
+from conformance.ops.block.program import Program
 from conformance.ops.block.wrappers import After, First, Measured, Swapped
+from reference import BlockConfig
 
 Array = np.ndarray
 ROTATED = ("q_rope", "k_rope")
 
 
-def turned(angles: Callable[[Composite, Array], Array], *names: str) -> Callable[[Composite], Composite]:
-    """The stages of these names, q's and k's where there are none, with other angles."""
-
-    def alter(composite: Composite) -> Composite:
-        return with_rotate(lambda op: replace(op, angles=angles(composite, op.angles)), *names)(composite)
-
-    return alter
+def turns(angles: Callable[[Composite, Array], Array]) -> Of:
+    """It turns by other angles, made of the true ones."""
+    return Of(lambda composite: alters(Rotate, lambda op: replace(op, angles=angles(composite, op.angles))))
 
 
 def made_of(
@@ -77,63 +75,38 @@ class _Part(Measured):
         return np.split(a, [2 * self.rotate.angles.shape[-1]], axis=-1)
 
 
-def _over_half_of_the_head(composite: Composite) -> Composite:
+def _half_of_the_head(op: Rotate, composite: Composite) -> _Part:
     """The frequencies are those of a head of half the width."""
-
-    def part(op: Rotate) -> _Part:
-        half = op.angles[:, : op.angles.shape[-1] // 2]
-        return _Part(replace(op, angles=made_of()(composite, half)))
-
-    return with_rotate(part)(composite)
+    half = op.angles[:, : op.angles.shape[-1] // 2]
+    return _Part(replace(op, angles=made_of()(composite, half)))
 
 
-def with_rotate(alter: Callable[[Rotate], Any], *names: str) -> Callable[[Composite], Composite]:
-    """Another rotation in the stages of these names, or in all that rotate."""
-
-    def altered(composite: Composite) -> Composite:
-        for name in names or ROTATED:
-            composite = composite.alter(name, Rotate, alter)
-        return composite
-
-    return altered
-
-
-def _by_head(composite: Composite) -> Composite:
+def _by_head(heads: Callable[[BlockConfig], int]) -> Of:
     """x is [batch, s, h, d]; turned as if it were [batch, h, s, d], every head has its angle."""
 
-    def turned(op: Rotate, heads: int) -> Any:
-        frequency = frequencies(composite, op.angles)
-        return Swapped(replace(op, angles=np.arange(heads)[:, None] * frequency), -2, -3)
+    def turned(op: Rotate, composite: Composite) -> Swapped:
+        angles = np.arange(heads(composite.config))[:, None] * frequencies(composite, op.angles)
+        return Swapped(replace(op, angles=angles), -2, -3)
 
-    c = composite.config
-    q = composite.alter("q_rope", Rotate, lambda op: turned(op, c.n_heads))
-    return q.alter("k_rope", Rotate, lambda op: turned(op, c.n_kv_heads))
+    return Of(lambda composite: alters(Rotate, lambda op: turned(op, composite)))
 
 
-def _values_too(composite: Composite) -> Composite:
-    rotate = composite.program.op("k_rope")
-    return composite.with_op("v", lambda op: After(op, rotate)) if rotate else composite
-
-
-def _before_qk_norm(composite: Composite) -> Composite:
-    """q is turned, then normalised; the stages stand in that order, and what read the turned one reads the other."""
-    if not (composite.has("q_norm") and composite.has("q_rope")):
-        return composite
-    for name in ("q", "k"):
-        composite = composite.reread(f"{name}_norm", {name: f"{name}_rope"}).reread(f"{name}_rope", {f"{name}_norm": name})
-        composite = composite.reread("scores", {f"{name}_rope": f"{name}_norm"})
-        composite = composite.reread("keys", {f"{name}_rope": f"{name}_norm"})
+def _rope_first(composite: Composite) -> Program:
+    """The stages in another order: q_rope and k_rope, then q_norm and k_norm."""
     stages = list(composite.program.stages)
     at = next(i for i, stage in enumerate(stages) if stage.local_name == "q_norm")
     stages[at : at + 4] = stages[at + 2 : at + 4] + stages[at : at + 2]
-    return replace(composite, program=replace(composite.program, stages=tuple(stages)))
+    return Program(tuple(stages))
+
+
+NORMED_LAST = reads({"q_rope": "q_norm", "k_rope": "k_norm"})
 
 
 MISTAKES = (
     Mistake(
         "rope_pairs_swapped",
         "neighbours are turned as pairs where halves should be, or halves where neighbours should be",
-        with_rotate(lambda op: replace(op, interleaved=not op.interleaved)),
+        dict.fromkeys(ROTATED, alters(Rotate, lambda op: replace(op, interleaved=not op.interleaved))),
         "Every position but the first is wrong; queries and keys of one position still agree.",
         "tt-metal#26844",
         ROPE,
@@ -141,7 +114,7 @@ MISTAKES = (
     Mistake(
         "rope_base_1e4",
         "the base is 10000, whatever is asked for",
-        turned(made_of(base=1e4)),
+        dict.fromkeys(ROTATED, turns(made_of(base=1e4))),
         "Angles are too large but for the first pair's; a base of 10000 hides it.",
         "candle#3746",
         ROPE,
@@ -149,7 +122,7 @@ MISTAKES = (
     Mistake(
         "rope_exponent_halved",
         "the exponent is -i/d instead of -2i/d",
-        turned(made_of(exponent=0.5)),
+        dict.fromkeys(ROTATED, turns(made_of(exponent=0.5))),
         "All angles but the first pair's are too large.",
         "planted: an arange of half the width over the whole one",
         ROPE,
@@ -157,7 +130,7 @@ MISTAKES = (
     Mistake(
         "rope_by_linspace",
         "the exponents run evenly from 0 to 1, the last included",
-        turned(_linspaced),
+        dict.fromkeys(ROTATED, turns(_linspaced)),
         "Angles are too small but for the first pair's.",
         "planted: linspace(0, 1, d/2) for arange(0, d, 2)/d",
         ROPE,
@@ -165,7 +138,7 @@ MISTAKES = (
     Mistake(
         "rope_over_half_of_the_head",
         "only the first half of a head's features is turned, as a head of its own",
-        _over_half_of_the_head,
+        dict.fromkeys(ROTATED, Of(lambda composite: alters(Rotate, lambda op: _half_of_the_head(op, composite)))),
         "Pairs and frequencies are others; the second half does not know of positions.",
         "pie#602, transformers#48652, maxtext#4742: the partial rotation of other models",
         ROPE,
@@ -173,7 +146,7 @@ MISTAKES = (
     Mistake(
         "rope_over_d_model",
         "the exponent is -2i/d_model instead of -2i/d_head",
-        turned(_over_d_model),
+        dict.fromkeys(ROTATED, turns(_over_d_model)),
         "Angles are too large but for the first pair's; a single head hides it.",
         "planted: the wrong one of two widths",
         BLOCKS,
@@ -181,7 +154,7 @@ MISTAKES = (
     Mistake(
         "rope_sign",
         "features are turned the other way",
-        turned(lambda composite, true: -true),
+        dict.fromkeys(ROTATED, turns(lambda composite, true: -true)),
         "The sign of every sine; a score then depends on the distance with the opposite sign.",
         "planted: the minus in the wrong half",
         ROPE,
@@ -189,7 +162,7 @@ MISTAKES = (
     Mistake(
         "rope_twice",
         "features are turned twice",
-        turned(lambda composite, true: 2 * true),
+        dict.fromkeys(ROTATED, turns(lambda composite, true: 2 * true)),
         "All angles are doubled.",
         "planted: by the attention and by its caller",
         ROPE,
@@ -197,7 +170,7 @@ MISTAKES = (
     Mistake(
         "rope_half_of_the_pairs",
         "only the slower half of the pairs is turned",
-        turned(_half_of_the_pairs),
+        dict.fromkeys(ROTATED, turns(_half_of_the_pairs)),
         "The faster angles are missing.",
         "planted: the partial rotation of another model",
         ROPE,
@@ -205,7 +178,7 @@ MISTAKES = (
     Mistake(
         "rope_by_head",
         "a head's number is taken for the position",
-        _by_head,
+        {"q_rope": _by_head(lambda config: config.n_heads), "k_rope": _by_head(lambda config: config.n_kv_heads)},
         "Every position is turned alike, every head otherwise.",
         "planted: [batch, s, h, d] read as [batch, h, s, d]",
         ROPE,
@@ -213,14 +186,14 @@ MISTAKES = (
     Mistake(
         "rope_missing",
         "queries and keys are not turned",
-        with_rotate(lambda op: First()),
+        dict.fromkeys(ROTATED, alters(Rotate, lambda op: First())),
         "Attention does not know of positions, but for its mask.",
         ops=ROPE,
     ),
     Mistake(
         "rope_of_keys_missing",
         "queries are turned, keys are not",
-        with_rotate(lambda op: First(), "k_rope"),
+        {"k_rope": alters(Rotate, lambda op: First())},
         "A score depends on the query's position alone.",
         "planted: one of two lines",
         BLOCKS,
@@ -228,17 +201,27 @@ MISTAKES = (
     Mistake(
         "rope_on_values",
         "values are turned too",
-        _values_too,
+        {"v": Of(lambda composite: wraps(lambda op: After(op, composite.program.op("k_rope"))))},
         "attn is mixed of turned values.",
         "planted: q, k and v in one tensor",
         BLOCKS,
+        where=lambda composite: composite.has("k_rope"),
     ),
     Mistake(
         "rope_before_qk_norm",
         "queries and keys are turned before they are normalised",
-        _before_qk_norm,
+        {
+            "program": Of(_rope_first),
+            "q_rope": reads({"q_norm": "q"}),
+            "k_rope": reads({"k_norm": "k"}),
+            "q_norm": reads({"q": "q_rope"}),
+            "k_norm": reads({"k": "k_rope"}),
+            "scores": NORMED_LAST,
+            "keys": NORMED_LAST,
+        },
         "The norm's weight meets other features; equal weights hide it.",
         "vllm#16311",
         BLOCK,
+        where=lambda composite: composite.has("q_norm") and composite.has("q_rope"),
     ),
 )

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake
+from conformance.mistakes.block.stages import alters, reads, wraps
+from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of
 from conformance.numbers.rounding import HALF
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
@@ -16,19 +17,16 @@ Array = np.ndarray
 WINDOW = 4
 
 
-def sees(
-    visible: Callable[[Composite, Array, Array, Array], Array], only: Callable[[Composite], bool] = lambda composite: True
-) -> Callable[[Composite], Composite]:
+def sees(visible: Callable[[Composite, Array, Array, Array], Array]) -> Of:
     """Other keys are visible: a function of the visible ones, of the queries' positions [s, 1] and of the keys' [t]."""
 
-    def alter(composite: Composite) -> Composite:
+    def other(op: Softmax, composite: Composite) -> Softmax:
         case = composite.case
         t = case.past + case.s
         query, key = np.arange(case.past, t)[:, None], np.arange(t)
-        change: Callable[[Softmax], Softmax] = lambda op: replace(op, visible=visible(composite, op.visible, query, key))  # noqa: E731
-        return composite.alter("probs", Softmax, change) if only(composite) else composite
+        return replace(op, visible=visible(composite, op.visible, query, key))
 
-    return alter
+    return Of(lambda composite: alters(Softmax, lambda op: other(op, composite)))
 
 
 def _is_causal(composite: Composite) -> bool:
@@ -40,23 +38,8 @@ def all(visible: Array) -> Array:
     return np.broadcast_to(visible[..., -1:, :], visible.shape)
 
 
-def _window(keys: int) -> Callable[[Composite], Composite]:
+def _window(keys: int) -> Of:
     return sees(lambda composite, visible, query, key: visible & (key > query - keys))
-
-
-def _cached_values(make: Callable[[Array], Array]) -> Callable[[Composite], Composite]:
-    """Other values for those that were cached."""
-    return lambda composite: composite.with_op("values", lambda op: Before(op, Map(make)))
-
-
-def _cached_keys_for_values(composite: Composite) -> Composite:
-    return composite.reread("values", {"v_cache": "k_cache"})
-
-
-def _prepended(composite: Composite) -> Composite:
-    for name in ("keys", "values"):
-        composite = composite.alter(name, Concatenate, lambda op: replace(op, cached_first=False))
-    return composite
 
 
 FLOAT64 = {"float64": "nothing in float64 is asked for with a cache, or with padding"}
@@ -65,48 +48,53 @@ MISTAKES = (
     Mistake(
         "causal_mask_missing",
         "queries see the keys that come after them",
-        sees(lambda composite, visible, query, key: all(visible), _is_causal),
+        {"probs": sees(lambda composite, visible, query, key: all(visible))},
         "All rows but the last; a single query hides it.",
         ops=ATTENTION,
+        where=_is_causal,
     ),
     Mistake(
         "causal_mask_one_too_few",
         "a query does not see its own key",
-        sees(lambda composite, visible, query, key: visible & (key < query), _is_causal),
+        {"probs": sees(lambda composite, visible, query, key: visible & (key < query))},
         "Every row; the first sees nothing at all.",
         "minimind#631",
         ATTENTION,
+        where=_is_causal,
     ),
     Mistake(
         "causal_mask_one_too_many",
         "a query sees the key after its own",
-        sees(lambda composite, visible, query, key: all(visible) & (key <= query + 1), _is_causal),
+        {"probs": sees(lambda composite, visible, query, key: all(visible) & (key <= query + 1))},
         "All rows but the last.",
         "flashinfer#348",
         ATTENTION,
+        where=_is_causal,
     ),
     Mistake(
         "causal_mask_without_cache",
         "query i sees the first i + 1 keys, however many are cached",
-        sees(lambda composite, visible, query, key: visible & (key <= query - composite.case.past), _is_causal),
+        {"probs": sees(lambda composite, visible, query, key: visible & (key <= query - composite.case.past))},
         "Without cached keys nothing.",
         "flashinfer#348, llama#900",
         MASKED,
         FLOAT64,
+        where=_is_causal,
     ),
     Mistake(
         "causal_mask_unasked",
         "queries do not see what comes after them, though they should",
-        sees(lambda composite, visible, query, key: visible & (key <= query), lambda composite: not _is_causal(composite)),
+        {"probs": sees(lambda composite, visible, query, key: visible & (key <= query))},
         "All rows but the last.",
         "planted: a default of the wrong kind of model",
         MASKED,
         CAUSAL,
+        where=lambda composite: not _is_causal(composite),
     ),
     Mistake(
         "window_unasked",
         f"a query sees the last {WINDOW} keys only",
-        _window(WINDOW),
+        {"probs": _window(WINDOW)},
         "Sequences that fit into the window hide it.",
         "planted: the sliding window of another model",
         ATTENTION,
@@ -115,7 +103,7 @@ MISTAKES = (
         Mistake(
             f"window_of_{keys}",
             f"a query sees the last {keys} keys only",
-            _window(keys),
+            {"probs": _window(keys)},
             "Sequences that fit into the window hide it.",
             "planted: the sliding window of another model; transformers#39408, Megatron-Bridge#2656: off by one",
             ATTENTION,
@@ -125,7 +113,7 @@ MISTAKES = (
     Mistake(
         "cache_not_seen",
         "cached keys are not attended to",
-        sees(lambda composite, visible, query, key: visible & (key >= composite.case.past)),
+        {"probs": sees(lambda composite, visible, query, key: visible & (key >= composite.case.past))},
         "Without cached keys nothing.",
         "planted: a mask of the new keys' size",
         MASKED,
@@ -134,7 +122,7 @@ MISTAKES = (
     Mistake(
         "cached_values_are_keys",
         "the values that were cached are read from the keys' cache",
-        _cached_keys_for_values,
+        {"values": reads({"v_cache": "k_cache"})},
         "Without cached keys nothing.",
         "planted: one of two names",
         BLOCK,
@@ -143,7 +131,7 @@ MISTAKES = (
     Mistake(
         "cached_values_are_zero",
         "the values that were cached are zero",
-        _cached_values(np.zeros_like),
+        {"values": wraps(lambda op: Before(op, Map(np.zeros_like)))},
         "Without cached keys nothing.",
         "planted: a cache that was allocated and never written",
         BLOCK,
@@ -152,7 +140,7 @@ MISTAKES = (
     Mistake(
         "cache_behind",
         "new keys and values stand before the cached ones",
-        _prepended,
+        dict.fromkeys(("keys", "values"), alters(Concatenate, lambda op: replace(op, cached_first=False))),
         "The mask then hides the wrong keys; where all of them are visible nothing is wrong.",
         "planted: the order of two arguments",
         BLOCK,

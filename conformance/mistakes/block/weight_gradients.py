@@ -1,15 +1,16 @@
 """Mistakes in the gradients of the projections' weights and biases, and of a stack's layers."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from conformance.mistakes.block.gradients import Array, Cotangents, last_position, made_by, of_rows, pulls, scales
-from conformance.mistakes.mistake import BLOCK, BLOCKS, STACK, Mistake
+from conformance.mistakes.block.gradients import Array, Cotangents, last_position, made_by, of_rows, scales
+from conformance.mistakes.block.stages import in_layer, pulls
+from conformance.mistakes.mistake import BLOCK, BLOCKS, STACK, Mistake, Of
 from conformance.ops.block.anatomy import Composite, Values
 from conformance.ops.block.primitives import Linear
-from conformance.ops.block.program import Pull, Pulled, Stage
+from conformance.ops.block.program import Pull
 
 LINEAR = ("q", "k", "v", "attn_out", "gate", "up", "ffn_out")
 
@@ -39,10 +40,6 @@ def _first_sequence(x: Array) -> Array:
     return kept
 
 
-def _finish(finish: Callable[[Composite, Values], Values]) -> Callable[[Composite], Composite]:
-    return lambda composite: replace(composite, finish=lambda outputs: finish(composite, outputs))
-
-
 def _layers_swapped(composite: Composite, outputs: Values) -> Values:
     last, swapped = composite.case.n_layers - 1, dict(outputs)
     for name in composite.config.parameters():
@@ -50,22 +47,11 @@ def _layers_swapped(composite: Composite, outputs: Values) -> Values:
     return swapped
 
 
-def _last_layer_alone(composite: Composite) -> Composite:
-    """Nothing goes back through the last layer's x, but dx itself is nothing then."""
-    prefix = f"{composite.case.n_layers - 1}."
-
-    def cut(stage: Stage) -> Stage:
-        reads_x = stage.layer == prefix and stage.local_name in ("attention_norm", "h")
-        return replace(stage, op=Pulled(stage.op, scales(0.0))) if reads_x else stage
-
-    return replace(composite, program=replace(composite.program, stages=tuple(map(cut, composite.program.stages))))
-
-
 MISTAKES = (
     Mistake(
         "dweight_transposed",
         "the gradient of the weight after attention is transposed",
-        pulls(_weight(_transposed), "attn_out"),
+        {"attn_out": pulls(_weight(_transposed))},
         "Only a square weight allows it.",
         "planted: x·dy for dy·x",
         BLOCKS,
@@ -73,7 +59,7 @@ MISTAKES = (
     Mistake(
         "dweight_missing",
         "the weight after attention has no gradient",
-        pulls(scales(1.0, 0.0), "attn_out"),
+        {"attn_out": pulls(scales(1.0, 0.0))},
         "It is zero.",
         "unsloth#4533",
         BLOCKS,
@@ -81,7 +67,7 @@ MISTAKES = (
     Mistake(
         "dweight_halved",
         "the gradients of all projections' weights are halved",
-        pulls(scales(1.0, 0.5), *LINEAR),
+        dict.fromkeys(LINEAR, pulls(scales(1.0, 0.5))),
         "They are too small.",
         "planted: a mean over two sequences",
         BLOCKS,
@@ -89,7 +75,7 @@ MISTAKES = (
     Mistake(
         "dweight_of_last_position",
         "the gradients of the projections' parameters are those of the last position",
-        made_by(Linear, of_rows(last_position), *LINEAR),
+        dict.fromkeys(LINEAR, made_by(Linear, of_rows(last_position))),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,
@@ -97,7 +83,7 @@ MISTAKES = (
     Mistake(
         "dweight_of_first_sequence",
         "the gradients of the projections' parameters are those of the first sequence",
-        made_by(Linear, of_rows(_first_sequence), *LINEAR),
+        dict.fromkeys(LINEAR, made_by(Linear, of_rows(_first_sequence))),
         "A single sequence hides it.",
         "planted: a batch that is not summed over",
         BLOCKS,
@@ -105,7 +91,7 @@ MISTAKES = (
     Mistake(
         "dbias_missing",
         "the projections' biases have no gradient",
-        pulls(_bias(lambda bias, rows: 0 * bias), *LINEAR),
+        dict.fromkeys(LINEAR, pulls(_bias(lambda bias, rows: 0 * bias))),
         "They are zero; models without biases hide it.",
         "unsloth#4533",
         BLOCK,
@@ -113,7 +99,7 @@ MISTAKES = (
     Mistake(
         "dbias_averaged",
         "the gradients of the projections' biases are means over the rows",
-        pulls(_bias(lambda bias, rows: bias / rows), *LINEAR),
+        dict.fromkeys(LINEAR, pulls(_bias(lambda bias, rows: bias / rows))),
         "They are too small; models without biases hide it.",
         "planted: a mean for a sum",
         BLOCK,
@@ -121,7 +107,7 @@ MISTAKES = (
     Mistake(
         "layers_gradients_swapped",
         "the first and the last layer have each other's gradients",
-        _finish(_layers_swapped),
+        {"finish": Of(lambda composite: partial(_layers_swapped, composite))},
         "All of these layers' gradients; dx is right.",
         "planted: a list that is not reversed",
         STACK,
@@ -129,7 +115,7 @@ MISTAKES = (
     Mistake(
         "gradient_stops_before_last_layer",
         "the last layer passes nothing back",
-        _last_layer_alone,
+        dict.fromkeys(("attention_norm", "h"), in_layer(-1, pulls(scales(0.0)))),  # the stages that read its x
         "No other layer has a gradient, and dx is zero.",
         "planted: a detach too many",
         STACK,

@@ -1,17 +1,16 @@
 """BatchNorm's own: whose statistics it normalises by, and how the running ones move."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from conformance.mistakes.mistake import BATCH, Mistake
+from conformance.mistakes.mistake import BATCH, Mistake, Of, in_half
 from conformance.mistakes.norms.precision import NO_NARROWER
-from conformance.numbers.rounding import HALF, round_to
+from conformance.numbers.rounding import round_to
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.batch_norm import BatchNormCase
-from conformance.ops.norms.steps import Batch, Paths, Steps
+from conformance.ops.norms.steps import Paths, Steps
 from conformance.ops.norms.values import FEATURES, batch_axes, mean
 
 Array = np.ndarray
@@ -21,18 +20,13 @@ ANOTHER_MOMENTUM = {
 }
 
 
-def _batch(**altered: Any) -> Callable[[Norm], Norm]:
-    """BatchNorm with something else about its batch."""
-    return lambda norm: replace(norm, batch=norm.batch and replace(norm.batch, **altered))
+def _in_training(norm: Any) -> bool:
+    return norm.batch.updates
 
 
-def _in_evaluation(alter: Callable[[Norm, Batch], Norm]) -> Callable[[Norm], Norm]:
-    """A mistake that is made where the running statistics stand for the batch's."""
-    return lambda norm: norm if norm.batch is None or norm.batch.updates else alter(norm, norm.batch)
-
-
-def _in_training(alter: Callable[[Norm, Batch], Norm]) -> Callable[[Norm], Norm]:
-    return lambda norm: alter(norm, norm.batch) if norm.batch and norm.batch.updates else norm
+def _in_evaluation(norm: Any) -> bool:
+    """Where the running statistics stand for the batch's."""
+    return not norm.batch.updates
 
 
 def _through_statistics(s: Steps, direct: Array, through_mean: Array, through_rstd: Array) -> Paths:
@@ -46,23 +40,21 @@ def _twice(old: Array, new: Array, momentum: float) -> Array:
     return (1 - momentum) * once + momentum * new
 
 
-def _in_storage_dtype(norm: Norm) -> Norm:
-    dtype = norm.case.dtype
-    if norm.batch is None or dtype not in HALF:
-        return norm
+def _in_storage_dtype(norm: Norm) -> Callable[[Array, Array, float], Array]:
+    assert norm.batch
     right = norm.batch.update
 
     def update(old: Array, new: Array, momentum: float) -> Array:
-        return round_to(right(old, new, momentum).astype(np.float64), dtype).astype(old.dtype)
+        return round_to(right(old, new, momentum).astype(np.float64), norm.case.dtype).astype(old.dtype)
 
-    return replace(norm, batch=replace(norm.batch, update=update))
+    return update
 
 
 MISTAKES = (
     Mistake(
         "running_var_biased",
         "the variance that runs is divided by R, the number of rows, as flax does it, not by R - 1",
-        _batch(correction=lambda rows: 1.0),
+        {"batch.correction": lambda rows: 1.0},
         "The running variance is too small by 1/R of the new share; y is right, until it is evaluated.",
         "tt-metal#55438, mlx#3817, tinygrad#807; right in flax, Keras and ONNX",
         BATCH,
@@ -70,7 +62,7 @@ MISTAKES = (
     Mistake(
         "running_var_unbiased",
         "the variance that runs is divided by R - 1, as PyTorch does it, not by R, the number of rows",
-        _batch(correction=lambda rows: rows / (rows - 1)),
+        {"batch.correction": lambda rows: rows / (rows - 1)},
         "The running variance is too large by 1/R of the new share; y is right, until it is evaluated.",
         "a layer of PyTorch's taken for flax's or Keras's",
         BATCH,
@@ -78,7 +70,7 @@ MISTAKES = (
     Mistake(
         "momentum_of_the_old",
         "momentum is taken for the share of the old running statistics, not of the new",
-        _batch(update=lambda old, new, momentum: momentum * old + (1 - momentum) * new),
+        {"batch.update": lambda old, new, momentum: momentum * old + (1 - momentum) * new},
         "Nine tenths of the running statistics are those of the last batch.",
         "torchvision#8250, oneflow#6055, ludwig#2100",
         BATCH,
@@ -86,7 +78,7 @@ MISTAKES = (
     Mistake(
         "momentum_0.1",
         "momentum is hard-coded at 0.1",
-        _batch(momentum=BatchNormCase.momentum),
+        {"batch.momentum": BatchNormCase.momentum},
         "The running statistics follow at another pace than was asked for.",
         "torch's default, where another is asked for",
         BATCH,
@@ -95,7 +87,7 @@ MISTAKES = (
     Mistake(
         "running_not_updated",
         "the running statistics stay as they were",
-        _batch(update=lambda old, new, momentum: old),
+        {"batch.update": lambda old, new, momentum: old},
         "Training looks right; evaluation normalises by what the layer was initialised with.",
         "aprender#2166; a momentum of zero: pretrained-models.pytorch#5",
         BATCH,
@@ -103,7 +95,7 @@ MISTAKES = (
     Mistake(
         "running_replaced",
         "the running statistics are replaced by the batch's",
-        _batch(update=lambda old, new, momentum: new),
+        {"batch.update": lambda old, new, momentum: new},
         "Evaluation depends on the last batch alone.",
         "planted: = for +=",
         BATCH,
@@ -111,7 +103,7 @@ MISTAKES = (
     Mistake(
         "running_updated_twice",
         "the running statistics are updated twice",
-        _batch(update=_twice),
+        {"batch.update": _twice},
         "They follow nearly twice as fast as asked; y and the gradients are right.",
         "pytorch#96136: activation checkpointing runs the forward pass again",
         BATCH,
@@ -119,7 +111,7 @@ MISTAKES = (
     Mistake(
         "running_var_is_std",
         "a standard deviation runs where the variance belongs",
-        _batch(kept=lambda var, eps: np.sqrt(var)),
+        {"batch.kept": lambda var, eps: np.sqrt(var)},
         "Right where the variance is one.",
         "planted: the root taken too early",
         BATCH,
@@ -127,7 +119,7 @@ MISTAKES = (
     Mistake(
         "running_var_is_rstd",
         "the reciprocal root runs where the variance belongs",
-        _batch(kept=lambda var, eps: 1 / np.sqrt(var + eps)),
+        {"batch.kept": lambda var, eps: 1 / np.sqrt(var + eps)},
         "What the backward pass is given is kept: right where the variance is one.",
         "torch/nn#567",
         BATCH,
@@ -135,7 +127,7 @@ MISTAKES = (
     Mistake(
         "running_var_with_eps",
         "the variance that runs has eps in it, which evaluation adds again",
-        _batch(kept=lambda var, eps: var + eps),
+        {"batch.kept": lambda var, eps: var + eps},
         "Features near sqrt(eps) come out too small in evaluation; ordinary ones hide it.",
         "planted: var += eps, in place",
         BATCH,
@@ -143,40 +135,44 @@ MISTAKES = (
     Mistake(
         "running_in_storage_dtype",
         "the running statistics are rounded to x's dtype",
-        _in_storage_dtype,
+        {"batch.update": Of(_in_storage_dtype)},
         "A small share of the new is lost to rounding: in bfloat16 they come to a halt.",
         "module.to(bfloat16), which takes the buffers along",
         BATCH,
         hidden=NO_NARROWER,
+        where=in_half,
     ),
     Mistake(
         "batch_statistics_in_evaluation",
         "evaluation normalises by the batch's own statistics",
-        _in_evaluation(lambda norm, batch: replace(norm, batch=replace(batch, training=True))),
+        {"batch.training": True},
         "What is predicted for a row depends on the rows beside it.",
         "a model left in training; pytorch#16793: running statistics that are not tracked",
         BATCH,
+        where=_in_evaluation,
     ),
     Mistake(
         "running_statistics_in_training",
         "training normalises by the running statistics",
-        _in_training(lambda norm, batch: replace(norm, batch=replace(batch, training=False))),
+        {"batch.training": False},
         "No gradient passes through the statistics, and y is not normalised.",
         "a layer that was frozen, or built for inference",
         BATCH,
+        where=_in_training,
     ),
     Mistake(
         "dx_through_running_statistics",
         "in evaluation dx passes through the statistics, which are constants",
-        _in_evaluation(lambda norm, batch: replace(norm, paths=_through_statistics)),
+        {"paths": _through_statistics},
         "y is right; dx lacks its mean and its share along x_hat.",
         "torch/nn#768",
         BATCH,
+        where=_in_evaluation,
     ),
     Mistake(
         "layer_norm_for_batch_norm",
         "the statistics are a row's, over its features: this is LayerNorm",
-        lambda norm: replace(norm, axes=FEATURES),
+        {"axes": FEATURES},
         "Features keep their means and sizes.",
         "planted: the other norm of the same library",
         BATCH,
@@ -184,7 +180,7 @@ MISTAKES = (
     Mistake(
         "statistics_of_each_place",
         "the statistics are over the first axis alone, not over all but the features'",
-        lambda norm: replace(norm, axes=(-norm.x.ndim,)),
+        {"axes": Of(lambda norm: (-norm.x.ndim,))},
         "Every place of a sequence or an image has statistics of its own; an input of two axes hides it.",
         "a BatchNorm of vectors given sequences",
         BATCH,

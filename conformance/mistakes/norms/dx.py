@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, ROWS, Mistake
+from conformance.mistakes.mistake import CENTRED, ROWS, Mistake, Of, in_half
 from conformance.mistakes.norms.precision import NO_NARROWER
-from conformance.numbers.rounding import HALF, round_to
+from conformance.numbers.rounding import round_to
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import Paths, Steps
 
@@ -16,117 +17,107 @@ FORMULA = "a hand-written backward"
 HIDES = "dy aligned with weight·x_hat shows it most; wide rows hide it, at n = 4096 it is under a percent"
 
 
-def _paths(paths: Callable[[Steps, Array, Array, Array], Paths]) -> Callable[[Norm], Norm]:
-    return lambda norm: replace(norm, paths=paths)
+def _scaled(scale: Callable[[Steps], Array | float]) -> Callable[[Steps, Array, Array, Array], Paths]:
+    return lambda s, d, m, r: (scale(s) * d, scale(s) * m, scale(s) * r)
 
 
-def _scaled(scale: Callable[[Steps], Array | float]) -> Callable[[Norm], Norm]:
-    return _paths(lambda s, d, m, r: (scale(s) * d, scale(s) * m, scale(s) * r))
-
-
-def _projects(projected: Callable[[Steps], Array]) -> Callable[[Norm], Norm]:
-    return lambda norm: replace(norm, projected=projected)
+def _saves(make: Callable[[Norm, Steps], Steps]) -> Of:
+    """What is saved for the backward pass, made of the norm and of what the forward pass has."""
+    return Of(lambda norm: partial(make, norm))
 
 
 def _stored(norm: Norm, a: Array) -> Array:
     return round_to(a.astype(np.float64), norm.case.dtype).astype(a.dtype)
 
 
-def _saves_rstd(norm: Norm) -> Norm:
-    def saved(s: Steps) -> Steps:
-        rstd = _stored(norm, s.rstd)
-        return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
-
-    return replace(norm, saved=saved) if norm.case.dtype in HALF else norm
+def _rstd_stored(norm: Norm, s: Steps) -> Steps:
+    rstd = _stored(norm, s.rstd)
+    return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
 
 
-def _saves_mean(norm: Norm) -> Norm:
-    return replace(norm, saved=lambda s: replace(s, x_hat=(s.x - _stored(norm, s.row_mean)) * s.rstd))
+def _mean_stored(norm: Norm, s: Steps) -> Steps:
+    return replace(s, x_hat=(s.x - _stored(norm, s.row_mean)) * s.rstd)
 
 
-def _saves_statistics(norm: Norm) -> Norm:
-    def saved(s: Steps) -> Steps:
-        rstd = _stored(norm, s.rstd)
-        return replace(s, rstd=rstd, x_hat=(s.x - _stored(norm, s.row_mean)) * rstd)
-
-    return replace(norm, saved=saved) if norm.case.dtype in HALF else norm
+def _statistics_stored(norm: Norm, s: Steps) -> Steps:
+    return _mean_stored(norm, replace(s, rstd=_stored(norm, s.rstd)))
 
 
-def _scales_by_stored_rstd(norm: Norm) -> Norm:
+def _scale_stored(norm: Norm, s: Steps) -> Steps:
     """x_hat is right, so dweight is; rstd scales dx."""
-    return replace(norm, saved=lambda s: replace(s, rstd=_stored(norm, s.rstd))) if norm.case.dtype in HALF else norm
+    return replace(s, rstd=_stored(norm, s.rstd))
 
 
-def _saves_x_hat(norm: Norm) -> Norm:
-    return replace(norm, saved=lambda s: replace(s, x_hat=_stored(norm, s.x_hat)))
+def _x_hat_stored(norm: Norm, s: Steps) -> Steps:
+    return replace(s, x_hat=_stored(norm, s.x_hat))
 
 
-def _recovers_x_hat(norm: Norm) -> Norm:
+def _x_hat_recovered(norm: Norm, s: Steps) -> Steps:
     """From y as it was returned: where the weight is small or zero, nothing is left of x_hat."""
-    return replace(norm, saved=lambda s: replace(s, x_hat=(_stored(norm, s.y) - s.b) / s.w))
+    return replace(s, x_hat=(_stored(norm, s.y) - s.b) / s.w)
 
 
 MISTAKES = (
     Mistake(
         "projection_missing",
         "dx lacks the projection on x_hat",
-        _paths(lambda s, d, m, r: (d, m, 0 * r)),
+        {"paths": lambda s, d, m, r: (d, m, 0 * r)},
         f"dx keeps its component along x_hat: {HIDES}.",
         "tt-metal#53215, xla#8225",
     ),
     Mistake(
         "projection_twice",
         "dx subtracts the projection on x_hat twice",
-        _paths(lambda s, d, m, r: (d, m, 2 * r)),
+        {"paths": lambda s, d, m, r: (d, m, 2 * r)},
         f"dx has the opposite component along x_hat: {HIDES}.",
         "tt-metal#53215, xla#8225",
     ),
     Mistake(
         "projection_added",
         "dx adds the projection on x_hat",
-        _paths(lambda s, d, m, r: (d, m, -r)),
+        {"paths": lambda s, d, m, r: (d, m, -r)},
         f"dx has twice its component along x_hat: {HIDES}.",
         "planted: a sign",
     ),
     Mistake(
         "projection_summed",
         "the projection on x_hat is a sum, not a mean",
-        _paths(lambda s, d, m, r: (d, m, s.x.shape[-1] * r)),
+        {"paths": lambda s, d, m, r: (d, m, s.x.shape[-1] * r)},
         "dx is n times too far along x_hat.",
         "planted: a division by the width left out",
     ),
     Mistake(
         "projection_over_n_minus_1",
         "the projection on x_hat is divided by n - 1",
-        _paths(lambda s, d, m, r: (d, m, r * s.x.shape[-1] / (s.x.shape[-1] - 1))),
+        {"paths": lambda s, d, m, r: (d, m, r * s.x.shape[-1] / (s.x.shape[-1] - 1))},
         f"dx is off by 1/n along x_hat: {HIDES}.",
         "planted: the derivative of an unbiased deviation",
     ),
     Mistake(
         "projection_without_weight",
         "the projection on x_hat is that of dy, not of dy·weight",
-        _projects(lambda s: s.dy * s.x_hat),
+        {"projected": lambda s: s.dy * s.x_hat},
         f"{HIDES.capitalize()}; a weight of one hides it.",
         "planted: dy taken for g",
     ),
     Mistake(
         "projection_of_x",
         "the projection is on x, not on x_hat",
-        _projects(lambda s: s.g * s.x),
+        {"projected": lambda s: s.g * s.x},
         f"{HIDES.capitalize()}; rows of deviation one hide it.",
         "planted: one rstd of three left out",
     ),
     Mistake(
         "projection_of_y",
         "the projection is on y, not on x_hat",
-        _projects(lambda s: s.g * s.y),
+        {"projected": lambda s: s.g * s.y},
         f"{HIDES.capitalize()}; a weight of one hides it.",
         "planted: a saved y taken for x_hat",
     ),
     Mistake(
         "shift_missing",
         "dx lacks the mean of g",
-        _paths(lambda s, d, m, r: (d, 0 * m, r)),
+        {"paths": lambda s, d, m, r: (d, 0 * m, r)},
         "The rows of dx do not add up to zero.",
         "tt-metal#53215, xla#8225",
         CENTRED,
@@ -134,7 +125,7 @@ MISTAKES = (
     Mistake(
         "shift_twice",
         "dx subtracts the mean of g twice",
-        _paths(lambda s, d, m, r: (d, 2 * m, r)),
+        {"paths": lambda s, d, m, r: (d, 2 * m, r)},
         "The rows of dx do not add up to zero.",
         "tt-metal#53215, xla#8225",
         CENTRED,
@@ -142,7 +133,7 @@ MISTAKES = (
     Mistake(
         "shift_added",
         "dx adds the mean of g",
-        _paths(lambda s, d, m, r: (d, -m, r)),
+        {"paths": lambda s, d, m, r: (d, -m, r)},
         "The rows of dx do not add up to zero.",
         "planted: a sign",
         CENTRED,
@@ -150,7 +141,7 @@ MISTAKES = (
     Mistake(
         "shift_summed",
         "dx subtracts the sum of g, not its mean",
-        _paths(lambda s, d, m, r: (d, s.x.shape[-1] * m, r)),
+        {"paths": lambda s, d, m, r: (d, s.x.shape[-1] * m, r)},
         "The rows of dx do not add up to zero.",
         "planted: a division by the width left out",
         CENTRED,
@@ -158,7 +149,7 @@ MISTAKES = (
     Mistake(
         "shift_without_weight",
         "dx subtracts the mean of dy, not of dy·weight",
-        lambda norm: replace(norm, shift=lambda s: s.dy),
+        {"shift": lambda s: s.dy},
         "The rows of dx do not add up to zero; a weight of one hides it.",
         "planted: dy taken for g",
         CENTRED,
@@ -166,28 +157,28 @@ MISTAKES = (
     Mistake(
         "statistics_held_constant",
         "dx treats the statistics as constants: it is only rstd·g",
-        _paths(lambda s, d, m, r: (d, 0 * m, 0 * r)),
+        {"paths": lambda s, d, m, r: (d, 0 * m, 0 * r)},
         f"dx keeps its components along x_hat and along ones: {HIDES}.",
         "statistics taken under no_grad or stop_gradient",
     ),
     Mistake(
         "dx_without_weight",
         "dx leaves the weight out",
-        lambda norm: replace(norm, backward_weight=lambda s: np.ones_like(s.w)),
+        {"backward_weight": lambda s: np.ones_like(s.w)},
         "A weight of one hides it.",
         FORMULA,
     ),
     Mistake(
         "dx_with_weight_twice",
         "dx applies the weight twice",
-        lambda norm: replace(norm, backward_weight=lambda s: s.w**2),
+        {"backward_weight": lambda s: s.w**2},
         "A weight of one hides it.",
         FORMULA,
     ),
     Mistake(
         "dx_without_offset",
         "dx takes the weight as stored, without its offset",
-        lambda norm: replace(norm, backward_weight=lambda s: norm.weight.astype(s.w.dtype)),
+        {"backward_weight": Of(lambda norm: lambda s: norm.weight.astype(s.w.dtype))},
         "A weight near zero makes dx vanish.",
         FORMULA,
         ROWS,
@@ -195,54 +186,61 @@ MISTAKES = (
     Mistake(
         "dx_without_rstd",
         "dx is not multiplied by rstd",
-        _scaled(lambda s: 1 / s.rstd),
+        {"paths": _scaled(lambda s: 1 / s.rstd)},
         "Rows of deviation one hide it.",
         FORMULA,
     ),
     Mistake(
         "dx_with_rstd_twice",
         "dx is multiplied by rstd twice",
-        _scaled(lambda s: s.rstd),
+        {"paths": _scaled(lambda s: s.rstd)},
         "Rows of deviation one hide it.",
         FORMULA,
     ),
-    Mistake("dx_twice", "dx is accumulated twice", _scaled(lambda s: 2.0), "dx is twice too large.", "quack#52, quack#53"),
+    Mistake(
+        "dx_twice", "dx is accumulated twice", {"paths": _scaled(lambda s: 2.0)}, "dx is twice too large.", "quack#52, quack#53"
+    ),
     Mistake(
         "dx_over_n_minus_1",
         "dx is n/(n - 1) times what it should be",
-        _scaled(lambda s: s.x.shape[-1] / (s.x.shape[-1] - 1) if s.x.shape[-1] > 1 else np.inf),
+        {"paths": _scaled(lambda s: s.x.shape[-1] / (s.x.shape[-1] - 1) if s.x.shape[-1] > 1 else np.inf)},
         "Wide rows hide it: at n = 4096 it is 2e-4.",
         "planted: a mean over n - 1 in the backward pass alone",
         ROWS,
     ),
-    Mistake("dx_zero", "dx is not computed", _scaled(lambda s: 0.0), "dx is zero.", "a buffer that is never written"),
-    Mistake("dx_negated", "dx has the wrong sign", _scaled(lambda s: -1.0), "dx is its own negative.", "planted: a sign"),
+    Mistake(
+        "dx_zero", "dx is not computed", {"paths": _scaled(lambda s: 0.0)}, "dx is zero.", "a buffer that is never written"
+    ),
+    Mistake(
+        "dx_negated", "dx has the wrong sign", {"paths": _scaled(lambda s: -1.0)}, "dx is its own negative.", "planted: a sign"
+    ),
     Mistake(
         "dx_is_dy",
         "dx is dy: the gradient is passed straight through",
-        _paths(lambda s, d, m, r: (s.dy + 0 * d, 0 * m, 0 * r)),
+        {"paths": lambda s, d, m, r: (s.dy + 0 * d, 0 * m, 0 * r)},
         "dx ignores the norm.",
         "quack#52, quack#53",
     ),
     Mistake(
         "dy_taken_for_ones",
         "the gradients are those of the sum of y: dy is not used",
-        lambda norm: replace(norm, cotangent=np.ones_like),
+        {"cotangent": np.ones_like},
         "A dy of ones hides it, and makes LayerNorm's dx vanish besides.",
         "planted: a test that calls y.sum().backward()",
     ),
     Mistake(
         "rstd_saved_in_storage_dtype",
         "rstd is saved for the backward pass in x's dtype",
-        _saves_rstd,
+        {"saved": _saves(_rstd_stored)},
         "y is right; dx is off by 2e-3 to 1e-2 in bfloat16.",
         "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
         hidden=NO_NARROWER,
+        where=in_half,
     ),
     Mistake(
         "mean_saved_in_storage_dtype",
         "the mean is saved for the backward pass in x's dtype",
-        _saves_mean,
+        {"saved": _saves(_mean_stored)},
         "y is right; dx and dweight of rows with a mean are not.",
         "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
         CENTRED,
@@ -251,24 +249,26 @@ MISTAKES = (
     Mistake(
         "statistics_saved_in_storage_dtype",
         "mean and rstd are both saved for the backward pass in x's dtype",
-        _saves_statistics,
+        {"saved": _saves(_statistics_stored)},
         "y is right; dx and dweight are off by half an ulp of rstd, and rows with a mean by half an ulp of that.",
         "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
         CENTRED,
         NO_NARROWER,
+        where=in_half,
     ),
     Mistake(
         "rstd_in_storage_dtype_in_backward",
         "dx is scaled by an rstd that was rounded to x's dtype; x_hat is right",
-        _scales_by_stored_rstd,
+        {"saved": _saves(_scale_stored)},
         "y and dweight are right; every row of dx is off by a factor of its own, up to half an ulp.",
         "planted: a backward pass that is given x_hat and a stored rstd",
         hidden=NO_NARROWER,
+        where=in_half,
     ),
     Mistake(
         "x_hat_saved_in_storage_dtype",
         "x_hat is saved for the backward pass in x's dtype",
-        _saves_x_hat,
+        {"saved": _saves(_x_hat_stored)},
         "y is right; the terms of dweight and of the projection are each off by half an ulp.",
         "planted: an activation saved to spare memory",
         hidden=NO_NARROWER,
@@ -276,7 +276,7 @@ MISTAKES = (
     Mistake(
         "x_hat_recovered_from_y",
         "x_hat is recovered as (y - bias) / weight in the backward pass",
-        _recovers_x_hat,
+        {"saved": _saves(_x_hat_recovered)},
         "dweight is off by half of itself where the weight is near zero; other weights hide it.",
         "apex: memory_efficient layer_norm",
     ),

@@ -1,11 +1,10 @@
 """Rows and memory: what is read from where, and what is written."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from conformance.mistakes.mistake import ROWS, Mistake
+from conformance.mistakes.mistake import ROWS, Change, Mistake, Of
 from conformance.ops.norms.anatomy import Norm
 from conformance.question.case import layouts
 
@@ -14,7 +13,9 @@ Reading = Callable[[Array, str], Array]
 """What is read of a tensor in a layout."""
 
 SLICED_AT = 3  # columns before a sliced tensor's first one
-STRIDED = "indexing is tried in float32: no other dtype has a case with strides"
+STRIDED: dict[str, str] = dict.fromkeys(
+    ("float64", "bfloat16", "float16"), "indexing is tried in float32: no other dtype has a case with strides"
+)
 
 
 def _in_memory_order(a: Array, layout: str) -> Array:
@@ -56,24 +57,29 @@ def _before_zeros(part: Array, a: Array) -> Array:
     return memory
 
 
-def _reads_x(norm: Norm, reading: Reading) -> Norm:
-    layout = layouts(norm.case.layout).get("x")
-    return replace(norm, read=lambda x: reading(x, layout)) if layout else norm
+def _x(reading: Reading) -> Change:
+    return {"read": Of(lambda norm: lambda x: reading(x, layouts(norm.case.layout)["x"]))}
 
 
-def _reads_dy(norm: Norm, reading: Reading) -> Norm:
-    layout = layouts(norm.case.layout).get("dy")
-    return replace(norm, cotangent=lambda dy: reading(dy, layout)) if layout else norm
+def _dy(reading: Reading) -> Change:
+    return {"cotangent": Of(lambda norm: lambda dy: reading(dy, layouts(norm.case.layout)["dy"]))}
 
 
-def _reads_parameters(norm: Norm, reading: Reading) -> Norm:
-    layout = layouts(norm.case.layout).get("weight")
-    return replace(norm, weight=reading(norm.weight, layout), bias=reading(norm.bias, layout)) if layout else norm
+def _parameters(reading: Reading) -> Change:
+    return {
+        "weight": Of(lambda norm: reading(norm.weight, layouts(norm.case.layout)["weight"])),
+        "bias": Of(lambda norm: reading(norm.bias, layouts(norm.case.layout)["bias"])),
+    }
 
 
-def _by_column(norm: Norm) -> Norm:
+def _laid_out(name: str) -> Callable[[Norm], bool]:
+    """Where this tensor does not lie as it is read."""
+    return lambda norm: name in layouts(norm.case.layout)
+
+
+def _by_column(norm: Norm) -> Callable[[Array], Array]:
     """The statistic of row j is that of feature j; where there are fewer rows than features, they are counted again."""
-    return replace(norm, of_rows=lambda statistic: np.resize(statistic, norm.x.shape[-1:]) + np.zeros_like(statistic))
+    return lambda statistic: np.resize(statistic, norm.x.shape[-1:]) + np.zeros_like(statistic)
 
 
 def _last_row(x: Array) -> Array:
@@ -86,59 +92,65 @@ MISTAKES = (
     Mistake(
         "strides_ignored",
         "x is read in the order of its memory, whatever its strides",
-        lambda norm: _reads_x(norm, _in_memory_order),
+        _x(_in_memory_order),
         "Contiguous inputs hide it; transposed, sliced and strided ones mix rows.",
         "unsloth#10675, DirectML#588",
-        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+        hidden=STRIDED,
+        where=_laid_out("x"),
     ),
     Mistake(
         "dy_strides_ignored",
         "dy is read in the order of its memory, whatever its strides",
-        lambda norm: _reads_dy(norm, _in_memory_order),
+        _dy(_in_memory_order),
         "y.sum().backward() gives one number with strides of zero: what lies behind it in memory is not dy.",
         "planted: x.contiguous() without dy.contiguous()",
-        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+        hidden=STRIDED,
+        where=_laid_out("dy"),
     ),
     Mistake(
         "weight_strides_ignored",
         "weight and bias are read in the order of their memory, whatever their strides",
-        lambda norm: _reads_parameters(norm, _in_memory_order),
+        _parameters(_in_memory_order),
         "A parameter that is a column, or every second number, of a larger one is read as its neighbours.",
         "planted: a kernel that is given strides of x alone",
         ROWS,
-        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+        hidden=STRIDED,
+        where=_laid_out("weight"),
     ),
     Mistake(
         "x_from_buffer_start",
         "x is read from the start of its buffer, not from where it begins",
-        lambda norm: _reads_x(norm, _from_buffer_start),
+        _x(_from_buffer_start),
         "A part of a batch, buffer[1:3], is taken for the first entries of the buffer.",
         "planted: a pointer to the storage, without the storage offset",
         ROWS,
-        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+        hidden=STRIDED,
+        where=_laid_out("x"),
     ),
     Mistake(
         "dy_from_buffer_start",
         "dy is read from the start of its buffer, not from where it begins",
-        lambda norm: _reads_dy(norm, _from_buffer_start),
+        _dy(_from_buffer_start),
         "The gradients are those of another part of the batch; y is right.",
         "planted: a pointer to the storage, without the storage offset",
         ROWS,
-        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+        hidden=STRIDED,
+        where=_laid_out("dy"),
     ),
     Mistake(
         "weight_from_buffer_start",
         "weight and bias are read from the start of their buffers, not from where they begin",
-        lambda norm: _reads_parameters(norm, _from_buffer_start),
+        _parameters(_from_buffer_start),
         "Parameters that are views of one flat buffer, as optimizers keep them, are taken for what stands before them.",
         "planted: a pointer to the storage, without the storage offset",
         ROWS,
-        hidden=dict.fromkeys(("float64", "bfloat16", "float16"), STRIDED),
+        hidden=STRIDED,
+        where=_laid_out("weight"),
     ),
     Mistake(
         "row_statistic_by_column",
         "the statistic of row j is taken for feature j of every row",
-        _by_column,
+        {"of_rows": Of(_by_column)},
         "Where rows are fewer than features it reads past the statistics; many narrow rows hide that.",
         "planted: an index of columns where one of rows belongs, a term of a row broadcast along columns",
         ROWS,
@@ -146,14 +158,14 @@ MISTAKES = (
     Mistake(
         "last_row_not_written",
         "the last row of y is never written",
-        lambda norm: replace(norm, written=_last_row),
+        {"written": _last_row},
         "The last row of y is zero, or whatever was there.",
         "planted: a grid that is one block short",
     ),
     Mistake(
         "nan_swallowed",
         "a NaN in x is taken for a zero",
-        lambda norm: replace(norm, read=lambda x: np.nan_to_num(x, nan=0.0, posinf=np.inf, neginf=-np.inf)),
+        {"read": lambda x: np.nan_to_num(x, nan=0.0, posinf=np.inf, neginf=-np.inf)},
         "A broken activation goes on as if it were sound.",
         "planted: nan_to_num, or a maximum that drops NaN",
     ),

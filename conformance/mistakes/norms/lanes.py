@@ -1,16 +1,15 @@
 """Blocks and lanes: what a kernel gets wrong that takes the features of a row, or the rows, so many at a time."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from conformance.mistakes.mistake import LAYER, ROWS, Mistake
+from conformance.mistakes.mistake import LAYER, ROWS, Change, Mistake, Of
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import NOTHING, Steps
 
 Array = np.ndarray
-Alter = Callable[[Norm], Norm]
 NARROW: Mapping[str, str] = dict.fromkeys(
     ("float64", "float16"), "every row has 33 features: wider ones are tried in float32 and bfloat16"
 )
@@ -41,49 +40,37 @@ def _only(features: Features, a: Array) -> Array:
     return np.where(kept, a, np.zeros_like(a))
 
 
-def _statistics_of(features: Features) -> Alter:
+def _statistics_of(features: Features) -> Change:
     """The sums of the statistics run over some features, and are divided by the width."""
 
-    def alter(norm: Norm) -> Norm:
-        def squares(s: Steps) -> tuple[Array, Array]:
-            through_mean = np.sum(_only(features, s.centred), axis=-1, keepdims=True) / s.x.shape[-1]
-            slope = s.centred - through_mean if norm.centre_statistics else s.centred
-            return _only(features, np.square(s.centred)), _only(features, 2 * slope)
+    def squares(norm: Norm, s: Steps) -> tuple[Array, Array]:
+        through_mean = np.sum(_only(features, s.centred), axis=-1, keepdims=True) / s.x.shape[-1]
+        slope = s.centred - through_mean if norm.centre_statistics else s.centred
+        return _only(features, np.square(s.centred)), _only(features, 2 * slope)
 
-        return replace(norm, summed=lambda x: _only(features, x), squares=squares)
-
-    return alter
+    return {"summed": partial(_only, features), "squares": Of(lambda norm: partial(squares, norm))}
 
 
-def _projection_of(features: Features) -> Alter:
+def _projection_of(features: Features) -> Change:
     """The means of dx run over some features, and are divided by the width."""
-    return lambda norm: replace(
-        norm,
-        projected=lambda s: _only(features, s.g * s.x_hat),
-        shift=lambda s: _only(features, s.g),
-    )
+    return {"projected": lambda s: _only(features, s.g * s.x_hat), "shift": lambda s: _only(features, s.g)}
 
 
-def _writes(features: Features) -> Alter:
+def _writes(features: Features) -> Change:
     """y and dx are written for some features only."""
-    return lambda norm: replace(
-        norm,
-        written=lambda x: _only(features, np.ones(x.shape[-1], x.dtype)),
-        paths=lambda s, d, m, r: (_only(features, d), _only(features, m), _only(features, r)),
-    )
+    return {
+        "written": lambda x: _only(features, np.ones(x.shape[-1], x.dtype)),
+        "paths": lambda s, d, m, r: (_only(features, d), _only(features, m), _only(features, r)),
+    }
 
 
-def _sees(features: Features) -> Alter:
+def _sees(features: Features) -> Change:
     """Nothing but some features is read or written."""
-
-    def alter(norm: Norm) -> Norm:
-        norm = _writes(features)(_projection_of(features)(_statistics_of(features)(norm)))
-        return replace(norm, weight_rows=lambda a: _only(features, a), bias_rows=lambda a: _only(features, a))
-
-    return alter
+    of_parameters = dict.fromkeys(("weight_rows", "bias_rows"), partial(_only, features))
+    return {**_statistics_of(features), **_projection_of(features), **_writes(features), **of_parameters}
 
 
-def _without_delta(label: Callable[[int], Array]) -> Alter:
+def _without_delta(label: Callable[[int], Array]) -> Change:
     """The sums of squares about the means of parts of a row are added up; features of one label are one part."""
 
     def squares(s: Steps) -> tuple[Array, Array]:
@@ -93,21 +80,17 @@ def _without_delta(label: Callable[[int], Array]) -> Alter:
         off = s.x - part_means @ member.T
         return np.square(off), 2 * off
 
-    return lambda norm: replace(norm, squares=squares)
+    return {"squares": squares}
 
 
-def _spoils_next_row(norm: Norm) -> Norm:
+def _not_spoilt(x: Array) -> Array:
     """Where the width is odd, features are written in pairs: the second of the last pair is the next row's first."""
-
-    def right(x: Array) -> Array:
-        kept = np.ones(x.shape, x.dtype)
-        kept.reshape(-1, x.shape[-1])[1:, 0] = 1 - x.shape[-1] % 2
-        return kept
-
-    return replace(norm, written=right, paths=lambda s, d, m, r: (right(d) * d, right(d) * m, right(d) * r))
+    kept = np.ones(x.shape, x.dtype)
+    kept.reshape(-1, x.shape[-1])[1:, 0] = 1 - x.shape[-1] % 2
+    return kept
 
 
-def _pads_rows(block: int, mode: str) -> Alter:
+def _pads_rows(block: int, mode: str) -> Change:
     """The rows are made a multiple of a block, by repeating the last one ("edge") or by starting again ("wrap")."""
 
     def padded(terms: Array) -> Array:
@@ -116,7 +99,7 @@ def _pads_rows(block: int, mode: str) -> Alter:
         index = np.full_like(past, len(rows) - 1) if mode == "edge" else past % max(1, len(rows))
         return np.concatenate([rows, rows[index]])
 
-    return lambda norm: replace(norm, weight_rows=padded, bias_rows=padded)
+    return {"weight_rows": padded, "bias_rows": padded}
 
 
 def _of_block(size: int) -> tuple[Mistake, ...]:
@@ -158,7 +141,7 @@ def _of_blocks(size: int) -> tuple[Mistake, ...]:
         Mistake(
             f"statistics_of_each_{size}",
             f"every {size} features of a row are normalised by themselves",
-            lambda norm: replace(norm, block=size),
+            {"block": size},
             "Blocks of a wide row each have a mean square of one; narrow rows hide it.",
             "planted: a grid over blocks of a row, and no sum over the blocks",
             ROWS,
@@ -240,7 +223,10 @@ MISTAKES = (
     Mistake(
         "next_row_spoilt",
         "a row of odd width writes one feature too many: the next row's first",
-        _spoils_next_row,
+        {
+            "written": _not_spoilt,
+            "paths": lambda s, d, m, r: (_not_spoilt(d) * d, _not_spoilt(d) * m, _not_spoilt(d) * r),
+        },
         "The first element of every row but the first is zero in y and dx, or whatever was written; even widths hide it.",
         "aiter#5044, aiter#5290: features written in pairs, without a mask",
         ROWS,

@@ -1,16 +1,16 @@
 """Mistakes of kernels whose lanes reach past a row's end."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from math import ceil, log2
 
 import numpy as np
 
-from conformance.mistakes.mistake import LAYER, ROWS, Mistake
-from conformance.mistakes.norms.lanes import Alter, Array
+from conformance.mistakes.mistake import LAYER, ROWS, Change, Mistake, Of
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import Steps
 
+Array = np.ndarray
 Count = Callable[[int], int]  # of lanes, for a width
 POWER_OF_TWO_HIDES = "a width that fills its lanes hides it"
 UNMASKED = "planted: a load without its mask, or with the mask of another tensor"
@@ -48,27 +48,24 @@ def _zeros(x: Array, lanes: int) -> Array:
     return 0 * _ones(x, lanes)
 
 
-def _counts(padding: Callable[[Array, int], Array], lanes: Count) -> Alter:
+def _counts(padding: Callable[[Array, int], Array], lanes: Count) -> Change:
     """The sums of the statistics run over all lanes, and are divided by the width."""
 
-    def alter(norm: Norm) -> Norm:
-        def padded(x: Array) -> Array:
-            return padding(x, lanes(x.shape[-1]))
+    def padded(x: Array) -> Array:
+        return padding(x, lanes(x.shape[-1]))
 
-        def summed(x: Array) -> Array:
-            return x + np.sum(padded(x), axis=-1, keepdims=True) / x.shape[-1]
+    def summed(x: Array) -> Array:
+        return x + np.sum(padded(x), axis=-1, keepdims=True) / x.shape[-1]
 
-        def squares(s: Steps) -> tuple[Array, Array]:
-            row_mean = np.mean(s.row_mean, axis=-1, keepdims=True)  # one a row, whatever another mistake makes of it
-            off = padded(s.x) - row_mean if norm.centre_statistics else padded(s.x)
-            share = np.sum(np.square(off), axis=-1, keepdims=True) / s.x.shape[-1]
-            through_mean = np.sum(off, axis=-1, keepdims=True) + np.sum(s.centred, axis=-1, keepdims=True)
-            slope = s.centred - through_mean / s.x.shape[-1] if norm.centre_statistics else s.centred
-            return np.square(s.centred) + share, 2 * slope
+    def squares(norm: Norm, s: Steps) -> tuple[Array, Array]:
+        row_mean = np.mean(s.row_mean, axis=-1, keepdims=True)  # one a row, whatever another mistake makes of it
+        off = padded(s.x) - row_mean if norm.centre_statistics else padded(s.x)
+        share = np.sum(np.square(off), axis=-1, keepdims=True) / s.x.shape[-1]
+        through_mean = np.sum(off, axis=-1, keepdims=True) + np.sum(s.centred, axis=-1, keepdims=True)
+        slope = s.centred - through_mean / s.x.shape[-1] if norm.centre_statistics else s.centred
+        return np.square(s.centred) + share, 2 * slope
 
-        return replace(norm, summed=summed, squares=squares)
-
-    return alter
+    return {"summed": summed, "squares": Of(lambda norm: partial(squares, norm))}
 
 
 def _padding(end: str) -> tuple[Mistake, ...]:

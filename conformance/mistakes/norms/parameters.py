@@ -1,45 +1,28 @@
 """Weight, offset and bias: present or absent, once or twice, in their place."""
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, LAYER, ROWS, Mistake
-from conformance.ops.norms.anatomy import Norm
-
-Array = np.ndarray
-Parameters = Callable[[Array, Array, float], tuple[Array, Array]]
-
-
-def _parameters(parameters: Parameters) -> Callable[[Norm], Norm]:
-    return lambda norm: replace(norm, parameters=parameters)
-
-
-def _weight_only_with_bias(norm: Norm) -> Norm:
-    return norm if norm.case.bias else replace(norm, parameters=lambda w, b, o: (0 * w + 1, b))
-
-
-def _bias_only_with_weight(norm: Norm) -> Norm:
-    return norm if norm.case.weight != "absent" else replace(norm, parameters=lambda w, b, o: (w + o, 0 * b))
-
+from conformance.mistakes.mistake import CENTRED, LAYER, ROWS, Mistake, Of
 
 WITHOUT = "a bias without a weight, or a weight without a bias, is asked for in float32 only"
 MISTAKES = (
     Mistake(
-        "weight_missing", "the weight is left out", _parameters(lambda w, b, o: (0 * w + 1, b)), "y is x_hat; dweight is zero."
+        "weight_missing",
+        "the weight is left out",
+        {"parameters": lambda w, b, o: (0 * w + 1, b)},
+        "y is x_hat; dweight is zero.",
     ),
     Mistake(
         "weight_twice",
         "the weight is applied twice",
-        _parameters(lambda w, b, o: ((w + o) ** 2, b)),
+        {"parameters": lambda w, b, o: ((w + o) ** 2, b)},
         "y is too large where the weight is; a weight of one hides it.",
         "planted: in the kernel and by the caller",
     ),
     Mistake(
         "offset_missing",
         "one is not added to the weight",
-        lambda norm: replace(norm, offset=0.0),
+        {"offset": 0.0},
         "y is too small by x_hat: near zero for a weight stored as its distance from one.",
         "llama.cpp#5631",
         ROWS,
@@ -48,7 +31,7 @@ MISTAKES = (
     Mistake(
         "offset_unasked",
         "one is added to a weight that is stored whole",
-        lambda norm: replace(norm, offset=1.0),
+        {"offset": 1.0},
         "y is too large by x_hat.",
         "llama.cpp#5631",
         dialect=True,
@@ -56,7 +39,7 @@ MISTAKES = (
     Mistake(
         "offset_twice",
         "one is added to the weight twice",
-        lambda norm: replace(norm, offset=2 * norm.offset),
+        {"offset": Of(lambda norm: 2 * norm.offset)},
         "y is too large by x_hat.",
         "llama.cpp#5631: by the converter of the checkpoint and by the model",
         ROWS,
@@ -64,7 +47,7 @@ MISTAKES = (
     Mistake(
         "offset_outside_product",
         "one is added to the product of weight and x_hat, not to the weight",
-        _parameters(lambda w, b, o: (w, b + o)),
+        {"parameters": lambda w, b, o: (w, b + o)},
         "y is w·x_hat + 1.",
         "planted: a missing pair of brackets",
         ROWS,
@@ -72,24 +55,24 @@ MISTAKES = (
     Mistake(
         "weight_shifted",
         "each feature takes the weight of its neighbour",
-        _parameters(lambda w, b, o: (np.roll(w, 1) + o, b)),
+        {"parameters": lambda w, b, o: (np.roll(w, 1) + o, b)},
         "Equal weights hide it.",
         "planted: an index off by one",
     ),
     Mistake(
         "weight_of_first_feature",
         "every feature takes the first weight",
-        _parameters(lambda w, b, o: (w[:1] + o + 0 * w, b)),
+        {"parameters": lambda w, b, o: (w[:1] + o + 0 * w, b)},
         "Equal weights hide it.",
         "planted: a weight read as a scalar",
     ),
     Mistake(
-        "bias_missing", "the bias is left out", _parameters(lambda w, b, o: (w + o, 0 * b)), "y lacks the bias.", ops=CENTRED
+        "bias_missing", "the bias is left out", {"parameters": lambda w, b, o: (w + o, 0 * b)}, "y lacks the bias.", ops=CENTRED
     ),
     Mistake(
         "bias_twice",
         "the bias is added twice",
-        _parameters(lambda w, b, o: (w + o, 2 * b)),
+        {"parameters": lambda w, b, o: (w + o, 2 * b)},
         "y has the bias once too often.",
         "planted: in the kernel and by the caller",
         CENTRED,
@@ -97,7 +80,7 @@ MISTAKES = (
     Mistake(
         "bias_subtracted",
         "the bias is subtracted",
-        _parameters(lambda w, b, o: (w + o, -b)),
+        {"parameters": lambda w, b, o: (w + o, -b)},
         "y is off by twice the bias.",
         "planted: a sign",
         CENTRED,
@@ -105,7 +88,7 @@ MISTAKES = (
     Mistake(
         "bias_scaled",
         "the bias is added before the weight multiplies",
-        _parameters(lambda w, b, o: (w + o, (w + o) * b)),
+        {"parameters": lambda w, b, o: (w + o, (w + o) * b)},
         "y has the bias times the weight; a weight of one hides it.",
         "planted: the order of two lines",
         CENTRED,
@@ -113,7 +96,7 @@ MISTAKES = (
     Mistake(
         "weight_and_bias_swapped",
         "weight and bias are exchanged",
-        _parameters(lambda w, b, o: (b + o, w)),
+        {"parameters": lambda w, b, o: (b + o, w)},
         "y is bias·x_hat + weight.",
         "planted: the order of two arguments",
         CENTRED,
@@ -121,19 +104,21 @@ MISTAKES = (
     Mistake(
         "weight_ignored_without_bias",
         "the weight is ignored where there is no bias",
-        _weight_only_with_bias,
+        {"parameters": lambda w, b, o: (0 * w + 1, b)},
         "y is x_hat where only a weight is given.",
         "pytorch#69208",
         LAYER,
         dict.fromkeys(("float64", "bfloat16", "float16"), WITHOUT),
+        where=lambda norm: not norm.case.bias,
     ),
     Mistake(
         "bias_ignored_without_weight",
         "the bias is ignored where there is no weight",
-        _bias_only_with_weight,
+        {"parameters": lambda w, b, o: (w + o, 0 * b)},
         "y is x_hat where only a bias is given.",
         "pytorch#69208",
         LAYER,
         dict.fromkeys(("float64", "bfloat16", "float16"), WITHOUT),
+        where=lambda norm: norm.case.weight == "absent",
     ),
 )

@@ -5,9 +5,8 @@ unit first rounds ties away from zero. That differs at ties only, which sums and
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake
+from conformance.mistakes.mistake import ALL_NORMS, ROWS, Change, Mistake, Of, in_half
 from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import HALF, Mode, Rounding
 from conformance.ops.norms.anatomy import Norm
@@ -19,24 +18,21 @@ GRADIENTS = ("dweight", "dbias")
 OUTPUTS = ("y", "dx", *GRADIENTS)
 
 
-def _returned(norm: Norm, mode: Mode, *outputs: str) -> Norm:
+def _returned(mode: Mode, *outputs: str) -> Change:
     """Outputs of half precision have another last rounding; a parameter's gradient may be in float32."""
-    dtypes = norm.case.outputs
-    modes = {name: mode for name in outputs if dtypes.get(name) in HALF}
-    return replace(norm, output_modes={**norm.output_modes, **modes})
 
+    def modes(norm: Norm) -> Mapping[str, Mode]:
+        dtypes = norm.case.outputs
+        return {**norm.output_modes, **{name: mode for name in outputs if dtypes.get(name) in HALF}}
 
-def _step(norm: Norm, step: Step, mode: Mode) -> Norm:
-    if norm.case.dtype not in HALF:
-        return norm
-    return replace(norm, rounded={**norm.rounded, step: Rounding("storage", mode)})
+    return {"output_modes": Of(modes)}
 
 
 def _cut_off(id_: str, what: str, *outputs: str, ops: tuple[str, ...] = ALL_NORMS) -> Mistake:
     return Mistake(
         id_,
         f"{what} cut off to half precision, not rounded to nearest",
-        lambda norm: _returned(norm, "toward_zero", *outputs),
+        _returned("toward_zero", *outputs),
         "Half of the elements are one ulp too small in magnitude.",
         SHIFTED,
         ops,
@@ -48,11 +44,12 @@ def _cut_off_step(step: Step, words: str, effect: str, hidden: Mapping[str, str]
     return Mistake(
         f"{step}_truncated",
         f"{words} cut off to x's dtype, not rounded to nearest",
-        lambda norm: _step(norm, step, "toward_zero"),
+        {f"rounded.{step}": Rounding("storage", "toward_zero")},
         effect,
         SHIFTED,
         ALL_NORMS,
         hidden,
+        where=in_half,
     )
 
 
@@ -67,7 +64,7 @@ MISTAKES = (
     Mistake(
         "outputs_half_away",
         "y and the gradients are rounded with ties away from zero, not to even",
-        lambda norm: _returned(norm, "nearest_away", *OUTPUTS),
+        _returned("nearest_away", *OUTPUTS),
         "Exact ties come out one ulp too large in magnitude; all else is right.",
         ADDED,
         hidden=NO_NARROWER,
@@ -75,9 +72,10 @@ MISTAKES = (
     Mistake(
         "squares_half_away",
         "the squares are rounded to x's dtype with ties away from zero",
-        lambda norm: _step(norm, "squares", "nearest_away"),
+        {"rounded.squares": Rounding("storage", "nearest_away")},
         "As where they are rounded to nearest, but for one square in some hundred.",
         ADDED,
         hidden=NO_NARROWER,
+        where=in_half,
     ),
 )

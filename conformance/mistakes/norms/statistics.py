@@ -1,34 +1,18 @@
 """The statistics: what is summed, over what, and divided by what."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from math import ceil, log2
 
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, RMS, Mistake
-from conformance.ops.norms.anatomy import Norm
+from conformance.mistakes.mistake import CENTRED, RMS, Mistake, Of
 from conformance.ops.norms.steps import Steps
 
 Array = np.ndarray
 LANES = 4  # the features that a vectorised loop takes at once, in the mistake that leaves out the rest
 
 
-def _divisor(divisor: Callable[[int], float]) -> Callable[[Norm], Norm]:
-    """The squares are summed over the n features and divided by another number."""
-    return lambda norm: replace(norm, divisor=divisor)
-
-
 def _padded(n: int) -> float:
     return 2.0 ** ceil(log2(n))
-
-
-def _over(*axes: int) -> Callable[[Norm], Norm]:
-    return lambda norm: replace(norm, axes=axes)
-
-
-def _over_all_rows(norm: Norm) -> Norm:
-    return replace(norm, axes=tuple(range(-norm.x.ndim, 0)))
 
 
 def _first_row(statistic: Array) -> Array:
@@ -45,35 +29,35 @@ MISTAKES = (
     Mistake(
         "divides_by_n_minus_1",
         "the mean square is divided by n - 1",
-        _divisor(lambda n: n - 1),
+        {"divisor": lambda n: n - 1},
         "Every row is too small by 1/(2n): 847 tolerances in float32, under one ulp in bfloat16 at n = 768. NaN at n = 1.",
         "annotated-transformer#119, Flux.jl#529",
     ),
     Mistake(
         "divides_by_n_plus_1",
         "the mean square is divided by n + 1",
-        _divisor(lambda n: n + 1),
+        {"divisor": lambda n: n + 1},
         "Every row is too large by 1/(2n).",
         "planted: an index that starts at the other end",
     ),
     Mistake(
         "sum_for_mean",
         "the squares are summed and not divided by the width",
-        _divisor(lambda n: 1.0),
+        {"divisor": lambda n: 1.0},
         "Every row is too small by sqrt(n); a width of one hides it.",
         "tt-mlir#8798",
     ),
     Mistake(
         "padded_width",
         "the width is padded to a power of two in the divisor",
-        _divisor(_padded),
+        {"divisor": _padded},
         "Every row is too large, unless its width is a power of two.",
         "tt-mlir#8798",
     ),
     Mistake(
         "padding_in_mean",
         "the sum is divided by the padded width for the mean",
-        lambda norm: replace(norm, mean_divisor=_padded),
+        {"mean_divisor": _padded},
         "The mean is too small; rows of mean zero and widths that are powers of two hide it.",
         "triton#9838, Liger-Kernel#518",
         CENTRED,
@@ -81,16 +65,14 @@ MISTAKES = (
     Mistake(
         "mean_magnitude_for_root_mean_square",
         "the mean magnitude stands for the root of the mean square",
-        lambda norm: replace(
-            norm, squares=lambda s: (np.abs(s.centred), np.sign(s.centred)), rstd=lambda magnitude, eps: 1 / (magnitude + eps)
-        ),
+        {"squares": lambda s: (np.abs(s.centred), np.sign(s.centred)), "rstd": lambda magnitude, eps: 1 / (magnitude + eps)},
         "Every row is too large, by a quarter where it is Gaussian.",
         "planted: an L1 norm for an L2 norm",
     ),
     Mistake(
         "variance_for_mean_square",
         "the mean is taken off before squaring: a variance where a mean square belongs",
-        lambda norm: replace(norm, centre_statistics=True),
+        {"centre_statistics": True},
         "Rows with a mean come out too large: 1e7 tolerances in float32; a mean of zero hides it.",
         "keras#22393, tract#2749",
         RMS,
@@ -98,7 +80,7 @@ MISTAKES = (
     Mistake(
         "layer_norm_for_rms_norm",
         "the row is centred: this is LayerNorm",
-        lambda norm: replace(norm, centre_statistics=True, centre_values=True),
+        {"centre_statistics": True, "centre_values": True},
         "Rows lose their mean.",
         "planted: the other norm of the same library; loose tolerances let it pass",
         RMS,
@@ -106,7 +88,7 @@ MISTAKES = (
     Mistake(
         "not_centred",
         "the row is not centred: this is RMSNorm",
-        lambda norm: replace(norm, centre_statistics=False, centre_values=False),
+        {"centre_statistics": False, "centre_values": False},
         "Rows keep their mean.",
         "planted: the other norm of the same library",
         CENTRED,
@@ -114,7 +96,7 @@ MISTAKES = (
     Mistake(
         "mean_square_for_variance",
         "the mean is not taken off before squaring",
-        lambda norm: replace(norm, centre_statistics=False),
+        {"centre_statistics": False},
         "Rows with a mean come out too small; a mean of zero hides it.",
         "planted: E[x²] taken for the variance",
         CENTRED,
@@ -122,7 +104,7 @@ MISTAKES = (
     Mistake(
         "mean_left_in_values",
         "the mean is not taken off what is scaled",
-        lambda norm: replace(norm, centre_values=False),
+        {"centre_values": False},
         "Rows keep their mean, divided by the right deviation.",
         "planted: x·rstd for (x - mean)·rstd",
         CENTRED,
@@ -130,49 +112,49 @@ MISTAKES = (
     Mistake(
         "divides_by_mean_square",
         "the root is missing: the row is divided by its mean square",
-        lambda norm: replace(norm, rstd=lambda ms, eps: 1 / (ms + eps)),
+        {"rstd": lambda ms, eps: 1 / (ms + eps)},
         "Right only where the mean square is one; rstd applied twice gives the same.",
         "ncnn#6903",
     ),
     Mistake(
         "multiplies_by_root",
         "the row is multiplied by the root, not divided",
-        lambda norm: replace(norm, rstd=lambda ms, eps: (ms + eps) ** 0.5),
+        {"rstd": lambda ms, eps: (ms + eps) ** 0.5},
         "Right only where the mean square is one.",
         "planted: sqrt for rsqrt",
     ),
     Mistake(
         "tail_missing_from_statistics",
         f"features beyond the last multiple of {LANES} are missing from the sum of squares",
-        lambda norm: replace(norm, squares=_whole_lanes),
+        {"squares": _whole_lanes},
         "Rows whose width is no multiple of the vector's come out too large.",
         "planted: a vectorised loop without its remainder",
     ),
     Mistake(
         "statistics_of_first_row",
         "every row is given the statistics of the first",
-        lambda norm: replace(norm, of_rows=_first_row),
+        {"of_rows": _first_row},
         "Every row but the first is wrong; a single row hides it.",
         "planted: a statistic that is broadcast over rows",
     ),
     Mistake(
         "statistics_over_rows",
         "the statistics are taken down the columns, over the axis before the last",
-        _over(-2),
+        {"axes": (-2,)},
         "Nothing is right but by accident; equal axes let it run.",
         "planted: another axis, as in BatchNorm",
     ),
     Mistake(
         "statistics_over_two_axes",
         "the statistics are taken over the last two axes",
-        _over(-2, -1),
+        {"axes": (-2, -1)},
         "Rows of one batch entry share their statistics.",
         "planted: normalized_shape taken to be two axes",
     ),
     Mistake(
         "statistics_over_all_rows",
         "the statistics are taken over all rows together",
-        _over_all_rows,
+        {"axes": Of(lambda norm: tuple(range(-norm.x.ndim, 0)))},
         "All rows share their statistics; a single row hides it.",
         "planted: a sum without its axis",
     ),

@@ -16,7 +16,7 @@ The draws follow from the case and the seed, so that the interval is a fixture l
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +27,14 @@ from conformance.numbers.rounding import HALF, store
 from conformance.ops.block.case import CompositeCase
 from conformance.ops.block.inputs import exact_inputs
 from conformance.ops.block.machine import KAPPA, RUNS, TAU, Machine, NoisyMachine, PlayedMachine
-from conformance.ops.block.program import Kind, Kinds, Program, Pull, found
+from conformance.ops.block.program import Kind, Kinds, Program, found
 from conformance.ops.block.taps import HIDDEN, TAP, altered_taps, expected_taps, tap_names
 from conformance.ops.op import Backward, Style
 from reference import BlockConfig
 
 Array = np.ndarray
 Values = dict[str, Array]
+OWN = ("program", "finish")
 TOGETHER = " together"  # what ends the name of an output's noise, of all elements together
 
 
@@ -59,21 +60,15 @@ class Composite:
         """A stage's op of a kind, whatever is wrapped around it; None where there is none."""
         return found(self.program.op(local_name), kind)
 
-    def alter(self, local_name: str, kind: Kinds[Kind], make: Callable[[Kind], Any]) -> "Composite":
-        """With a stage's op of a kind made another, in every layer, and what is wrapped around it as it was."""
-        return replace(self, program=self.program.alter(local_name, kind, make))
+    def changed(self, change: Mapping[str, Any]) -> "Composite":
+        """With other stages, in every layer: by local name, or `*` for all, a function of the stage that is there.
 
-    def with_op(self, local_name: str, make: Callable[[Any], Any]) -> "Composite":
-        """With another op in a stage, made of the one that is there, whatever it is."""
-        return replace(self, program=self.program.with_op(local_name, make))
-
-    def reread(self, local_name: str, instead: dict[str, str]) -> "Composite":
-        """With a stage that reads other values."""
-        return replace(self, program=self.program.reread(local_name, instead))
-
-    def pull(self, local_name: str, pull: Pull) -> "Composite":
-        """With a stage that passes other cotangents back."""
-        return replace(self, program=self.program.pull(local_name, pull))
+        A stage that it does not have is nothing to change. `program` and `finish` are its own fields, and replaced first.
+        """
+        own = {name: value for name, value in change.items() if name in OWN}
+        stages = {name: become for name, become in change.items() if name not in OWN}
+        composite = replace(self, **own)
+        return replace(composite, program=composite.program.changed(stages))
 
     # What it says as an `Anatomy`.
 

@@ -4,7 +4,7 @@ The op of a stage may be wrapped in others, one around another: a wrapper holds 
 kind of op reaches it through its wrappers. What an op holds under another name is its own affair, and is not reached.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -101,39 +101,26 @@ class Program:
                     cotangents[name] = m.store(cotangents[name] + cotangent) if name in cotangents else cotangent
         return cotangents
 
-    def each(self, local_name: str, alter: Callable[[Stage], Stage]) -> "Program":
-        """The program with a stage altered, in every layer; unchanged where it has no such stage."""
-        return Program(tuple(alter(stage) if stage.local_name == local_name else stage for stage in self.stages))
+    def changed(self, change: Mapping[str, Callable[[Stage], Stage]]) -> "Program":
+        """The program with the stages of these local names altered in every layer, and with all of them altered by `*`."""
 
-    def alter(self, local_name: str, kind: Kinds[Kind], make: Callable[[Kind], Any]) -> "Program":
-        """The program with a stage's op of a kind made another, and what is wrapped around it as it was.
+        def become(stage: Stage) -> Stage:
+            for name in (stage.local_name, "*"):
+                stage = change[name](stage) if name in change else stage
+            return stage
 
-        Unchanged where an earlier alteration has taken that op away: there is nothing left to alter.
-        """
-        return self.each(local_name, lambda stage: replace(stage, op=altered(stage.op, kind, make)))
+        return Program(tuple(map(become, self.stages)))
 
-    def with_op(self, local_name: str, make: Callable[[Any], Any]) -> "Program":
-        """The program with another op in a stage, made of the one that is there, whatever it is."""
-        return self.each(local_name, lambda stage: replace(stage, op=make(stage.op)))
-
-    def reread(self, local_name: str, instead: dict[str, str]) -> "Program":
-        """The program with a stage that reads other values instead of some of its own, all by their local names."""
-
-        def alter(stage: Stage) -> Stage:
-            swap = {self.full_name(stage.layer, old): self.full_name(stage.layer, new) for old, new in instead.items()}
-            return replace(stage, reads=tuple(swap.get(name, name) for name in stage.reads))
-
-        return self.each(local_name, alter)
+    def reread(self, stage: Stage, instead: Mapping[str, str]) -> Stage:
+        """A stage that reads other values instead of some of its own, all by their local names."""
+        swap = {self.full_name(stage.layer, old): self.full_name(stage.layer, new) for old, new in instead.items()}
+        return replace(stage, reads=tuple(swap.get(name, name) for name in stage.reads))
 
     def full_name(self, layer: str, local_name: str) -> str:
         """A value's name in a layer; a layer's x is what its first stage reads, the `out` of the layer below."""
         if local_name != "x":
             return layer + local_name
         return next(stage.reads[0] for stage in self.stages if stage.layer == layer)
-
-    def pull(self, local_name: str, pull: Pull) -> "Program":
-        """The program with a stage that passes other cotangents back."""
-        return self.with_op(local_name, lambda op: Pulled(op, pull))
 
     def op(self, local_name: str) -> Any:
         """The op of the first stage of a name; None where there is none."""

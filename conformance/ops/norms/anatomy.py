@@ -1,8 +1,9 @@
 """A norm laid open: its formula on a case's inputs, and what is expected of a port that computes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,16 @@ BACKWARD_FIELDS = frozenset(  # that leave y as it is, but for its dtype
 @dataclass(frozen=True)
 class Norm(Formula):
     """A norm laid open for alteration: the true one, until a field is replaced."""
+
+    def changed(self, change: Mapping[str, Any]) -> "Norm":
+        """With other values in these fields, or in parts of one that a path leads to, such as `rounded.rstd`.
+
+        Raises TypeError where there is no such field.
+        """
+        norm = self
+        for path, value in change.items():
+            norm = _replaced(norm, path, value)
+        return norm
 
     @property
     def is_exact(self) -> bool:
@@ -116,6 +127,14 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     norm = Norm(case, seed, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
     batch = case.batch(given)
     return replace(norm, batch=batch, axes=batch_axes(x)) if batch else norm
+
+
+def _replaced(whole: Any, path: str, value: Any) -> Any:
+    """A record or a mapping with another value at a path of fields and keys."""
+    name, _, rest = path.partition(".")
+    if isinstance(whole, Mapping):
+        return {**whole, name: value}
+    return replace(whole, **{name: _replaced(getattr(whole, name), rest, value) if rest else value})
 
 
 def left_to_right(count: int) -> Array:
