@@ -127,6 +127,9 @@ class Op:
         Whether a port may export its intermediates.
     costly
         Whether its intervals cost many times what its values do.
+    built_on
+        The op that it does something more than: what can go wrong there can go wrong in it, too, and is named. That it is seen
+        is asked there alone.
     cases
         The questions about it.
     golden, anatomy
@@ -143,6 +146,7 @@ class Op:
     constants: tuple[Constant, ...] = ()
     taps: bool = False
     costly: bool = False
+    built_on: str = ""
 
     @property
     def cotangents(self) -> tuple[str, ...]:

@@ -111,7 +111,8 @@ class Norm(Formula):
         dtype = np.float64 if self.case.dtype == "float64" else np.float32
         x, dy, weight, bias = (array.astype(dtype) for array in (self.x, self.dy, self.weight, self.bias))
         batch = self.batch and replace(self.batch, mean=self.batch.mean.astype(dtype), var=self.batch.var.astype(dtype))
-        return replace(self, x=x, dy=dy, weight=weight, bias=bias, batch=batch, noisy=True)
+        added = self.added and self.added.astype(dtype)
+        return replace(self, x=x, dy=dy, weight=weight, bias=bias, batch=batch, added=added, noisy=True)
 
     def _expected(self, values: NormValues) -> dict[str, Expected]:
         dtypes = self.output_dtypes(self.case.outputs)
@@ -123,10 +124,10 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     """A norm's case laid open, with nothing altered, on its exact inputs."""
     given = norm_inputs(case, seed)
     x, dy, weight, bias = exact_inputs(given)
-    centred, offset = case.op != "rms_norm", float(case.dialect.weight_offset)
+    centred, offset = case.centred, float(case.dialect.weight_offset)
     norm = Norm(case, seed, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
     batch = case.batch(given)
-    return replace(norm, batch=batch, axes=batch_axes(x)) if batch else norm
+    return replace(norm, batch=batch, axes=batch_axes(x)) if batch else replace(norm, added=case.added(given))
 
 
 def _replaced(whole: Any, path: str, value: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.numbers.rounding import DTYPES, HALF, DType, compute_dtype
+from conformance.numbers.draws import bell, random_words, signed_weights
+from conformance.numbers.rounding import DTYPES, HALF, DType, compute_dtype, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe, Y
 from conformance.ops.norms.steps import Batch
@@ -66,6 +67,13 @@ class BatchNormCase(NormCase):
         """The running statistics, and how they move."""
         mean, var = (given[name].astype(np.float64) for name in RUNNING)
         return Batch(mean, var, self.training, self.training, self.momentum, self.correction)
+
+    def further_inputs(self, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """Running statistics of the kind that batches like x's leave: a little off its mean, one to two times its variance."""
+        n, dtype = self.shape[-1], compute_dtype(self.dtype)
+        mean = self.x.offset + self.x.scale * bell(random_words(self.id, "running_mean", seed, n)) / 4
+        var = self.x.scale**2 * np.abs(signed_weights(random_words(self.id, "running_var", seed, n)))
+        return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
 
     def correction(self, rows: int) -> float:
         """What makes the biased variance of R rows the one that runs."""

@@ -10,17 +10,19 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
-from conformance.ops.norms.steps import Batch
+from conformance.ops.norms.steps import Added, Batch
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS, Layout
 from conformance.question.dialects import Dialect
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
-NormOp = Literal[RowNormOp, "batch_norm"]
+AddNormOp = Literal["add_rms_norm", "add_layer_norm"]
+NormOp = Literal[RowNormOp, AddNormOp, "batch_norm"]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
-NORMS: tuple[NormOp, ...] = (*ROW_NORMS, "batch_norm")
+ADD_NORMS: tuple[AddNormOp, ...] = get_args(AddNormOp)
+NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, "batch_norm")
 Y = Output("y", lambda case: case.dialect.output_dtype(case.dtype))
 
 ROWS = {
@@ -109,10 +111,21 @@ class NormCase(Probe):
         return (Y,)
 
     @property
+    def centred(self) -> bool:
+        """Whether the mean is taken off."""
+        return self.op not in ("rms_norm", "add_rms_norm")
+
+    @property
+    def activations(self) -> dict[str, str]:
+        """The inputs that have a gradient and are no parameters, with their dtypes."""
+        return {"x": self.dtype}
+
+    @property
     def outputs(self) -> dict[str, str]:
         """What a port returns, the op's own outputs and the gradients, with their dtypes."""
         parameter_dtype = self.dialect.parameter_dtype(self.dtype)
-        dtypes = {output.name: output.dtype(self) for output in self.returned} | {"dx": self.dtype}
+        dtypes = {output.name: output.dtype(self) for output in self.returned}
+        dtypes |= {f"d{name}": dtype for name, dtype in self.activations.items()}
         if self.weight != "absent":
             dtypes["dweight"] = parameter_dtype
         if self.bias:
@@ -124,13 +137,26 @@ class NormCase(Probe):
         """The outputs that are no gradients."""
         return tuple(output.name for output in self.returned)
 
+    def further_inputs(self, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """What its op reads beside x, dy and the parameters, in the storage dtypes."""
+        return {}
+
+    def is_read(self, output: str) -> bool:
+        """Whether something reads an output, so that it has a cotangent."""
+        return True
+
     def batch(self, given: dict[str, np.ndarray]) -> Batch | None:
         """What BatchNorm has besides; None for a norm of rows."""
         return None
 
+    def added(self, given: dict[str, np.ndarray]) -> Added | None:
+        """What a norm has besides that first adds a residual; None for another."""
+        return None
+
     def output_shape(self, output: str) -> tuple[int, ...]:
-        """Shape of an output: that of x for y and dx, one row's for the parameters' gradients."""
-        return self.shape if output in ("y", "dx") else self.shape[-1:]
+        """Shape of an output: that of x for what is as large, one row's for what parameters and statistics are made of."""
+        like_x = {each.name for each in self.returned if each.cotangent} | {f"d{name}" for name in self.activations}
+        return self.shape if output in like_x else self.shape[-1:]
 
     @property
     def has_fixture(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance.numbers.rounding import Mode, Rounding, round_to, significant_bits
 from conformance.ops.norms.cases import NormCase
-from conformance.ops.norms.steps import NOTHING, Batch, Paths, Precision, Step, Steps
+from conformance.ops.norms.steps import NOTHING, Added, Batch, Paths, Precision, Step, Steps
 from conformance.ops.norms.values import FEATURES, Arithmetic, Axes, NormValues, Pullback, Running, Sum, by_feature
 from conformance.ops.op import Backward
 from conformance.question.dialects import Dialect
@@ -51,6 +51,7 @@ class Formula:
     centre_values: bool
     arithmetic: Arithmetic
     batch: Batch | None = None
+    added: Added | None = None
 
     # the statistics
     read: Callable[[Array], Array] = lambda x: x
@@ -144,11 +145,13 @@ class Formula:
             axes=axes,
             given=forward.row_mean if given else None,
             running=running,
+            summed=self.added.summed(self.x) if self.added else None,
         )
 
     def _forward(self) -> tuple[Steps, Running | None, Array, Array]:
         """The steps, the running statistics after them, d rstd / d mean square, and n times d mean square / d x."""
-        x = self._rounded("x", self.read(self.x))
+        x = self.added.sum_read(self.x) if self.added else self.x
+        x = self._rounded("x", self.read(x))
         n, none = self._count(x), np.zeros_like(x)
         batch_mean = self._rounded("mean", self.of_rows(self._sum("mean", self.summed(x)) / self.mean_divisor(n)))
         given = self.batch if self.batch and not self.batch.training else None
@@ -173,6 +176,7 @@ class Formula:
 
         w, b = self.parameters(self._rounded("weight", self.weight), self.bias, self.offset)
         w, b = self._rounded("weight", w), self._rounded("bias", b + np.zeros_like(w))
+        b = b + self.added.after(self.added.residual) if self.added else b
         y = self._rounded("y", (w * x_hat + b) * self.written(x))
 
         step = 1e-20 * mean_square.astype(np.float64) + 1e-290  # of the complex step that differentiates rstd

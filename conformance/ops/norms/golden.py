@@ -28,7 +28,7 @@ def norm_inputs(case: NormCase, seed: int) -> dict[str, Array]:
 
 
 def norm_golden(case: NormCase, seed: int) -> Golden:
-    """The golden of a row norm's case."""
+    """The golden of a row norm's case, with or without a residual."""
     return _golden(case, seed, norm_values(case, norm_inputs(case, seed)))
 
 
@@ -48,11 +48,14 @@ def _golden(case: NormCase, seed: int, values: Values) -> Golden:
 
 def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
     """The exact values of a row norm on the inputs `given`, and its intermediates by name."""
-    offset, centred = float(case.dialect.weight_offset), case.op != "rms_norm"
+    x, dy, weight, bias = exact_inputs(given)
+    added, offset = case.added(given), float(case.dialect.weight_offset)
+    how = {"centred": case.centred, "eps": case.eps, "offset": offset, "arithmetic": honest(case.dtype)}
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
-        return row_norm_values(
-            *exact_inputs(given), centred=centred, eps=case.eps, offset=offset, arithmetic=honest(case.dtype)
-        )
+        if added is None:
+            return row_norm_values(x, dy, weight, bias, **how)
+        norm, intermediates = row_norm_values(added.sum_read(x), dy, weight, bias, **how)
+        return replace(norm, summed=added.summed(x)), intermediates
 
 
 def batch_norm_values(case: BatchNormCase, given: dict[str, Array]) -> Values:
@@ -63,10 +66,11 @@ def batch_norm_values(case: BatchNormCase, given: dict[str, Array]) -> Values:
 
 
 def exact_inputs(given: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
-    """x, dy, weight and bias in float64; an absent weight is ones, an absent bias zeros."""
+    """x, dy, weight and bias in float64; an absent weight is ones, an absent dy or bias zeros."""
     exact = {name: array.astype(np.float64) for name, array in given.items()}
-    n = exact["x"].shape[-1]
-    return exact["x"], exact["dy"], exact.get("weight", np.ones(n)), exact.get("bias", np.zeros(n))
+    x = exact["x"]
+    n, dy = x.shape[-1], exact.get("dy", np.zeros_like(x))
+    return x, dy, exact.get("weight", np.ones(n)), exact.get("bias", np.zeros(n))
 
 
 def _batch_norm(

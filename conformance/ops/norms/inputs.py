@@ -6,7 +6,7 @@ Every draw is scaled by one IEEE multiplication, then rounded once to the storag
 import numpy as np
 
 from conformance.numbers.draws import bell, random_words, signed_weights
-from conformance.numbers.rounding import compute_dtype, store
+from conformance.numbers.rounding import store
 from conformance.ops.norms.cases import NormCase, Y
 from conformance.ops.norms.exact_inputs import exact_tensors
 
@@ -14,20 +14,19 @@ Array = np.ndarray
 
 
 def inputs(case: NormCase, seed: int) -> dict[str, Array]:
-    """The tensors of a case in their storage dtypes: x, dy, and weight and bias where the case has them."""
+    """The tensors of a case in their storage dtypes: x, dy, weight and bias, where it has them, and what else its op reads."""
     if case.exact:
         return _exact(case, seed)
     n = case.shape[-1]
     parameter_dtype = case.dialect.parameter_dtype(case.dtype)
 
-    x = store(_x(case, seed), case.dtype)
+    x = store(drawn_rows(case, "x", seed), case.dtype)
     tensors = {"x": x}
     if case.weight != "absent":
         tensors["weight"] = store(_weight(case, random_words(case.id, "weight", seed, n)), parameter_dtype)
     if case.bias:
         tensors["bias"] = store(bell(random_words(case.id, "bias", seed, n)), parameter_dtype)
-    if case.op == "batch_norm":
-        tensors |= _running(case, seed)
+    tensors |= case.further_inputs(x, seed)
     if case.dy == "aligned":
         dy = x.astype(np.float64) * tensors["weight"].astype(np.float64)
     else:
@@ -36,7 +35,8 @@ def inputs(case: NormCase, seed: int) -> dict[str, Array]:
         dy = np.broadcast_to(dy[:1], dy.shape)
     if case.layout == "dy_one_number":  # not too small a one: it is all that the gradients are made of
         dy = np.full(case.shape, signed_weights(random_words(case.id, "dy", seed, 1)) * case.dy_scale)
-    tensors["dy"] = store(dy, Y.dtype(case))
+    if case.is_read("y"):
+        tensors["dy"] = store(dy, Y.dtype(case))
     return tensors
 
 
@@ -47,17 +47,10 @@ def _exact(case: NormCase, seed: int) -> dict[str, Array]:
     return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
 
 
-def _running(case: NormCase, seed: int) -> dict[str, Array]:
-    """Running statistics of the kind that batches like x's leave: a little off its mean, and from one to twice its variance."""
-    n, dtype = case.shape[-1], compute_dtype(case.dtype)
-    mean = case.x.offset + case.x.scale * bell(random_words(case.id, "running_mean", seed, n)) / 4
-    var = case.x.scale**2 * np.abs(signed_weights(random_words(case.id, "running_var", seed, n)))
-    return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
-
-
-def _x(case: NormCase, seed: int) -> Array:
+def drawn_rows(case: NormCase, tensor: str, seed: int) -> Array:
+    """A tensor of x's shape, drawn as the case says that x is."""
     count = int(np.prod(case.shape))
-    x = case.x.offset + case.x.scale * bell(random_words(case.id, "x", seed, count)).reshape(case.shape)
+    x = case.x.offset + case.x.scale * bell(random_words(case.id, tensor, seed, count)).reshape(case.shape)
     if case.layout == "expanded":
         x = np.broadcast_to(x[:1], x.shape)
     rows = x.reshape(-1, case.shape[-1])

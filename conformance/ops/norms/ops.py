@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from conformance.ops.norms.add_norm import ADD_NORM_CASES, RESIDUAL_OUT
 from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING, STATISTICS
 from conformance.ops.norms.cases import ROW_NORM_CASES, Y
@@ -24,6 +25,24 @@ LAYER_NORM = replace(
     formula="(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
     tensors=(*RMS_NORM.tensors, Tensor("bias")),
     cases=tuple(case for case in ROW_NORM_CASES if case.op == "layer_norm"),
+)
+ADD_RMS_NORM = replace(
+    RMS_NORM,
+    name="add_rms_norm",
+    formula="(rms_norm(x + residual), x + residual).",
+    tensors=(Tensor("x"), Tensor("residual"), Tensor("weight")),
+    outputs=(Y, RESIDUAL_OUT),
+    constants=(*RMS_NORM.constants, Constant("sum", offered=True)),
+    cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_rms_norm"),
+    built_on="rms_norm",
+)
+ADD_LAYER_NORM = replace(
+    ADD_RMS_NORM,
+    name="add_layer_norm",
+    formula="(layer_norm(x + residual), x + residual).",
+    tensors=(*ADD_RMS_NORM.tensors, Tensor("bias")),
+    cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_layer_norm"),
+    built_on="layer_norm",
 )
 BATCH_NORM = Op(
     name="batch_norm",

@@ -11,14 +11,14 @@ fixes the roundings of y; the gradients are those that autograd of the dialect c
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from conformance.numbers.expected import Interval, Placement
-from conformance.numbers.rounding import round_to
+from conformance.numbers.rounding import HALF, round_to
 from conformance.ops.norms.tolerances import NormBudget
-from conformance.ops.norms.values import NormValues
+from conformance.ops.norms.values import NormValues, both_summands
 
 Array = np.ndarray
 Placements = dict[str, list[Placement]]
@@ -65,7 +65,9 @@ def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placeme
         exact = norm.dy * norm.pullback.w
         return exact, exact
 
-    placements["dx"] += _dx_by_reads(_Pulled(norm, budget, dtype, g))
+    pulled = _Pulled(norm, budget, dtype, g)
+    placements["dx"] += _dx_by_reads(pulled)
+    placements["dx_after"] = _dx_by_reads(pulled, after=True)
     return placements
 
 
@@ -90,11 +92,42 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
     ]
     pulled = _Pulled(norm, budget, dtype, g)
     placements["dx"] += [_dx(pulled), *_dx_by_reads(pulled)]
+    placements["dx_after"] += _dx_by_reads(pulled, after=True)
     placements["dweight"] += [
         lambda s: _sum_rows(norm, terms(s), _noise(s, budget.dweight)),
         lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), _noise(s, budget.dweight)),
     ]
     return placements
+
+
+def with_residual(placements: Placements, norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
+    """What a norm of a sum returns besides, and the gradients of the two summands: ds and dresidual_out, added.
+
+    Where the norm reads the sum as it is stored, in x's `dtype`, ds may be rounded to it before dresidual_out is added, or
+    dresidual_out be the first of the terms that come back.
+    """
+    summed = norm.summed
+    assert summed
+    rounds = summed.stored and dtype in HALF
+
+    def passed_on(ds: Placement, summand: int, rounded: bool) -> Placement:
+        def placement(s: float) -> Interval:
+            ends = _rounded(ds(s), dtype) if rounded else ds(s)
+            low, high = _ordered(*(summed.passed(end, summed.dresidual_out)[summand] for end in ends))
+            width = _noise(s, budget.passed)
+            return low - width, high + width
+
+        return placement
+
+    def summand(number: int) -> list[Placement]:
+        passed = [passed_on(ds, number, rounded) for rounded in (False, True)[: 1 + rounds] for ds in placements["dx"]]
+        return passed + (placements["dx_after"] if rounds and summed.passed is both_summands else [])
+
+    return {
+        "residual_out": [_around(summed.residual_out, budget.residual_out)],
+        "dx": summand(0),
+        "dresidual": summand(1),
+    }
 
 
 class _Pulled:
@@ -148,14 +181,19 @@ def _dx(pulled: _Pulled) -> Placement:
     return placement
 
 
-def _dx_by_reads(pulled: _Pulled) -> list[Placement]:
+def _dx_by_reads(pulled: _Pulled, *, after: bool = False) -> list[Placement]:
     """dx from g for every way to cast x more than once; there is one path, and so no other way, where statistics are given.
 
-    The three paths are also added at once, as a compiler does that fuses the additions.
+    The three paths are also added at once, as a compiler does that fuses the additions. `after`: dresidual_out comes first,
+    as it does where autograd starts with the outputs' own cotangents; only where there is one. Nothing is cast where the
+    norm reads a sum that is not stored.
     """
-    if pulled.norm.given is not None:
+    summed = pulled.norm.summed
+    if pulled.norm.given is not None or not pulled.norm.reads_storage or (after and summed is None):
         return []
     reads = CENTRED_READS if pulled.norm.centred else RMS_NORM_READS
+    if after and summed:
+        return [_dx_of_reads(pulled, each, partial(_added_in_turn, first=summed.dresidual_out)) for each in reads]
     placements = [_dx_of_reads(pulled, each, _added_in_turn) for each in reads]
     if pulled.norm.centred:
         placements.append(_dx_of_reads(pulled, (DIRECT, MEAN, RSTD), _added_at_once))
@@ -181,9 +219,9 @@ def _through(read: Read, paths: tuple[Array, Array, Array]) -> Array:
     return sum((share * path for share, path in zip(read, paths, strict=True) if share), np.zeros_like(paths[0]))
 
 
-def _added_in_turn(parts: list[Array], dtype: str) -> Array:
+def _added_in_turn(parts: list[Array], dtype: str, first: Array | None = None) -> Array:
     """The parts added one after another, every partial sum rounded; the last is left to the output's rounding."""
-    total, *others = parts
+    total, *others = parts if first is None else [np.stack([first, first]), *parts]
     for number, part in enumerate(others):
         total = (round_to(total, dtype) if number else total) + part
     return total

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.numbers.rounding import unit_roundoff
+from conformance.numbers.rounding import HALF, round_to, unit_roundoff
 from conformance.ops.norms.values import NormValues, Running, Sum, by_feature, sum_rows
 
 Array = np.ndarray
@@ -36,6 +36,8 @@ class NormBudget:
     dbias: Array
     running_mean: Array | float = 0.0
     running_var: Array | float = 0.0
+    residual_out: Array | float = 0.0
+    passed: Array | float = 0.0
 
 
 def norm_budget(norm: NormValues) -> NormBudget:
@@ -60,6 +62,11 @@ def norm_budget(norm: NormValues) -> NormBudget:
     y = x·α + β with α = w·r and β = b − μ·α, in which the roundings of x·α and μ·α do not cancel: δμ = v·(|x| + 2|μ|)·r.
     There is no c1 and no c2. The running statistics (1−m)·old + m·new have three roundings of either term, and the new mean's
     own error γ(R)·mean|x|, the new variance's 2ρ/r².
+
+    A residual. The sum s is off by v·|s| where the norm reads it before it is rounded to a storage dtype: as much as x is then
+    off, directly, in its mean, and in the mean square, by mean(|x_hat|·v|s|)·r. The sum that is returned is rounded once, which
+    leaves one number; twice, in half precision, where float32 does not hold s exactly, and then it may be off by v·|s| before
+    the second time. Another v·|dx| is due to the addition of ds and dresidual_out.
 
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
 
@@ -94,6 +101,10 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
     elif norm.centred and n > 1:
         delta_mean = spread * norm.rstd
         rho = rho + delta_mean**2 / 2 + 2 * v * norm.mean(size) * norm.rstd
+    if not norm.reads_storage:
+        t_x = v * size
+        delta_mean = delta_mean + (t_x + (norm.mean(t_x) if norm.centred else 0.0)) * norm.rstd
+        rho = rho + norm.mean(x_hat * t_x) * norm.rstd
     if norm.arithmetic.one_pass:
         rho = rho + 3 * gamma(n, "squares") * norm.mean(np.square(norm.x)) * np.square(norm.rstd)
     delta = delta_mean + x_hat * (rho + 2 * v)
@@ -118,7 +129,17 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
         t_mean, t_var = (np.nan_to_num(by_feature(t, d), nan=0.0) for t in (spread, 2 * rho / np.square(norm.rstd)))
         budgets += _running(norm.running, v, t_mean, t_var)
     golden_share = 2.0 if compute_dtype == "float64" else 1.0
-    return NormBudget(*(golden_share * t for t in budgets))
+    budget = NormBudget(*(golden_share * t for t in budgets))
+    return _with_residual(budget, norm, golden_share * v) if norm.summed else budget
+
+
+def _with_residual(budget: NormBudget, norm: NormValues, v: float) -> NormBudget:
+    """With the half-widths of a sum that is returned, and of what is passed on to its summands."""
+    assert norm.summed
+    s = norm.summed.residual_out
+    twice = norm.summed.dtype in HALF and round_to(s, "float32") != s
+    passed = np.maximum(*(np.abs(norm.output(name)) for name in ("dx", "dresidual")))
+    return replace(budget, residual_out=np.where(twice, v * np.abs(s), 0.0), passed=v * passed)
 
 
 def _running(running: Running, v: float, t_mean: Array, t_var: Array) -> tuple[Array, Array]:

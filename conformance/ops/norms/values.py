@@ -84,12 +84,36 @@ class Running:
     var_share: float
 
 
+Passed = Callable[[Array, Array], tuple[Array, Array]]
+"""ds and dresidual_out, the gradients of a sum and of its copy that is returned -> dx and dresidual."""
+
+
+def both_summands(ds: Array, dresidual_out: Array) -> tuple[Array, Array]:
+    """A sum passes its gradient on to both summands whole."""
+    return ds + dresidual_out, ds + dresidual_out
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What a norm of a sum returns besides: the sum as it was before any rounding, and what becomes of the gradients.
+
+    `dtype` is that of the sum returned; `stored`: whether the norm reads it as it is stored, and so without an error.
+    """
+
+    residual_out: Array
+    dresidual_out: Array
+    dtype: str
+    stored: bool
+    passed: Passed = both_summands
+
+
 @dataclass(frozen=True)
 class NormValues:
     """Everything of one norm; `w` is the effective weight, offset included; `centred` tells RMSNorm from the others.
 
     `axes` are those that the statistics are taken over. `given` is the mean where they are not taken but given, as BatchNorm's
-    are in evaluation; `running` is what becomes of them in training.
+    are in evaluation; `running` is what becomes of them in training. Where a residual was added, x is the sum that the norm
+    reads, dx its gradient through the norm alone, and `summed` all else.
     """
 
     x: Array
@@ -108,6 +132,18 @@ class NormValues:
     axes: Axes = FEATURES
     given: Array | None = None
     running: Running | None = None
+    summed: Summed | None = None
+
+    def output(self, name: str) -> Array:
+        """An output by its name, exactly."""
+        if self.summed and name in ("dx", "dresidual"):
+            return self.summed.passed(self.dx, self.summed.dresidual_out)[name == "dresidual"]
+        return self.summed.residual_out if self.summed and name == "residual_out" else getattr(self, name)
+
+    @property
+    def reads_storage(self) -> bool:
+        """Whether what the norm reads is exact in a storage dtype, and no sum that carries an error of its own."""
+        return self.summed is None or self.summed.stored
 
     def mean(self, a: Array) -> Array:
         """The mean over the axes of the statistics; they are kept."""
