@@ -2,6 +2,7 @@
 
 import os
 from functools import cache, partial
+from itertools import zip_longest
 from typing import Any
 
 import flax
@@ -42,7 +43,7 @@ class JaxPort(conformance.port.Port):
     def to_numpy(self, tensor: Array) -> np.ndarray:
         return np.asarray(tensor)
 
-    def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Any, tuple]:
+    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         return _compiled(_vjp, self.static)(function, inputs, dy, **constants)
 
 
@@ -76,8 +77,10 @@ def _vjp_and_taps(function: Any, inputs: tuple, dy: Array, **constants: Any) -> 
     return y, pullback(dy), taps
 
 
-def _vjp(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Any, tuple]:
+def _vjp(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple[Any, tuple]:
     made, pullback = jax.vjp(partial(function, **constants), *inputs)
-    if isinstance(made, tuple):  # of which the first alone is differentiated
-        return made, pullback((dy, *map(jnp.zeros_like, made[1:])))
-    return made, pullback(dy)
+    if not isinstance(made, tuple):
+        return made, pullback(dy)
+    cotangents = dy if isinstance(dy, tuple) else (dy,)
+    pairs = zip_longest(made, cotangents)  # an output without a cotangent passes zeros back
+    return made, pullback(tuple(jnp.zeros_like(y) if each is None else each for y, each in pairs))

@@ -72,11 +72,16 @@ class TorchPort(conformance.port.Port):
         # Only the norms' cases have many shapes; elsewhere symbols for sizes would only cost the compiler time.
         return _compiled(function, dynamic="eps" in constants)(*inputs, **constants)
 
-    def vjp(self, function: Any, inputs: tuple, dy: Tensor, constants: dict[str, Any]) -> tuple[Any, tuple]:
+    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
         made = self.evaluate(function, inputs, constants)
-        y = made[0] if isinstance(made, tuple) else made
-        gradients = dict(zip(leaves, torch.autograd.grad(y, leaves, dy, allow_unused=True), strict=True))
+        returned, cotangents = (each if isinstance(each, tuple) else (each,) for each in (made, dy))
+        pairs = [pair for pair in zip(returned, cotangents, strict=False) if pair[1] is not None]
+        # What only an output without a cotangent depends on has a gradient of zero.
+        unread = any(cotangent is None for cotangent in cotangents)
+        ys, dys = zip(*pairs, strict=True)
+        computed = torch.autograd.grad(ys, leaves, dys, allow_unused=True, materialize_grads=unread)
+        gradients = dict(zip(leaves, computed, strict=True))
         return made, tuple(
             {name: gradients[leaf] for name, leaf in value.items()} if isinstance(value, dict) else gradients.get(value)
             for value in inputs

@@ -34,6 +34,8 @@ class Port:
 
         rms_norm(x, weight, *, eps) -> y
         layer_norm(x, weight, bias, *, eps) -> y
+        add_rms_norm(x, residual, weight, *, eps, sum) -> (y, residual_out)
+        add_layer_norm(x, residual, weight, bias, *, eps, sum) -> (y, residual_out)
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y
@@ -47,9 +49,10 @@ class Port:
     the weight, and `order`, which is passed in half precision only: give it a default. One that does not take `order` casts
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
-    what none fits has no order. `parameters` are a dict by name, and `config` a `reference.BlockConfig`, which can be hashed;
-    a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then returns out and a dict
-    of its intermediates.
+    what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
+    take it is asked once `sums` says which it has. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
+    which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then
+    returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
@@ -61,6 +64,7 @@ class Port:
     dtypes: tuple[str, ...] = DTYPES
     orders: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("cast_then_scale", "scale_then_cast")
     weight_offsets: tuple[int, ...] = (0, 1)
+    sums: tuple[str, ...] = ("rounded", "unrounded", "float32")
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
@@ -168,6 +172,7 @@ class Port:
             overwrites=self.overwrites,
             orders_by=dict(orders) if by_op_and_dtype else {},
             may_fail=dict(self.may_fail),
+            sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -221,6 +226,9 @@ class Port:
                 case "order":
                     if call.order != "either_order" and takes("order"):
                         constants["order"] = call.order
+                case "sum":
+                    if "sum" in call.settings and takes("sum"):
+                        constants["sum"] = call.settings["sum"]
                 case "weight_offset":
                     if self.weight_offsets != (0,) and takes("weight_offset"):
                         constants["weight_offset"] = float(call.weight_offset)

@@ -52,6 +52,8 @@ class Hello:
     """Globs of an op and a dtype, such as `rms_norm/float16`, each with its orders; the first that fits counts."""
     may_fail: dict[str, str] = field(default_factory=dict)
     """Globs of case ids that pass or fail, as chance has it, each with the reason."""
+    sums: tuple[str, ...] = ()
+    """What its norms that add a residual read in half precision: the sum `rounded`, `unrounded`, or with a `float32` residual."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -185,6 +187,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "overwrites": ([], _is_list_of_strings, "a list of strings"),
     "orders_by": ({}, _is_object_of_lists, "an object of lists of strings"),
     "may_fail": ({}, _is_object_of_strings, "an object of strings"),
+    "sums": ([], _is_list_of_strings, "a list of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 

@@ -18,6 +18,8 @@ class Port(conformance.port.Port):
     taps = True
     rms_norm = staticmethod(rows.rms_norm)
     layer_norm = staticmethod(rows.layer_norm)
+    add_rms_norm = staticmethod(rows.add_rms_norm)
+    add_layer_norm = staticmethod(rows.add_layer_norm)
     batch_norm = staticmethod(rows.batch_norm)
     rope = staticmethod(attending.rope)
     attention = staticmethod(block.attention)

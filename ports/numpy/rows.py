@@ -5,7 +5,7 @@ float32, and what is returned is rounded once.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,16 +20,22 @@ def widen(x: Array) -> Array:
 
 
 def rms_norm(
-    x: Array, weight: Array | None, *, eps: float, weight_offset: float = 0.0, order: str = "cast_then_scale"
+    x: Array,
+    weight: Array | None,
+    *,
+    eps: float,
+    weight_offset: float = 0.0,
+    order: str = "cast_then_scale",
+    dtype: np.dtype | None = None,
 ) -> tuple[Array, Backward]:
-    r"""Divide every row by its root mean square, then scale.
+    r"""Divide every row by its root mean square, then scale. `dtype` is that of y and of a cast, if it is not x's.
 
     $$ y = w\, \hat x, \qquad \hat x = r\,x, \qquad dx = r\,(g - \hat x\, \overline{g \hat x}), \quad g = w\,dy $$
     """
     wide = widen(x)
     rstd = 1 / np.sqrt(np.mean(np.square(wide), axis=-1, keepdims=True) + eps)  # *batch 1
     x_hat = wide * rstd  # *batch d
-    y, scale_backward = _scale(x_hat, x, weight, None, weight_offset, order)
+    y, scale_backward = _scale(x_hat, dtype or x.dtype, weight, None, weight_offset, order)
 
     def backward(dy: Array) -> tuple[Any, ...]:
         g, dweight, _ = scale_backward(dy)
@@ -47,8 +53,9 @@ def layer_norm(
     eps: float,
     weight_offset: float = 0.0,
     order: str = "scale_then_cast",
+    dtype: np.dtype | None = None,
 ) -> tuple[Array, Backward]:
-    r"""Centre every row, divide it by its standard deviation, then scale and shift.
+    r"""Centre every row, divide it by its standard deviation, then scale and shift. `dtype` is as in `rms_norm`.
 
     $$ y = w\, \hat x + b, \qquad \hat x = r\,(x - \mu), \qquad
        dx = r\,(g - \bar g - \hat x\, \overline{g \hat x}), \quad g = w\,dy $$
@@ -57,7 +64,7 @@ def layer_norm(
     centred = wide - np.mean(wide, axis=-1, keepdims=True)  # *batch d
     rstd = 1 / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + eps)  # *batch 1
     x_hat = centred * rstd  # *batch d
-    y, scale_backward = _scale(x_hat, x, weight, bias, weight_offset, order)
+    y, scale_backward = _scale(x_hat, dtype or x.dtype, weight, bias, weight_offset, order)
 
     def backward(dy: Array) -> tuple[Any, ...]:
         g, dweight, dbias = scale_backward(dy)
@@ -66,6 +73,43 @@ def layer_norm(
         return dx.astype(x.dtype), dweight, dbias
 
     return y, backward
+
+
+Sum = Literal["rounded", "unrounded", "float32"]
+
+
+def add_rms_norm(
+    x: Array, residual: Array, weight: Array | None, *, eps: float, sum: Sum = "rounded", **dialect: Any
+) -> tuple[tuple[Array, Array], Backward]:
+    """Add the residual to x; return RMSNorm of the sum, and the sum, in the residual's dtype."""
+    return _add_norm(rms_norm, x, residual, weight, eps=eps, sum=sum, **dialect)
+
+
+def add_layer_norm(
+    x: Array, residual: Array, weight: Array | None, bias: Array | None, *, eps: float, sum: Sum = "rounded", **dialect: Any
+) -> tuple[tuple[Array, Array], Backward]:
+    """Add the residual to x; return LayerNorm of the sum, and the sum, in the residual's dtype."""
+    return _add_norm(layer_norm, x, residual, weight, bias, eps=eps, sum=sum, **dialect)
+
+
+def _add_norm(
+    norm: Any, x: Array, residual: Array, *parameters: Array | None, sum: Sum, **dialect: Any
+) -> tuple[tuple[Array, Array], Backward]:
+    r"""Add, then norm: the sum as it is rounded, or as it was before.
+
+    $$ s = x + residual, \qquad dx = dresidual = ds + dresidual\_out $$
+    """
+    total = widen(x) + widen(residual)  # *batch d
+    residual_out = total.astype(residual.dtype)  # *batch d
+    y, norm_backward = norm(residual_out if sum == "rounded" else total, *parameters, dtype=x.dtype, **dialect)
+
+    def backward(cotangents: Any) -> tuple[Any, ...]:
+        dy, dresidual_out = (np.zeros_like(y) if each is None else each for each in cotangents)
+        ds, *dparameters = norm_backward(dy)
+        total = widen(ds) + widen(dresidual_out)  # *batch d
+        return total.astype(x.dtype), total.astype(residual.dtype), *dparameters
+
+    return (y, residual_out), backward
 
 
 def batch_norm(
@@ -93,7 +137,7 @@ def batch_norm(
     var = _sum_rows(np.square(centred)) / rows if training else running_var  # d
     rstd = 1 / np.sqrt(var + eps)  # d
     x_hat = centred * rstd  # *batch d
-    y, scale_backward = _scale(x_hat, x, weight, bias, 0.0, "scale_then_cast")
+    y, scale_backward = _scale(x_hat, x.dtype, weight, bias, 0.0, "scale_then_cast")
 
     def backward(dy: Array) -> tuple[Any, ...]:
         g, dweight, dbias = scale_backward(dy)
@@ -110,13 +154,13 @@ def batch_norm(
 
 
 def _scale(
-    x_hat: Array, x: Array, weight: Array | None, bias: Array | None, weight_offset: float, order: str
+    x_hat: Array, dtype: np.dtype, weight: Array | None, bias: Array | None, weight_offset: float, order: str
 ) -> tuple[Array, Backward]:
-    """Cast to x's dtype, then scale and shift, in which a float32 parameter promotes y; or scale and shift, then cast."""
+    """Cast to the dtype, then scale and shift, in which a float32 parameter promotes y; or scale and shift, then cast."""
     present = [parameter for parameter in (weight, bias) if parameter is not None]
     w = None if weight is None else widen(weight) + weight_offset  # d
     cast_first = order == "cast_then_scale"
-    y = widen(x_hat.astype(x.dtype)) if cast_first else x_hat
+    y = widen(x_hat.astype(dtype)) if cast_first else x_hat
     y = y if w is None else y * w  # *batch d
     y = y if bias is None else y + widen(bias)  # *batch d
 
@@ -127,7 +171,7 @@ def _scale(
         dbias = None if bias is None else _sum_rows(dy).astype(bias.dtype)  # d
         return g, dweight, dbias
 
-    return y.astype(np.result_type(x, *present) if cast_first else x.dtype), backward
+    return y.astype(np.result_type(dtype, *present) if cast_first else dtype), backward
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Backward]:

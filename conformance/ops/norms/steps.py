@@ -75,9 +75,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Added:
-    """What a norm has besides that first adds a residual to x: the residual, and the cotangent of the sum it returns, [*batch, d].
+    """What a norm has besides that first adds a residual to x: the residual, and the cotangent of the sum, both [*batch, d].
 
-    `dtype` is that of the sum returned; `stored`: whether the norm reads the sum as it is stored in it, and not as it was before.
+    `dtype` is that of the sum returned; `stored`: whether the norm reads the sum as it is stored, and not as it was before.
     """
 
     residual: Array
@@ -85,7 +85,9 @@ class Added:
     dtype: DType
     stored: bool
     total: Callable[[Array, Array], Array] = lambda x, residual: x + residual
-    read: Callable[[Array, Array, Array], Array] = lambda x, residual, s: s  # what the norm reads of x, the residual and the sum
+    read: Callable[[Array, Array, Array], Array] = lambda x, residual, s: (
+        s
+    )  # what the norm reads of x, the residual and the sum
     returned: Callable[[Array, Array, Array], Array] = lambda x, residual, s: s  # what of them is returned as the sum
     after: Callable[[Array], Array | float] = lambda residual: 0.0  # what is added to y
     passed: Passed = both_summands
