@@ -32,7 +32,12 @@ def folder() -> Path | None:
     said = os.environ.get(VARIABLE)
     if said == OFF:
         return None
-    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "norm-conformance/goldens"
+    return Path(said) if said else cache_folder("goldens")
+
+
+def cache_folder(name: str) -> Path:
+    """Where something may be kept between runs, such as what a port compiled: a folder of this name in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "norm-conformance" / name
 
 
 def kept(key: str, compute: Callable[[], Arrays]) -> Arrays:

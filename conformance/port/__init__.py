@@ -1,5 +1,6 @@
 """A port: what its author writes, and how it is named, started, asked and served."""
 
-from conformance.port.base import NOT_WRITTEN, Port, Skip, cache_folder
+from conformance.numbers.cache import cache_folder
+from conformance.port.base import NOT_WRITTEN, Port, Skip
 
 __all__ = ["NOT_WRITTEN", "Port", "Skip", "cache_folder"]

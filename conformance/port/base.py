@@ -4,10 +4,8 @@ A port is a class with a method for every op it has, conversions to and from its
 gradients. `conformance serve NAME` turns it into a process that speaks the protocol.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, signature
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -295,8 +293,3 @@ def _placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Seq
         else:
             placed[place][name] = value
     return tuple(placed)
-
-
-def cache_folder(name: str) -> Path:
-    """Where a port may keep what it compiled, between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "norm-conformance" / name

@@ -53,7 +53,7 @@ class Hello:
     may_fail: dict[str, str] = field(default_factory=dict)
     """Globs of case ids that pass or fail, as chance has it, each with the reason."""
     sums: tuple[str, ...] = ()
-    """What its norms that add a residual read in half precision: the sum `rounded`, `unrounded`, or with a `float32` residual."""
+    """What its norms that add a residual read in half precision: the sum `rounded`, `unrounded`, or of a `float32` residual."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
