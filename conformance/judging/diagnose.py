@@ -68,7 +68,7 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
         return ()
     search = Search([verdict for verdict in verdicts if verdict.judged], seed)
     known = (*MISTAKES, *fitted(verdicts, seed)) if among is None else among
-    among = [mistake for mistake in known if any(verdict.case.op in mistake.ops for verdict in verdicts)]
+    among = [mistake for mistake in known if any(mistake.can_be_made_in(verdict.case.op) for verdict in verdicts)]
     diagnoses: list[Diagnosis] = []
     all_ = search.left
     while search.left > FEW * all_:

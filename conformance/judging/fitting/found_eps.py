@@ -172,7 +172,8 @@ def _line_of_dx(norm: Norm, seed: int) -> Line:
         slope = slope - (_mean(norm, slope) if norm.centre_values else 0.0)
         along = _sum(norm, slope * known["x_hat"]) / _sum(norm, np.square(known["x_hat"]))
         slope = slope - known["x_hat"] * np.where(np.isfinite(along), along, 0.0)
-    return Line(slope * known["rstd"], 0.0, lambda scale: np.maximum(scale, scale**3))
+    fixed = norm.added.dresidual_out if norm.added else 0.0
+    return Line(slope * known["rstd"], fixed, lambda scale: np.maximum(scale, scale**3))
 
 
 def _sum(norm: Norm, terms: Array) -> Array:

@@ -14,6 +14,7 @@ from conformance.mistakes.norms import (
     parameter_gradients,
     parameters,
     precision,
+    residual,
     rounding_modes,
     statistics,
 )
@@ -33,4 +34,5 @@ MISTAKES: tuple[Mistake, ...] = (
     *parameter_gradients.MISTAKES,
     *indexing.MISTAKES,
     *batch_norm.MISTAKES,
+    *residual.MISTAKES,
 )

@@ -93,7 +93,7 @@ class AddNormCase(AddProbe, NormCase):
         """The residual, and the cotangent of the sum: zeros where nothing reads it."""
         residual = given["residual"].astype(np.float64)
         cotangent = given.get("dresidual_out", np.zeros_like(residual)).astype(np.float64)
-        return Added(residual, cotangent, self.dtype, self.dialect.sum == "rounded")
+        return Added(residual, cotangent, RESIDUAL_OUT.dtype(self), self.dialect.sum == "rounded")
 
 
 # What every dtype and dialect may show in its own way.

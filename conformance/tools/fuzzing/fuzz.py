@@ -222,7 +222,7 @@ def _borne_out(verdict: Verdict, witnesses: tuple[Verdict, ...]) -> Diagnosis | 
 
 def _explains(diagnosis: Diagnosis, verdict: Verdict) -> bool:
     """Whether the mistake is all that is wrong with another case."""
-    if verdict.status != "fail" or verdict.case.op not in diagnosis.mistake.ops or not _has_elements(verdict):
+    if verdict.status != "fail" or not diagnosis.mistake.can_be_made_in(verdict.case.op) or not _has_elements(verdict):
         return False
     ways = if_made(diagnosis.mistake, verdict, if_right(verdict, CASES_SEED), CASES_SEED)
     return any(agrees(verdict, expected) for expected in ways)
