@@ -10,6 +10,7 @@ from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
 from conformance.numbers.rounding import ulp
 from conformance.ops.golden import golden
+from conformance.ops.norms.golden import exact_inputs
 
 Array = np.ndarray
 Times = Literal[0, 2]
@@ -74,7 +75,7 @@ def sums(unit: Unit, seed: int) -> Sums | None:
     """What an output is a sum of; none where something is not finite, or the rows are too few or too narrow to tell."""
     case, output = unit
     known = golden(case, seed)
-    dy = known.inputs["dy"].astype(np.float64)
+    _, dy, _, _ = exact_inputs(known.inputs)
     terms = dy * known.intermediates["x_hat"] if output.output == "dweight" else dy
     terms = terms.reshape(-1, terms.shape[-1])
     if len(terms) < 2 or terms.shape[1] < NARROWEST or not (np.isfinite(terms).all() and np.isfinite(output.actual).all()):
