@@ -20,6 +20,7 @@ from conformance.mistakes.norms import (
 )
 
 MISTAKES: tuple[Mistake, ...] = (
+    *residual.MISTAKES,  # first: what rounds the sum is put down to the sum
     *epsilon.MISTAKES,
     *statistics.MISTAKES,
     *padding.MISTAKES,
@@ -34,5 +35,4 @@ MISTAKES: tuple[Mistake, ...] = (
     *parameter_gradients.MISTAKES,
     *indexing.MISTAKES,
     *batch_norm.MISTAKES,
-    *residual.MISTAKES,
 )

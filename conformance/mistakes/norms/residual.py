@@ -155,28 +155,11 @@ MISTAKES = (
         "planted: by the kernel and by autograd",
     ),
     _of_gradient(
-        "dresidual_out_to_residual_alone",
-        "the gradient of the sum that is returned reaches the residual, and not x",
-        lambda ds, d: (ds, ds + d),
-        "y and dresidual are right.",
-    ),
-    _of_gradient(
-        "dresidual_out_to_x_alone",
-        "the gradient of the sum that is returned reaches x, and not the residual",
-        lambda ds, d: (ds + d, ds),
-        "y and dx are right.",
-    ),
-    _of_gradient(
-        "norm_gradient_to_residual_alone",
-        "the gradient through the norm reaches the residual, and not x",
-        lambda ds, d: (d, ds + d),
-        "y and dresidual are right.",
-    ),
-    _of_gradient(
-        "norm_gradient_to_x_alone",
-        "the gradient through the norm reaches x, and not the residual",
-        lambda ds, d: (ds + d, d),
-        "y and dx are right.",
+        "norm_gradient_left_out",
+        "the gradient through the norm is left out",
+        lambda ds, d: (d, d),
+        "y is right; dx and dresidual are the gradient of the sum that is returned, and no more.",
+        "planted: a kernel that gives one of the two summands its own gradient",
     ),
     _of_gradient(
         "residual_without_gradient",
