@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -47,8 +48,21 @@ def outputs_limit(case: Case) -> int:
     return max(OUTPUTS_LIMIT, 2 * 8 * elements)
 
 
-def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "", outputs: str = "", taps: bool) -> Call:
-    """A case as a port is asked it, with the paths of its files; `taps`: whether the port exports intermediates."""
+def call_of(
+    case: Case,
+    asked: tuple[str, ...],
+    given: Collection[str],
+    *,
+    id_: int = 0,
+    inputs: str = "",
+    outputs: str = "",
+    taps: bool,
+) -> Call:
+    """A case as a port is asked it: what is asked, the names of what is given, and the paths of the files with both.
+
+    `taps`: whether the port exports intermediates.
+    """
+    op = OPS[case.op]
     return Call(
         id=id_,
         case=case.id,
@@ -59,10 +73,12 @@ def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "
         eps=case.eps,
         layout=case.layout,
         asked=asked,
+        gradients=tuple(name for name in asked if name not in case.made),
+        cotangents=tuple(name for name in op.cotangents if name in given),
         inputs=inputs,
         outputs=outputs,
         settings=case.settings,
-        taps=taps and OPS[case.op].taps,
+        taps=taps and op.taps,
     )
 
 
@@ -134,7 +150,7 @@ class Session:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
         write_tensors(inputs, given)
         paths = {"inputs": str(inputs), "outputs": str(outputs)}
-        call = call_of(case, asked_of(case, self.hello), id_=self._asked, **paths, taps=self.hello.taps)
+        call = call_of(case, asked_of(case, self.hello), given, id_=self._asked, **paths, taps=self.hello.taps)
         answer = self._put(call)
         self._failures = 0
         if answer["type"] != "done":

@@ -27,7 +27,7 @@ from conformance.running.runner import run_ports
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 LANGUAGES = ("c", "javascript")
-HELLO = {"type": "hello", "protocol": 1, "device": "cpu", "mode": "jit"}
+HELLO = {"type": "hello", "protocol": 2, "device": "cpu", "mode": "jit"}
 
 
 def needed(program: str) -> str:
@@ -284,6 +284,7 @@ def question(case, folder: Path) -> dict[str, Any]:
     write_tensors(folder / "inputs.safetensors", golden(case).inputs)
     fields = {"op": case.op, "dtype": case.dtype, "order": case.dialect.order, "weight_offset": 0, "eps": case.eps}
     fields |= {"layout": "contiguous", "asked": list(case.outputs), "settings": case.settings, "taps": True}
+    fields |= {"gradients": [name for name in case.outputs if name not in case.made]}
     return {"type": "case", "id": 1} | fields | {name: str(folder / f"{name}.safetensors") for name in ("inputs", "outputs")}
 
 

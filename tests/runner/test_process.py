@@ -45,7 +45,7 @@ def bad_port(name: str) -> Launch:
         (bad_port("NoSuchPort"), "module tests.runner.bad_ports has no class 'NoSuchPort'"),
         (Launch("no_such_module"), "No module named 'no_such_module'"),
         (hostile("greets"), "not a protocol message: 'Welcome!'"),
-        (hostile("other_protocol"), "the port speaks protocol 2; this kit speaks 1"),
+        (hostile("other_protocol"), "the port speaks protocol 3; this kit speaks 1 and 2"),
         (hostile("no_licence"), "no licence found"),
         (hostile("no_hello"), "the port answered hello with 'done'"),
         (hostile("hello_and_more"), r"wrote to stdout more than its answer: 'loading ...\n'; print to stderr instead"),

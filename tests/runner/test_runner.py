@@ -203,6 +203,10 @@ def test_a_port_that_fails_now_and_then_is_not_given_up():
     assert statuses(run(hostile("prints"), *(VICTIM, VICTIM, FOLLOWER) * 2)) == ["error", "error", "pass"] * 2
 
 
+def test_a_port_of_protocol_1_is_served():
+    assert statuses(run(hostile("says_protocol_1"), FOLLOWER)) == ["pass"]
+
+
 def test_a_port_that_cannot_be_run_has_no_verdicts():
     result = run(bad_port("DiesAtBirth"), VICTIM)
     assert (result.hello, result.verdicts, result.failure) == (None, (), "exited with status 5: stillborn")
