@@ -1,7 +1,6 @@
 """`conformance fuzz`."""
 
 import importlib.util
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,7 @@ from conformance.cli.options import (
     OnePortArgument,
     TimeoutOption,
     check_target,
-    command_of,
-    starter,
+    launch_of,
 )
 from conformance.cli.screen import interruptible, stdout
 
@@ -48,16 +46,14 @@ def fuzz(
     from conformance.tools.fuzzing import fuzz
     from conformance.tools.fuzzing import report as fuzzed
 
-    name, command, arguments = command_of(port, exec_)
+    launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
     check_target(keep, "--keep")
-    start = starter(name, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
     with interruptible("nothing was found"):
-        wanted = {"op": op or (), "dtype": dtype or ()}
-        search = fuzz.fuzz(name, start, seconds=seconds, seed=seed, **wanted, most=most, timeout=timeout)
+        search = fuzz.fuzz(launch, seconds=seconds, seed=seed, op=op or (), dtype=dtype or (), most=most)
     if keep and search.found:
         write_atomically(keep, as_json(*(found.verdict.case for found in search.found)).encode())
     settings = Settings(fuzz.CASES_SEED, device, mode, cases=str(keep or "FILE"))
-    fuzzed.show(search, seed, settings, arguments.get(name, shlex.quote(name)), stdout())
+    fuzzed.show(search, seed, settings, stdout())
     raise typer.Exit(fuzzed.exit_status(search))
 
 

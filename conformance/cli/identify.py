@@ -13,8 +13,7 @@ from conformance.cli.options import (
     OneExecOption,
     OnePortArgument,
     TimeoutOption,
-    command_of,
-    starter,
+    launch_of,
 )
 from conformance.cli.screen import stdout
 from conformance.numbers.rounding import DTYPES
@@ -40,14 +39,13 @@ def identify(
     from conformance.tools.scoreboard.findings import show_findings
     from conformance.tools.scoreboard.identify import identify_port
 
-    spec, command, _ = command_of(port, exec_)
-    start = starter(spec, command, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
-        with Session(start, timeout) as session:
+        with Session(launch) as session:
             ops: tuple[RowNormOp, ...] = tuple(each for each in ROW_NORMS if not op or each in op)
             found = identify_port(session, ops, tuple(each for each in DTYPES if not dtype or each in dtype))
     except PortFailure as failure:
-        print(f"{spec} could not be run: {failure}", file=sys.stderr)
+        print(f"{launch.spec} could not be run: {failure}", file=sys.stderr)
         raise typer.Exit(3) from None
-    show_findings(spec, found, stdout())
+    show_findings(launch.spec, found, stdout())
     raise typer.Exit(not all(finding.told for findings in found.values() for finding in findings))

@@ -2,11 +2,11 @@
 
 import os
 import secrets
-import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,15 +16,12 @@ from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES, NoCaseError, require
 from conformance.ops.norms.cases import ROW_NORMS
 from conformance.ops.table import OPS
+from conformance.port.launch import Launch, Mode
+from conformance.port.naming import PortNameError, by_command, by_name
 from conformance.question.case import Case
-
-if TYPE_CHECKING:
-    from conformance.port.process import RunningPort
 
 DRAWN_SEEDS = 2**31
 DEFAULT_PORTS = {"impl_torch": ("torch",), "impl_jax": ("jax", "flax")}  # and the packages they need
-
-Mode = Literal["jit", "eager"]
 
 
 def _one_of(*options: str) -> Callable[[str], str]:
@@ -102,57 +99,40 @@ TimeoutOption = Annotated[float, typer.Option(min=0.1, help="Seconds a port may 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report here too.")]
 
 
-def commands_of(ports: list[str] | None, programs: list[str] | None) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """What starts each port asked for, and what names a program on the command line."""
-    from conformance.port.naming import PortNameError, command
+def launches_of(
+    ports: list[str] | None,
+    programs: list[str] | None,
+    *,
+    device: str,
+    mode: Mode,
+    timeout: float,
+    in_process: bool = False,
+) -> tuple[Launch, ...]:
+    """What it takes to start each port asked for. Raises a usage error where one cannot be started, or not in this way."""
+    named = [_launch(by_command, program, "--exec") for program in programs or ()]
+    named += [_launch(by_name, port, "PORT") for port in ports or (() if named else DEFAULT_PORTS)]
+    for launch in named:
+        if in_process and not launch.is_python:
+            said = f"{launch.spec} is a program; only a port in Python can be run here"
+            raise typer.BadParameter(said, param_hint="--in-process")
+    told = partial(replace, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    return tuple({launch.spec: told(launch) for launch in named}.values())  # one that is named twice is run once
 
-    commands = {program: _split(program) for program in programs or ()}
-    arguments = {program: f"--exec {shlex.quote(program)}" for program in commands}
-    try:
-        return commands | {port: command(port) for port in ports or (() if commands else DEFAULT_PORTS)}, arguments
-    except PortNameError as error:
-        raise typer.BadParameter(str(error), param_hint="PORT") from None
 
-
-def command_of(port: str | None, program: str | None) -> tuple[str, list[str], dict[str, str]]:
-    """The one port asked for: its spec, what starts it, and what names it on the command line."""
+def launch_of(port: str | None, program: str | None, *, device: str, mode: Mode, timeout: float, in_process: bool) -> Launch:
+    """What it takes to start the one port asked for. Raises a usage error."""
     if bool(port) == bool(program):
         raise typer.BadParameter("name one port: a file, module:Class, or --exec COMMAND", param_hint="PORT")
-    commands, arguments = commands_of([port] if port else None, [program] if program else None)
-    return *next(iter(commands.items())), arguments
+    ports, programs = [port] if port else None, [program] if program else None
+    [launch] = launches_of(ports, programs, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    return launch
 
 
-def starter(
-    name: str, command: list[str], *, device: str, mode: Mode, timeout: float, in_process: bool
-) -> Callable[[], "RunningPort"]:
-    """What starts the one port asked for, as a process or in this one."""
-    if in_process:
-        from conformance.port.in_process import PortInProcess
-
-        check_in_process({name: command})
-        return partial(PortInProcess, name, device=device, mode=mode)
-    from conformance.port.process import PortProcess
-
-    return partial(PortProcess, command, device=device, mode=mode, timeout=timeout)
-
-
-def check_in_process(commands: dict[str, list[str]]) -> None:
-    """Raise a usage error where a port is no class in Python, which alone can be run in this process."""
-    from conformance.port.process import serve_command
-
-    for name, command in commands.items():
-        if command != serve_command(name):
-            raise typer.BadParameter(f"{name} is a program; only a port in Python can be run here", param_hint="--in-process")
-
-
-def _split(command: str) -> list[str]:
+def _launch(read: Callable[[str], Launch], said: str, hint: str) -> Launch:
     try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise typer.BadParameter(f"{command!r}: {error}", param_hint="--exec") from None
-    if not words:
-        raise typer.BadParameter("the command is empty", param_hint="--exec")
-    return words
+        return read(said)
+    except PortNameError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def check_target(path: Path | None, hint: str) -> None:

@@ -17,7 +17,7 @@ from conformance.cli.options import (
     SeedOption,
     TimeoutOption,
     check_target,
-    commands_of,
+    launches_of,
 )
 from conformance.cli.screen import interruptible, progress, stdout
 from conformance.tools.properties.properties import PROPERTIES
@@ -54,24 +54,14 @@ def properties(
             known = ", ".join(each.id for each in PROPERTIES)
             raise typer.BadParameter(f"no property matches {glob!r}; there are {known}", param_hint="--property")
     wanted = tuple(each for each in PROPERTIES if any(fnmatchcase(each.id, glob) for glob in property_ or ["*"]))
-    commands, arguments = commands_of(ports, exec_)
+    launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout)
     check_target(json, "--json")
     began = time.monotonic()
     asked = kinds(op or (), dtype or ())
-    with interruptible("nothing was judged"), progress(commands, len(asked), of="kinds of case") as advance:
-        inquiries = inquire_ports(
-            commands,
-            asked,
-            wanted=wanted,
-            bitwise=bitwise,
-            seed=seed,
-            device=device,
-            mode=mode,
-            timeout=timeout,
-            on_kind=advance,
-        )
-    seconds = time.monotonic() - began
-    report = PropertiesReport(inquiries, seed, device, mode, seconds, arguments, bitwise=bitwise)
+    specs = [launch.spec for launch in launches]
+    with interruptible("nothing was judged"), progress(specs, len(asked), of="kinds of case") as advance:
+        inquiries = inquire_ports(launches, asked, wanted=wanted, bitwise=bitwise, seed=seed, on_kind=advance)
+    report = PropertiesReport(inquiries, seed, time.monotonic() - began, bitwise=bitwise)
     if json:
         write_atomically(json, as_json(report).encode())
     show(report, stdout())

@@ -23,9 +23,8 @@ from conformance.cli.options import (
     QuickOption,
     ShardOption,
     TimeoutOption,
-    check_in_process,
     check_memory,
-    commands_of,
+    launches_of,
     read_case_file,
     selected,
     shaped_cases,
@@ -71,7 +70,7 @@ def run(
     from conformance.report.again import alone, asked_again
     from conformance.report.building import build, digest
     from conformance.report.report import Settings
-    from conformance.running.runner import run_in_process, run_ports
+    from conformance.running.runner import run_port, run_ports
 
     if shape and (file or not (case or (op and dtype))):
         raise typer.BadParameter("say of which --op and --dtype, or --case; and no --cases", param_hint="--shape")
@@ -80,30 +79,25 @@ def run(
     among = shaped_cases(shape) if shape else read_case_file(file) if file else QUICK if quick else CASES
     asked = selected(case, op, dtype, exclude, among=among)
     cases, number, shards = shard_of(shard, asked)
-    commands, arguments = commands_of(ports, exec_)
+    launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
     if shape:
-        check_memory(cases, len(commands))
+        check_memory(cases, len(launches))
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
-    if in_process:
-        check_in_process(commands)
     began = time.monotonic()
-    shown = () if in_process else commands  # a debugger needs the terminal for itself
+    shown = [] if in_process else [launch.spec for launch in launches]  # a debugger needs the terminal for itself
     with interruptible("nothing was judged"), progress(shown, len(cases), quiet=quiet) as advance:
         if in_process:
-            runs = run_in_process(commands, cases, seed=seed, device=device, mode=mode)
+            runs = tuple(run_port(launch, cases, seed) for launch in launches)
         else:
             runs = run_ports(
-                commands,
+                launches,
                 cases,
                 seed=seed,
-                device=device,
-                mode=mode,
-                timeout=timeout,
                 jobs=jobs,
                 on_verdict=lambda verdict: advance(verdict.port, failed=verdict.failed),
             )
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape, quick)
-    report = build(runs, settings, time.monotonic() - began, arguments)
+    report = build(runs, settings, time.monotonic() - began)
     if not in_process:
-        report = asked_again(report, cases, alone(commands, seed=seed, device=device, mode=mode, timeout=timeout))
+        report = asked_again(report, cases, alone(launches, seed))
     publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

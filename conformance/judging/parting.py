@@ -15,7 +15,7 @@ def where(verdict: Verdict) -> str:
         wrong = sum(not tap.passes for tap in verdict.taps)
         alone = "" if wrong == 1 else f"; {wrong} stages do"
         return f"{at.output.removeprefix(TAP)}, the first stage that is not what its inputs make of it{alone}"
-    gradients = [output.output for output in verdict.outputs if not output.passes and output.output.startswith("d")]
+    gradients = [output.output for output in verdict.outputs if not output.passes and output.output not in verdict.case.made]
     if gradients:
         return f"the backward pass: every stage is right forward; going back, {gradients[-1]} is the first gradient to leave"
     return "between the stages: each is right for what it was fed"

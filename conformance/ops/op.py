@@ -37,6 +37,19 @@ class Constant:
     sometimes: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that an op returns, in x's dtype if its case does not say otherwise.
+
+    `cotangent`: whether it is given one, `d` and its name. The gradients are those of ⟨output, cotangent⟩, summed over the
+    outputs whose cotangent is there.
+    """
+
+    name: str
+    dtype: Callable[[Case], str] = lambda case: case.dtype
+    cotangent: bool = True
+
+
 @dataclass(frozen=True)
 class Golden:
     """A case with its numbers: inputs in their storage dtypes, intermediates in float64, and what is expected."""
@@ -108,8 +121,8 @@ class Op:
         What it is called, and what it computes, in a line.
     tensors, constants
         What it reads, in the order in which a port's method takes them.
-    output, running
-        Its own output, which is given a cotangent, and those beside it, which are not.
+    outputs
+        What a port's method may return, in order.
     taps
         Whether a port may export its intermediates.
     costly
@@ -126,16 +139,15 @@ class Op:
     cases: tuple[Any, ...]
     golden: Callable[[Any, int], Golden]
     anatomy: Callable[[Any, int], Anatomy]
+    outputs: tuple[Output, ...]
     constants: tuple[Constant, ...] = ()
-    output: str = "y"
-    running: tuple[str, ...] = ()
     taps: bool = False
     costly: bool = False
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """What a port's method may return, in order."""
-        return (self.output, *self.running)
+    def cotangents(self) -> tuple[str, ...]:
+        """The cotangents that it may be given, in the order of its outputs."""
+        return tuple(f"d{output.name}" for output in self.outputs if output.cotangent)
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -114,6 +114,7 @@ class Port:
     def gradients(self, function: Callable[..., Any], tensors: list[Any], dy: Any) -> tuple[Any, Sequence[Any]]:
         """y = function(*tensors), and the gradients of ⟨y, dy⟩ for each of the tensors.
 
+        Of an op that is given several cotangents y and dy are tuples: what the function returns, and a cotangent for each.
         Leave it out, and only y is judged.
         """
         raise Skip(f"no gradients: {type(self).__name__} does not define them")
@@ -121,18 +122,21 @@ class Port:
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         """y = function(*inputs, **constants), and its gradients for every input (None for a None), by `gradients`.
 
+        Of an op with several outputs that may be given a cotangent, `dy` is a tuple, in their order; None for an absent one.
         To be overridden where functions are compiled, and kept; where a function returns a tuple, of which only the first is
         differentiated, it may then return the whole of it.
         """
+        cotangents = dy if isinstance(dy, tuple) else (dy,)
         names = [(place, name) for place, each in enumerate(inputs) for name in (each if isinstance(each, dict) else [None])]
         present = [(place, name) for place, name in names if inputs[place] is not None]
 
         def of_tensors(*tensors: Any) -> Any:
-            made = function(*_placed(inputs, present, tensors), **constants)
-            return made[0] if isinstance(made, tuple) else made
+            return _differentiated(function(*_placed(inputs, present, tensors), **constants), cotangents)
 
         tensors = [inputs[place] if name is None else inputs[place][name] for place, name in present]
-        y, gradients = self.gradients(of_tensors, tensors, dy)
+        y, gradients = self.gradients(of_tensors, tensors, _differentiated(cotangents, cotangents))
+        if any(cotangent is None for cotangent in cotangents):  # then y is a part of what the function returns
+            y = self.evaluate(function, inputs, constants)
         return y, _placed(inputs, present, gradients)
 
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
@@ -180,26 +184,27 @@ class Port:
         if (reason := first_match(call.case, self.skips)) is not None:
             raise Skip(reason)
         op, function, constants = OPS[call.op], getattr(self, call.op), self._constants(call)
-        made = tuple(name for name in op.outputs if name in call.asked)
-        output, gradients = op.output, len(call.asked) > len(made)
+        made = tuple(name for name in call.asked if name not in call.gradients)
         names = op.arguments
-        others = {name: tensor for name, tensor in given.items() if name not in (*names, f"d{output}")}
+        others = {name: tensor for name, tensor in given.items() if name not in (*names, *op.cotangents)}
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others
+        cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
+        dy = tuple(cotangents) if len(cotangents) > 1 else cotangents[0]
         taps: dict[str, Any] = {}
-        if not gradients:
-            y, cotangents = self.evaluate(function, inputs, constants), tuple[Any, ...]()
+        if not call.gradients:
+            y, gradients = self.evaluate(function, inputs, constants), tuple[Any, ...]()
             taps = self.tap(function, inputs, constants) if call.taps else {}
         elif call.taps:
-            y, cotangents, taps = self.vjp_and_taps(function, inputs, given[f"d{output}"], constants)
+            y, gradients, taps = self.vjp_and_taps(function, inputs, dy, constants)
         else:
-            y, cotangents = self.vjp(function, inputs, given[f"d{output}"], constants)
+            y, gradients = self.vjp(function, inputs, dy, constants)
         if len(made) > 1 and not isinstance(y, tuple):
             y = (y, *self.evaluate(function, inputs, constants)[1:])
         outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True))
-        for name, cotangent in zip(names, cotangents, strict=gradients):
-            each = cotangent if isinstance(cotangent, dict) else {name: cotangent}
-            outputs |= {f"d{name}": gradient for name, gradient in each.items()}
+        for name, gradient in zip(names, gradients, strict=bool(call.gradients)):
+            each = gradient if isinstance(gradient, dict) else {name: gradient}
+            outputs |= {f"d{name}": of_one for name, of_one in each.items()}
         missing = [name for name in call.asked if outputs.get(name) is None]
         if missing:
             raise ValueError(f"{call.op} gave no output {missing[0]!r}")
@@ -246,6 +251,13 @@ class Port:
             return self.to_numpy(tensor).tobytes()
         except Exception:
             return None
+
+
+def _differentiated(values: Any, cotangents: tuple) -> Any:
+    """Of an op's outputs, or of their cotangents, those whose cotangent is there: one, or a tuple of several."""
+    pairs = zip(values if isinstance(values, tuple) else (values,), cotangents, strict=False)
+    kept = [value for value, cotangent in pairs if cotangent is not None]
+    return tuple(kept) if len(kept) > 1 else kept[0]
 
 
 def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

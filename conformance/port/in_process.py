@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from conformance.port.base import Skip
+from conformance.port.launch import Launch
 from conformance.port.naming import load
 from conformance.port.process import PortFailure
 from conformance.port.protocol import Hello, decode, read_hello
@@ -20,11 +21,11 @@ class PortInProcess:
     Raises `PortFailure` where the port cannot be made.
     """
 
-    def __init__(self, name: str, *, device: str, mode: str) -> None:
-        self._name = name
+    def __init__(self, launch: Launch) -> None:
+        self._name = launch.spec
         try:
-            with _within_a_process(name):
-                self._port = load(name)(device, jit=mode == "jit")
+            with _within_a_process(self._name):
+                self._port = load(self._name)(launch.device, jit=launch.mode == "jit")
                 self.hello: Hello = read_hello(decode(greeting(self._port)))
         except PortFailure:
             raise

@@ -12,6 +12,7 @@ A class is named after a colon. Without one it is `Port`, or a file's only port.
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -22,19 +23,30 @@ from types import ModuleType
 
 from conformance.numbers.nearest import did_you_mean
 from conformance.port.base import Port
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 
 GROUP = "conformance.ports"
 
 
 class PortNameError(ValueError):
-    """A name that no port can have; the message says what is wrong with it, and what would be right."""
+    """A name or a command that no port can have; the message says what is wrong with it, and what would be right."""
 
 
-def command(name: str) -> list[str]:
-    """What starts the port of that name as a process. Raises `PortNameError` where a path leads to none."""
+def by_name(name: str) -> Launch:
+    """The port of that name, to be launched. Raises `PortNameError` where a path leads to none."""
     path, _ = _as_path(name)
-    return serve_command(name) if path is None or path.suffix == ".py" else [str(path)]
+    return Launch(name) if path is None or path.suffix == ".py" else Launch(name, (str(path),))
+
+
+def by_command(line: str) -> Launch:
+    """The program that a command line starts, in any language, to be launched. Raises `PortNameError` where it is none."""
+    try:
+        words = tuple(shlex.split(line))
+    except ValueError as error:
+        raise PortNameError(f"{line!r}: {error}") from None
+    if not words:
+        raise PortNameError("the command is empty")
+    return Launch(line, words, exec=True)
 
 
 def load(name: str) -> type[Port]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from conformance.port import kin
+from conformance.port.launch import Launch
 from conformance.port.protocol import EXCERPT, PROTOCOL, Hello, ProtocolError, decode, encode, printable, read_hello
 
 ANSWERS = ("done", "skip", "error")
@@ -78,10 +79,11 @@ class Family:
 class PortProcess:
     """One running child. It is started by the constructor and answers `ask` until it fails or is closed.
 
-    Raises `PortFailure` where it cannot be started or does not answer hello within `timeout` seconds.
+    Raises `PortFailure` where it cannot be started or does not answer hello in time.
     """
 
-    def __init__(self, command: list[str], *, device: str, mode: str, timeout: float, family: Family | None = None) -> None:
+    def __init__(self, launch: Launch, family: Family | None = None) -> None:
+        command = launch.command
         self._family = family or Family()
         self._mark = kin.new_mark()
         try:
@@ -108,9 +110,9 @@ class PortProcess:
         self._said, self._complaints = b"", b""  # on stdout, and not yet read; on stderr, the end of it
         self._answered: set[int] = set()
         self._family.adopt(self)
-        greeting = encode("hello", protocol=PROTOCOL, device=device, mode=mode)
+        greeting = encode("hello", protocol=PROTOCOL, device=launch.device, mode=launch.mode)
         try:
-            self.hello: Hello = read_hello(self._exchange(greeting, timeout))
+            self.hello: Hello = read_hello(self._exchange(greeting, launch.timeout))
         except ProtocolError as error:
             self.close(politely=False)
             raise PortFailure(str(error)) from None
@@ -251,11 +253,6 @@ class PortProcess:
 
     def _excerpt(self) -> str:
         return repr(self._said[:EXCERPT].decode(errors="replace"))
-
-
-def serve_command(spec: str) -> list[str]:
-    """The command that serves a Python port."""
-    return [sys.executable, "-m", "conformance", "serve", spec]
 
 
 def _signal_name(number: int) -> str:

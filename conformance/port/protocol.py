@@ -2,8 +2,8 @@
 
 The runner asks, the port answers, one line each way:
 
-    {"type": "hello", "protocol": 1, "device": "cpu", "mode": "jit"}
-                                            ->  {"type": "hello", "protocol": 1, "name": …, "ops": […], …}
+    {"type": "hello", "protocol": 2, "device": "cpu", "mode": "jit"}
+                                            ->  {"type": "hello", "protocol": 2, "name": …, "ops": […], …}
     {"type": "case", "id": 7, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 7, …}
     {"type": "bye"}                         ->  the port exits
 """
@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-PROTOCOL = 1
+PROTOCOL = 2
+SERVED = (1, PROTOCOL)  # what a port may speak: protocol 2 adds `gradients` and `cotangents` to a case, and takes nothing away
 EXCERPT = 200  # characters of what is wrong that are shown
 TEXT_LIMIT = 10_000  # characters of a message that are kept
 
@@ -62,10 +63,12 @@ class Hello:
 class Call:
     """One case as a port is asked it.
 
-    `inputs` and `outputs` are paths of safetensors files: the port reads x, dy and the parameters from the one, in the
-    dtypes they are to be used in, and writes the tensors `asked` for to the other. `layout` says how x and dy are to lie
-    in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id. `settings` are the
-    constants of an op that is no norm. With `taps` the port writes its intermediates as well, each as `tap.` and its name.
+    `inputs` and `outputs` are paths of safetensors files: the port reads x, the cotangents and the parameters from the one,
+    in the dtypes they are to be used in, and writes the tensors `asked` for to the other: the op's own outputs, then the
+    `gradients`. A gradient is that of ⟨y, dy⟩, summed over the outputs y of which `cotangents` has dy. `layout` says how x
+    and dy are to lie in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id.
+    `settings` are the constants of an op that is no norm. With `taps` the port writes its intermediates as well, each as
+    `tap.` and its name.
     """
 
     id: int
@@ -77,6 +80,8 @@ class Call:
     eps: float
     layout: str
     asked: tuple[str, ...]
+    gradients: tuple[str, ...]
+    cotangents: tuple[str, ...]
     inputs: str
     outputs: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -113,8 +118,9 @@ def read_hello(message: dict[str, Any]) -> Hello:
         raise ProtocolError(read_text(message, "message") or "the port answered hello with an error")
     if message["type"] != "hello":
         raise ProtocolError(f"the port answered hello with {message['type'][:EXCERPT]!r}")
-    if type(message.get("protocol")) is not int or message["protocol"] != PROTOCOL:
-        raise ProtocolError(f"the port speaks protocol {_excerpt(message.get('protocol'))}; this kit speaks {PROTOCOL}")
+    if type(message.get("protocol")) is not int or message["protocol"] not in SERVED:
+        spoken = " and ".join(map(str, SERVED))
+        raise ProtocolError(f"the port speaks protocol {_excerpt(message.get('protocol'))}; this kit speaks {spoken}")
     fields = {name: message.get(name, default) for name, (default, _, _) in HELLO_FIELDS.items()}
     for name, (_, is_valid, words) in HELLO_FIELDS.items():
         if not is_valid(fields[name]):
@@ -212,5 +218,5 @@ def read_call(message: dict[str, Any]) -> Call:
     """The runner's question, on the port's side; fields that this version does not know are ignored."""
     optional = {"settings", "taps"} - message.keys()
     fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
-    fields["asked"] = tuple(fields["asked"])
+    fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents")}
     return Call(**fields)

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -14,7 +14,9 @@ import numpy as np
 
 from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
 from conformance.ops.table import OPS
-from conformance.port.process import Aftermath, PortFailure, RunningPort
+from conformance.port.in_process import PortInProcess
+from conformance.port.launch import Launch
+from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
 from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
 from conformance.question.case import Case
@@ -46,8 +48,21 @@ def outputs_limit(case: Case) -> int:
     return max(OUTPUTS_LIMIT, 2 * 8 * elements)
 
 
-def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "", outputs: str = "", taps: bool) -> Call:
-    """A case as a port is asked it, with the paths of its files; `taps`: whether the port exports intermediates."""
+def call_of(
+    case: Case,
+    asked: tuple[str, ...],
+    given: Collection[str],
+    *,
+    id_: int = 0,
+    inputs: str = "",
+    outputs: str = "",
+    taps: bool,
+) -> Call:
+    """A case as a port is asked it: what is asked, the names of what is given, and the paths of the files with both.
+
+    `taps`: whether the port exports intermediates.
+    """
+    op = OPS[case.op]
     return Call(
         id=id_,
         case=case.id,
@@ -58,11 +73,18 @@ def call_of(case: Case, asked: tuple[str, ...], *, id_: int = 0, inputs: str = "
         eps=case.eps,
         layout=case.layout,
         asked=asked,
+        gradients=tuple(name for name in asked if name not in case.made),
+        cotangents=tuple(name for name in op.cotangents if name in given),
         inputs=inputs,
         outputs=outputs,
         settings=case.settings,
-        taps=taps and OPS[case.op].taps,
+        taps=taps and op.taps,
     )
+
+
+def start(launch: Launch, family: Family | None) -> RunningPort:
+    """A port that has said hello, in this process or in one of its own, of that family. Raises `PortFailure`."""
+    return PortInProcess(launch) if launch.in_process else PortProcess(launch, family)
 
 
 class Session:
@@ -72,8 +94,8 @@ class Session:
     nothing. It costs that answer, and not the case, of which another process is asked.
     """
 
-    def __init__(self, start: Callable[[], RunningPort], timeout: float, patience: float = STARTS_IN_A_ROW) -> None:
-        self._start, self._timeout, self._patience = start, timeout, patience
+    def __init__(self, launch: Launch, family: Family | None = None, patience: float = STARTS_IN_A_ROW) -> None:
+        self.launch, self._family, self._patience = launch, family, patience
         self._process: RunningPort | None = None
         self._failures = self._asked = 0
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
@@ -128,7 +150,7 @@ class Session:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
         write_tensors(inputs, given)
         paths = {"inputs": str(inputs), "outputs": str(outputs)}
-        call = call_of(case, asked_of(case, self.hello), id_=self._asked, **paths, taps=self.hello.taps)
+        call = call_of(case, asked_of(case, self.hello), given, id_=self._asked, **paths, taps=self.hello.taps)
         answer = self._put(call)
         self._failures = 0
         if answer["type"] != "done":
@@ -141,7 +163,7 @@ class Session:
 
     def _put(self, call: Call) -> dict:
         """The answer of the running process or, where that one failed before it took the question in, of another."""
-        question = self._asked, encode("case", **asdict(call)), self._timeout
+        question = self._asked, encode("case", **asdict(call)), self.launch.timeout
         self._asked += 1
         self.aftermath = ""
         try:
@@ -153,7 +175,7 @@ class Session:
             return answer
 
     def _running(self) -> RunningPort:
-        self._process = self._process or self._start()
+        self._process = self._process or start(self.launch, self._family)
         return self._process
 
     def _end(self, *, politely: bool = False) -> None:

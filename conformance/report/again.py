@@ -1,11 +1,11 @@
 """Whether a case that fails does so by itself: asked again, alone, in a fresh process."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 
 from conformance.judging.compare import Verdict
-from conformance.port.process import Family, PortProcess
+from conformance.port.launch import Launch
+from conformance.port.process import Family
 from conformance.question.case import Case
 from conformance.report.report import CaseEntry, Cause, Report
 from conformance.running.runner import run_port
@@ -27,14 +27,14 @@ def asked_again(report: Report, cases: Iterable[Case], ask: Ask) -> Report:
     return replace(report, causes=tuple(_asked(cause, by_id, ask) if cause in doubtful else cause for cause in report.causes))
 
 
-def alone(commands: Mapping[str, Sequence[str]], *, seed: int, device: str, mode: str, timeout: float) -> Ask:
+def alone(launches: Iterable[Launch], seed: int) -> Ask:
     """Asks a port one case in a process of its own, which ends with the answer."""
+    by_spec = {launch.spec: launch for launch in launches}
 
     def ask(port: str, case: Case) -> Verdict | None:
         family = Family()
-        start = partial(PortProcess, list(commands[port]), device=device, mode=mode, timeout=timeout, family=family)
         try:
-            run = run_port(port, start, [case], seed, timeout, lambda verdict: None)
+            run = run_port(by_spec[port], [case], seed, family=family)
         finally:
             family.end()
         return run.verdicts[0] if run.verdicts else None

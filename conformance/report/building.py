@@ -35,10 +35,10 @@ from conformance.running.runner import PortRun
 DIALECT = "speaks another dialect: "
 
 
-def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0, arguments: dict[str, str] | None = None) -> Report:
-    """The report on some runs; `arguments` maps a port to what names it on the command line, where that is not its own name."""
-    runs, named = tuple(runs), arguments or {}
-    ports = [PortEntry(run.spec, named.get(run.spec, shlex.quote(run.spec)), run.hello, run.failure) for run in runs]
+def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0) -> Report:
+    """The report on some runs."""
+    runs = tuple(runs)
+    ports = [PortEntry(run.spec, run.argument or shlex.quote(run.spec), run.hello, run.failure) for run in runs]
     made: list[Explained] = []
     entries: list[CaseEntry] = []
     for run in runs:

@@ -1,17 +1,16 @@
 """The journey: case -> inputs -> golden -> port(inputs) -> outputs -> compare -> verdict."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from math import inf, prod
+from math import prod
 
 from conformance.judging.compare import Verdict, compare
 from conformance.ops.golden import Golden, compute, golden
-from conformance.port.in_process import PortInProcess
-from conformance.port.process import Family, PortFailure, PortProcess, RunningPort
+from conformance.port.launch import Launch
+from conformance.port.process import Family, PortFailure
 from conformance.port.protocol import Hello, first_match
 from conformance.port.session import NOT_ASKED, NoAnswer, Session, asked_of
 from conformance.question.case import Case
@@ -26,13 +25,15 @@ CASES_OF_A_PROCESS = 50  # fewer are not worth a process of their own
 class PortRun:
     """What became of one port: what it said of itself, and a verdict for every case.
 
-    `failure` is set, and `hello` is not, where the port could not be run at all.
+    `failure` is set, and `hello` is not, where the port could not be run at all. `argument` names it on the command line of
+    the kit, where that is not its spec.
     """
 
     spec: str
     hello: Hello | None
     verdicts: tuple[Verdict, ...]
     failure: str = ""
+    argument: str = ""
 
 
 Group = tuple[tuple[int, Case], ...]
@@ -42,45 +43,35 @@ Part = tuple[list[int], Future[PortRun]]
 
 
 def run_ports(
-    commands: dict[str, list[str]],
+    launches: Sequence[Launch],
     cases: Iterable[Case],
     *,
     seed: int = 0,
-    device: str = "cpu",
-    mode: str = "jit",
-    timeout: float = 120.0,
     jobs: int = 1,
     on_verdict: Callable[[Verdict], None] = lambda verdict: None,
 ) -> tuple[PortRun, ...]:
-    """Run every port (its spec and the command that starts it) over all cases, the ports side by side.
+    """Run every port over all cases, the ports side by side.
 
-    `timeout` is in seconds, for one answer. A port with many cases is run as up to `jobs` processes, which share them.
-    `on_verdict` is called from the ports' threads as verdicts come in.
+    A port with many cases is run as up to `jobs` processes, which share them. `on_verdict` is called from the ports' threads
+    as verdicts come in.
     """
     asked = tuple(cases)
     workers = max(1, min(jobs, len(asked) // CASES_OF_A_PROCESS))
     processes = Family()
-    start = partial(PortProcess, device=device, mode=mode, timeout=timeout, family=processes)
-    with ThreadPoolExecutor(max_workers=max(1, len(commands) * workers)) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, len(launches) * workers)) as pool:
         runs: list[list[Part]] = []
-        for spec, command in commands.items():
+        for launch in launches:
             left, parts = _groups(asked), list[Part]()
             for _ in range(workers):
                 taken: list[int] = []
-                how = spec, partial(start, command), _drained(left, taken), seed, timeout, on_verdict
-                parts.append((taken, pool.submit(run_port, *how)))
+                part = pool.submit(run_port, launch, _drained(left, taken), seed, on_verdict, processes)
+                parts.append((taken, part))
             runs.append(parts)
         try:
             return tuple(_joined([(taken, part.result()) for taken, part in parts]) for parts in runs)
         except BaseException:  # an interrupt, above all: the pool waits for its threads, and they for their ports
             processes.end()
             raise
-
-
-def run_in_process(names: Iterable[str], cases: tuple[Case, ...], *, seed: int, device: str, mode: str) -> tuple[PortRun, ...]:
-    """Run every port, by its name, over all cases, one after the other; quit the debugger, and the run is interrupted."""
-    starts = {name: partial(PortInProcess, name, device=device, mode=mode) for name in names}
-    return tuple(run_port(name, start, cases, seed, inf, lambda verdict: None) for name, start in starts.items())
 
 
 def _groups(cases: tuple[Case, ...]) -> deque[Group]:
@@ -105,29 +96,28 @@ def _joined(parts: list[tuple[list[int], PortRun]]) -> PortRun:
     first = parts[0][1]
     for _, part in parts:
         if part.failure:
-            return PortRun(first.spec, None, (), part.failure)
+            return part
     placed = [pair for taken, part in parts for pair in zip(taken, part.verdicts, strict=True)]
-    return PortRun(first.spec, first.hello, tuple(verdict for _, verdict in sorted(placed, key=lambda pair: pair[0])))
+    return replace(first, verdicts=tuple(verdict for _, verdict in sorted(placed, key=lambda pair: pair[0])))
 
 
 def run_port(
-    spec: str,
-    start: Callable[[], RunningPort],
+    launch: Launch,
     cases: Iterable[Case],
-    seed: int,
-    timeout: float,
-    on_verdict: Callable[[Verdict], None],
+    seed: int = 0,
+    on_verdict: Callable[[Verdict], None] = lambda verdict: None,
+    family: Family | None = None,
 ) -> PortRun:
     """Ask one port every case it claims to support; restart it where it fails."""
-    with Session(start, timeout) as session:
+    with Session(launch, family) as session:
         try:
             hello = session.hello
         except PortFailure as failure:
-            return PortRun(spec, None, (), str(failure))
-        examined = Examination(session, spec, seed)
+            return PortRun(launch.spec, None, (), str(failure), launch.argument)
+        examined = Examination(session, seed)
         for case in cases:
             on_verdict(examined.judge(case))
-    return PortRun(spec, hello, tuple(examined.verdicts))
+    return PortRun(launch.spec, hello, tuple(examined.verdicts), argument=launch.argument)
 
 
 class Examination:
@@ -136,8 +126,8 @@ class Examination:
     `spoilt`: a verdict was changed when the next case was asked, for what the port did after its answer.
     """
 
-    def __init__(self, session: Session, spec: str, seed: int) -> None:
-        self._session, self._spec, self._seed = session, spec, seed
+    def __init__(self, session: Session, seed: int) -> None:
+        self._session, self._seed = session, seed
         self.verdicts: list[Verdict] = []
         self.spoilt = False
         self._last = 0  # the place of the case asked last; those skipped since are not to blame
@@ -146,12 +136,12 @@ class Examination:
         """The verdict on the next case. Raises `PortFailure` where the port could not be run at all."""
         session = self._session
         if reason := unsupported(case, session.hello):
-            verdict = Verdict(self._spec, case, "skip", message=reason)
+            verdict = Verdict(session.launch.spec, case, "skip", message=reason)
         elif session.given_up:
-            verdict = Verdict(self._spec, case, "error", message=NOT_ASKED)
+            verdict = Verdict(session.launch.spec, case, "error", message=NOT_ASKED)
         else:
             exact = golden(case, self._seed) if prod(case.shape) <= KEPT_SIZE else compute(case, self._seed)
-            verdict = as_expected(judge(session, self._spec, exact), session.hello)
+            verdict = as_expected(judge(session, exact), session.hello)
             if session.aftermath:
                 self.verdicts[self._last] = _spoilt(self.verdicts[self._last], session.aftermath)
                 self.spoilt = True
@@ -160,9 +150,9 @@ class Examination:
         return verdict
 
 
-def judge(session: Session, spec: str, expected: Golden) -> Verdict:
+def judge(session: Session, expected: Golden) -> Verdict:
     """What a port makes of a golden's inputs, whatever it says of itself."""
-    case = expected.case
+    case, spec = expected.case, session.launch.spec
     try:
         answer = session.exchange(case, expected.inputs)
     except NoAnswer as none:

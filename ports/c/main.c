@@ -19,7 +19,7 @@
 static const struct json *message; /* the one in hand; NULL until its line is read */
 
 static const char abilities[] =
-    "\"protocol\": 1, \"name\": \"c\", \"device\": \"cpu\", "
+    "\"protocol\": 2, \"name\": \"c\", \"device\": \"cpu\", "
     "\"ops\": [\"rms_norm\", \"layer_norm\", \"batch_norm\", "
     "\"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
     "\"dtypes\": [\"float64\", \"float32\", \"bfloat16\", \"float16\"], "

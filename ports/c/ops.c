@@ -306,22 +306,14 @@ static struct tensor *wanted(const struct json *asked, const struct tensor *outp
     return kept;
 }
 
-/* No op's own output has a name that begins so. */
-static bool asks_gradients(const struct json *asked)
-{
-    for (const struct json *name = asked->first; name; name = name->next)
-        if (name->text && name->text[0] == 'd')
-            return true;
-    return false;
-}
-
 struct tensor *answer(const struct json *message, const struct tensor *given)
 {
     const char *op = json_text(message, "op");
-    const struct json *asked = json_get(message, "asked"), *settings = json_get(message, "settings");
-    if (!asked || !settings)
-        refuse("the message has no asked, or no settings");
-    bool backward = asks_gradients(asked);
+    const struct json *asked = json_get(message, "asked"), *gradients = json_get(message, "gradients");
+    const struct json *settings = json_get(message, "settings");
+    if (!asked || !gradients || !settings)
+        refuse("the message has no asked, no gradients, or no settings");
+    bool backward = gradients->first;
     struct tensor *outputs = NULL;
     if (strcmp(op, "rms_norm") == 0 || strcmp(op, "layer_norm") == 0)
         answer_norm(message, *op == 'l', backward, given, &outputs);

@@ -105,7 +105,7 @@ class KnowsNothing(Port):
 
 def asked(layout: str) -> Call:
     """y of rms_norm in a layout."""
-    return Call(1, "rms_norm/…", "rms_norm", "float32", "either_order", 0, 1e-5, layout, ("y",), "", "")
+    return Call(1, "rms_norm/…", "rms_norm", "float32", "either_order", 0, 1e-5, layout, ("y",), (), (), "", "")
 
 
 @pytest.mark.parametrize(

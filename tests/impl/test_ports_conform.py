@@ -6,7 +6,7 @@ import pytest
 
 from conformance.ops.cases import CASES
 from conformance.ops.table import OPS
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.question.case import Case
 from conformance.running.runner import run_ports
 
@@ -36,7 +36,7 @@ COMPILED = tuple(
 
 def judge(port: str, cases: tuple[Case, ...], mode: str, seed: int) -> None:
     """Run a port; nothing may fail, nothing be skipped but layouts in JAX, and nothing use up its tolerance."""
-    [run] = run_ports({port: serve_command(port)}, cases, mode=mode, seed=seed, timeout=300)
+    [run] = run_ports([Launch(port, mode=mode, timeout=300)], cases, seed=seed)
     assert not run.failure
     assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
     skipped = {verdict.case.id for verdict in run.verdicts if verdict.status == "skip"}

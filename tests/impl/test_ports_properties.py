@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.tools.properties.inquiry import inquire_ports
 from conformance.tools.properties.properties import BY_ID, PROPERTIES
 from conformance.tools.properties.variants import kinds
@@ -23,7 +23,7 @@ def judge(port: str, asked, mode: str, *, without: str = "") -> None:
     In bfloat16 nothing may differ but rows by their number in JAX, which compiles for every number.
     """
     wanted = tuple(each for each in PROPERTIES if each.id != without)
-    [inquiry] = inquire_ports({port: serve_command(port)}, asked, wanted=wanted, mode=mode, timeout=300)
+    [inquiry] = inquire_ports([Launch(port, mode=mode, timeout=300)], asked, wanted=wanted)
     assert not inquiry.failure
     assert [each for each in inquiry.findings if each.status in ("violated", "error")] == []
     assert {each.property.id for each in inquiry.findings} == set(BY_ID) - {without}

@@ -20,7 +20,7 @@ def some(op):
 @each
 def test_its_cases_have_its_tensors(op):
     for case in some(op):
-        given = golden(case).inputs.keys() - {f"d{op.output}"}
+        given = golden(case).inputs.keys() - set(op.cotangents)
         known = {tensor.name for tensor in op.tensors}
         assert {name for name in given if "." not in name} <= known  # a parameter has its layer's name before its own
         assert "parameters" in known or not any("." in name for name in given)
@@ -30,8 +30,9 @@ def test_its_cases_have_its_tensors(op):
 @each
 def test_its_cases_ask_for_its_outputs_and_for_the_gradients_of_what_is_differentiable(op):
     for case in some(op):
-        assert case.made == op.outputs[: len(case.made)]
-        given = golden(case).inputs.keys() - {f"d{op.output}"}
+        assert case.made == tuple(output.name for output in op.outputs)[: len(case.made)]
+        assert [case.outputs[output.name] for output in case.returned] == [output.dtype(case) for output in case.returned]
+        given = golden(case).inputs.keys() - set(op.cotangents)
         fixed = {tensor.name for tensor in op.tensors if not tensor.differentiable}
         assert case.outputs.keys() - set(case.made) == {f"d{name}" for name in given - fixed}
 
@@ -63,10 +64,11 @@ def test_a_method_with_its_signature_takes_whatever_it_is_called_with(op):
     exec(f"def {op.signature}: raise Called", methods)
     port = type("Written", (Forward,), {op.name: methods[op.name]})()
     for case in some(op):
-        call = call_of(case, tuple(case.outputs), taps=False)
+        given = dict(golden(case).inputs)
+        call = call_of(case, tuple(case.outputs), given, taps=False)
         if not case.weight_offset:
             with pytest.raises(Called):
-                port.run(call, dict(golden(case).inputs))
+                port.run(call, given)
 
 
 @each

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conformance.ops.cases import select
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.running.runner import run_ports
 
 ROWS = select("layer_norm/*/constant_rows")
@@ -15,7 +15,7 @@ ROWS = select("layer_norm/*/constant_rows")
 def statuses(spec: str, mode: str) -> dict[str, str]:
     if find_spec("flax") is None:
         pytest.skip("no flax")
-    [run] = run_ports({spec: serve_command(spec)}, ROWS, mode=mode, seed=1)
+    [run] = run_ports([Launch(spec, mode=mode)], ROWS, seed=1)
     return {verdict.case.dtype: verdict.status for verdict in run.verdicts if verdict.case.dialect.order != "cast_then_scale"}
 
 

@@ -1,11 +1,10 @@
 """What dialect other people's norms follow, told from their numbers; skipped where a package is absent."""
 
-from functools import partial
 from importlib.util import find_spec
 
 import pytest
 
-from conformance.port.process import PortProcess, serve_command
+from conformance.port.launch import Launch
 from conformance.port.session import Session
 from conformance.tools.scoreboard.identify import identify_port
 from ports.tinygrad.clang import find_clang
@@ -56,8 +55,7 @@ def test_the_dialect_is_told(spec, package, rms_norm, layer_norm):
         pytest.skip(f"{package} is not installed")
     if package == "tinygrad" and find_clang() is None:
         pytest.skip("no clang 15 or later, which tinygrad's CPU device compiles with")
-    start = partial(PortProcess, serve_command(spec), device="cpu", mode="eager", timeout=300)
-    with Session(start, timeout=300) as session:
+    with Session(Launch(spec, mode="eager", timeout=300)) as session:
         found = identify_port(session, dtypes=("bfloat16",))
     expected = {"rms_norm": rms_norm} | ({"layer_norm": layer_norm} if layer_norm else {})
     assert {op: tuple(finding.found for finding in findings[:-1]) for op, findings in found.items()} == expected

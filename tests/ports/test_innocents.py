@@ -12,7 +12,7 @@ import pytest
 
 from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import ROW_NORMS
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.question.case import Case
 from conformance.running.runner import run_ports
 from ports.tinygrad.clang import find_clang
@@ -99,8 +99,8 @@ def test_it_is_not_accused_of_what_is_not_on_record(innocent):
         pytest.skip(f"no {missing[0]}")
     if "tinygrad" in innocent.packages and find_clang() is None:
         pytest.skip("no clang 15 or later, which tinygrad's CPU device compiles with")
-    command = {innocent.spec: serve_command(innocent.spec)}
-    [run] = run_ports(command, asked(innocent), mode=innocent.mode, seed=1, timeout=300)
+    launch = Launch(innocent.spec, mode=innocent.mode, timeout=300)
+    [run] = run_ports([launch], asked(innocent), seed=1)
     assert not run.failure
     assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
     counts = Counter(verdict.status for verdict in run.verdicts)
@@ -114,7 +114,7 @@ def test_torch_compile_keeps_the_order_of_llama_if_it_is_told_to(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_EMULATE_PRECISION_CASTS", "1")
     spec = "ports.transformers.port:Llama"
     cases = tuple(case for case in COMPILED if (case.op, case.dtype) == ("rms_norm", "bfloat16"))
-    [run] = run_ports({spec: serve_command(spec)}, cases, timeout=300)
+    [run] = run_ports([Launch(spec, timeout=300)], cases)
     assert run.hello is not None, run.failure
     assert run.hello.orders == ("cast_then_scale",)
     assert {verdict.status for verdict in run.verdicts} == {"pass", "skip"}

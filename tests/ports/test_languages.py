@@ -20,13 +20,14 @@ from conformance.judging.diagnose import diagnose
 from conformance.numbers.tensors import read_tensors, write_tensors
 from conformance.ops.cases import CASES, select
 from conformance.ops.golden import golden
+from conformance.port.launch import Launch
 from conformance.port.protocol import decode
 from conformance.running.runner import run_ports
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
 LANGUAGES = ("c", "javascript")
-HELLO = {"type": "hello", "protocol": 1, "device": "cpu", "mode": "jit"}
+HELLO = {"type": "hello", "protocol": 2, "device": "cpu", "mode": "jit"}
 
 
 def needed(program: str) -> str:
@@ -50,9 +51,9 @@ def sources(language: str, folder: Path) -> Path:
     return shutil.copytree(ROOT / "ports" / language, folder, ignore=shutil.ignore_patterns("*.o", "port"))
 
 
-def command(language: str, folder: Path) -> list[str]:
+def command(language: str, folder: Path) -> tuple[str, ...]:
     """What starts a port that is ready."""
-    return [str(folder / "port")] if language == "c" else [needed("node"), str(folder / "port.js")]
+    return (str(folder / "port"),) if language == "c" else (needed("node"), str(folder / "port.js"))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def port(request):
     return command(request.param, folder)
 
 
-def converse(port: list[str], *messages: dict[str, Any] | str) -> list[dict[str, Any]]:
+def converse(port: tuple[str, ...], *messages: dict[str, Any] | str) -> list[dict[str, Any]]:
     """The answers to messages that are sent all at once, and bye after them."""
     lines = [message if isinstance(message, str) else json.dumps(message) for message in (*messages, {"type": "bye"})]
     process = subprocess.run(port, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False, timeout=60)
@@ -86,7 +87,7 @@ def test_the_c_port_is_built_without_a_warning(built):
 
 def test_it_conforms(port):
     """Every case, gradients and intermediates included; neither language's arrays have strides."""
-    [run] = run_ports({"port": port}, CASES, seed=1)
+    [run] = run_ports([Launch("port", port)], CASES, seed=1)
     assert run.hello is not None, run.failure
     assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
     assert {verdict.message for verdict in run.verdicts if verdict.status == "skip"} == {"no strided tensors"}
@@ -128,7 +129,7 @@ def test_a_mistake_is_named(language, file, right, wrong, cases, mistake, tmp_pa
     (folder / file).write_text(text.replace(right, wrong))
     if language == "c":
         make(folder, "-s", "OPTIMISE=-O0")
-    [run] = run_ports({"port": command(language, folder)}, select(cases))
+    [run] = run_ports([Launch("port", command(language, folder))], select(cases))
     [diagnosis] = diagnose(run.verdicts, seed=0)
     assert diagnosis.mistake.id == mistake
 
@@ -283,6 +284,7 @@ def question(case, folder: Path) -> dict[str, Any]:
     write_tensors(folder / "inputs.safetensors", golden(case).inputs)
     fields = {"op": case.op, "dtype": case.dtype, "order": case.dialect.order, "weight_offset": 0, "eps": case.eps}
     fields |= {"layout": "contiguous", "asked": list(case.outputs), "settings": case.settings, "taps": True}
+    fields |= {"gradients": [name for name in case.outputs if name not in case.made]}
     return {"type": "case", "id": 1} | fields | {name: str(folder / f"{name}.safetensors") for name in ("inputs", "outputs")}
 
 
@@ -359,5 +361,5 @@ def test_no_file_harms_the_c_port(sanitized, what, data):
 
 def test_the_c_port_conforms_under_the_sanitizers(sanitized):
     _, folder = sanitized
-    [run] = run_ports({"port": [str(folder / "port")]}, ASKED)
+    [run] = run_ports([Launch("port", (str(folder / "port"),))], ASKED)
     assert {verdict.status for verdict in run.verdicts} == {"pass"}

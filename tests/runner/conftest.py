@@ -4,10 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
+from conformance.port import session
+from conformance.port.session import start
 
 ROOT = Path(__file__).parents[2]
 PROC = Path("/proc/self/environ")
@@ -66,3 +70,9 @@ def nothing_is_left_behind(mark: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong usage is said in one line, however long the names of temporary folders are."""
     monkeypatch.setenv("COLUMNS", "400")
+
+
+@pytest.fixture
+def slow_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port may take a minute to start, however little time it is given for an answer."""
+    monkeypatch.setattr(session, "start", lambda launch, family: start(replace(launch, timeout=60.0), family))

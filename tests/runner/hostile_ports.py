@@ -19,7 +19,7 @@ from pathlib import Path
 VICTIM = "zero_rows"
 HELLO = {
     "type": "hello",
-    "protocol": 1,
+    "protocol": 2,
     "name": "hostile",
     "ops": ["rms_norm"],
     "dtypes": ["float32"],
@@ -28,7 +28,8 @@ HELLO = {
 }
 HELLOS = {
     "greets": "Welcome!",
-    "other_protocol": HELLO | {"protocol": 2},
+    "other_protocol": HELLO | {"protocol": 3},
+    "says_protocol_1": HELLO | {"protocol": 1},
     "no_licence": {"type": "error", "message": "no licence found"},
     "no_hello": {"type": "done"},
     "steers": HELLO | {"name": "\x1b[31m", "versions": {"[/red]": "\x1b[2J"}},

@@ -1,7 +1,7 @@
 """A case that fails is asked again alone, in a fresh process: a command that does not reproduce it is not printed."""
 
 from conformance.ops.cases import select
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.report.again import alone, asked_again
 from conformance.report.building import build
 from conformance.report.report import Report, Settings
@@ -12,9 +12,9 @@ CASES = select("rms_norm/either_order/float32/[!ri]*")
 
 
 def reported(port: str, module: str = "bad_ports") -> Report:
-    commands = {port: serve_command(f"tests.runner.{module}:{port}")}
-    report = build(run_ports(commands, CASES), Settings(0, "cpu", "jit"))
-    return asked_again(report, CASES, alone(commands, seed=0, device="cpu", mode="jit", timeout=60.0))
+    launch = Launch(f"tests.runner.{module}:{port}")
+    report = build(run_ports([launch], CASES), Settings(0, "cpu", "jit"))
+    return asked_again(report, CASES, alone([launch], seed=0))
 
 
 def test_what_passes_alone_is_said_to():

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
-from functools import cache, partial
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from conformance.numbers.rounding import DTYPES
 from conformance.ops.case_files import as_json, read_case
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORMS
-from conformance.port.process import PortProcess, serve_command
+from conformance.port.launch import Launch
 from conformance.report.report import Settings
 from conformance.tools.fuzzing.fuzz import Found, Search, fuzz
 from conformance.tools.fuzzing.report import report_on
@@ -29,8 +29,7 @@ def faulty(name: str) -> str:
 
 @cache
 def search(port: str, seconds: float, timeout: float = 60.0, **options) -> Search:
-    start = partial(PortProcess, serve_command(port), device="cpu", mode="jit", timeout=60.0)
-    return fuzz(port, start, seconds=seconds, timeout=timeout, **options)
+    return fuzz(Launch(port, timeout=timeout), seconds=seconds, **options)
 
 
 def first(port: str, seconds: float = 60.0, **options) -> Found:
@@ -68,7 +67,7 @@ def test_a_crash_is_found_and_made_small():
     assert found.again
 
 
-def test_a_port_that_hangs_costs_no_more_than_it_is_given():
+def test_a_port_that_hangs_costs_no_more_than_it_is_given(slow_start):
     began = time.monotonic()
     found = first(faulty("HangsOnEmptyBatches"), 4.0, timeout=1.0)
     assert found.verdict.message == "the port did not answer within 1 s"
@@ -160,7 +159,7 @@ def test_what_is_kept_can_be_run(tmp_path):
     ("arguments", "status", "words"),
     [
         ((HONEST, "--seconds", 1), CONFORMS, "found nothing: "),
-        (("--exec", shlex.join(serve_command(WRONG)), "--most", 1), FAILS, "conformance run --exec '"),
+        (("--exec", shlex.join(Launch(WRONG).command), "--most", 1), FAILS, "conformance run --exec '"),
         (("no_such_module", "--seconds", 1), NOT_RUN, "no_such_module could not be run: ModuleNotFoundError"),
         ((NO_LAYER_NORM, "--op", "layer_norm"), NOT_RUN, "not judged: the port claims nothing of what was asked for"),
         ((faulty("SkipsAll"), "--seconds", 1), NOT_RUN, "not judged: the port skipped every case"),

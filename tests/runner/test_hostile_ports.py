@@ -6,19 +6,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conformance.ops.cases import select
-from conformance.port.process import PortProcess, serve_command
-from conformance.running.runner import run_port, run_ports
+from conformance.port.launch import Launch
+from conformance.running.runner import run_port
 from tests.runner.test_cli import CONFORMS, FAILS, NOT_RUN, conformance
 
 BEFORE, VICTIM, AFTER = (select(f"rms_norm/either_order/float32/{name}")[0] for name in ("std_0.05", "zero_rows", "random"))
 MEMORY = 200_000  # kilobytes that a flood may add to what this process takes; all of it would be many times that
 GIVEN = 1.5  # seconds for an answer, where there will be none
+
+
+pytestmark = pytest.mark.usefixtures("slow_start")
 
 
 @pytest.fixture(autouse=True)
@@ -35,15 +37,15 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def hostile(*way: str) -> list[str]:
-    return [sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), *way]
+def hostile(*way: str, timeout: float = 60.0) -> Launch:
+    program = (sys.executable, "-S", str(Path(__file__).with_name("hostile_ports.py")), *way)
+    return Launch(way[0], program, timeout=timeout)
 
 
 def costs(*way: str, timeout: float = 60.0) -> tuple[str, str]:
     """What becomes of the victim; the cases before and after it pass, and memory stays within bounds."""
-    start = partial(PortProcess, hostile(*way), device="cpu", mode="jit", timeout=60.0)
     before = peak()
-    first, victim, last = run_port(way[0], start, (BEFORE, VICTIM, AFTER), 0, timeout, lambda verdict: None).verdicts
+    first, victim, last = run_port(hostile(*way, timeout=timeout), (BEFORE, VICTIM, AFTER)).verdicts
     assert [(verdict.status, verdict.message) for verdict in (first, last)] == [("pass", "")] * 2
     assert peak() - before < MEMORY
     return victim.status, victim.message
@@ -148,9 +150,8 @@ def test_what_it_does_after_its_answer_costs_that_answer(way, timeout, words, fo
 
 def test_a_case_skipped_since_is_not_to_blame():
     """What comes out later is laid to the case that was asked last."""
-    start = partial(PortProcess, hostile("exits_after_its_answer"), device="cpu", mode="jit", timeout=60.0)
     (lacked,) = select("gelu/erf/float32/random")
-    run = run_port("port", start, (VICTIM, lacked, AFTER), 0, 60.0, lambda verdict: None)
+    run = run_port(hostile("exits_after_its_answer"), (VICTIM, lacked, AFTER))
     assert [verdict.status for verdict in run.verdicts] == ["error", "skip", "pass"]
 
 
@@ -201,10 +202,10 @@ def test_a_reason_that_is_no_text_is_shown_as_it_is():
 
 
 def test_an_answer_from_memory_passes_with_no_seed_but_its_own():
-    port = {"memory": serve_command("tests.runner.bad_ports:AnswersFromMemory")}
+    port = Launch("tests.runner.bad_ports:AnswersFromMemory")
     cases = select("*_norm/either_order/float32/random") + select("*_norm/cast_then_scale/bfloat16/random")
     for seed, status in {0: "pass", 7: "fail"}.items():
-        (result,) = run_ports(port, cases, seed=seed)
+        result = run_port(port, cases, seed)
         assert [verdict.status for verdict in result.verdicts] == [status] * 4
 
 
@@ -219,6 +220,6 @@ def test_an_answer_from_memory_passes_with_no_seed_but_its_own():
     ],
 )
 def test_no_command_trips_over_what_a_port_says(way, command):
-    status, said = conformance(*command, "--exec", shlex.join(hostile(way)))
+    status, said = conformance(*command, "--exec", shlex.join(hostile(way).command))
     assert status in (CONFORMS, FAILS, NOT_RUN)
     assert "\x1b" not in said

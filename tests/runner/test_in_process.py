@@ -3,32 +3,32 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conformance.ops.cases import select
 from conformance.port.in_process import PortInProcess
-from conformance.port.process import PortFailure, serve_command
-from conformance.running.runner import run_in_process, run_ports
+from conformance.port.launch import Launch
+from conformance.port.process import PortFailure
+from conformance.running.runner import PortRun, run_port
 
 ROOT = Path(__file__).parents[2]
 CASES = select("rms_norm/either_order/float32/*_rows*") + select("layer_norm/cast_then_scale/bfloat16/random")
 
 
-def bad_port(name: str) -> str:
-    return f"tests.runner.bad_ports:{name}"
+def here(name: str) -> Launch:
+    return Launch(f"tests.runner.bad_ports:{name}", mode="eager", in_process=True)
 
 
-def run(name: str, cases=CASES):
-    [result] = run_in_process([bad_port(name)], cases, seed=0, device="cpu", mode="eager")
-    return result
+def run(name: str) -> PortRun:
+    return run_port(here(name), CASES)
 
 
 @pytest.mark.parametrize("name", ["Honest", "EpsOutsideRoot", "NoGradients", "SkipsOne", "WrongDtype", "MissesOutput"])
 def test_its_verdicts_are_those_of_a_process(name, capfd):
-    [process] = run_ports({bad_port(name): serve_command(bad_port(name))}, CASES, mode="eager")
-    assert run(name) == process
+    assert run(name) == run_port(replace(here(name), in_process=False), CASES)
 
 
 def test_an_overwritten_input_is_still_found(tmp_path):
@@ -42,7 +42,7 @@ def test_an_overwritten_input_is_still_found(tmp_path):
         "        return y\n"
     )
     twice = select("rms_norm/either_order/float32/random") * 2
-    [result] = run_in_process([str(greedy)], twice, seed=0, device="cpu", mode="eager")
+    result = run_port(Launch(str(greedy), in_process=True), twice)
     assert [verdict.message for verdict in result.verdicts] == ["overwrites its input x"] * 2
 
 
@@ -91,7 +91,7 @@ def test_to_exit_costs_the_case():
 
 def test_a_port_that_cannot_be_made_says_why(capfd):
     with pytest.raises(PortFailure, match="RuntimeError: no mars here, eager or not"):
-        PortInProcess(bad_port("RaisesAtBirth"), device="mars", mode="eager")
+        PortInProcess(replace(here("RaisesAtBirth"), device="mars"))
     assert "bad_ports.py" in capfd.readouterr().err
 
 

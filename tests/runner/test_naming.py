@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from conformance.port import naming
+from conformance.port.launch import Launch
 from conformance.port.naming import PortNameError
-from conformance.port.process import serve_command
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = "from conformance.port import Port as Base, Port as Renamed\n"
@@ -49,7 +49,7 @@ def test_a_file_is_a_port(name):
     write("mine.py", ONE)
     Path("sub").mkdir()
     assert naming.load(name).name == "mine"
-    assert naming.command(name) == serve_command(name)
+    assert naming.by_name(name) == Launch(name)
 
 
 def test_an_absolute_path_may_be_anywhere(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_file_may_import_what_is_beside_it_and_hides_nothing():
 def test_a_program_is_run_itself():
     for name in ("./port.js", "port.js"):
         file = write("port.js", "#!/usr/bin/env node\n", executable=True)
-        assert naming.command(name) == [str(file.absolute())]
+        assert naming.by_name(name) == Launch(name, (str(file.absolute()),))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,16 @@ def test_a_path_that_leads_nowhere_is_refused_before_anything_is_run(name, said)
     write("run.sh", "#!/bin/sh\n", executable=True)
     write("empty/nothing.txt", "")
     with pytest.raises(PortNameError, match=said):
-        naming.command(name)
+        naming.by_name(name)
+
+
+def test_a_command_is_read_as_a_shell_reads_it():
+    launch = naming.by_command("node 'my port.js'")
+    assert (launch.program, launch.argument) == (("node", "my port.js"), """--exec 'node '"'"'my port.js'"'"''""")
+    assert not launch.is_python
+    for line, said in {"node 'port.js": "No closing quotation", " ": "the command is empty"}.items():
+        with pytest.raises(PortNameError, match=said):
+            naming.by_command(line)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from typer.testing import CliRunner
 
 from conformance.cli import app
 from conformance.ops.cases import select
+from conformance.ops.op import Output, Tensor
+from conformance.ops.table import OPS
 from conformance.port import NOT_WRITTEN, Port, Skip
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.port.protocol import Call
 from conformance.running.runner import run_ports
 
@@ -138,7 +141,7 @@ def test_a_short_port_is_judged_with_gradients_and_layouts(monkeypatch):
     spec = "tests.runner.test_new_port:Shortest"
     names = ("random", "no_weight", "sliced", "permuted", "strided", "expanded")
     cases = [case for name in names for case in select(f"rms_norm/either_order/float32/{name}")]
-    [run] = run_ports({spec: serve_command(spec)}, cases)
+    [run] = run_ports([Launch(spec)], cases)
     assert [verdict.status for verdict in run.verdicts] == ["pass"] * len(names), run
     assert {output.output for output in run.verdicts[0].outputs} == {"y", "dx", "dweight"}
 
@@ -164,9 +167,45 @@ def test_what_a_port_says_of_itself_follows_from_its_methods():
 
 def test_an_offset_that_a_norm_does_not_take_is_skipped():
     x = np.ones((2, 3), np.float32)
-    call = Call(1, "layer_norm/…", "layer_norm", "float32", "either_order", 1, 1e-5, "contiguous", ("y",), "", "")
+    call = Call(1, "layer_norm/…", "layer_norm", "float32", "either_order", 1, 1e-5, "contiguous", ("y",), (), (), "", "")
     with pytest.raises(Skip, match="no weight offset 1"):
         Offset().run(call, {"x": x})
+
+
+class Triples(Port):
+    """Two outputs, each of which may be given a cotangent; the gradients by differences, which are exact here."""
+
+    def add_and_triple(self, x, residual):
+        return 3 * (x + residual), x + residual
+
+    def gradients(self, function, tensors, dy):
+        def product(*tensors):
+            y = function(*tensors)
+            return sum(map(np.vdot, y, dy)) if isinstance(y, tuple) else np.vdot(y, dy)
+
+        def gradient(place):
+            moved = ([each + unit * (at == place) for at, each in enumerate(tensors)] for unit in np.eye(tensors[0].size))
+            return np.array([product(*each) - product(*tensors) for each in moved])
+
+        return function(*tensors), [gradient(place) for place in range(len(tensors))]
+
+
+@pytest.mark.parametrize("cotangents", [("dy",), ("dresidual_out",), ("dy", "dresidual_out")], ids=" and ".join)
+def test_gradients_add_up_over_the_outputs_whose_cotangent_is_there(cotangents, monkeypatch):
+    outputs = Output("y"), Output("residual_out"), Output("unused", cotangent=False)
+    tensors = Tensor("x"), Tensor("residual")
+    monkeypatch.setitem(OPS, "add_and_triple", replace(OPS["gelu"], tensors=tensors, outputs=outputs, constants=()))
+    dys = {"dy": np.array([1.0, 4.0]), "dresidual_out": np.array([8.0, 2.0])}
+    given = {"x": np.array([1.0, 2.0]), "residual": np.array([3.0, 5.0])} | {name: dys[name] for name in cotangents}
+    asked, gradients = ("y", "residual_out", "dx", "dresidual"), ("dx", "dresidual")
+    call = Call(1, "…", "add_and_triple", "float64", "either_order", 0, 0.0, "contiguous", asked, gradients, cotangents, "", "")
+    answer = Triples().answer(call, given)
+    expected = sum({"dy": 3, "dresidual_out": 1}[name] * dys[name] for name in cotangents)
+    assert list(answer.outputs) == list(asked)
+    np.testing.assert_array_equal(answer.outputs["y"], [12.0, 21.0])
+    np.testing.assert_array_equal(answer.outputs["residual_out"], [4.0, 7.0])
+    for name in gradients:
+        np.testing.assert_array_equal(answer.outputs[name], expected)
 
 
 def test_gradients_are_put_back_where_their_tensors_were():
@@ -180,5 +219,5 @@ def test_gradients_are_put_back_where_their_tensors_were():
         assert cache is None
         return scale * (x + parameters["a"] + parameters["b"])
 
-    y, gradients = Sums().vjp(function, (1.0, {"a": 2.0, "b": 3.0}, None), None, {"scale": 2.0})
+    y, gradients = Sums().vjp(function, (1.0, {"a": 2.0, "b": 3.0}, None), 1.0, {"scale": 2.0})
     assert (y, gradients) == (12.0, (10.0, {"a": 20.0, "b": 30.0}, None))

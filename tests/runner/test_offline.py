@@ -178,7 +178,7 @@ def test_a_port_json_that_is_not_one_is_named(text, words, tmp_path):
 
 
 def test_an_answer_to_hello_is_a_port_json(tmp_path):
-    said = {"type": "hello", "protocol": 1, "name": "phone", "ops": ["rms_norm"], "dtypes": ["float32"], "orders": []}
+    said = {"type": "hello", "protocol": 2, "name": "phone", "ops": ["rms_norm"], "dtypes": ["float32"], "orders": []}
     (tmp_path / "port.json").write_text(json.dumps(said | {"gradients": False, "versions": {"os": "9"}}))
     hello = about(tmp_path)
     assert (hello.name, hello.ops, hello.gradients, hello.versions) == ("phone", ("rms_norm",), False, {"os": "9"})

@@ -4,52 +4,58 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from conformance.port.process import STDERR_TAIL, PortFailure, PortProcess, serve_command
+from conformance.port.launch import Launch
+from conformance.port.process import STDERR_TAIL, PortFailure, PortProcess
 from conformance.port.protocol import PROTOCOL, encode
 
 HOSTILE = Path(__file__).with_name("hostile_ports.py")
 VICTIM = encode("case", id=1, case="rms_norm/either_order/float32/zero_rows", outputs="/dev/null")
 
 
-def start(command: list[str], timeout: float = 60.0) -> PortProcess:
-    return PortProcess(command, device="mars", mode="jit", timeout=timeout)
+def start(launch: Launch, timeout: float = 60.0) -> PortProcess:
+    return PortProcess(replace(launch, device="mars", timeout=timeout))
 
 
-def hostile(*way: str) -> list[str]:
-    return [sys.executable, str(HOSTILE), *way]
+def program(*words: str) -> Launch:
+    return Launch(words[0], words)
 
 
-def bad_port(name: str) -> list[str]:
-    return serve_command(f"tests.runner.bad_ports:{name}")
+def hostile(*way: str) -> Launch:
+    return program(sys.executable, str(HOSTILE), *way)
+
+
+def bad_port(name: str) -> Launch:
+    return Launch(f"tests.runner.bad_ports:{name}")
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("launch", "words"),
     [
-        (["/no/such/program", "--fast"], "could not be started: /no/such/program: No such file or directory"),
-        ([str(HOSTILE)], f"could not be started: {HOSTILE}: Permission denied"),
-        (["false"], "exited with status 1"),
+        (program("/no/such/program", "--fast"), "could not be started: /no/such/program: No such file or directory"),
+        (program(str(HOSTILE)), f"could not be started: {HOSTILE}: Permission denied"),
+        (program("false"), "exited with status 1"),
         (bad_port("DiesAtBirth"), "exited with status 5: stillborn"),
         (bad_port("RaisesAtBirth"), "RuntimeError: no mars here, compiled or not"),
         (bad_port("NoPort"), "tests.runner.bad_ports:NoPort is not a subclass of conformance.port.Port"),
         (bad_port("NoSuchPort"), "module tests.runner.bad_ports has no class 'NoSuchPort'"),
-        (serve_command("no_such_module"), "No module named 'no_such_module'"),
+        (Launch("no_such_module"), "No module named 'no_such_module'"),
         (hostile("greets"), "not a protocol message: 'Welcome!'"),
-        (hostile("other_protocol"), "the port speaks protocol 2; this kit speaks 1"),
+        (hostile("other_protocol"), "the port speaks protocol 3; this kit speaks 1 and 2"),
         (hostile("no_licence"), "no licence found"),
         (hostile("no_hello"), "the port answered hello with 'done'"),
         (hostile("hello_and_more"), r"wrote to stdout more than its answer: 'loading ...\n'; print to stderr instead"),
-        (["\0"], "could not be started: '\\x00': embedded null byte"),
+        (program("\0"), "could not be started: '\\x00': embedded null byte"),
     ],
-    ids=lambda value: "_".join(value[-2:])[-40:] if isinstance(value, list) else "",
+    ids=lambda value: "_".join(value.command[-2:])[-40:] if isinstance(value, Launch) else "",
 )
-def test_a_port_that_cannot_be_run_says_why(command, words):
+def test_a_port_that_cannot_be_run_says_why(launch, words):
     with pytest.raises(PortFailure) as failure:
-        start(command)
+        start(launch)
     assert words in str(failure.value)
 
 
@@ -114,7 +120,7 @@ def test_serve_keeps_stdout_for_the_protocol(monkeypatch):
     """A port may print as it likes: what a program reads is one JSON object a line, and the rest is not lost."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     requests = encode("hello", device="mars", mode="jit") + encode("case", id=5, case="no more fields") + encode("bye")
-    result = subprocess.run(bad_port("Talks"), input=requests, capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(bad_port("Talks").command, input=requests, capture_output=True, text=True, timeout=60, check=True)
     hello, error = map(json.loads, result.stdout.splitlines())
     assert (hello["type"], hello["protocol"], hello["name"], hello["device"]) == ("hello", PROTOCOL, "numpy", "mars")
     assert (error["type"], error["id"], error["message"]) == ("error", 5, "KeyError: 'op'")

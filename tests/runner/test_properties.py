@@ -5,14 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conformance.ops.cases import Names
-from conformance.port.in_process import PortInProcess
-from conformance.port.process import serve_command
+from conformance.port.launch import Launch
 from conformance.tools.properties.inquiry import Inquiry, inquire, inquire_ports
 from conformance.tools.properties.properties import BY_ID, PROPERTIES, Finding
 from conformance.tools.properties.report import PropertiesReport
@@ -59,7 +57,7 @@ SEEDS = range(8)
 
 def ask(spec: str, *wanted: str, op: Names = (), dtype: Names = (), **settings) -> Inquiry:
     asked = tuple(BY_ID[id_] for id_ in wanted) or PROPERTIES
-    (inquiry,) = inquire_ports({spec: serve_command(spec)}, kinds(op, dtype), wanted=asked, **settings)
+    (inquiry,) = inquire_ports([Launch(spec)], kinds(op, dtype), wanted=asked, **settings)
     return inquiry
 
 
@@ -100,9 +98,9 @@ def test_every_property_has_a_port_that_violates_it():
 
 def here(name: str, property_: str, seed: int, dtype: str = "bfloat16", *, bitwise: bool = False) -> tuple[Finding, ...]:
     """What is found of one property of one port, in this process."""
-    start = partial(PortInProcess, f"tests.runner.impure_ports:{name}", device="cpu")
-    settings = {"wanted": {property_}, "mode": "jit", "seed": seed, "timeout": 60.0, "bitwise": bitwise}
-    return inquire(name, lambda mode: start(mode=mode), kinds("rms_norm", dtype)[:1], **settings).findings
+    launch = Launch(f"tests.runner.impure_ports:{name}", in_process=True)
+    asked = kinds("rms_norm", dtype)[:1]
+    return inquire(launch, asked, wanted={property_}, seed=seed, bitwise=bitwise).findings
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -186,7 +184,7 @@ def test_overwritten_inputs_are_named():
 def test_what_a_port_declares_that_it_overwrites_is_no_violation(name, status, words):
     inquiry = ask(f"tests.runner.impure_ports:{name}", "inputs_kept", op="rms_norm", dtype="float32")
     assert {(each.status, each.words) for each in inquiry.findings} == {(status, words)}
-    assert PropertiesReport((inquiry,), 0, "cpu", "jit", 1.0).exit_status == (status == "violated")
+    assert PropertiesReport((inquiry,), 0, 1.0).exit_status == (status == "violated")
 
 
 def test_a_port_that_does_not_say_what_it_overwrites_is_not_said_to_overwrite_nothing():

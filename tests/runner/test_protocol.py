@@ -1,14 +1,35 @@
 """What a port says, taken at its word only where it is one."""
 
 import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conformance.port.protocol import EXCERPT, Hello, ProtocolError, decode, printable, read_hello, read_overwrote, read_text
+from conformance.ops.cases import CASES
+from conformance.ops.golden import golden
+from conformance.ops.op import Output
+from conformance.ops.table import OPS
+from conformance.port.protocol import (
+    EXCERPT,
+    Call,
+    Hello,
+    ProtocolError,
+    decode,
+    encode,
+    printable,
+    read_call,
+    read_hello,
+    read_overwrote,
+    read_text,
+)
+from conformance.port.session import call_of
 
-HELLO = {"type": "hello", "protocol": 1, "ops": [], "dtypes": [], "orders": [], "gradients": False}
+HELLO = {"type": "hello", "protocol": 2, "ops": [], "dtypes": [], "orders": [], "gradients": False}
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -47,10 +68,42 @@ def test_a_field_of_hello_that_is_missing_is_named(field):
         read_hello({name: value for name, value in HELLO.items() if name != field})
 
 
-@pytest.mark.parametrize("version", [None, True, "1", 1.0, [1], 2])
+@pytest.mark.parametrize("version", [None, True, "2", 2.0, [2], 0, 3])
 def test_another_protocol_is_named(version):
-    with pytest.raises(ProtocolError, match=r"^the port speaks protocol .*; this kit speaks 1$"):
+    with pytest.raises(ProtocolError, match=r"^the port speaks protocol .*; this kit speaks 1 and 2$"):
         read_hello(HELLO | {"protocol": version})
+
+
+PROTOCOL_1 = (
+    *("id", "case", "op", "dtype", "order", "weight_offset", "eps", "layout", "asked"),
+    *("settings", "taps", "inputs", "outputs"),
+)
+
+
+def test_a_case_has_all_that_it_had_in_protocol_1():
+    """So a port that speaks it is served as it is."""
+    assert read_hello(HELLO | {"protocol": 1}) == read_hello(HELLO)
+    assert {*PROTOCOL_1, "gradients", "cotangents"} == Call.__dataclass_fields__.keys()
+
+
+CASE = next(case for case in CASES if case.id == "rms_norm/scale_then_cast/bfloat16/random")
+
+
+def test_a_case_is_asked_as_the_page_says():
+    message = json.loads(re.search(r'\{"type": "case".*?\}(?=\n    <-)', PAGE, re.DOTALL)[0])
+    call = call_of(CASE, tuple(CASE.outputs), golden(CASE).inputs, id_=7, taps=False)
+    files = {name: message[name] for name in ("inputs", "outputs")}
+    assert json.loads(encode("case", **asdict(call))) | files == message
+
+
+@pytest.mark.parametrize("given", [(), ("dresidual_out",), ("dy", "dresidual_out")])
+def test_a_case_says_which_cotangents_are_given(given, monkeypatch):
+    outputs = (*OPS["rms_norm"].outputs, Output("residual_out"), Output("running_mean", cotangent=False))
+    monkeypatch.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], outputs=outputs))
+    call = call_of(CASE, ("y",), ("x", *reversed(given)), taps=False)
+    assert (call.asked, call.gradients, call.cotangents) == (("y",), (), given)
+    message = decode(encode("case", **asdict(call)))
+    assert read_call(message | {"of a later kit": 1}) == call
 
 
 def test_the_rest_of_hello_has_defaults():

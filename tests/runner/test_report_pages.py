@@ -55,8 +55,8 @@ def everything(port: str = "port", message: str = "on Sundays") -> Report:
         for each in verdicts()
     )
     hello = replace(HELLO, name=port, versions={port: message})
-    runs = [PortRun(port, hello, said), PortRun("none", None, (), message)]
-    return build(runs, Settings(0, "mars", "eager", asked=len(said)), 1.25, {port: f"--exec '{port}'"})
+    runs = [PortRun(port, hello, said, argument=f"--exec '{port}'"), PortRun("none", None, (), message)]
+    return build(runs, Settings(0, "mars", "eager", asked=len(said)), 1.25)
 
 
 @pytest.mark.parametrize("render", [as_junit, as_markdown, as_html])

@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from conformance.judging.compare import Verdict
 from conformance.numbers.rounding import HALF
 from conformance.ops.cases import select
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
-from conformance.port.process import PortFailure, PortProcess, serve_command
+from conformance.port import session
+from conformance.port.launch import Launch
+from conformance.port.process import Family, PortFailure, RunningPort
 from conformance.port.protocol import Hello
 from conformance.port.session import STARTS_IN_A_ROW
 from conformance.question.case import Case
@@ -38,16 +39,20 @@ HELLO = Hello(
 )
 
 
-def bad_port(name: str) -> dict[str, list[str]]:
-    return {name: serve_command(f"tests.runner.bad_ports:{name}")}
+def bad_port(name: str, **how) -> Launch:
+    return Launch(f"tests.runner.bad_ports:{name}", **how)
 
 
-def hostile(*way: str) -> dict[str, list[str]]:
-    return {way[0]: [sys.executable, str(Path(__file__).with_name("hostile_ports.py")), *way]}
+def impure(name: str, **how) -> Launch:
+    return Launch(f"tests.runner.impure_ports:{name}", **how)
 
 
-def run(command: dict[str, list[str]], *cases: Case, **options) -> PortRun:
-    (result,) = run_ports(command, cases, **options)
+def hostile(*way: str, spec: str = "hostile") -> Launch:
+    return Launch(spec, (sys.executable, str(Path(__file__).with_name("hostile_ports.py")), *way), timeout=30.0)
+
+
+def run(launch: Launch, *cases: Case, **options) -> PortRun:
+    (result,) = run_ports([launch], cases, **options)
     return result
 
 
@@ -102,8 +107,7 @@ def test_a_wrong_dtype_fails_its_case():
 
 @pytest.mark.parametrize(("name", "tensor"), [("OverwritesX", "x"), ("OverwritesDy", "dy")])
 def test_a_port_that_overwrites_its_input_fails_and_is_told_so_once(name, tensor):
-    port = {name: serve_command(f"tests.runner.impure_ports:{name}")}
-    result = run(port, *select("rms_norm/*/random"))
+    result = run(impure(name), *select("rms_norm/*/random"))
     assert {(verdict.status, verdict.message) for verdict in result.verdicts} == {("fail", f"overwrites its input {tensor}")}
     assert all(output.outside == 0 for verdict in result.verdicts for output in verdict.outputs)
     [cause] = build([result], Settings(0, "cpu", "jit")).causes
@@ -112,14 +116,14 @@ def test_a_port_that_overwrites_its_input_fails_and_is_told_so_once(name, tensor
 
 def test_a_port_that_declares_what_it_overwrites_is_judged_by_its_values():
     cases = select("rms_norm/*/float32/*")
-    result = run({"declares": serve_command("tests.runner.impure_ports:DeclaresDy")}, *cases)
+    result = run(impure("DeclaresDy"), *cases)
     assert set(statuses(result)) == {"pass"}
     console = Console(file=StringIO(), width=200)
     report = build([result], Settings(0, "cpu", "jit"))
     show(report, console)
-    assert "declares overwrites dy, by declaration" in console.file.getvalue()
-    assert "declares overwrites dy, by declaration" in as_markdown(report)
-    other = run({"other": serve_command("tests.runner.impure_ports:DeclaresXAndOverwritesDy")}, VICTIM)
+    assert "DeclaresDy overwrites dy, by declaration" in console.file.getvalue()
+    assert "DeclaresDy overwrites dy, by declaration" in as_markdown(report)
+    other = run(impure("DeclaresXAndOverwritesDy"), VICTIM)
     assert [(verdict.status, verdict.message) for verdict in other.verdicts] == [("fail", "overwrites its input dy")]
 
 
@@ -133,7 +137,7 @@ def test_a_port_that_declares_what_it_overwrites_is_judged_by_its_values():
     ],
 )
 def test_jit_is_claimed_only_of_a_port_that_compiles(name, asked, said):
-    result = run({name: serve_command(f"tests.runner.impure_ports:{name}")}, FOLLOWER, mode=asked)
+    result = run(impure(name, mode=asked), FOLLOWER)
     report = build([result], Settings(0, "cpu", asked))
     assert f'<property name="mode" value="{said}" />' in as_junit(report)
     assert f"<td>{said}</td>" in as_html(report)
@@ -142,7 +146,7 @@ def test_jit_is_claimed_only_of_a_port_that_compiles(name, asked, said):
 
 def test_overwriting_is_told_beside_a_known_mistake():
     case = select("rms_norm/either_order/float32/rows_near_eps")
-    result = run({"both": serve_command("tests.runner.impure_ports:OverwritesXAndMistakesEps")}, *case)
+    result = run(impure("OverwritesXAndMistakesEps"), *case)
     causes = [cause.what for cause in build([result], Settings(0, "cpu", "jit")).causes]
     assert causes == ["eps is added to the root, not under it", "overwrites its inputs x, weight"]
 
@@ -156,39 +160,40 @@ def test_a_nan_fails_its_case():
     assert math.isnan(y.worst.actual)
 
 
-def test_a_hung_port_is_given_its_time_and_started_again(wait_for_processes):
-    start = partial(PortProcess, *bad_port("Hangs").values(), device="cpu", mode="jit", timeout=60.0)
+def test_a_hung_port_is_given_its_time_and_started_again(wait_for_processes, slow_start):
     began = time.monotonic()
-    result = run_port("Hangs", start, (VICTIM, FOLLOWER), 0, 1.5, lambda verdict: None)
+    result = run_port(bad_port("Hangs", timeout=1.5), (VICTIM, FOLLOWER))
     assert 1.5 <= time.monotonic() - began < 20
     assert statuses(result) == ["error", "pass"]
     assert result.verdicts[0].message == "the port did not answer within 1.5 s"
     assert wait_for_processes(0)
 
 
-def test_a_port_that_always_fails_is_given_up():
-    starts = []
+def test_a_port_that_always_fails_is_given_up(monkeypatch):
+    starts, start = [], session.start
 
-    def start() -> PortProcess:
-        starts.append(None)
-        return PortProcess(*bad_port("AlwaysDies").values(), device="cpu", mode="jit", timeout=60.0)
+    def counted(launch: Launch, family: Family | None) -> RunningPort:
+        starts.append(launch)
+        return start(launch, family)
 
-    result = run_port("AlwaysDies", start, (VICTIM, FOLLOWER) * 3, 0, 60.0, lambda verdict: None)
+    monkeypatch.setattr(session, "start", counted)
+    result = run_port(bad_port("AlwaysDies"), (VICTIM, FOLLOWER) * 3)
     assert len(starts) == STARTS_IN_A_ROW == 3
     assert [verdict.message for verdict in result.verdicts] == ["the port exited with status 9"] * 3 + [
         "not asked: the port failed 3 times in a row"
     ] * 3
 
 
-def test_a_port_that_cannot_be_started_again_is_given_up():
-    processes = iter([PortProcess(*hostile("prints").values(), device="cpu", mode="jit", timeout=60.0)])
+def test_a_port_that_cannot_be_started_again_is_given_up(monkeypatch):
+    processes = iter([session.start(hostile("prints"), None)])
 
-    def start() -> PortProcess:
+    def only_once(launch: Launch, family: Family | None) -> RunningPort:
         for process in processes:
             return process
         raise PortFailure("could not be started: no more memory")
 
-    result = run_port("prints", start, (VICTIM, FOLLOWER, FOLLOWER, FOLLOWER), 0, 60.0, lambda verdict: None)
+    monkeypatch.setattr(session, "start", only_once)
+    result = run_port(hostile("prints"), (VICTIM, FOLLOWER, FOLLOWER, FOLLOWER))
     assert statuses(result) == ["error"] * 4
     assert ["no more memory" in verdict.message for verdict in result.verdicts] == [False, True, True, False]
     assert "not asked" in result.verdicts[3].message
@@ -196,6 +201,10 @@ def test_a_port_that_cannot_be_started_again_is_given_up():
 
 def test_a_port_that_fails_now_and_then_is_not_given_up():
     assert statuses(run(hostile("prints"), *(VICTIM, VICTIM, FOLLOWER) * 2)) == ["error", "error", "pass"] * 2
+
+
+def test_a_port_of_protocol_1_is_served():
+    assert statuses(run(hostile("says_protocol_1"), FOLLOWER)) == ["pass"]
 
 
 def test_a_port_that_cannot_be_run_has_no_verdicts():
@@ -206,8 +215,8 @@ def test_a_port_that_cannot_be_run_has_no_verdicts():
 def test_ports_run_side_by_side(tmp_path):
     """Each of two waits for the other, which one after the other could not."""
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
-    commands = {"one": hostile("meets", here, there)["meets"], "other": hostile("meets", there, here)["meets"]}
-    one, other = run_ports(commands, [VICTIM], timeout=30.0)
+    launches = [hostile("meets", here, there, spec="one"), hostile("meets", there, here, spec="other")]
+    one, other = run_ports(launches, [VICTIM])
     assert (one.spec, one.verdicts[0].message) == ("one", "we met")
     assert (other.spec, other.verdicts[0].message) == ("other", "we met")
 
@@ -215,8 +224,8 @@ def test_ports_run_side_by_side(tmp_path):
 def test_ports_do_not_mix():
     cases = select("*_norm/*/rows_near_eps")
     seen: list[Verdict] = []
-    commands = bad_port("Honest") | bad_port("DiesAtBirth") | bad_port("EpsOutsideRoot") | bad_port("Dies")
-    honest, stillborn, wrong, dying = run_ports(commands, cases, on_verdict=seen.append)
+    launches = [bad_port(name) for name in ("Honest", "DiesAtBirth", "EpsOutsideRoot", "Dies")]
+    honest, stillborn, wrong, dying = run_ports(launches, cases, on_verdict=seen.append)
     assert set(statuses(honest)) == set(statuses(dying)) == {"pass"}
     assert statuses(stillborn) == []
     assert "fail" in statuses(wrong)
@@ -276,7 +285,7 @@ def test_a_case_expected_to_fail_must_fail():
     assert report.exit_status == FAILS
     (cause,) = report.causes
     assert cause.what == passes.message
-    assert report.reasons("expected") == {"KnowsItsFaults": {"eps outside the root": 1}}
+    assert report.reasons("expected") == {bad_port("KnowsItsFaults").spec: {"eps outside the root": 1}}
 
 
 def test_a_case_that_may_fail_is_as_expected_either_way():

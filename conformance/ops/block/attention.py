@@ -9,7 +9,7 @@ import numpy as np
 import reference
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
-from conformance.ops.block.case import LLAMA, MULTI_HEAD, MULTI_QUERY, CompositeCase, in_dtypes
+from conformance.ops.block.case import LLAMA, MULTI_HEAD, MULTI_QUERY, CompositeCase, Y, in_dtypes
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.op import Constant, Golden, Op, Tensor
@@ -85,6 +85,7 @@ ATTENTION = Op(
     name="attention",
     formula="softmax(q · k / sqrt(d_head)) · v, head by head.",
     tensors=(Tensor("q"), Tensor("k"), Tensor("v"), Tensor("key_mask", differentiable=False)),
+    outputs=(Y,),
     constants=(Constant("causal"),),
     cases=tuple(in_dtypes(PLAIN, MASKS, HEADS)),
     golden=_golden,

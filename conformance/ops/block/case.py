@@ -10,11 +10,13 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Draw
+from conformance.ops.op import Output
 from conformance.question.case import Layout
 from conformance.question.dialects import Dialect
 from reference import PRESETS, BlockConfig, small
 
 KeyMask = Literal["absent", "padding", "hides_a_row"]
+Y = Output("y")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class CompositeCase(ABC):
         return f"{self.op}/{self.kind}/{self.dtype}/{self.name}"
 
     @property
-    def output(self) -> str:
-        """The op's own output."""
-        return "y"
+    def returned(self) -> tuple[Output, ...]:
+        """The op's own outputs."""
+        return (Y,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,13 +77,14 @@ class CompositeCase(ABC):
 
     @property
     def outputs(self) -> dict[str, str]:
-        """The op's own output, and the gradient of every input."""
-        return dict.fromkeys((self.output, *(f"d{name}" for name in self.inputs)), self.dtype)
+        """The op's own outputs, and the gradient of every input."""
+        gradients = dict.fromkeys((f"d{name}" for name in self.inputs), self.dtype)
+        return {output.name: output.dtype(self) for output in self.returned} | gradients
 
     @property
     def made(self) -> tuple[str, ...]:
         """The outputs that are no gradients."""
-        return (self.output,)
+        return tuple(output.name for output in self.returned)
 
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output: a gradient's is that of its input."""

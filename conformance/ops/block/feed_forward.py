@@ -7,7 +7,7 @@ import reference
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.case import GELU as BY_ERF
 from conformance.ops.block.case import GELU_TANH as BY_TANH
-from conformance.ops.block.case import LLAMA, CompositeCase, in_dtypes
+from conformance.ops.block.case import LLAMA, CompositeCase, Y, in_dtypes
 from conformance.ops.block.golden import composite_golden, exact_inputs
 from conformance.ops.block.primitives import Gelu
 from conformance.ops.block.primitives import SwiGLU as GatedSilu
@@ -90,6 +90,7 @@ SWIGLU = Op(
     name="swiglu",
     formula="gate · sigmoid(gate) · up.",
     tensors=(Tensor("gate"), Tensor("up")),
+    outputs=(Y,),
     cases=tuple(in_dtypes(GATES)),
     golden=_swiglu_golden,
     anatomy=_swiglu_anatomy,
@@ -99,6 +100,7 @@ GELU = Op(
     name="gelu",
     formula="x · Φ(x), by erf; by tanh if it is approximate.",
     tensors=(Tensor("x"),),
+    outputs=(Y,),
     constants=(Constant("approximate"),),
     cases=tuple(in_dtypes(SHARES)),
     golden=_gelu_golden,

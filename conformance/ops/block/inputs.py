@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
-    """Inputs, parameters, cache and mask of a case, and the cotangent of its output, in the case's dtype."""
+    """Inputs, parameters, cache and mask of a case, and the cotangents of its outputs, in the case's dtype."""
 
     def draw(name: str, shape: tuple[int, ...]) -> Array:
         return bell(random_words(case.id, name, seed, int(np.prod(shape)))).reshape(shape)
@@ -35,8 +35,9 @@ def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
             tensors[name] = case.hot * tensors[name]
         if name.endswith(("feed_forward.gate.weight", "feed_forward.up.weight")):
             tensors[name] = case.wide * tensors[name]
-    output = next(iter(case.outputs))
-    tensors[f"d{output}"] = draw(f"d{output}", case.shape)
+    for output in case.returned:
+        if output.cotangent:
+            tensors[f"d{output.name}"] = draw(f"d{output.name}", case.output_shape(output.name))
     return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
 
 
@@ -44,7 +45,8 @@ def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
 def exact_inputs(case: CompositeCase, seed: int) -> tuple[dict[str, Array], Array]:
     """A case's inputs and constants, and the cotangent of its output, in float64; not to be written to."""
     exact = {name: tensor.astype(np.float64) for name, tensor in composite_inputs(case, seed).items()}
-    return exact, exact.pop(f"d{case.output}")
+    [output] = case.returned
+    return exact, exact.pop(f"d{output.name}")
 
 
 def _key_mask(case: CompositeCase) -> Array:

@@ -15,9 +15,11 @@ from conformance.ops.block.primitives import Add, Concatenate, Linear, Normalise
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.block.rope import rotate
 from conformance.ops.draw import Draw
-from conformance.ops.op import Constant, Golden, Op, Tensor
+from conformance.ops.op import Constant, Golden, Op, Output, Tensor
 from conformance.question.dialects import Dialect
 from reference import PRESETS, BlockConfig
+
+OUT = Output("out")
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class BlockCase(CompositeCase):
     op: str = field(default="pre_ln_block", init=False)
 
     @property
-    def output(self) -> str:
+    def returned(self) -> tuple[Output, ...]:
         """The block's own output."""
-        return "out"
+        return (OUT,)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -221,8 +223,8 @@ PRE_LN_BLOCK = Op(
         Tensor("parameters"),
         *(Tensor(name, differentiable=False) for name in ("k_cache", "v_cache", "key_mask")),
     ),
+    outputs=(OUT,),
     constants=(Constant("config"), Constant("position")),
-    output="out",
     taps=True,
     cases=tuple(in_dtypes(OF_PRESETS, VALUES, (*MASKED, *CONFIGS), MASKED_MANY_ROWS)),
     golden=_golden,
@@ -233,8 +235,8 @@ PRE_LN_STACK = Op(
     name="pre_ln_stack",
     formula="Blocks whose parameters are named 0.…, 1.….",
     tensors=(Tensor("x"), Tensor("parameters"), Tensor("key_mask", differentiable=False)),
+    outputs=(OUT,),
     constants=(Constant("config"), Constant("position"), Constant("n_layers")),
-    output="out",
     taps=True,
     cases=tuple(in_dtypes((), float32=(STACK,))),
     golden=_golden,

@@ -8,7 +8,7 @@ import numpy as np
 
 import reference
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.case import INTERLEAVED, LLAMA, CompositeCase, in_dtypes
+from conformance.ops.block.case import INTERLEAVED, LLAMA, CompositeCase, Y, in_dtypes
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
 from conformance.ops.block.primitives import Rotate
 from conformance.ops.block.program import Program, Stage
@@ -70,6 +70,7 @@ ROPE = Op(
     name="rope",
     formula="Every head's pairs of features, turned by their angles.",
     tensors=(Tensor("x"),),
+    outputs=(Y,),
     constants=(Constant("position"), Constant("base"), Constant("interleaved")),
     cases=tuple(in_dtypes(PLAIN, PAIRS_AND_POSITIONS, BASES)),
     golden=_golden,

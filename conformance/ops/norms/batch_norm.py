@@ -9,12 +9,14 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES, HALF, DType, compute_dtype
 from conformance.ops.draw import Draw
-from conformance.ops.norms.cases import NormCase, Probe
+from conformance.ops.norms.cases import NormCase, Probe, Y
 from conformance.ops.norms.steps import Batch
+from conformance.ops.op import Output
 from conformance.question.dialects import Dialect
 
 EPS = float(np.float32(1e-6))
 RUNNING = ("running_mean", "running_var")
+STATISTICS = tuple(Output(name, lambda case: compute_dtype(case.dtype), cotangent=False) for name in RUNNING)
 
 
 def _one_less(share: float) -> float:
@@ -56,16 +58,9 @@ class BatchNormCase(NormCase):
         return
 
     @property
-    def outputs(self) -> dict[str, str]:
-        """y, the running statistics after the batch, and the gradients of ⟨y, dy⟩, with their dtypes."""
-        running = dict.fromkeys(self.made[1:], compute_dtype(self.dtype))
-        y, *gradients = super().outputs.items()
-        return dict([y]) | running | dict(gradients)
-
-    @property
-    def made(self) -> tuple[str, ...]:
-        """The outputs that are no gradients."""
-        return ("y", *RUNNING) if self.training else ("y",)
+    def returned(self) -> tuple[Output, ...]:
+        """y and, in training, the running statistics after the batch."""
+        return (Y, *STATISTICS) if self.training else (Y,)
 
     def batch(self, given: dict[str, np.ndarray]) -> Batch:
         """The running statistics, and how they move."""

@@ -11,6 +11,7 @@ from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.steps import Batch
+from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS, Layout
 from conformance.question.dialects import Dialect
@@ -20,6 +21,7 @@ NormOp = Literal[RowNormOp, "batch_norm"]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 NORMS: tuple[NormOp, ...] = (*ROW_NORMS, "batch_norm")
+Y = Output("y", lambda case: case.dialect.output_dtype(case.dtype))
 
 ROWS = {
     "zero_rows": "a row is zero",
@@ -102,10 +104,15 @@ class NormCase(Probe):
         return None if self.weight == "absent" else self.dialect.weight_offset
 
     @property
+    def returned(self) -> tuple[Output, ...]:
+        """The op's own outputs."""
+        return (Y,)
+
+    @property
     def outputs(self) -> dict[str, str]:
-        """What a port returns, y and the gradients of ⟨y, dy⟩, with their dtypes."""
+        """What a port returns, the op's own outputs and the gradients, with their dtypes."""
         parameter_dtype = self.dialect.parameter_dtype(self.dtype)
-        dtypes = {"y": self.dialect.output_dtype(self.dtype), "dx": self.dtype}
+        dtypes = {output.name: output.dtype(self) for output in self.returned} | {"dx": self.dtype}
         if self.weight != "absent":
             dtypes["dweight"] = parameter_dtype
         if self.bias:
@@ -115,7 +122,7 @@ class NormCase(Probe):
     @property
     def made(self) -> tuple[str, ...]:
         """The outputs that are no gradients."""
-        return ("y",)
+        return tuple(output.name for output in self.returned)
 
     def batch(self, given: dict[str, np.ndarray]) -> Batch | None:
         """What BatchNorm has besides; None for a norm of rows."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from conformance.numbers.draws import bell, random_words, signed_weights
 from conformance.numbers.rounding import compute_dtype, store
-from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.cases import NormCase, Y
 from conformance.ops.norms.exact_inputs import exact_tensors
 
 Array = np.ndarray
@@ -36,7 +36,7 @@ def inputs(case: NormCase, seed: int) -> dict[str, Array]:
         dy = np.broadcast_to(dy[:1], dy.shape)
     if case.layout == "dy_one_number":  # not too small a one: it is all that the gradients are made of
         dy = np.full(case.shape, signed_weights(random_words(case.id, "dy", seed, 1)) * case.dy_scale)
-    tensors["dy"] = store(dy, case.dialect.output_dtype(case.dtype))
+    tensors["dy"] = store(dy, Y.dtype(case))
     return tensors
 
 

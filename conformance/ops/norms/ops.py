@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from conformance.ops.norms.anatomy import true_norm
-from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING
-from conformance.ops.norms.cases import ROW_NORM_CASES
+from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING, STATISTICS
+from conformance.ops.norms.cases import ROW_NORM_CASES, Y
 from conformance.ops.norms.golden import batch_norm_golden, norm_golden
 from conformance.ops.op import Constant, Op, Tensor
 
@@ -12,6 +12,7 @@ RMS_NORM = Op(
     name="rms_norm",
     formula="x / sqrt(mean(x²) + eps) · weight; without weight if it is None.",
     tensors=(Tensor("x"), Tensor("weight")),
+    outputs=(Y,),
     constants=(Constant("eps"), Constant("order", offered=True), Constant("weight_offset", offered=True)),
     cases=tuple(case for case in ROW_NORM_CASES if case.op == "rms_norm"),
     golden=norm_golden,
@@ -28,13 +29,13 @@ BATCH_NORM = Op(
     name="batch_norm",
     formula="What spec.md says of BatchNorm; in training (y, running_mean, running_var).",
     tensors=(*LAYER_NORM.tensors, *(Tensor(name, differentiable=False, by_name=True) for name in RUNNING)),
+    outputs=(Y, *STATISTICS),
     constants=(
         Constant("eps"),
         Constant("training"),
         Constant("momentum", sometimes=True),
         Constant("unbiased", sometimes=True),
     ),
-    running=RUNNING,
     cases=BATCH_NORM_CASES,
     golden=batch_norm_golden,
     anatomy=true_norm,

@@ -22,7 +22,8 @@ from conformance.ops.answerable import has_answer
 from conformance.ops.cases import Names
 from conformance.ops.golden import compute
 from conformance.ops.norms.cases import NormCase
-from conformance.port.process import PortFailure, RunningPort
+from conformance.port.launch import Launch
+from conformance.port.process import PortFailure
 from conformance.port.protocol import Hello, first_match
 from conformance.port.session import Session
 from conformance.running.runner import judge
@@ -60,7 +61,7 @@ class Search:
     `failure` is set, and `hello` is not, where the port could not be run at all.
     """
 
-    spec: str
+    launch: Launch
     hello: Hello | None
     judged: Counter[tuple[str, str]]
     skipped: int
@@ -78,27 +79,25 @@ class _CaseFails(Exception):
 
 
 def fuzz(
-    spec: str,
-    start: Callable[[], RunningPort],
+    launch: Launch,
     *,
     seconds: float,
     seed: int = 0,
     op: Names = (),
     dtype: Names = (),
     most: int = MOST,
-    timeout: float = 120.0,
 ) -> Search:
     """Ask a port random cases for some seconds, or until `most` failures unlike one another are found.
 
     Each is made smaller, which may take as long again after the time is up. The cases follow from the seed and from what
     the port claims to have; `op` and `dtype` limit them.
     """
-    with Session(start, timeout, patience=inf) as session, tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+    with Session(launch, patience=inf) as session, tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         try:
             hello = session.hello
         except PortFailure as failure:
-            return Search(spec, None, Counter(), 0, 0.0, failure=str(failure))
-        fuzzer = _Fuzzer(spec, session, seconds)
+            return Search(launch, None, Counter(), 0, 0.0, failure=str(failure))
+        fuzzer = _Fuzzer(session, seconds)
         set_hypothesis_home_dir(folder)  # not the working directory, which is the user's
         try:
             asked = questions(hello, op, dtype)
@@ -121,8 +120,8 @@ class _Failure:
 class _Fuzzer:
     """One search: the port, the time left, and what was seen."""
 
-    def __init__(self, spec: str, session: Session, seconds: float) -> None:
-        self._spec, self._session = spec, session
+    def __init__(self, session: Session, seconds: float) -> None:
+        self._session = session
         self._seconds, self._began = seconds, time.monotonic()
         self._end = self._until = self._began + seconds
         self._judged: Counter[tuple[str, str]] = Counter()
@@ -145,7 +144,8 @@ class _Fuzzer:
         """What was seen."""
         seconds = time.monotonic() - self._began
         found = tuple(replace(known.found, count=known.count) for known in self._known)
-        return Search(self._spec, self._session.hello, self._judged, self._skipped, seconds, found)
+        session = self._session
+        return Search(session.launch, session.hello, self._judged, self._skipped, seconds, found)
 
     def _ask(self, case: NormCase) -> None:
         """Raises `_CaseFails` where the case fails, in the way of the one that is being made small, and of no known one."""
@@ -184,7 +184,7 @@ class _Fuzzer:
         golden = compute(case, CASES_SEED)
         if not has_answer(golden):
             return None
-        return judge(self._session, self._spec, golden)
+        return judge(self._session, golden)
 
     def _find(self) -> _Failure:
         smallest = self._failing[-1]  # hypothesis goes on only to smaller ones, and ends with the smallest

@@ -20,13 +20,13 @@ def exit_status(search: Search) -> int:
     return FAILS if search.found else CONFORMS
 
 
-def show(search: Search, seed: int, settings: Settings, argument: str, console: Console) -> None:
-    """Print what was found and what was asked; `settings` and what names the port on the command line repeat a case."""
+def show(search: Search, seed: int, settings: Settings, console: Console) -> None:
+    """Print what was found and what was asked; the `settings` repeat a case."""
     if search.failure:
-        console.print(Text.assemble((search.spec, "bold"), " could not be run: ", (search.failure, "red")))
+        console.print(Text.assemble((search.launch.spec, "bold"), " could not be run: ", (search.failure, "red")))
         return
     for found in search.found:
-        report = report_on(found, settings, argument)
+        report = report_on(found, settings, search.launch.argument)
         for line in (*in_words(report, report.causes[0]), *map(Text, _details(found))):
             console.print(line, soft_wrap=True)
         console.print()

@@ -1,7 +1,7 @@
 """The journey of a property: kind -> questions -> port(first), port(variant) -> difference -> finding."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import ml_dtypes
@@ -13,7 +13,8 @@ from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.golden import expected_outputs, norm_values
 from conformance.ops.norms.tolerances import NormBudget, norm_budget
 from conformance.ops.norms.values import NormValues
-from conformance.port.process import Family, PortFailure, PortProcess, RunningPort
+from conformance.port.launch import Launch
+from conformance.port.process import Family, PortFailure
 from conformance.port.protocol import Answer, Hello
 from conformance.port.session import NoAnswer, Session, asked_of
 from conformance.running.runner import unsupported
@@ -24,8 +25,6 @@ from conformance.tools.properties.variants import Question, Variant, questions
 from conformance.tools.properties.whole_tensor import judge_whole
 
 Array = np.ndarray
-Start = Callable[[str], RunningPort]
-"""Starts the port in a mode, `jit` or `eager`. Raises `PortFailure`."""
 IN_TURN = frozenset({"repeatable", "stateless"})  # each asks again what the other has come between
 MEASURED = ("row_count", "row_scale", "unbiased", "precise")  # asked of many rows, and not by a variant
 
@@ -34,75 +33,63 @@ MEASURED = ("row_count", "row_scale", "unbiased", "precise")  # asked of many ro
 class Inquiry:
     """What became of one port. `failure` is set, and `hello` is not, where it could not be run at all."""
 
-    spec: str
+    launch: Launch
     hello: Hello | None
     findings: tuple[Finding, ...]
     failure: str = ""
 
 
 def inquire_ports(
-    commands: dict[str, list[str]],
+    launches: Iterable[Launch],
     kinds: tuple[NormCase, ...],
     *,
     wanted: tuple[Property, ...] = PROPERTIES,
     bitwise: bool = False,
     seed: int = 0,
-    device: str = "cpu",
-    mode: str = "jit",
-    timeout: float = 120.0,
     on_kind: Callable[[str], None] = lambda spec: None,
 ) -> tuple[Inquiry, ...]:
-    """Ask every port (its spec and the command that starts it) about the properties wanted, one after the other.
+    """Ask every port about the properties wanted, one after the other.
 
     `bitwise` asks for the same bits whatever a request shares its batch or its process with. `on_kind` is called with the
     port's spec as each of the kinds is done.
     """
     family = Family()
-
-    def start(command: list[str], mode: str) -> PortProcess:
-        return PortProcess(command, device=device, mode=mode, timeout=timeout, family=family)
-
     ids = {each.id for each in wanted}
-    asked = partial(inquire, kinds=kinds, wanted=ids, mode=mode, seed=seed, timeout=timeout, bitwise=bitwise)
-    inquiries: list[Inquiry] = []
+    asked = partial(inquire, kinds=kinds, wanted=ids, seed=seed, bitwise=bitwise, family=family)
     try:
-        for spec, command in commands.items():
-            inquiries.append(asked(spec, partial(start, command), on_kind=partial(on_kind, spec)))
+        return tuple(asked(launch, on_kind=partial(on_kind, launch.spec)) for launch in launches)
     finally:
         family.end()
-    return tuple(inquiries)
 
 
 def inquire(
-    spec: str,
-    start: Start,
+    launch: Launch,
     kinds: tuple[NormCase, ...],
     *,
     wanted: set[str],
-    mode: str,
     seed: int,
-    timeout: float,
     bitwise: bool = False,
+    family: Family | None = None,
     on_kind: Callable[[], None] = lambda: None,
 ) -> Inquiry:
     """Ask one port about the properties wanted (their ids), in every kind."""
-    other_mode = "eager" if mode == "jit" else "jit"
+    in_other_mode = replace(launch, mode="eager" if launch.mode == "jit" else "jit")
     with (
-        Session(partial(start, mode), timeout) as session,
-        Session(partial(start, other_mode), timeout) as other,
-        Session(partial(start, mode), timeout) as apart,
+        Session(launch, family) as session,
+        Session(in_other_mode, family) as other,
+        Session(launch, family) as apart,
     ):
         try:
             hello = session.hello
         except PortFailure as failure:
-            return Inquiry(spec, None, (), str(failure))
+            return Inquiry(launch, None, (), str(failure))
         inquirer = Inquirer(session, other, apart, hello, frozenset(wanted), bitwise)
         findings: list[Finding] = []
         for kind in kinds:
             findings += inquirer.of_kind(kind, seed)
             golden.cache_clear()  # these are asked about once
             on_kind()
-    return Inquiry(spec, hello, tuple(findings))
+    return Inquiry(launch, hello, tuple(findings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -23,14 +23,11 @@ STYLES = {"violated": "red", "error": "red", "rounding": "yellow", "declared": "
 
 @dataclass(frozen=True)
 class PropertiesReport:
-    """All ports' findings, and the settings that repeat them; `arguments` as in a `Report`."""
+    """All ports' findings, which their launches and these settings repeat."""
 
     inquiries: tuple[Inquiry, ...]
     seed: int
-    device: str
-    mode: str
     seconds: float
-    arguments: dict[str, str] = field(default_factory=dict)
     bitwise: bool = False
 
     @property
@@ -43,14 +40,13 @@ class PropertiesReport:
 
     def command(self, inquiry: Inquiry, finding: Finding) -> str:
         """The command that repeats one finding."""
-        port = self.arguments.get(inquiry.spec, shlex.quote(inquiry.spec))
-        case = finding.case
+        launch, case = inquiry.launch, finding.case
         options = [f"--property {finding.property.id} --op {case.op} --dtype {case.dtype}"]
         options += ["--bitwise"] if self.bitwise else []
         options += [f"--seed {self.seed}"] if self.seed else []
-        options += [f"--device {shlex.quote(self.device)}"] if self.device != "cpu" else []
-        options += [f"--mode {self.mode}"] if self.mode != "jit" else []
-        return " ".join(["conformance properties", port, *options])
+        options += [f"--device {shlex.quote(launch.device)}"] if launch.device != "cpu" else []
+        options += [f"--mode {launch.mode}"] if launch.mode != "jit" else []
+        return " ".join(["conformance properties", launch.argument, *options])
 
 
 def worst(findings: list[Finding]) -> Finding:
@@ -62,7 +58,7 @@ def show(report: PropertiesReport, console: Console) -> None:
     """Print the report."""
     for inquiry in report.inquiries:
         if inquiry.failure:
-            console.print(Text.assemble((inquiry.spec, "bold"), " could not be run: ", (inquiry.failure, "red")))
+            console.print(Text.assemble((inquiry.launch.spec, "bold"), " could not be run: ", (inquiry.failure, "red")))
             continue
         console.print(_table(inquiry))
         for property_ in PROPERTIES:
@@ -76,7 +72,7 @@ def show(report: PropertiesReport, console: Console) -> None:
 
 def _table(inquiry: Inquiry) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(Text(inquiry.spec), no_wrap=True, overflow="fold")
+    table.add_column(Text(inquiry.launch.spec), no_wrap=True, overflow="fold")
     for dtype in DTYPES:
         table.add_column(dtype, no_wrap=True)
     for property_ in PROPERTIES:
@@ -109,7 +105,7 @@ def _paragraph(report: PropertiesReport, inquiry: Inquiry, property_: Property, 
     details += [f"case        {example.case.id}  {list(example.case.shape)}"]
     if NOT_ASKED not in example.words:
         details += [f"reproduce   {report.command(inquiry, example)}"]
-    title = Text.assemble((f"\n{inquiry.spec} {property_.id} ", "bold"), (words, style), cases)
+    title = Text.assemble((f"\n{inquiry.launch.spec} {property_.id} ", "bold"), (words, style), cases)
     return [title, *(Text(f"  {detail}") for detail in details)]
 
 
@@ -139,13 +135,13 @@ def as_json(report: PropertiesReport) -> str:
         "conformance": conformance.__version__,
         "exit_status": report.exit_status,
         "seed": report.seed,
-        "device": report.device,
-        "mode": report.mode,
+        "device": report.inquiries[0].launch.device,
+        "mode": report.inquiries[0].launch.mode,
         "bitwise": report.bitwise,
         "seconds": round(report.seconds, 3),
         "ports": [
             {
-                "port": inquiry.spec,
+                "port": inquiry.launch.spec,
                 "failure": inquiry.failure,
                 "findings": [
                     {

@@ -1,12 +1,10 @@
 """The journey of a scoreboard: what is listed -> what is at hand -> run, and identified -> a row of scores."""
 
-import shlex
 import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +12,9 @@ from typing import Any, Literal
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.norms.cases import ROW_NORMS
 from conformance.ops.table import OPS
-from conformance.port.process import PortFailure, PortProcess, serve_command
+from conformance.port.launch import Launch, Mode
+from conformance.port.naming import by_command
+from conformance.port.process import PortFailure
 from conformance.port.session import Session
 from conformance.question.case import Case
 from conformance.report.building import build
@@ -38,19 +38,14 @@ class Listed:
     title: str
     port: str = ""
     exec: str = ""
-    mode: Literal["jit", "eager"] = "eager"
+    mode: Mode = "eager"
     needs: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
 
-    @property
-    def command(self) -> list[str]:
-        """What starts it."""
-        return shlex.split(self.exec) if self.exec else serve_command(self.port)
-
-    @property
-    def argument(self) -> str:
-        """What names it on the command line."""
-        return f"--exec {shlex.quote(self.exec)}" if self.exec else self.port
+    def launch(self, timeout: float) -> Launch:
+        """What it takes to start it, with so many seconds for an answer."""
+        launch = by_command(self.exec) if self.exec else Launch(self.port)
+        return replace(launch, mode=self.mode, timeout=timeout)
 
     @property
     def missing(self) -> str:
@@ -131,23 +126,28 @@ def score_all(
     """A row for every port, one after the other; one that cannot be run costs its own row."""
     rows: list[Row] = []
     for each in listed:
-        row = Row(each.title, each.argument, each.mode, each.missing) if each.missing else score(each, cases, seed, timeout)
+        launch = each.launch(timeout)
+        absent = Row(each.title, launch.argument, each.mode, each.missing)
+        row = absent if each.missing else score(each.title, launch, cases, seed)
         rows.append(row)
         on_row(row)
     return tuple(rows)
 
 
-def score(listed: Listed, cases: tuple[Case, ...], seed: int, timeout: float) -> Row:
+def score(title: str, launch: Launch, cases: tuple[Case, ...], seed: int) -> Row:
     """Run a port over the cases, and ask it for its dialects."""
-    spec = listed.port or listed.exec
-    runs = run_ports({spec: listed.command}, cases, seed=seed, mode=listed.mode, timeout=timeout)
-    report = build(runs, Settings(seed, "cpu", listed.mode), arguments={spec: listed.argument})
-    hello = report.ports[0].hello
-    if hello is None:
-        return Row(listed.title, listed.argument, listed.mode, f"could not be run: {_in_short(report.ports[0].failure)}")
-    skipped = {reason: n for reason, n in report.reasons("skip").get(spec, {}).items() if not reason.startswith(NO_OP)}
-    dialects = _dialects(listed, timeout) if set(hello.ops) & set(ROW_NORMS) else {}
-    return Row(listed.title, listed.argument, listed.mode, "", hello.versions, dialects, scores(report), skipped)
+    report = build(run_ports([launch], cases, seed=seed), Settings(seed, launch.device, launch.mode))
+    row, [port] = Row(title, launch.argument, launch.mode), report.ports
+    if port.hello is None:
+        return replace(row, absent=f"could not be run: {_in_short(port.failure)}")
+    skipped = report.reasons("skip").get(launch.spec, {})
+    return replace(
+        row,
+        versions=port.hello.versions,
+        dialects=_dialects(launch) if set(port.hello.ops) & set(ROW_NORMS) else {},
+        scores=scores(report),
+        not_asked={reason: count for reason, count in skipped.items() if not reason.startswith(NO_OP)},
+    )
 
 
 def _in_short(failure: str) -> str:
@@ -194,11 +194,10 @@ def _score(direction: Direction, entries: list[CaseEntry], why: dict[str, str]) 
     return Score(entries[0].op, entries[0].dtype, direction, passed, judged, ratio, dict(sorted(reasons.items())))
 
 
-def _dialects(listed: Listed, timeout: float) -> dict[str, tuple[str, ...]]:
+def _dialects(launch: Launch) -> dict[str, tuple[str, ...]]:
     """What `conformance identify` finds of every norm in bfloat16, but for eps; what was not asked is left out."""
-    start = partial(PortProcess, listed.command, device="cpu", mode=listed.mode, timeout=timeout)
     try:
-        with Session(start, timeout) as session:
+        with Session(launch) as session:
             found = identify_port(session, dtypes=("bfloat16",))
     except PortFailure:
         return {}

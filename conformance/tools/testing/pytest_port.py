@@ -1,12 +1,10 @@
 """A port's cases as tests of pytest: what is asked for, the port while it is asked, and an item for every case."""
 
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,8 +14,9 @@ from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES, Names, NoCaseError, require
 from conformance.ops.quick import QUICK
 from conformance.ops.table import OPS
-from conformance.port.naming import PortNameError, command
-from conformance.port.process import PortFailure, PortProcess, serve_command
+from conformance.port.launch import Launch
+from conformance.port.naming import PortNameError, by_command, by_name
+from conformance.port.process import PortFailure
 from conformance.port.session import Session
 from conformance.question.case import Case
 from conformance.report.building import assemble, build, digest
@@ -38,11 +37,8 @@ SERVE = "import sys; sys.path[:] = {path!r}; from conformance.cli import main; m
 class Asked:
     """What the options say: a port, if any, and the cases; `teller` tells what failed in one of them."""
 
-    spec: str
-    command: list[str]
-    argument: str
+    launch: Launch | None
     settings: Settings
-    timeout: float
     cases: tuple[Case, ...]
     teller: Teller
 
@@ -80,16 +76,12 @@ def read(said: Mapping[str, str], chosen: Mapping[str, tuple[str, ...]], quick: 
         dtype=chosen["dtype"],
         exclude=chosen["exclude"],
     )
-    starts, argument = _command(said["port"], said["exec"])
-    settings = Settings(
-        int(said["seed"] or 0),
-        said["device"] or "cpu",
-        said["mode"] or "jit",
-        asked=len(cases),
-        digest=digest(cases),
-        quick=quick,
-    )
-    return Asked(said["port"] or said["exec"], starts, argument, settings, timeout, cases, Teller(settings, argument))
+    device, mode = said["device"] or "cpu", "eager" if said["mode"] == "eager" else "jit"
+    launch = _launch(said["port"], said["exec"])
+    if launch:
+        launch = replace(launch, device=device, mode=mode, timeout=timeout)
+    settings = Settings(int(said["seed"] or 0), device, mode, asked=len(cases), digest=digest(cases), quick=quick)
+    return Asked(launch, settings, cases, Teller(settings, launch.argument if launch else ""))
 
 
 def _check(name: str, values: Iterable[str], options: Sequence[str]) -> None:
@@ -99,20 +91,15 @@ def _check(name: str, values: Iterable[str], options: Sequence[str]) -> None:
             raise ValueError(f"--conformance-{name}: {value!r} is not one of {', '.join(options)}")
 
 
-def _command(port: str, program: str) -> tuple[list[str], str]:
-    """What starts a port, and what names it on the command line of the kit."""
-    if not program:
-        try:
-            starts = command(port) if port else []
-        except PortNameError as error:
-            raise ValueError(f"--conformance-port: {error}") from None
-        served = [sys.executable, "-c", SERVE.format(path=sys.path), "serve", port]
-        return served if starts == serve_command(port) else starts, shlex.quote(port)
+def _launch(port: str, program: str) -> Launch | None:
+    """What it takes to start the port or the program that is named. Raises `ValueError`, which names the option."""
     try:
-        words = shlex.split(program)
-    except ValueError as error:
-        raise ValueError(f"--conformance-exec: {program!r}: {error}") from None
-    return words, f"--exec {shlex.quote(program)}"
+        launch = by_command(program) if program else by_name(port) if port else None
+    except PortNameError as error:
+        raise ValueError(f"--conformance-{'exec' if program else 'port'}: {error}") from None
+    if launch and launch.is_python:
+        return replace(launch, program=(sys.executable, "-c", SERVE.format(path=sys.path), "serve", port))
+    return launch
 
 
 def _selected(
@@ -152,19 +139,17 @@ class PortUnderTest:
     """
 
     def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+        assert asked.launch is not None, "a port is named"
+        self.asked, self.launch = asked, asked.launch
         self._failure, self._began = "", time.monotonic()
-        settings = asked.settings
-        start = partial(PortProcess, asked.command, device=settings.device, mode=settings.mode, timeout=asked.timeout)
-        self._session = Session(start, asked.timeout)
-        self._examined = Examination(self._session, asked.spec, asked.seed)
+        self._session = Session(self.launch)
+        self._examined = Examination(self._session, asked.seed)
         self.spoilt = False
 
     @property
     def header(self) -> str:
         """What is judged, and with what."""
-        settings = self.asked.settings
-        return f"conformance: {self.asked.spec}, {settings.mode}, {settings.device}, seed {settings.seed}"
+        return f"conformance: {self.launch.spec}, {self.launch.mode}, {self.launch.device}, seed {self.asked.seed}"
 
     def judge(self, case: Case) -> Verdict:
         """The verdict on one case. Raises `PortFailure` where the port could not be run at all."""
@@ -172,7 +157,7 @@ class PortUnderTest:
             try:
                 verdict = self._examined.judge(case)
             except PortFailure as failure:
-                self._failure = f"{self.asked.spec} could not be run: {failure}"
+                self._failure = f"{self.launch.spec} could not be run: {failure}"
             else:
                 self.spoilt |= self._examined.spoilt
                 return verdict
@@ -189,9 +174,8 @@ class PortUnderTest:
 
     def report(self) -> str:
         """The report on all cases judged so far, as JSON."""
-        run = PortRun(self.asked.spec, self._session.hello, tuple(self.verdicts))
-        seconds = time.monotonic() - self._began
-        return as_json(build([run], self.asked.settings, seconds, {self.asked.spec: self.asked.argument}))
+        run = PortRun(self.launch.spec, self._session.hello, tuple(self.verdicts), argument=self.launch.argument)
+        return as_json(build([run], self.asked.settings, time.monotonic() - self._began))
 
 
 def summary(reports: Iterable[str]) -> list[str]:
@@ -215,7 +199,8 @@ class PortCollector(pytest.Collector):
     @classmethod
     def of(cls, session: pytest.Session, port: PortUnderTest) -> "PortCollector":
         """The collector of a port."""
-        collector = cls.from_parent(session, name=port.asked.spec, nodeid=port.asked.spec.replace("::", ":"))
+        spec = port.launch.spec
+        collector = cls.from_parent(session, name=spec, nodeid=spec.replace("::", ":"))
         collector.port = port
         collector.add_marker(pytest.mark.conformance)
         return collector

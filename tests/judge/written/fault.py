@@ -64,7 +64,7 @@ def _verdict(port: Port, case: Case, seed: int) -> Verdict:
     expected = golden(case, seed)
     try:
         with warnings.catch_warnings(action="ignore"):  # a framework's own, of a width of one, say
-            answer = port.answer(call_of(case, tuple(case.outputs), taps=port.taps), expected.inputs)
+            answer = port.answer(call_of(case, tuple(case.outputs), expected.inputs, taps=port.taps), expected.inputs)
     except Skip as reason:
         return Verdict("port", case, "skip", message=str(reason))
     except Exception as error:  # a fault may not run everywhere
