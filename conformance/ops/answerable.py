@@ -12,7 +12,6 @@ from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.golden import exact_inputs
 from conformance.ops.norms.values import mean
-from conformance.question import dialects
 from conformance.question.case import layouts
 
 Array = np.ndarray
@@ -62,7 +61,7 @@ def _is_subnormal(golden: Golden) -> bool:
 def _is_repetitive(golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x, dy, weight, _ = exact_inputs(golden.inputs)
-    x_hat, n = golden.intermediates["x_hat"], x.shape[-1]
+    x, x_hat, n = golden.intermediates.get("sum", x), golden.intermediates["x_hat"], x.shape[-1]
     with np.errstate(all="ignore"):
         g = dy * (weight + golden.case.dialect.weight_offset)
         columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]
@@ -78,13 +77,13 @@ def _repeats(terms: Array) -> bool:
 
 def _of_dialect(case: NormCase) -> str:
     if case.op == "batch_norm":
-        return "op: batch_norm is asked by the kit's own cases alone; it must be rms_norm or layer_norm"
-    known = dialects.of(case.dtype)
-    if case.dialect not in known:
-        return f"dialect: {case.dtype} has {', '.join(dialect.name for dialect in known)}, not {case.dialect.name}"
-    if case.bias and case.op == "rms_norm":
-        return "bias: rms_norm has none"
-    if case.weight == "absent" and case.dialect not in dialects.PLAIN:
+        return "op: batch_norm is asked by the kit's own cases alone; it must be another norm"
+    if case.dialect not in case.dialects:
+        known = ", ".join(dialect.name for dialect in case.dialects)
+        return f"dialect: {case.dtype} has {known}, not {case.dialect.name}"
+    if case.bias and not case.centred:
+        return f"bias: {case.op} has none"
+    if case.weight == "absent" and not case.dialect.is_plain:
         return f"weight: {case.dialect.name} is about the weight, which is absent"
     return ""
 
@@ -104,7 +103,7 @@ def _of_shape(case: NormCase) -> str:
         return f"layout: expanded repeats the first entry, and {case.x.rows} makes it another"
     if case.exact and (case.shape[-1] != WIDTH or case.eps != EPS):
         return f"x.rows: exact asks for {WIDTH} features and an eps of {EPS}, which make rstd 2"
-    if case.exact and (case.dialect not in dialects.PLAIN or case.weight == "absent" or case.layout != "contiguous"):
+    if case.exact and (not case.dialect.is_plain or case.weight == "absent" or case.layout != "contiguous"):
         return "x.rows: exact asks for a weight of x's dtype with no offset, and contiguous tensors"
     if case.x.rows in ("nan_row", "inf_row") and (case.shape[-1] < 2 or 0 in case.shape):
         return f"x.rows: {case.x.rows} needs a row of two features"
@@ -137,4 +136,5 @@ def _of_dy(case: NormCase) -> str:
 
 
 def _largest_x(case: NormCase) -> float:
-    return abs(case.x.offset) + LARGEST_BELL * case.x.scale
+    """The largest number that may be drawn for x, or be normalised."""
+    return case.magnifies * (abs(case.x.offset) + LARGEST_BELL * case.x.scale)

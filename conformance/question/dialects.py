@@ -35,6 +35,11 @@ class Dialect:
     sum: Sum = ""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the weight is stored whole, in x's dtype."""
+        return not self.weight_offset and self.weight_dtype == "storage"
+
+    @property
     def name(self) -> str:
         """The dialect's part of a case id."""
         offset = "_offset_1" if self.weight_offset else ""
@@ -91,6 +96,15 @@ HALF_VARIANTS = (
     Dialect("cast_then_scale", weight_offset=1, weight_dtype="float32"),
     Dialect("scale_then_cast", weight_offset=1, weight_dtype="float32"),
 )
+SUMS: tuple[Sum, ...] = ("rounded", "unrounded", "float32")
+KNOWN_FOR: dict[tuple[Sum, Order], str] = {
+    ("rounded", "cast_then_scale"): "vLLM's fused_add_rms_norm, Hugging Face's Llama",
+    ("rounded", "scale_then_cast"): "torch.nn norms after a sum",
+    ("unrounded", "scale_then_cast"): "FlashInfer, quack",
+    ("unrounded", "cast_then_scale"): "vLLM's quantised layernorm_utils",
+    ("float32", "scale_then_cast"): "Mamba's residual_in_fp32, flash-attn",
+}
+"""Who has which of the functions that are called add and norm; docs/spec.md names the files."""
 HALF_SUMS = (
     Dialect("cast_then_scale", sum="rounded"),
     Dialect("scale_then_cast", sum="rounded"),
@@ -102,10 +116,10 @@ HALF_SUM_VARIANTS = (
     Dialect("scale_then_cast", sum="rounded", weight_offset=1),
     Dialect("scale_then_cast", sum="rounded", weight_dtype="float32"),
 )
-PLAIN = SINGLE + HALF
 DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS
 
 
-def of(dtype: str) -> tuple[Dialect, ...]:
-    """The dialects that a storage dtype has, the plain ones first."""
-    return HALF + HALF_VARIANTS if dtype in rounding.HALF else SINGLE + SINGLE_VARIANTS
+def of(dtype: str, *, of_a_sum: bool = False) -> tuple[Dialect, ...]:
+    """The dialects that a storage dtype has, the plain ones first; `of_a_sum`: those of a norm that adds a residual."""
+    half = HALF_SUMS + HALF_SUM_VARIANTS if of_a_sum else HALF + HALF_VARIANTS
+    return half if dtype in rounding.HALF else SINGLE + SINGLE_VARIANTS

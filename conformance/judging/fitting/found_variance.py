@@ -60,7 +60,7 @@ def _read(unit: Unit, seed: int) -> Read:
         with_eps = known["rstd"] ** -2.0
         off_by = with_eps / np.square(scale) - with_eps
         doubtful = np.abs(with_eps / np.square(np.maximum(scale - doubt, 0.0)) - with_eps - off_by)
-        mean_of_squares = np.mean(np.square(norm.x), axis=norm.axes, keepdims=True)
+        mean_of_squares = np.mean(np.square(norm.input), axis=norm.axes, keepdims=True)
         bound = case.shape[-1] * unit_roundoff(compute_dtype(case.dtype)) * mean_of_squares
         tells = np.isfinite(scale) & (scale > doubt)
         is_negative = np.isnan(output.actual).all(axis=norm.axes, keepdims=True) & (with_eps < bound)

@@ -22,6 +22,7 @@ RESIDUAL_OUT = Output("residual_out", lambda case: case.dialect.residual_dtype(c
 LARGE, NEARLY_NOTHING = 2.0**10, 2.0**-6  # times x
 
 Residual = Literal["like_x", "cancels", "large", "zero", "alone"]
+Unread = Literal["", "y", "residual_out"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class AddProbe(Probe):
     """
 
     residual: Residual = "like_x"
-    unread: Literal["", "y", "residual_out"] = ""
+    unread: Unread = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,16 @@ class AddNormCase(AddProbe, NormCase):
 
     op: AddNormOp = "add_rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
+
+    @property
+    def magnifies(self) -> float:
+        """How many times as large as x the sum may be."""
+        return 1.0 + (LARGE if self.residual == "large" else 1.0)
+
+    @property
+    def dialects(self) -> tuple[Dialect, ...]:
+        """The dialects that its op has in its dtype."""
+        return dialects.of(self.dtype, of_a_sum=True)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -137,6 +137,16 @@ class NormCase(Probe):
         """The outputs that are no gradients."""
         return tuple(output.name for output in self.returned)
 
+    @property
+    def magnifies(self) -> float:
+        """How many times as large as x what is normalised may be."""
+        return 1.0
+
+    @property
+    def dialects(self) -> tuple[Dialect, ...]:
+        """The dialects that its op has in its dtype."""
+        return dialects.of(self.dtype)
+
     def further_inputs(self, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """What its op reads beside x, dy and the parameters, in the storage dtypes."""
         return {}

@@ -93,6 +93,11 @@ class Formula:
     noisy: bool = False  # evaluated as an implementation would, rounding errors and all, not exactly
     sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise
 
+    @property
+    def input(self) -> Array:
+        """What is normalised: x, or its sum with a residual, [*batch, d]."""
+        return self.added.sum_read(self.x) if self.added else self.x
+
     def evaluate(self, backward: Backward) -> NormValues:
         """Evaluate it forward, then backward as autograd of that forward, or by the true formula on what was saved.
 
@@ -150,8 +155,7 @@ class Formula:
 
     def _forward(self) -> tuple[Steps, Running | None, Array, Array]:
         """The steps, the running statistics after them, d rstd / d mean square, and n times d mean square / d x."""
-        x = self.added.sum_read(self.x) if self.added else self.x
-        x = self._rounded("x", self.read(x))
+        x = self._rounded("x", self.read(self.input))
         n, none = self._count(x), np.zeros_like(x)
         batch_mean = self._rounded("mean", self.of_rows(self._sum("mean", self.summed(x)) / self.mean_divisor(n)))
         given = self.batch if self.batch and not self.batch.training else None

@@ -12,7 +12,8 @@ from conformance.numbers.rounding import HALF, DType, largest
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
 from conformance.ops.cases import Names, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
-from conformance.ops.norms.cases import ROW_NORMS, NormCase, NormOp
+from conformance.ops.norms.add_norm import AddNormCase, Residual, Unread
+from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, NormCase, NormOp
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.question import dialects
@@ -41,13 +42,18 @@ def _room(dtype: DType) -> float:
 def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question, ...]:
     """What a port claims to have, the simplest first: ops, dtypes and dialects; only of the ops and dtypes given, if any."""
     plain = (
-        NormCase(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
+        of_op(op)(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
-        for dialect in dialects.of(dtype)
-        for op in ROW_NORMS
+        for op in (*ROW_NORMS, *ADD_NORMS)
+        for dialect in dialects.of(dtype, of_a_sum=op in ADD_NORMS)
     )
     claimed = tuple(case for case in plain if not unsupported(case, hello))
     return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
+
+
+def of_op(op: str) -> type[NormCase]:
+    """The kind of case that an op has."""
+    return AddNormCase if op in ADD_NORMS else NormCase
 
 
 def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:
@@ -85,6 +91,8 @@ _WEIGHTS_OR_NONE = st.sampled_from(get_args(Weight))
 _DY = _mostly_first(get_args(Cotangent))
 _DY_SCALES = st.just(1.0) | _powers_of_two(-14, 4)
 _LAYOUTS = _mostly_first(get_args(Layout))
+_RESIDUALS = _mostly_first(get_args(Residual))
+_UNREAD = _mostly_first(get_args(Unread))
 _DRAWS = st.integers(0, 9_999)
 
 
@@ -93,14 +101,16 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
     op, dtype, dialect = draw(questions)
     shape = _shape(draw, many_rows=dtype not in HALF)
     eps = draw(_EPS)
-    return NormCase(
+    more = {"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)} if op in ADD_NORMS else {}
+    return of_op(op)(
+        **more,
         op=op,
         dtype=dtype,
         dialect=dialect,
         shape=shape,
         eps=eps,
         x=_values(draw, dtype, eps),
-        weight=draw(_WEIGHTS_OR_NONE if dialect in dialects.PLAIN else _WEIGHTS),
+        weight=draw(_WEIGHTS_OR_NONE if dialect.is_plain else _WEIGHTS),
         bias="bias" in OPS[op].arguments and draw(_BOOLEANS),
         dy=draw(_DY),
         dy_scale=draw(_DY_SCALES),

@@ -6,11 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conformance.ops.norms.cases import RowNormOp
-from conformance.tools.scoreboard.identify import Finding
+from conformance.tools.scoreboard.identify import Finding, Identified
 
 
-def show_findings(port: str, found: Mapping[RowNormOp, tuple[Finding, ...]], console: Console) -> None:
+def show_findings(port: str, found: Mapping[Identified, tuple[Finding, ...]], console: Console) -> None:
     """Print what an implementation follows, op by op, with what says so."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in (port, "dtype", "asked", "follows", "because"):

@@ -3,6 +3,7 @@
 The cast order and the offset show in the share of y's elements that equal, bit for bit, what a dialect's own roundings
 give: the right one reaches 1 but for rounding boundaries, any wrong one stays below 0.9 (the weight is neither one nor a
 power of two). Where nothing is cast, in float32 and float64, the offset shows in the share that lies in its intervals.
+What a norm of a sum reads, the sum as it is stored or as it was before, shows in the same way.
 eps shows in the scale of rows whose mean square is near it: asked in three sizes, it is what was asked, or left out, a
 constant, or never less than some number.
 """
@@ -20,12 +21,15 @@ from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
-from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS, NormCase, RowNormOp
+from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, AddNormOp, NormCase, RowNormOp
+from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.port.session import NoAnswer, Session
-from conformance.question.dialects import Dialect, Order
+from conformance.question.dialects import KNOWN_FOR, SUMS, Dialect, Order, Sum
 
 Array = np.ndarray
+Identified = RowNormOp | AddNormOp
+IDENTIFIED: tuple[Identified, ...] = (*ROW_NORMS, *ADD_NORMS)
 Ask = Callable[[NormCase], Array | str]
 """Asks a port for y: its numbers in the dtype they came in, or why there are none, in words."""
 
@@ -37,6 +41,7 @@ CLOSE = 0.02  # to an eps, relative, besides four standard errors
 LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
 SHARPEST = 1e-12  # of the scatters that are told apart
 INSIDE, OUTSIDE = "inside the root", "outside the root"
+STORED: tuple[Sum, ...] = ("rounded", "float32")  # what a port is asked that does not say which sums it has: one a dtype
 ORDERS: tuple[Order, ...] = ("scale_then_cast", "cast_then_scale")
 WEIGHT_DTYPES: tuple[Literal["storage", "float32"], ...] = ("storage", "float32")
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
@@ -70,7 +75,7 @@ class Finding:
     told: bool = True
 
 
-def identify(op: RowNormOp, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = DTYPES) -> tuple[Finding, ...]:
+def identify(op: Identified, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = DTYPES) -> tuple[Finding, ...]:
     """What one op of a port follows in each of these dtypes: cast order and offset, what a float32 weight does, and eps."""
     known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes]
     if not known:
@@ -80,8 +85,8 @@ def identify(op: RowNormOp, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = 
 
 
 def identify_port(
-    session: Session, ops: tuple[RowNormOp, ...] = ROW_NORMS, dtypes: tuple[DType, ...] = DTYPES
-) -> dict[RowNormOp, tuple[Finding, ...]]:
+    session: Session, ops: tuple[Identified, ...] = IDENTIFIED, dtypes: tuple[DType, ...] = DTYPES
+) -> dict[Identified, tuple[Finding, ...]]:
     """What every op of a port follows. Raises `PortFailure` where it cannot be started."""
     hello = session.hello
 
@@ -94,25 +99,28 @@ def identify_port(
     return {op: identify(op, hello, ask_for_y, dtypes) for op in ops if op in hello.ops}
 
 
-def _of_dtype(op: RowNormOp, dtype: DType, hello: Hello, ask: Ask) -> Iterator[Finding]:
+def _of_dtype(op: Identified, dtype: DType, hello: Hello, ask: Ask) -> Iterator[Finding]:
     offset = 0 if 0 in hello.weight_offsets else 1
     half = dtype in HALF
     orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)] if half else ["either_order"]
-    for order in orders:
-        for weight_dtype in WEIGHT_DTYPES if half else WEIGHT_DTYPES[:1]:
-            yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype)), ask)
-    yield _eps(_case(op, dtype, Dialect(orders[0], offset)), ask)
+    sums: list[Sum] = [sum_ for sum_ in SUMS if sum_ in (hello.sums or STORED)] if half and op in ADD_NORMS else [""]
+    for sum_ in sums:
+        for order in orders:
+            for weight_dtype in WEIGHT_DTYPES if half and not sum_ else WEIGHT_DTYPES[:1]:
+                yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype, sum_)), ask)
+    yield _eps(_case(op, dtype, Dialect(orders[0], offset, sum=sums[0])), ask)
 
 
-def _case(op: RowNormOp, dtype: str, dialect: Dialect) -> NormCase:
+def _case(op: Identified, dtype: str, dialect: Dialect) -> NormCase:
     """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
-    random = next(case for case in ROW_NORM_CASES if case.op == op and case.name == "random")
+    random: NormCase = next(case for case in OPS[op].cases if case.name == "random")
     return replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
 
 
 def _cast_order(case: NormCase, ask: Ask) -> Finding:
     order = f"{case.dialect.order}, " if case.dtype in HALF else ""
-    asked = f"{order}{case.dialect.parameter_dtype(case.dtype)} weight"
+    sum_ = f"{case.dialect.sum} sum, " if case.dialect.sum else ""
+    asked = f"{sum_}{order}{case.dialect.parameter_dtype(case.dtype)} weight"
     y = ask(case)
     if isinstance(y, str):
         return Finding(case.dtype, asked, "not asked", y)
@@ -139,9 +147,19 @@ def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expect
     for variant, alter in VARIANTS.items() if half else [("", VARIANTS[""])]:
         for order in ORDERS if half else ("either_order",):
             for offset in (0, 1):
-                norm = alter(replace(true, dialect=replace(case.dialect, order=order), offset=float(offset)))
-                said = [order] * half + [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
-                yield ", ".join(said), norm.outputs("formula")["y"]
+                for sum_ in _sums_read(case):
+                    dialect = replace(case.dialect, order=order, sum=sum_)
+                    added = true.added and replace(true.added, stored=sum_ == "rounded")
+                    norm = alter(replace(true, dialect=dialect, offset=float(offset), added=added))
+                    said = [f"{sum_} sum"] * bool(sum_) + [order] * half
+                    said += [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
+                    who = f" (as {KNOWN_FOR[sum_, order]})" if (sum_, order) in KNOWN_FOR and not (offset or variant) else ""
+                    yield ", ".join(said) + who, norm.outputs("formula")["y"]
+
+
+def _sums_read(case: NormCase) -> tuple[Sum, ...]:
+    """What a norm may read of the sums that have the dtypes asked for."""
+    return ("rounded", "unrounded") if case.dialect.sum in ("rounded", "unrounded") else (case.dialect.sum,)
 
 
 def _share(expected: Expected, y: Array) -> float:
@@ -218,7 +236,8 @@ Estimates = dict[str, Estimate]
 def estimate(case: NormCase, y: Array, seed: int = 0) -> Estimates:
     """Least squares give every row's scale, rstd, for a weight with and without an offset; eps follows from it."""
     given = {name: array.astype(np.float64) for name, array in golden(case, seed).inputs.items()}
-    x = given["x"] - (np.mean(given["x"], axis=-1, keepdims=True) if true_norm(case, seed).centre_values else 0.0)
+    norm = true_norm(case, seed)
+    x = norm.input - (np.mean(norm.input, axis=-1, keepdims=True) if norm.centre_values else 0.0)
     target, mean_square = y - given.get("bias", 0.0), np.mean(x**2, axis=-1)
     fits: list[tuple[float, Array]] = []
     for offset in (0, 1):
