@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import unit_roundoff
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.block.taps import TAP
 from conformance.ops.golden import Golden, lay_open
 from conformance.question.answer import malformed
@@ -119,7 +119,7 @@ def compare_taps(golden: Golden, taps: dict[str, Array]) -> tuple[OutputVerdict,
     """Judge the intermediates that a port exports, in data-flow order."""
     if not taps:
         return ()
-    u, verdicts = unit_roundoff(golden.case.dtype), list[OutputVerdict]()
+    u, verdicts = FORMATS[golden.case.dtype].unit_roundoff, list[OutputVerdict]()
     for name, expected in lay_open(golden.case, golden.seed).true_taps(taps).items():
         growth = _relative(taps[name].astype(np.float64), golden.intermediates[name]) / u
         verdicts.append(replace(compare_output(TAP + name, expected, taps[name]), growth=growth))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.numbers.rounding import DTYPES, HALF, DType, compute_dtype
+from conformance.numbers.rounding import DTYPES, FORMATS, HALF, DType
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe
 from conformance.ops.norms.steps import Batch
@@ -58,7 +58,7 @@ class BatchNormCase(NormCase):
     @property
     def outputs(self) -> dict[str, str]:
         """y, the running statistics after the batch, and the gradients of ⟨y, dy⟩, with their dtypes."""
-        running = dict.fromkeys(self.made[1:], compute_dtype(self.dtype))
+        running = dict.fromkeys(self.made[1:], FORMATS[self.dtype].compute_dtype)
         y, *gradients = super().outputs.items()
         return dict([y]) | running | dict(gradients)
 

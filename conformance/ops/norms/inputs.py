@@ -6,7 +6,7 @@ Every draw is scaled by one IEEE multiplication, then rounded once to the storag
 import numpy as np
 
 from conformance.numbers.draws import bell, random_words, signed_weights
-from conformance.numbers.rounding import compute_dtype, store
+from conformance.numbers.rounding import FORMATS, store
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.exact_inputs import exact_tensors
 
@@ -49,7 +49,7 @@ def _exact(case: NormCase, seed: int) -> dict[str, Array]:
 
 def _running(case: NormCase, seed: int) -> dict[str, Array]:
     """Running statistics of the kind that batches like x's leave: a little off its mean, and from one to twice its variance."""
-    n, dtype = case.shape[-1], compute_dtype(case.dtype)
+    n, dtype = case.shape[-1], FORMATS[case.dtype].compute_dtype
     mean = case.x.offset + case.x.scale * bell(random_words(case.id, "running_mean", seed, n)) / 4
     var = case.x.scale**2 * np.abs(signed_weights(random_words(case.id, "running_var", seed, n)))
     return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
