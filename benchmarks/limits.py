@@ -11,7 +11,7 @@ from benchmarks.honest import Arrangement, Honest
 from benchmarks.sums import SUMS
 from conformance.judging.compare import compare_output
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import DTYPES, round_to, store, unit_roundoff
+from conformance.numbers.rounding import DTYPES, FORMATS, round_to, store
 from conformance.ops.cases import select
 from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
@@ -47,7 +47,7 @@ def sums() -> list[Row]:
             exact = a.astype(np.float64)
             unit = gamma(k) * np.sum(np.abs(exact), axis=-1)
             errors = {name: np.abs(add(a)[..., 0] - exact.sum(axis=-1)) / unit for name, add in SUMS.items() if name != "fused"}
-            rms = np.sqrt(np.mean(np.square(errors["sequential"]))) * gamma(k) / unit_roundoff("float32") / np.sqrt(k)
+            rms = np.sqrt(np.mean(np.square(errors["sequential"]))) * gamma(k) / FORMATS["float32"].unit_roundoff / np.sqrt(k)
             largest = {name: float(np.max(error)) for name, error in errors.items()}
             rows.append({"terms": terms, "k": f"{k}", "rms of sequential / (v·√k)": float(rms)} | largest)
     return rows
@@ -55,7 +55,7 @@ def sums() -> list[Row]:
 
 def gamma(k: int) -> float:
     """What the budgets allow a float32 sum of k terms."""
-    return unit_roundoff("float32") * (8 + np.sqrt(k))
+    return FORMATS["float32"].unit_roundoff * (8 + np.sqrt(k))
 
 
 def rejected() -> list[Row]:

@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.honest import Arrangement, Honest
 from benchmarks.limits import expect
 from conformance.judging.compare import compare_output
-from conformance.numbers.rounding import unit_roundoff
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NormCase
@@ -64,7 +64,7 @@ def error_of_rstd(norm: Honest) -> Array:
     x, *_ = exact_inputs({"x": norm.x, "dy": norm.dy})
     rstd = 1 / np.sqrt(np.var(x, axis=-1, keepdims=True) + norm.case.eps)
     kappa = np.mean(np.abs(x), axis=-1, keepdims=True) * rstd
-    return np.abs(norm.rstd / rstd - 1) / (kappa * unit_roundoff("float32"))
+    return np.abs(norm.rstd / rstd - 1) / (kappa * FORMATS["float32"].unit_roundoff)
 
 
 def rejections() -> list[Row]:

@@ -12,12 +12,11 @@ describes the numbers best (minimum description length: Rissanen 1978, "Modeling
 
 from dataclasses import dataclass, field
 
-import ml_dtypes
 import numpy as np
 
 from conformance.judging.compare import OutputVerdict
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import NUMPY_DTYPES, unit_roundoff
+from conformance.numbers.rounding import FORMATS
 
 Array = np.ndarray
 
@@ -83,8 +82,8 @@ def _digits(output: OutputVerdict) -> float:
 def _numbers(expected: Expected, size: Array | float) -> Array:
     """How many numbers of the dtype each interval holds, if all are as far apart as at its larger end, or at a size."""
     lower, upper = expected.interval()
-    normal = float(ml_dtypes.finfo(NUMPY_DTYPES[expected.dtype]).smallest_normal)
+    its = FORMATS[expected.dtype]
     with np.errstate(all="ignore"):
-        largest = np.fmax(np.maximum(np.maximum(np.abs(lower), np.abs(upper)), normal), size)
-        apart = 2 * unit_roundoff(expected.dtype) * largest
+        largest = np.fmax(np.maximum(np.maximum(np.abs(lower), np.abs(upper)), its.smallest_normal), size)
+        apart = 2 * its.unit_roundoff * largest
         return 1 + np.nan_to_num((upper - lower) / apart, nan=0.0)

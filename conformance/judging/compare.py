@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from conformance.numbers.expected import Expected, root_mean_square
-from conformance.numbers.rounding import largest, ulp, unit_roundoff
+from conformance.numbers.rounding import FORMATS, ulp
 from conformance.ops.block.taps import TAP
 from conformance.ops.golden import Golden, lay_open
 from conformance.question.answer import malformed
@@ -120,7 +120,7 @@ def compare_taps(golden: Golden, taps: dict[str, Array]) -> tuple[OutputVerdict,
     """Judge the intermediates that a port exports, in data-flow order."""
     if not taps:
         return ()
-    u, verdicts = unit_roundoff(golden.case.dtype), list[OutputVerdict]()
+    u, verdicts = FORMATS[golden.case.dtype].unit_roundoff, list[OutputVerdict]()
     for name, expected in lay_open(golden.case, golden.seed).true_taps(taps).items():
         growth = _relative(taps[name].astype(np.float64), golden.intermediates[name]) / u
         verdicts.append(replace(compare_output(TAP + name, expected, taps[name]), growth=growth))
@@ -188,7 +188,8 @@ def _likely_ratio(expected: Expected, actual: Array) -> float:
     """The largest error in units of the first placement's noise; half a unit in the last place is due to the last rounding."""
     with np.errstate(all="ignore"):
         lower, upper = expected.placements[0](2.0)
-        finite = np.clip(actual, -largest(expected.dtype), largest(expected.dtype))  # an infinity lies just beyond it
+        largest = FORMATS[expected.dtype].largest
+        finite = np.clip(actual, -largest, largest)  # an infinity lies just beyond it
         error, half_ulp = np.abs(finite - expected.value), ulp(finite, expected.dtype) / 2
         beyond = error + np.where(np.isinf(actual), half_ulp, -half_ulp)
         ratio = float(np.fmax.reduce(np.where(beyond > 0, beyond / ((upper - lower) / 4), 0.0), axis=None, initial=0.0))

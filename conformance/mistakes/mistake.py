@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import HALF
+from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.golden import lay_open
 from conformance.ops.norms.steps import NOTHING
 from conformance.ops.op import Anatomy, Backward
@@ -68,6 +68,11 @@ def in_dtypes(*dtypes: str) -> Callable[[Any], bool]:
 
 
 in_half = in_dtypes(*HALF)
+
+
+def all_but(*dtypes: str) -> tuple[str, ...]:
+    """The other dtypes that cases are asked in."""
+    return tuple(dtype for dtype in DTYPES if dtype not in dtypes)
 
 
 @dataclass(frozen=True, eq=False)

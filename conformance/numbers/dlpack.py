@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from conformance.numbers.rounding import NUMPY_DTYPES
+from conformance.numbers.rounding import DTYPES, FORMATS
 
 Array = np.ndarray
 
 CPU = 1
 ON_THE_HOST = (CPU, 3, 11)  # and memory that CUDA or ROCm has pinned
-DTYPES = {(2, 64): "float64", (2, 32): "float32", (2, 16): "float16", (4, 16): "bfloat16"}
-"""Of a type code and a number of bits."""
+KNOWN = {(FORMATS[dtype].dlpack, FORMATS[dtype].bits): dtype for dtype in DTYPES}
+"""The dtypes by type code and number of bits."""
 
 
 class _Device(ctypes.Structure):
@@ -57,9 +57,9 @@ def from_dlpack(tensor: Any) -> Array:
 def _view(tensor: _Tensor) -> Array:
     """The elements where they lie. Strides count elements; where there are none, the rows are adjacent."""
     kind = tensor.dtype.code, tensor.dtype.bits
-    if kind not in DTYPES or tensor.dtype.lanes != 1:
-        raise BufferError(f"its dtype is none of {', '.join(DTYPES.values())}")
-    dtype = NUMPY_DTYPES[DTYPES[kind]]
+    if kind not in KNOWN or tensor.dtype.lanes != 1:
+        raise BufferError(f"its dtype is none of {', '.join(DTYPES)}")
+    dtype = FORMATS[KNOWN[kind]].storage
     shape = tuple(tensor.shape[: tensor.ndim])
     if 0 in shape:
         return np.zeros(shape, dtype)

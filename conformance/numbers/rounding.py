@@ -1,4 +1,4 @@
-"""float64 to a storage dtype, correctly rounded, once; and the other ways to round, which mistakes take."""
+"""The dtypes, and float64 rounded to one of them, correctly and once; and the other ways to round, which mistakes take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,21 +9,81 @@ import numpy as np
 
 Array = np.ndarray
 DType = Literal["float64", "float32", "bfloat16", "float16"]
-
-DTYPES: tuple[DType, ...] = get_args(DType)
-NUMPY_DTYPES: dict[str, np.dtype] = {
-    "float64": np.dtype(np.float64),
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-}
-HALF: tuple[DType, ...] = ("bfloat16", "float16")
-
+"""The name of a dtype that cases are asked in."""
 Float8 = Literal["float8_e4m3fn", "float8_e5m2"]
-FLOAT8: dict[str, np.dtype] = {
-    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+"""The name of one that is only rounded to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What is known of a dtype: its numbers, as IEEE 754 describes a format, and how they are stored.
+
+    significant_bits
+        Those of a number's significand, the leading one included.
+    min_exponent
+        e, where 2^e is the smallest normal number.
+    largest
+        The largest finite number.
+    compute_dtype
+        In what an honest implementation takes statistics and sums.
+    storage
+        The dtype of NumPy, or of ml_dtypes.
+    safetensors, dlpack
+        What it is called in a safetensors file, and its type code in DLPack.
+    saturates
+        Whether what is too large becomes the largest number when it is rounded, not infinity.
+    """
+
+    significant_bits: int
+    min_exponent: int
+    largest: float
+    compute_dtype: DType
+    storage: np.dtype
+    safetensors: str
+    dlpack: int
+    saturates: bool = False
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Half the distance from 1 to the next number: the largest relative error of one rounding."""
+        return 2.0**-self.significant_bits
+
+    @property
+    def smallest_normal(self) -> float:
+        """The smallest positive number that has all of its bits."""
+        return 2.0**self.min_exponent
+
+    @property
+    def smallest(self) -> float:
+        """The smallest positive number, a subnormal one."""
+        return 2.0 ** (self.min_exponent - self.significant_bits + 1)
+
+    @property
+    def bits(self) -> int:
+        """How many bits a number is stored in."""
+        return 8 * self.storage.itemsize
+
+    @property
+    def compute(self) -> "Format":
+        """The format of its compute dtype."""
+        return FORMATS[self.compute_dtype]
+
+
+# Significant bits, exponent of the smallest normal number, largest number; compute dtype; how it is stored.
+FORMATS: dict[str, Format] = {
+    "float64": Format(53, -1022, (2 - 2.0**-52) * 2.0**1023, "float64", np.dtype(np.float64), "F64", 2),
+    "float32": Format(24, -126, (2 - 2.0**-23) * 2.0**127, "float32", np.dtype(np.float32), "F32", 2),
+    "bfloat16": Format(8, -126, (2 - 2.0**-7) * 2.0**127, "float32", np.dtype(ml_dtypes.bfloat16), "BF16", 4),
+    "float16": Format(11, -14, (2 - 2.0**-10) * 2.0**15, "float32", np.dtype(np.float16), "F16", 2),
+    "float8_e4m3fn": Format(4, -6, 448.0, "float32", np.dtype(ml_dtypes.float8_e4m3fn), "F8_E4M3", 10, saturates=True),
+    "float8_e5m2": Format(3, -14, 57344.0, "float32", np.dtype(ml_dtypes.float8_e5m2), "F8_E5M2", 12, saturates=True),
 }
+DTYPES: tuple[DType, ...] = get_args(DType)
+HALF: tuple[DType, ...] = tuple(dtype for dtype in DTYPES if FORMATS[dtype].bits == 16)
+SINGLE: tuple[DType, ...] = tuple(dtype for dtype in DTYPES if FORMATS[dtype].compute_dtype == dtype)
+"""Those that are stored as they are computed in."""
+NUMPY_DTYPES = {dtype: FORMATS[dtype].storage for dtype in DTYPES}
+
 Mode = Literal["nearest_even", "nearest_away", "toward_zero"]
 """How to round: to nearest with ties to even, to nearest with ties away from zero, or by cutting off."""
 
@@ -36,29 +96,9 @@ class Rounding:
     mode: Mode = "nearest_even"
 
 
-def compute_dtype(storage_dtype: str) -> DType:
-    """The dtype of an honest implementation's statistics and sums: float32, or float64 for float64."""
-    return "float64" if storage_dtype == "float64" else "float32"
-
-
-def unit_roundoff(dtype: str) -> float:
-    """Half the distance from 1 to the next number: the largest relative error of one rounding."""
-    return 2.0 ** -(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).nmant + 1)
-
-
 def storage_dtype(u: float) -> DType:
     """The dtype that has this unit roundoff."""
-    return next(dtype for dtype in DTYPES if unit_roundoff(dtype) == u)
-
-
-def largest(dtype: str) -> float:
-    """The largest finite number of a dtype."""
-    return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).max)
-
-
-def smallest(dtype: str) -> float:
-    """The smallest positive number of a dtype, a subnormal one."""
-    return float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).smallest_subnormal)
+    return next(dtype for dtype in DTYPES if FORMATS[dtype].unit_roundoff == u)
 
 
 def round_to(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
@@ -72,20 +112,20 @@ def round_to(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
         return x
     x = np.asarray(x, np.float64)
     with np.errstate(all="ignore"):
-        if mode != "nearest_even" or dtype in FLOAT8:
+        if mode != "nearest_even" or FORMATS[dtype].saturates:
             return _on_grid(x, dtype, mode)
-        return _to_bfloat16(x) if dtype == "bfloat16" else x.astype(NUMPY_DTYPES[dtype]).astype(np.float64)
+        return _to_bfloat16(x) if dtype == "bfloat16" else x.astype(FORMATS[dtype].storage).astype(np.float64)
 
 
 def _on_grid(x: Array, dtype: str, mode: Mode) -> Array:
-    """Round to a multiple of the unit in the last place; numbers too large for an 8-bit dtype become its largest."""
-    info = ml_dtypes.finfo(FLOAT8.get(dtype) or NUMPY_DTYPES[dtype])
+    """Round to a multiple of the unit in the last place."""
+    its = FORMATS[dtype]
     exponent = np.frexp(x)[1] - 1  # of the power of two at or below |x|
-    ulp_exponent = np.maximum(exponent, info.minexp) - info.nmant
+    ulp_exponent = np.maximum(exponent, its.min_exponent) - (its.significant_bits - 1)
     rounded = np.ldexp(TO_INTEGER[mode](np.ldexp(x, -ulp_exponent)), ulp_exponent)
-    saturates = dtype in FLOAT8 or (mode == "toward_zero" and np.isfinite(x))
-    beyond = np.where(saturates, float(info.max), np.inf)
-    return np.where(np.abs(rounded) > float(info.max), np.copysign(beyond, x), rounded)
+    saturates = its.saturates or (mode == "toward_zero" and np.isfinite(x))
+    beyond = np.where(saturates, its.largest, np.inf)
+    return np.where(np.abs(rounded) > its.largest, np.copysign(beyond, x), rounded)
 
 
 def _half_away(x: Array) -> Array:
@@ -121,12 +161,12 @@ def significant_bits(x: Array, bits: int) -> Array:
 def store(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
     """`round_to`, as an array of the dtype itself; every NaN gets the same bits."""
     with np.errstate(invalid="ignore"):
-        return np.where(np.isnan(x), np.nan, round_to(x, dtype, mode)).astype(NUMPY_DTYPES[dtype])
+        return np.where(np.isnan(x), np.nan, round_to(x, dtype, mode)).astype(FORMATS[dtype].storage)
 
 
 def ulp(x: Array, dtype: str) -> Array:
     """The distance between neighbouring numbers of `dtype` at x, in float64: above x where x is a power of two."""
-    info = ml_dtypes.finfo(NUMPY_DTYPES[dtype])
+    its = FORMATS[dtype]
     _, exponent = np.frexp(x)
-    exponent = np.where(x == 0, info.minexp, exponent - 1)  # frexp takes zero for a number between a half and one
-    return np.ldexp(1.0, np.maximum(exponent, info.minexp) - info.nmant)
+    exponent = np.where(x == 0, its.min_exponent, exponent - 1)  # frexp takes zero for a number between a half and one
+    return np.ldexp(1.0, np.maximum(exponent, its.min_exponent) - (its.significant_bits - 1))

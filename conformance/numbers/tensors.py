@@ -9,24 +9,19 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from conformance.numbers import json_text
-from conformance.numbers.rounding import NUMPY_DTYPES
+from conformance.numbers.rounding import DTYPES, FORMATS
 
 Array = np.ndarray
 NUMBER = re.compile("([0-9]{1,18})")
 
-STORED_DTYPES = {
-    name: NUMPY_DTYPES[dtype]
-    for name, dtype in {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}.items()
-}
-DUMPED_DTYPES = STORED_DTYPES | {
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+STORED_DTYPES = {FORMATS[dtype].safetensors: FORMATS[dtype].storage for dtype in DTYPES}
+DUMPED_DTYPES = {
+    **{each.safetensors: each.storage for each in FORMATS.values()},
     "BOOL": np.dtype(bool),
     **{f"{kind.upper()}{bits}": np.dtype(f"{kind}{bits // 8}") for kind in "iu" for bits in (8, 16, 32, 64)},
 }

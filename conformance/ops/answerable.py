@@ -5,7 +5,7 @@ from math import inf, isfinite, prod
 import numpy as np
 
 from conformance.numbers.draws import LARGEST_BELL
-from conformance.numbers.rounding import largest
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.draw import LARGEST_WEIGHT
 from conformance.ops.golden import Golden
 from conformance.ops.norms.cases import NormCase
@@ -111,14 +111,14 @@ def _of_shape(case: NormCase) -> str:
 
 
 def _of_numbers(case: NormCase) -> str:
-    if not (0 < case.eps <= largest("float32") and case.eps == float(np.float32(case.eps))):
+    if not (0 < case.eps <= FORMATS["float32"].largest and case.eps == float(np.float32(case.eps))):
         return "eps: it must be positive, finite and a float32 number, which every implementation can be given"
     for name, scale in (("x.scale", case.x.scale), ("dy_scale", case.dy_scale)):
         if not 0 <= scale < inf:
             return f"{name}: it must be finite and not negative"
     if not isfinite(case.x.offset):
         return "x.offset: it must be finite"
-    if _largest_x(case) > min(LARGEST_X, largest(case.dtype)):
+    if _largest_x(case) > min(LARGEST_X, FORMATS[case.dtype].largest):
         return f"x: values of up to {_largest_x(case):.3g} are beyond the dtype, or their squares and cubes beyond float32"
     return ""
 
@@ -132,7 +132,7 @@ def _of_dy(case: NormCase) -> str:
         return "dy: aligned with a row that is not finite, it is not finite either, and has no gradient"
     reach = _largest_x(case) * LARGEST_WEIGHT[case.weight] if case.dy == "aligned" else LARGEST_BELL * case.dy_scale
     dtype = case.dialect.output_dtype(case.dtype)
-    return f"dy: values of up to {reach:.3g} are beyond {dtype}" if reach > largest(dtype) else ""
+    return f"dy: values of up to {reach:.3g} are beyond {dtype}" if reach > FORMATS[dtype].largest else ""
 
 
 def _largest_x(case: NormCase) -> float:

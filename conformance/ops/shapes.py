@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+from conformance.numbers.rounding import HALF, SINGLE
 from conformance.ops.answerable import LARGEST_RANK
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
@@ -17,7 +18,7 @@ MODELS: tuple[NormCase, ...] = tuple(case for case in (*ROW_NORM_CASES, *BATCH_N
 GIB = 2**30
 
 # Bytes for every element of x, measured: at the peak, while a case is judged, and of every case that has been judged.
-PEAK = {"float64": 170, "float32": 170, "bfloat16": 440, "float16": 440}
+PEAK = {**dict.fromkeys(SINGLE, 170), **dict.fromkeys(HALF, 440)}
 KEPT = 16
 
 

@@ -1,4 +1,4 @@
-"""The norms that add a residual: their golden is the reference's, one number is right for a sum, and dialects are told apart."""
+"""The norms that add a residual: the golden is the reference's, one number is right for a sum, and dialects are told apart."""
 
 import numpy as np
 import pytest

@@ -7,7 +7,7 @@ from conformance.judging.compare import compare
 from conformance.judging.diagnose import diagnose
 from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
-from conformance.numbers.rounding import HALF, compute_dtype, store
+from conformance.numbers.rounding import FORMATS, HALF, store
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING
@@ -19,7 +19,7 @@ of_every_case = pytest.mark.parametrize("case", BATCH_NORM_CASES, ids=lambda cas
 
 def widened(case, given: dict[str, Array]) -> dict[str, Array]:
     """The inputs in the dtype that is computed in; a parameter that is absent is one that does nothing."""
-    dtype, d = compute_dtype(case.dtype), case.shape[-1]
+    dtype, d = FORMATS[case.dtype].compute_dtype, case.shape[-1]
     none = {"weight": np.ones(d, dtype), "bias": np.zeros(d, dtype)}
     return none | {name: array.astype(dtype) for name, array in given.items()}
 
@@ -44,7 +44,7 @@ def moved(case, given: dict[str, Array]) -> tuple[Array, Array]:
 @of_every_case
 def test_what_is_asked(case):
     """The parameters' dtype is that of the statistics; the running ones are asked for in training alone."""
-    parameters, running = compute_dtype(case.dtype), RUNNING if case.training else ()
+    parameters, running = FORMATS[case.dtype].compute_dtype, RUNNING if case.training else ()
     expected = {"y": case.dtype} | dict.fromkeys(running, parameters) | {"dx": case.dtype}
     if case.weight != "absent":
         expected |= {"dweight": parameters, "dbias": parameters}

@@ -18,7 +18,6 @@ from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.cases import NormCase
-from conformance.question import dialects
 
 Array = np.ndarray
 Numbers = dict[str, Array]

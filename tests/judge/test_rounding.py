@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import deserialize
+from safetensors.numpy import save
 
-from conformance.numbers.rounding import DTYPES, FLOAT8, HALF, NUMPY_DTYPES, round_to, smallest, store, ulp, unit_roundoff
+from conformance.numbers.rounding import DTYPES, FORMATS, HALF, NUMPY_DTYPES, SINGLE, round_to, store, ulp
 
 # IEEE 754: bits of precision, and the exponents of the smallest and the largest normal number.
-FORMATS = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}
+IEEE_754 = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}
+FLOAT8 = [dtype for dtype in FORMATS if dtype not in DTYPES]
 
 of_every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-of_narrow_dtypes = pytest.mark.parametrize("dtype", FORMATS)
+of_narrow_dtypes = pytest.mark.parametrize("dtype", IEEE_754)
 reproducible = settings(derandomize=True, database=None, deadline=None, max_examples=400)
 
 
@@ -23,7 +26,7 @@ def nearest(x: float, dtype: str) -> float:
     """The number of `dtype` nearest to x, ties to even, which is how Python rounds a fraction to an integer."""
     if x == 0 or math.isinf(x):
         return x
-    precision, least, greatest = FORMATS[dtype]
+    precision, least, greatest = IEEE_754[dtype]
     exact = Fraction(x)
     exponent = abs(exact.numerator).bit_length() - exact.denominator.bit_length()  # 2**exponent <= |x| < 2**(exponent + 1)
     ulp = Fraction(2) ** (max(exponent, least) - precision + 1)
@@ -35,7 +38,7 @@ def in_mode(x: float, dtype: str, mode: str) -> float:
     """The number of `dtype` that another mode of rounding gives, in exact rational arithmetic."""
     if x == 0 or math.isinf(x):
         return x
-    precision, least, greatest = FORMATS[dtype]
+    precision, least, greatest = IEEE_754[dtype]
     exact = abs(Fraction(x))
     exponent = exact.numerator.bit_length() - exact.denominator.bit_length()
     exponent -= exact < Fraction(2) ** exponent  # 2**exponent <= |x| < 2**(exponent + 1)
@@ -55,7 +58,7 @@ def anything() -> st.SearchStrategy[float]:
 @st.composite
 def close_calls(draw: st.DrawFn, dtype: str) -> float:
     """Numbers of `dtype` and the ties between them, hit or missed by a hair: normal, subnormal and overflowing ones."""
-    precision, least, greatest = FORMATS[dtype]
+    precision, least, greatest = IEEE_754[dtype]
     halves = draw(st.integers(-(2 ** (precision + 1)), 2 ** (precision + 1)))
     hair = draw(st.sampled_from([0.0, 2.0**-10, -(2.0**-10), 2.0**-26, -(2.0**-26)]))
     return math.ldexp(halves + hair, draw(st.integers(least - precision, greatest - precision + 1)))
@@ -74,7 +77,7 @@ def test_the_nearest_number_ties_to_even(dtype, data):
 
 def on_the_grid(x: np.ndarray, dtype: str) -> np.ndarray:
     """The rounding written as its definition: to a multiple of the unit in the last place, ties to even."""
-    precision, least, greatest = FORMATS[dtype]
+    precision, least, greatest = IEEE_754[dtype]
     ulp_exponent = np.maximum(np.frexp(x)[1] - 1, least) - (precision - 1)
     rounded = np.ldexp(np.rint(np.ldexp(x, -ulp_exponent)), ulp_exponent)
     return np.where(np.abs(rounded) >= 2.0 ** (greatest + 1), np.copysign(np.inf, x), rounded)
@@ -82,7 +85,7 @@ def on_the_grid(x: np.ndarray, dtype: str) -> np.ndarray:
 
 def bit_patterns(dtype: str) -> np.ndarray:
     """A million float64 numbers: any bits at all, and numbers of the dtype and ties between them with a few bits flipped."""
-    precision, least, greatest = FORMATS[dtype]
+    precision, least, greatest = IEEE_754[dtype]
     generator = np.random.Generator(np.random.PCG64(0))
     anything = generator.integers(0, 2**64, 400_000, np.uint64, endpoint=False).view(np.float64)
     halves = generator.integers(-(2 ** (precision + 1)), 2 ** (precision + 1), 600_000).astype(np.float64)
@@ -119,9 +122,9 @@ def test_the_other_modes_of_rounding(dtype, mode, data):
 def test_eight_bits_are_those_of_ml_dtypes_up_to_the_largest(dtype):
     """Float16 holds every number of eight bits and every tie between two, so ml_dtypes rounds it once."""
     x = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float64)
-    end = float(ml_dtypes.finfo(FLOAT8[dtype]).max)
+    end = FORMATS[dtype].largest
     x = x[np.abs(x) <= end]
-    assert round_to(x, dtype).tobytes() == x.astype(np.float16).astype(FLOAT8[dtype]).astype(np.float64).tobytes()
+    assert round_to(x, dtype).tobytes() == x.astype(np.float16).astype(FORMATS[dtype].storage).astype(np.float64).tobytes()
     assert round_to(np.array([1e30, -1e30, np.nan]), dtype)[:2].tolist() == [end, -end]
 
 
@@ -140,7 +143,7 @@ def test_float64_is_left_alone(x):
 
 @of_narrow_dtypes
 def test_the_ends_of_the_range(dtype):
-    precision, least, greatest = FORMATS[dtype]
+    precision, least, greatest = IEEE_754[dtype]
     largest, tiniest = math.ldexp(2 - 2.0 ** (1 - precision), greatest), math.ldexp(1, least - precision + 1)
     to_infinity = largest + math.ldexp(1, greatest - precision)  # halfway to the number that would come next
     x = [largest, np.nextafter(to_infinity, 0), to_infinity, -to_infinity]
@@ -176,7 +179,7 @@ def test_numpy_rounds_float64_to_float32_alike(values):
 @pytest.mark.parametrize("dtype", HALF)
 def test_one_rounding_where_a_stop_at_float32_makes_two(dtype):
     """A hair above a tie is rounded up. Float32 cannot hold the hair; the tie goes to even, down."""
-    half_ulp = 2.0 ** -FORMATS[dtype][0]
+    half_ulp = FORMATS[dtype].unit_roundoff
     x = np.array([1 + half_ulp + 2.0**-40])
     assert store(x, dtype).astype(np.float64) == [1 + 2 * half_ulp]
     assert x.astype(np.float32).astype(NUMPY_DTYPES[dtype]).astype(np.float64) == [1]
@@ -189,15 +192,35 @@ def test_ml_dtypes_stops_at_float32():
 
 @of_narrow_dtypes
 def test_the_unit_roundoff_is_the_largest_relative_error(dtype):
-    u = unit_roundoff(dtype)
-    assert u == 2.0 ** -FORMATS[dtype][0]
+    u = FORMATS[dtype].unit_roundoff
+    assert u == 2.0 ** -IEEE_754[dtype][0]
     assert round_to(np.array([1 + u, 1 + 3 * u]), dtype).tolist() == [1, 1 + 4 * u]
-
-
-def test_the_unit_roundoff_of_float64():
-    assert unit_roundoff("float64") == 2.0**-53
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_numbers_next_to_zero_are_the_smallest(dtype):
-    assert ulp(np.zeros(2), dtype).tolist() == [smallest(dtype)] * 2
+    assert ulp(np.zeros(2), dtype).tolist() == [FORMATS[dtype].smallest] * 2
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_format_is_as_ml_dtypes_has_it(dtype):
+    its, info = FORMATS[dtype], ml_dtypes.finfo(FORMATS[dtype].storage)
+    assert its.storage.name == dtype
+    assert its.bits == info.bits
+    assert its.largest == float(info.max)
+    assert its.smallest == float(info.smallest_subnormal)
+    assert its.smallest_normal == float(info.smallest_normal)
+    assert its.unit_roundoff == float(info.eps) / 2
+
+
+def test_halves_are_computed_in_a_wider_dtype():
+    assert (SINGLE, HALF) == (("float64", "float32"), ("bfloat16", "float16"))
+    assert {dtype: FORMATS[dtype].compute_dtype for dtype in SINGLE} == {dtype: dtype for dtype in SINGLE}
+    assert {FORMATS[dtype].compute for dtype in (*HALF, *FLOAT8)} == {FORMATS["float32"]}
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_format_says_what_safetensors_calls_it(dtype):
+    tensor = np.zeros(2, FORMATS[dtype].storage)
+    ((_, entry),) = deserialize(save({"x": tensor}))
+    assert entry["dtype"] == FORMATS[dtype].safetensors

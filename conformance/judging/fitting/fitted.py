@@ -15,7 +15,7 @@ from conformance.judging.compare import Verdict
 from conformance.judging.fitting import found_eps, found_factor, found_rows, found_variance
 from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import LAYER, Mistake
-from conformance.numbers.rounding import unit_roundoff
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.norms.cases import NormCase
 
 Key = tuple[str, str, str, str]
@@ -78,7 +78,7 @@ def _groups(verdicts: Iterable[Verdict]) -> dict[Key, Group]:
             if output.output in LOOKED_AT and output.dtype == output.expected_dtype:
                 group = groups[case.op, output.output, case.dtype, case.dialect.name]
                 (group.failing if output.outside else group.passing).append((case, output))
-    precise = sorted(groups, key=lambda key: unit_roundoff(key[2]))
+    precise = sorted(groups, key=lambda key: FORMATS[key[2]].unit_roundoff)
     return {key: groups[key] for key in precise if groups[key].failing}
 
 

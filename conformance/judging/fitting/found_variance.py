@@ -13,7 +13,7 @@ from conformance.judging.fitting.found_eps import LARGEST, line_of_y
 from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import Mistake, Of
 from conformance.mistakes.norms import arithmetic
-from conformance.numbers.rounding import compute_dtype, ulp, unit_roundoff
+from conformance.numbers.rounding import FORMATS, ulp
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
 
@@ -61,7 +61,7 @@ def _read(unit: Unit, seed: int) -> Read:
         off_by = with_eps / np.square(scale) - with_eps
         doubtful = np.abs(with_eps / np.square(np.maximum(scale - doubt, 0.0)) - with_eps - off_by)
         mean_of_squares = np.mean(np.square(norm.input), axis=norm.axes, keepdims=True)
-        bound = case.shape[-1] * unit_roundoff(compute_dtype(case.dtype)) * mean_of_squares
+        bound = case.shape[-1] * FORMATS[case.dtype].compute.unit_roundoff * mean_of_squares
         tells = np.isfinite(scale) & (scale > doubt)
         is_negative = np.isnan(output.actual).all(axis=norm.axes, keepdims=True) & (with_eps < bound)
         is_off = (tells & (np.abs(off_by) > doubtful)) | is_negative

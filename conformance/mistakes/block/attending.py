@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from conformance.mistakes.block.stages import alters, wraps
-from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake, Of, in_dtypes
-from conformance.numbers.rounding import HALF, largest
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake, Of, all_but, in_dtypes
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.block.attention_primitives import DotProducts, Softmax
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.wrappers import After, Before, Map, Measured, Swapped
@@ -44,7 +44,7 @@ class _Unshifted(Softmax):
 
     def forward(self, m: Machine, scores: Array) -> Array:
         exponentials = np.exp(np.where(self.visible, scores, -np.inf))
-        exponentials = np.where(exponentials > largest("float32"), np.inf, exponentials)
+        exponentials = np.where(exponentials > FORMATS["float32"].largest, np.inf, exponentials)
         total = np.sum(exponentials, axis=-1, keepdims=True)
         return exponentials / np.where(total == 0, 1.0, total)
 
@@ -179,6 +179,6 @@ MISTAKES = (
         "planted: the formula as it stands in a book",
         BLOCK,
         {"float64": "an exponential of float64 overflows at 709, far beyond any score that is asked for"},
-        where=in_dtypes("float32", *HALF),
+        where=in_dtypes(*all_but("float64")),
     ),
 )

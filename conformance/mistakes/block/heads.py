@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from conformance.mistakes.block.stages import Become, alters, parameters_of, wraps
-from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Change, Mistake, Of
-from conformance.numbers.rounding import HALF
+from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, Change, Mistake, Of, all_but
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import DotProducts, Mix
 from conformance.ops.block.primitives import Linear
@@ -97,7 +96,7 @@ def _can_be_swapped(composite: Composite) -> bool:
 
 MULTI_HEAD = {
     f"attention/{dtype}": "attention alone is asked for with as many key heads as query heads in float32"
-    for dtype in ("float64", *HALF)
+    for dtype in all_but("float32")
 }
 MISTAKES = (
     Mistake(

@@ -8,8 +8,8 @@ import numpy as np
 from conformance.mistakes.block.norms import ALL, HEAD_NORMS, Array, norms
 from conformance.mistakes.block.residual import NORMS
 from conformance.mistakes.block.stages import parameters_of
-from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake, in_half
-from conformance.numbers.rounding import HALF
+from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake, all_but, in_half
+from conformance.numbers.rounding import HALF, SINGLE
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.wrappers import After, Before, First, Map, Measured
@@ -72,13 +72,11 @@ def _other_order(op: Normalise) -> Normalise:
     return replace(op, order="scale_then_cast" if op.order == "cast_then_scale" else "cast_then_scale")
 
 
-ORDER: dict[str, str] = dict.fromkeys(("float64", "float32"), "nothing is cast where the storage dtype is the compute dtype")
+ORDER: dict[str, str] = dict.fromkeys(SINGLE, "nothing is cast where the storage dtype is the compute dtype")
 CAST = (
     "the norms' order of casting moves every third element by one ulp, which matmuls average out: it is within a block's noise"
 )
-OFFSET: dict[str, str] = dict.fromkeys(
-    ("float64", "bfloat16", "float16"), "a block whose norms have an offset is asked for in float32"
-)
+OFFSET = dict.fromkeys(all_but("float32"), "a block whose norms have an offset is asked for in float32")
 MISTAKES = (
     Mistake(
         "norm_weight_missing",

@@ -8,7 +8,7 @@ import numpy as np
 from conformance.mistakes.block.stages import alters
 from conformance.mistakes.block.visibility import FLOAT64, Array, all, sees
 from conformance.mistakes.mistake import ATTENTION, MASKED, Mistake, Of
-from conformance.numbers.rounding import compute_dtype, largest, round_to
+from conformance.numbers.rounding import FORMATS, round_to
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
 from conformance.ops.block.wrappers import After, Before, Map
@@ -59,7 +59,7 @@ def _masked(value: Callable[[str], float]) -> Of:
         lowered = Map(lambda scores: np.where(op.visible, scores, round_to(scores + value(dtype), dtype)))
         return Before(replace(op, visible=np.ones_like(op.visible)), lowered)
 
-    return Of(lambda composite: alters(Softmax, lambda op: masked(op, compute_dtype(composite.case.dtype))))
+    return Of(lambda composite: alters(Softmax, lambda op: masked(op, FORMATS[composite.case.dtype].compute_dtype)))
 
 
 def _mask_multiplies(op: Softmax) -> object:
@@ -78,7 +78,7 @@ def _zero_by_zero(op: Softmax) -> object:
 
 
 def _lowest(dtype: str) -> float:
-    return -largest(dtype)
+    return -FORMATS[dtype].largest
 
 
 MISTAKES = (

@@ -7,7 +7,7 @@ import numpy as np
 from conformance.mistakes.block.rotation import ROTATED, Array, frequencies, made_of, turns
 from conformance.mistakes.block.stages import alters, wraps
 from conformance.mistakes.mistake import BLOCK, BLOCKS, ROPE, Change, Mistake, Of, in_dtypes
-from conformance.numbers.rounding import round_to, significant_bits
+from conformance.numbers.rounding import SINGLE, round_to, significant_bits
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.primitives import Rotate
 from conformance.ops.block.wrappers import Before
@@ -123,7 +123,7 @@ MISTAKES = (
             "bfloat16": "the tables may be rounded to the storage dtype, which has fewer bits",
             "float16": "the tables may be rounded to the storage dtype",
         },
-        where=in_dtypes("float64", "float32"),
+        where=in_dtypes(*SINGLE),
     ),
     Mistake(
         "rope_tables_in_bfloat16",
@@ -136,6 +136,6 @@ MISTAKES = (
             "bfloat16": "the tables may be rounded to the storage dtype",
             "float16": "a model of float16 does not keep its tables in bfloat16",
         },
-        where=in_dtypes("float64", "float32"),
+        where=in_dtypes(*SINGLE),
     ),
 )

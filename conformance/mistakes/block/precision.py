@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from conformance.mistakes.block.stages import alters, wraps
-from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake, Of, in_dtypes, in_half
+from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake, Of, all_but, in_dtypes, in_half
 from conformance.mistakes.norms.precision import TF32
-from conformance.numbers.rounding import HALF, DType, round_to, significant_bits
+from conformance.numbers.rounding import HALF, SINGLE, round_to, significant_bits
 from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Linear, Normalise, SwiGLU
@@ -121,8 +121,6 @@ def _gradients(op: Linear, rounded: Function) -> Pulled:
     return Pulled(op, pull)
 
 
-SINGLE: tuple[DType, ...] = ("float64", "float32")
-NOT_BFLOAT16: tuple[DType, ...] = (*SINGLE, "float16")
 ALREADY = "the storage dtype is the compute dtype: nothing is rounded more than it must be"
 NO_NARROWER: dict[str, str] = dict.fromkeys(SINGLE, ALREADY)
 FEWER: dict[str, str] = dict.fromkeys(HALF, "a number of half precision has no more significant bits than that")
@@ -148,7 +146,7 @@ MISTAKES = (
         "jax#12008, jax#10413",
         ATTENTION,
         {"bfloat16": "they are in that dtype already"},
-        where=in_dtypes(*NOT_BFLOAT16),
+        where=in_dtypes(*all_but("bfloat16")),
     ),
     Mistake(
         "stages_in_float32",
@@ -157,7 +155,7 @@ MISTAKES = (
         "An error of 1e-7.",
         "jax without jax_enable_x64",
         ("rope", "attention", "swiglu", "gelu", *BLOCKS),
-        dict.fromkeys(("float32", *HALF), "no value has more bits than float32 has"),
+        dict.fromkeys(all_but("float64"), "no value has more bits than float32 has"),
         where=in_dtypes("float64"),
     ),
     Mistake(
@@ -168,7 +166,7 @@ MISTAKES = (
         "tinygrad#12280",
         ATTENTION,
         {"bfloat16": "softmax_in_storage_dtype is the same"},
-        where=in_dtypes(*NOT_BFLOAT16),
+        where=in_dtypes(*all_but("bfloat16")),
     ),
     Mistake(
         "softmax_in_storage_dtype",
@@ -247,7 +245,7 @@ MISTAKES = (
         "planted: a buffer of the wrong dtype",
         BLOCKS,
         {"bfloat16": "it is in that dtype already"},
-        where=in_dtypes(*NOT_BFLOAT16),
+        where=in_dtypes(*all_but("bfloat16")),
     ),
     Mistake(
         "probs_in_bfloat16",

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.block.stages import alters, reads, wraps
-from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of
-from conformance.numbers.rounding import HALF
+from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of, all_but
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
 from conformance.ops.block.primitives import Concatenate
@@ -43,7 +42,7 @@ def _window(keys: int) -> Of:
 
 
 FLOAT64 = {"float64": "nothing in float64 is asked for with a cache, or with padding"}
-CAUSAL: dict[str, str] = dict.fromkeys(("float64", *HALF), "attention that is not causal is asked for in float32")
+CAUSAL = dict.fromkeys(all_but("float32"), "attention that is not causal is asked for in float32")
 MISTAKES = (
     Mistake(
         "causal_mask_missing",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.mistakes.mistake import BATCH, Mistake, Of, in_half
+from conformance.mistakes.mistake import BATCH, Mistake, Of, all_but, in_half
 from conformance.mistakes.norms.precision import NO_NARROWER
 from conformance.numbers.rounding import round_to
 from conformance.ops.norms.anatomy import Norm
@@ -15,9 +15,7 @@ from conformance.ops.norms.values import FEATURES, batch_axes, mean
 
 Array = np.ndarray
 
-ANOTHER_MOMENTUM = {
-    dtype: "another momentum than 0.1 is asked for in float32 only" for dtype in ("float64", "bfloat16", "float16")
-}
+ANOTHER_MOMENTUM = dict.fromkeys(all_but("float32"), "another momentum than 0.1 is asked for in float32 only")
 
 
 def _in_training(norm: Any) -> bool:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conformance.mistakes.mistake import ROWS, Mistake, Of, in_dtypes
-from conformance.numbers.rounding import HALF, round_to
+from conformance.mistakes.mistake import ROWS, Mistake, Of, all_but, in_dtypes
+from conformance.numbers.rounding import SINGLE, round_to
 from conformance.ops.norms.anatomy import Norm
 
 Array = np.ndarray
 
 DTYPE_ALONE = "The values may be right; what follows computes in another dtype than it was written for."
-NO_MIX = {dtype: "weight and x have the same dtype in every case" for dtype in ("float64", "float32")}
+NO_MIX = {dtype: "weight and x have the same dtype in every case" for dtype in SINGLE}
 NOT_HALF = {"float32": "it is asked for in float32", "float64": "float64 has a mistake of its own, computed_in_float32"}
 
 
@@ -51,7 +51,7 @@ MISTAKES = (
         "transformers#30236",
         hidden=NOT_HALF,
         dialect=True,
-        where=in_dtypes("float32", *HALF),
+        where=in_dtypes(*all_but("float64")),
     ),
     Mistake(
         "dx_in_float32",
@@ -61,7 +61,7 @@ MISTAKES = (
         "planted: a backward that returns its accumulator",
         ROWS,
         hidden=NOT_HALF,
-        where=in_dtypes("float32", *HALF),
+        where=in_dtypes(*all_but("float64")),
     ),
     Mistake(
         "parameter_gradients_in_float32",
@@ -71,6 +71,6 @@ MISTAKES = (
         "planted: a backward that returns its accumulator",
         ROWS,
         hidden=NOT_HALF,
-        where=in_dtypes("float32", *HALF),
+        where=in_dtypes(*all_but("float64")),
     ),
 )

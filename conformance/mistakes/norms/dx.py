@@ -108,6 +108,14 @@ MISTAKES = (
         "planted: one rstd of three left out",
     ),
     Mistake(
+        "projection_of_centred",
+        "the projection is on x less its mean, not on x_hat",
+        {"projected": lambda s: s.g * s.centred},
+        f"{HIDES.capitalize()}; rows of deviation one hide it.",
+        "planted: one rstd of three left out",
+        CENTRED,
+    ),
+    Mistake(
         "projection_of_y",
         "the projection is on y, not on x_hat",
         {"projected": lambda s: s.g * s.y},

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 
-from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake, Of, in_dtypes
-from conformance.numbers.rounding import NUMPY_DTYPES, round_to
+from conformance.mistakes.mistake import ALL_NORMS, ROWS, Mistake, Of, all_but, in_dtypes
+from conformance.numbers.rounding import FORMATS, SINGLE, round_to
 from conformance.ops.norms.steps import Steps
 
 FLOAT16_FLOOR = 1e-4
@@ -132,20 +131,20 @@ MISTAKES = (
         {"eps": Of(lambda norm: max(norm.eps, FLOAT16_FLOOR))},
         f"{SMALL_ROWS} in float16; ordinary rows hide it.",
         "planted: a floor that is to keep eps from vanishing in float16",
-        hidden=dict.fromkeys(("float64", "float32", "bfloat16"), "it is made in float16 only"),
+        hidden=dict.fromkeys(all_but("float16"), "it is made in float16 only"),
         where=in_dtypes("float16"),
     ),
     Mistake(
         "eps_of_storage_dtype",
         "eps is the machine epsilon of x's dtype",
-        {"eps": Of(lambda norm: float(ml_dtypes.finfo(NUMPY_DTYPES[norm.case.dtype]).eps))},
+        {"eps": Of(lambda norm: 2 * FORMATS[norm.case.dtype].unit_roundoff)},
         f"{SMALL_ROWS}; in bfloat16 (0.0078) rows of deviation 0.05 come out at half their size.",
         "pytorch#189581",
     ),
     Mistake(
         "eps_of_float32",
         "eps is the machine epsilon of float32",
-        {"eps": float(np.finfo(np.float32).eps)},
+        {"eps": 2 * FORMATS["float32"].unit_roundoff},
         f"{SMALL_ROWS}.",
         "the default of torch.nn.functional.rms_norm, which an eps given is to override",
     ),
@@ -155,7 +154,7 @@ MISTAKES = (
         {"eps": Of(lambda norm: float(round_to(np.array(norm.eps), norm.case.dtype)))},
         "In float16 an eps below 6e-8 is zero and a zero row is NaN; otherwise eps is off by half an ulp.",
         "pytorch#41527, tensorflow#24979",
-        hidden={dtype: f"every eps of the suite is exact in {dtype}" for dtype in ("float32", "float64")},
+        hidden={dtype: f"every eps of the suite is exact in {dtype}" for dtype in SINGLE},
     ),
     Mistake(
         "eps_missing_in_backward",

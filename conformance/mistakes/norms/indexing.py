@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conformance.mistakes.mistake import ROWS, Change, Mistake, Of
+from conformance.mistakes.mistake import ROWS, Change, Mistake, Of, all_but
 from conformance.ops.norms.anatomy import Norm
 from conformance.question.case import layouts
 
@@ -13,9 +13,7 @@ Reading = Callable[[Array, str], Array]
 """What is read of a tensor in a layout."""
 
 SLICED_AT = 3  # columns before a sliced tensor's first one
-STRIDED: dict[str, str] = dict.fromkeys(
-    ("float64", "bfloat16", "float16"), "indexing is tried in float32: no other dtype has a case with strides"
-)
+STRIDED = dict.fromkeys(all_but("float32"), "indexing is tried in float32: no other dtype has a case with strides")
 
 
 def _in_memory_order(a: Array, layout: str) -> Array:

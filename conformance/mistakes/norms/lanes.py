@@ -13,10 +13,6 @@ Array = np.ndarray
 NARROW: Mapping[str, str] = dict.fromkeys(
     ("float64", "float16"), "every row has 33 features: wider ones are tried in float32 and bfloat16"
 )
-SHORT = dict.fromkeys(
-    ("float64", "bfloat16", "float16"),
-    "indexing is tried in float32: no other dtype has a case of more rows than a block",
-)
 Features = Callable[[int], slice]  # some of the n features
 
 

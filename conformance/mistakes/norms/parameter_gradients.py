@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, Mistake, in_half
+from conformance.mistakes.mistake import CENTRED, Mistake, all_but, in_half
 from conformance.mistakes.norms.arithmetic import STORAGE
 from conformance.mistakes.norms.dx import FORMULA
 from conformance.mistakes.norms.precision import NO_NARROWER, TF32
@@ -108,7 +108,7 @@ DWEIGHT = (
         "A number of rows that is a multiple of the block hides it.",
         "attorch#18",
         hidden=dict.fromkeys(
-            ("float64", "bfloat16", "float16"),
+            all_but("float32"),
             "indexing is tried in float32: no other dtype has a case of more rows than a block",
         ),
     ),

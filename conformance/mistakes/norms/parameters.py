@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, LAYER, ROWS, Mistake, Of
+from conformance.mistakes.mistake import CENTRED, LAYER, ROWS, Mistake, Of, all_but
 
-WITHOUT = "a bias without a weight, or a weight without a bias, is asked for in float32 only"
+WITHOUT = dict.fromkeys(all_but("float32"), "a bias without a weight, or a weight without a bias, is asked for in float32 only")
 MISTAKES = (
     Mistake(
         "weight_missing",
@@ -108,7 +108,7 @@ MISTAKES = (
         "y is x_hat where only a weight is given.",
         "pytorch#69208",
         LAYER,
-        dict.fromkeys(("float64", "bfloat16", "float16"), WITHOUT),
+        WITHOUT,
         where=lambda norm: not norm.case.bias,
     ),
     Mistake(
@@ -118,7 +118,7 @@ MISTAKES = (
         "y is x_hat where only a bias is given.",
         "pytorch#69208",
         LAYER,
-        dict.fromkeys(("float64", "bfloat16", "float16"), WITHOUT),
+        WITHOUT,
         where=lambda norm: norm.case.weight == "absent",
     ),
 )

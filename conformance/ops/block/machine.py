@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conformance.numbers.rounding import compute_dtype, round_to, smallest, unit_roundoff
+from conformance.numbers.rounding import FORMATS, round_to
 
 Array = np.ndarray
 
@@ -37,8 +37,9 @@ class NoisyMachine(Machine):
     """
 
     def __init__(self, storage_dtype: str, key: int) -> None:
-        self.u, self.v = unit_roundoff(storage_dtype), unit_roundoff(compute_dtype(storage_dtype))
-        self.half_smallest = smallest(storage_dtype) / 2
+        stored = FORMATS[storage_dtype]
+        self.u, self.v = stored.unit_roundoff, stored.compute.unit_roundoff
+        self.half_smallest = stored.smallest / 2
         self.generator = np.random.Philox(key=key)
 
     def store(self, a: Array) -> Array:
@@ -66,7 +67,7 @@ class PlayedMachine(Machine):
     """An implementation, played: stored values are rounded to the storage dtype, all others to the compute dtype."""
 
     def __init__(self, storage_dtype: str) -> None:
-        self.storage_dtype, self.compute_dtype = storage_dtype, compute_dtype(storage_dtype)
+        self.storage_dtype, self.compute_dtype = storage_dtype, FORMATS[storage_dtype].compute_dtype
 
     def store(self, a: Array) -> Array:
         return round_to(a, self.storage_dtype)

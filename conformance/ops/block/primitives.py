@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 import reference
-from conformance.numbers.rounding import smallest, storage_dtype
+from conformance.numbers.rounding import FORMATS, storage_dtype
 from conformance.ops.block.machine import Machine
 from conformance.ops.norms.values import true_pullback
 from conformance.question.dialects import Order
@@ -193,7 +193,7 @@ class SwiGLU:
 
     def bound(self, u: float, v: float, y: Array, gate: Array, up: Array) -> Array:
         # The activation may be rounded before it multiplies; a tiny one is rounded to a multiple of the smallest number.
-        lost = ROUNDING * smallest(storage_dtype(u)) / 2 + TINY
+        lost = ROUNDING * FORMATS[storage_dtype(u)].smallest / 2 + TINY
         return (16 * v + ROUNDING * u) * np.abs(y) + lost * np.abs(up) + TINY
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import HALF, compute_dtype, unit_roundoff
+from conformance.numbers.rounding import FORMATS, HALF
 from conformance.ops.block.case import CompositeCase
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Bounded, Normalise
@@ -78,14 +78,15 @@ def expected_taps(case: CompositeCase, program: Program, given: Values, taps: Va
 
 
 def _expected(case: CompositeCase, stage: Stage, values: Values, dtype: str) -> Expected:
-    allowed = (case.dtype, compute_dtype(case.dtype))
+    stored = FORMATS[case.dtype]
+    allowed = (case.dtype, stored.compute_dtype)
     dtype = dtype if dtype in allowed else case.dtype
     reads = [values[name] for name in stage.reads]
     forward = _forward(stage.op)
     if type(forward) is Normalise:
         return _of_norm(case, forward, reads, dtype)
     op: Bounded = forward
-    u, v = unit_roundoff(case.dtype), unit_roundoff(compute_dtype(case.dtype))
+    u, v = stored.unit_roundoff, stored.compute.unit_roundoff
     value = op.forward(Machine(), *reads)
     half_width = op.bound(u, v, value, *reads)
     stored = Expected.around(value, half_width, case.dtype)

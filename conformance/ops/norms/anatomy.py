@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import store
+from conformance.numbers.rounding import FORMATS, store
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.expected import expected_outputs
 from conformance.ops.norms.formula import Formula
@@ -108,7 +108,7 @@ class Norm(Formula):
 
     def in_compute_dtype(self) -> "Norm":
         """The same norm on arrays of the compute dtype, so that evaluating it makes an implementation's rounding errors."""
-        dtype = np.float64 if self.case.dtype == "float64" else np.float32
+        dtype = FORMATS[self.case.dtype].compute.storage
         x, dy, weight, bias = (array.astype(dtype) for array in (self.x, self.dy, self.weight, self.bias))
         batch = self.batch and replace(self.batch, mean=self.batch.mean.astype(dtype), var=self.batch.var.astype(dtype))
         added = self.added and self.added.astype(dtype)

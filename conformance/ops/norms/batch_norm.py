@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conformance.numbers.draws import bell, random_words, signed_weights
-from conformance.numbers.rounding import DTYPES, HALF, DType, compute_dtype, store
+from conformance.numbers.rounding import DTYPES, FORMATS, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe, Y
 from conformance.ops.norms.steps import Batch
@@ -17,7 +17,7 @@ from conformance.question.dialects import Dialect
 
 EPS = float(np.float32(1e-6))
 RUNNING = ("running_mean", "running_var")
-STATISTICS = tuple(Output(name, lambda case: compute_dtype(case.dtype), cotangent=False) for name in RUNNING)
+STATISTICS = tuple(Output(name, lambda case: FORMATS[case.dtype].compute_dtype, cotangent=False) for name in RUNNING)
 
 
 def _one_less(share: float) -> float:
@@ -70,7 +70,7 @@ class BatchNormCase(NormCase):
 
     def further_inputs(self, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """Running statistics of the kind that batches like x's leave: a little off its mean, one to two times its variance."""
-        n, dtype = self.shape[-1], compute_dtype(self.dtype)
+        n, dtype = self.shape[-1], FORMATS[self.dtype].compute_dtype
         mean = self.x.offset + self.x.scale * bell(random_words(self.id, "running_mean", seed, n)) / 4
         var = self.x.scale**2 * np.abs(signed_weights(random_words(self.id, "running_var", seed, n)))
         return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}

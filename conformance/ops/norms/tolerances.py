@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.numbers.rounding import HALF, round_to, unit_roundoff
+from conformance.numbers.rounding import FORMATS, HALF, round_to
 from conformance.ops.norms.values import NormValues, Running, Sum, by_feature, sum_rows
 
 Array = np.ndarray
@@ -82,12 +82,12 @@ def norm_budget(norm: NormValues) -> NormBudget:
 
 
 def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
-    v = unit_roundoff(compute_dtype)
+    v = FORMATS[compute_dtype].unit_roundoff
     n, rows = norm.count, norm.x.size // norm.x.shape[-1]
 
     def gamma(k: int, sum_: Sum) -> float:
         if accumulator := norm.arithmetic.sums.get(sum_):
-            return min(1.0, unit_roundoff(accumulator) * (8 + k))
+            return min(1.0, FORMATS[accumulator].unit_roundoff * (8 + k))
         return v * (8 + np.sqrt(k))
 
     g = norm.dy * norm.pullback.w

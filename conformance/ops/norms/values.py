@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 import reference
-from conformance.numbers.rounding import DType, compute_dtype
+from conformance.numbers.rounding import FORMATS, DType
 from reference.rows import sum_rows as sum_rows
 
 Array = np.ndarray
@@ -55,7 +55,8 @@ class Arithmetic:
 
 def honest(storage_dtype: str) -> Arithmetic:
     """Statistics and sums in float32, or in float64 for float64."""
-    return Arithmetic(compute_dtype(storage_dtype), compute_dtype(storage_dtype))
+    compute_dtype = FORMATS[storage_dtype].compute_dtype
+    return Arithmetic(compute_dtype, compute_dtype)
 
 
 @dataclass(frozen=True)

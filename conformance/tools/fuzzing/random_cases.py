@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from conformance.numbers.rounding import HALF, DType, largest
+from conformance.numbers.rounding import FORMATS, HALF, DType
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
 from conformance.ops.cases import Names, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
@@ -36,7 +36,7 @@ EPS = tuple(float(np.float32(eps)) for eps in (1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 1e
 
 def _room(dtype: DType) -> float:
     """A scale, or an offset, that leaves room for the tails."""
-    return min(LARGEST_X, largest(dtype)) / 8
+    return min(LARGEST_X, FORMATS[dtype].largest) / 8
 
 
 def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question, ...]:

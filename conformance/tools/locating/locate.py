@@ -21,14 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
 
-from conformance.numbers.rounding import HALF, round_to, unit_roundoff
-from conformance.numbers.tensors import DUMPED_DTYPES
+from conformance.numbers.rounding import FORMATS, HALF, round_to
 
 Array = np.ndarray
-FLOATS = {dtype.name: dtype for code, dtype in DUMPED_DTYPES.items() if code.startswith(("F", "BF"))}
 Fault = Literal["parts", "non-finite", "values"]
 
 STEP = 6.0
@@ -39,7 +36,7 @@ Honest pairs stay below 2.3; below 4.8 where attention is so hot that every bloc
 ALONG = 1 / 4
 """The share of e that may lie along a, whatever the number of elements; honest pairs use up to twice as much."""
 NO_BIT_LEFT = 0.5
-HALF_ROUNDOFF = unit_roundoff("float16")
+HALF_ROUNDOFF = FORMATS["float16"].unit_roundoff
 
 
 @dataclass(frozen=True)
@@ -151,9 +148,9 @@ class _History:
 
     def compare(self, finding: Finding, x: Array, y: Array) -> Finding:
         """Compare the next activation, and remember it."""
-        self.unit = max(self.unit, x.dtype.name, y.dtype.name, key=roundoff)
+        self.unit = max(self.unit, x.dtype.name, y.dtype.name, key=lambda dtype: FORMATS[dtype].unit_roundoff)
         self.width = max(self.width, *x.shape[-1:])
-        finer = roundoff(x.dtype.name) < HALF_ROUNDOFF and roundoff(y.dtype.name) < HALF_ROUNDOFF
+        finer = all(FORMATS[each.dtype.name].unit_roundoff < HALF_ROUNDOFF for each in (x, y))
         x, y = _as_float64(x), _as_float64(y)
         apart, along, odd = _compare(x, y)
         explained = max(_one_operation(self.unit, self.width), self.apart, self.handed_on)
@@ -164,7 +161,7 @@ class _History:
         if fault is None:
             self.step = max(self.step, step)
         self.apart, self.along = max(self.apart, apart), max(self.along, abs(along))
-        self.handed_on = max(apart, roundoff(self.unit)) * _rms_over_std(y)
+        self.handed_on = max(apart, FORMATS[self.unit].unit_roundoff) * _rms_over_std(y)
         hint = hint if fault == "parts" else ""
         return replace(finding, apart=apart, scale=1 + along, step=step, unit=self.unit, fault=fault, hint=hint)
 
@@ -179,7 +176,8 @@ def _one_operation(unit: str, width: int) -> float:
 
     A sum of n products is off by 0.4·√n roundings of the natural size, that of √(Σ(a·b)²).
     """
-    return 2 * roundoff(unit) + 0.4 * min(roundoff(unit), unit_roundoff("float32")) * math.sqrt(width)
+    u = FORMATS[unit].unit_roundoff
+    return 2 * u + 0.4 * min(u, FORMATS["float32"].unit_roundoff) * math.sqrt(width)
 
 
 def _compare(x: Array, y: Array) -> tuple[float, float, bool]:
@@ -235,9 +233,4 @@ def _as_float64(x: Array) -> Array:
 
 
 def _is_float(x: Array) -> bool:
-    return x.dtype in FLOATS.values()
-
-
-def roundoff(dtype: str) -> float:
-    """Half the distance from 1 to the next number."""
-    return 2.0 ** -(ml_dtypes.finfo(FLOATS[dtype]).nmant + 1)
+    return x.dtype.name in FORMATS

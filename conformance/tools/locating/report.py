@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 import conformance
+from conformance.numbers.rounding import FORMATS
 from conformance.report.counting import count_of
 from conformance.report.machine import finite
-from conformance.tools.locating.locate import Finding, Location, Statistics, roundoff
+from conformance.tools.locating.locate import Finding, Location, Statistics
 
 FORMAT = 1
 AGREE, PART, NOT_COMPARED = 0, 1, 2
@@ -152,7 +153,7 @@ def _units(finding: Finding) -> str:
     """How far apart, in roundings."""
     if finding.apart is None or finding.unit is None:
         return ""
-    roundings = _figure(finding.apart / roundoff(finding.unit))
+    roundings = _figure(finding.apart / FORMATS[finding.unit].unit_roundoff)
     return f"{roundings} rounding{'s' * (roundings != '1')} of {finding.unit} apart"
 
 

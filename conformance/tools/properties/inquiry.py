@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-import ml_dtypes
 import numpy as np
 
-from conformance.numbers.rounding import NUMPY_DTYPES
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.golden import expected_outputs, norm_values
@@ -194,7 +193,7 @@ def compared(
             dtype, follow = question.case.outputs[name], variant.follows[name]
             judged = np.ones(base.shape, bool)
             if variant.scaled:
-                smallest = float(ml_dtypes.finfo(NUMPY_DTYPES[dtype]).smallest_normal)
+                smallest = FORMATS[dtype].smallest_normal
                 judged = ~((np.abs(base) < smallest) | (follow(np.abs(known[name].astype(np.float64)) < smallest) > 0))
             differences.append(difference(name, base, given[name], follow(widths[name]), judged, dtype))
     return verdict(BY_ID[variant.property], question.case, variant.what, differences, bitwise=bitwise)

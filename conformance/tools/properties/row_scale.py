@@ -18,7 +18,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from conformance.numbers.rounding import round_to, unit_roundoff
+from conformance.numbers.rounding import FORMATS, round_to
 from conformance.ops.golden import Golden
 from conformance.ops.norms.tolerances import NormBudget
 from conformance.ops.norms.values import NormValues
@@ -80,7 +80,7 @@ def row_scale(golden: Golden, norm: NormValues, budget: NormBudget, y: Array) ->
         mean, scatter, spread = float(np.mean(off - rounded)), float(np.std(off - rounded)), float(np.std(off))
     rows, rounding = off.size, float(np.std(rounded))
     arithmetic = float(np.max(np.sum(budget.y * np.abs(g), axis=-1) / square))
-    bias = ROUNDINGS * unit_roundoff(golden.case.dtype) ** 2
+    bias = ROUNDINGS * FORMATS[golden.case.dtype].unit_roundoff ** 2
     return RowScale(
         rows,
         mean,

@@ -35,7 +35,7 @@ from math import log, sqrt
 
 import numpy as np
 
-from conformance.numbers.rounding import HALF, compute_dtype, round_to, ulp, unit_roundoff
+from conformance.numbers.rounding import FORMATS, HALF, round_to, ulp
 from conformance.ops.golden import Golden
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.tolerances import NormBudget
@@ -188,7 +188,7 @@ def bias(errors: Errors, direction: str) -> Bias:
     along = errors.without_patterns(unit if direction == "up" else unit * np.sign(value))
     square = float(np.sum(np.square(along)))
     terms = errors.samples(errors.without_patterns(errors.error) * along)
-    explained = ROUNDINGS * unit_roundoff(errors.dtype) / 6 * np.square(value) / np.mean(np.square(value)) * unit
+    explained = ROUNDINGS * FORMATS[errors.dtype].unit_roundoff / 6 * np.square(value) / np.mean(np.square(value)) * unit
     if errors.dtype in HALF:
         explained = explained + errors.half_width
     systematic = float(np.sum(explained * np.abs(along)))
@@ -220,8 +220,8 @@ def _roundings(errors: Errors) -> Array:
 
 def _arithmetic(errors: Errors) -> Array:
     """The variance that roundings to float32, or float64, may have, element by element."""
-    norm, dtype = errors.norm, compute_dtype(errors.golden.case.dtype)
-    relative = unit_roundoff(dtype) ** 2 / 3 * (2 if dtype == "float64" else 1)
+    norm, dtype = errors.norm, FORMATS[errors.golden.case.dtype].compute_dtype
+    relative = FORMATS[dtype].unit_roundoff ** 2 / 3 * (2 if dtype == "float64" else 1)
     rows, n = norm.x.size // norm.x.shape[-1], norm.count
     match errors.output:
         case "y":

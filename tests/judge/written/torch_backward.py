@@ -557,7 +557,7 @@ def layer_projection_twice(saved: Saved, dy: Tensor) -> Triple:
     return dx, sum_rows(dy * centred * saved.rstd), sum_rows(dy)
 
 
-@layer_fault(group="backward")
+@layer_fault("projection_of_centred", group="backward")
 @backward_of_layer_norm
 def layer_projection_on_centred(saved: Saved, dy: Tensor) -> Triple:
     """The dot product is that of g and x less its mean: one rstd of three is missing."""
@@ -731,7 +731,13 @@ def layer_dbias_of_dx(saved: Saved, dy: Tensor) -> Triple:
     return dx, dweight, sum_rows(dx)
 
 
-@layer_fault("dweight_without_last_row", "dbias_without_last_row", "dweight_and_dbias_without_row_5*", group="backward")
+@layer_fault(
+    "dweight_without_last_row",
+    "dbias_without_last_row",
+    "dweight_and_dbias_without_row_5*",
+    "dweight_and_dbias_without_last_1_rows",
+    group="backward",
+)
 @backward_of_layer_norm
 def layer_last_row_left_out(saved: Saved, dy: Tensor) -> Triple:
     """The loop over the rows ends one row early, for dweight and dbias."""

@@ -368,7 +368,7 @@ def bfloat16_statistics(x: Tensor, weight: Parameter, bias: Parameter, *, eps: f
     return scale((x - mean) * torch.rsqrt(var + eps), x, weight, bias, **dialect)
 
 
-@fault("computed_in_storage_dtype", dtypes=HALF)
+@fault("computed_in_storage_dtype", "computed_in_storage_dtype_root_first", dtypes=HALF)
 def all_in_storage_dtype(
     x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, weight_offset: float, order: str
 ) -> Tensor:

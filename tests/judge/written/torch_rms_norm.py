@@ -296,7 +296,7 @@ def rstd_in_bfloat16(x: Tensor, weight: Tensor | None, bias: None, *, eps: float
     return scale(x * rstd.to(x.dtype), x, weight, None, **dialect)
 
 
-@fault("computed_in_storage_dtype", dtypes=HALF)
+@fault("computed_in_storage_dtype", "computed_in_storage_dtype_root_first", dtypes=HALF)
 def all_in_storage_dtype(
     x: Tensor, weight: Tensor | None, bias: None, *, eps: float, weight_offset: float, order: str
 ) -> Tensor:
