@@ -61,7 +61,10 @@ def add_layer_norm(
 
 
 class AddRMSNorm(RMSNorm):
-    """`add_rms_norm` over the last axis, of `num_features`, with a learned `weight`; made as `RMSNorm` is."""
+    """`add_rms_norm` over the last axis, of `num_features`, with a learned `weight`.
+
+    It takes what `RMSNorm` takes, and `sum`.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class AddRMSNorm(RMSNorm):
         _check_sum(sum)
         self.sum = sum
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - a residual more
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes a residual too
         self, x: Float[Array, "*batch d"], residual: Float[Array, "*batch d"]
     ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
         s, residual_out = _add(x, residual, self.sum)
@@ -86,7 +89,10 @@ class AddRMSNorm(RMSNorm):
 
 
 class AddLayerNorm(LayerNorm):
-    """`add_layer_norm` over the last axis, of `num_features`, with learned `weight` and `bias`; made as `LayerNorm` is."""
+    """`add_layer_norm` over the last axis, of `num_features`, with learned `weight` and `bias`.
+
+    It takes what `LayerNorm` takes, and `sum`.
+    """
 
     def __init__(
         self,
@@ -106,7 +112,7 @@ class AddLayerNorm(LayerNorm):
         _check_sum(sum)
         self.sum = sum
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - a residual more
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes a residual too
         self, x: Float[Array, "*batch d"], residual: Float[Array, "*batch d"]
     ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
         s, residual_out = _add(x, residual, self.sum)
@@ -114,7 +120,7 @@ class AddLayerNorm(LayerNorm):
 
 
 def _add(x: Array, residual: Array, sum: str) -> tuple[Array, Array]:
-    """The sum that the norm reads and the one that is returned, both [*batch, d]: in "rounded" one and the same."""
+    """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
     _check_residual(x, residual, sum)
     compute = compute_dtype(x)
     s = x.astype(compute) + residual.astype(compute)  # *batch d

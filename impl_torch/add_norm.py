@@ -64,7 +64,10 @@ def add_layer_norm(
 
 
 class AddRMSNorm(RMSNorm):
-    """`add_rms_norm` over the trailing axes `normalized_shape`, with a learned `weight`; made as `RMSNorm` is."""
+    """`add_rms_norm` over the trailing axes `normalized_shape`, with a learned `weight`.
+
+    It takes what `RMSNorm` takes, and `sum`.
+    """
 
     def __init__(
         self,
@@ -82,10 +85,13 @@ class AddRMSNorm(RMSNorm):
         _check_sum(sum)
         self.sum = sum
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - a residual more
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes a residual too
         self, x: Tensor, residual: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """y and the sum, of x and a residual of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise."""
+        """Add the residual to x, both [*batch, *normalized_shape]; return the norm of the sum, and the sum.
+
+        Raises `ValueError` if x ends otherwise, and as the function does.
+        """
         s, residual_out = _add(x, residual, self.sum)
         return super().forward(s, dtype=x.dtype), residual_out
 
@@ -94,7 +100,10 @@ class AddRMSNorm(RMSNorm):
 
 
 class AddLayerNorm(LayerNorm):
-    """`add_layer_norm` over the trailing axes `normalized_shape`, with `weight` and `bias`; made as `LayerNorm` is."""
+    """`add_layer_norm` over the trailing axes `normalized_shape`, with `weight` and `bias`.
+
+    It takes what `LayerNorm` takes, and `sum`.
+    """
 
     def __init__(
         self,
@@ -115,10 +124,13 @@ class AddLayerNorm(LayerNorm):
         _check_sum(sum)
         self.sum = sum
 
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - a residual more
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes a residual too
         self, x: Tensor, residual: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """y and the sum, of x and a residual of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise."""
+        """Add the residual to x, both [*batch, *normalized_shape]; return the norm of the sum, and the sum.
+
+        Raises `ValueError` if x ends otherwise, and as the function does.
+        """
         s, residual_out = _add(x, residual, self.sum)
         return super().forward(s, dtype=x.dtype), residual_out
 
@@ -127,7 +139,7 @@ class AddLayerNorm(LayerNorm):
 
 
 def _add(x: Tensor, residual: Tensor, sum: str) -> tuple[Tensor, Tensor]:
-    """The sum that the norm reads and the one that is returned, both [*batch, d]: in "rounded" one and the same."""
+    """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
     _check_residual(x, residual, sum)
     compute = compute_dtype(x)
     s = x.to(compute) + residual.to(compute)  # *batch d

@@ -34,7 +34,8 @@ def rms_norm(
 
     x is [*batch, d], weight [d] or None. Statistics and sums are in float32 (float64 for float64), forward and backward.
     `order="cast_then_scale"` rounds x_hat to `dtype` before the weight multiplies it, and a float32 weight promotes y;
-    `"scale_then_cast"` rounds once, and y has `dtype`. It is x's dtype unless given; a sum that is not rounded yet is wider.
+    `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
+    numbers.
     Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
     """
     check_order(order)
