@@ -1,5 +1,6 @@
 """JAX: the golden's ops as pure functions and flax nnx modules, for jax.jit on CPU, GPU and TPU."""
 
+from impl_jax.add_norm import AddLayerNorm, AddRMSNorm, add_layer_norm, add_rms_norm
 from impl_jax.attention import attention
 from impl_jax.batch_norm import BatchNorm, batch_norm
 from impl_jax.block_config import BlockConfig
@@ -11,12 +12,16 @@ from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rope import rope
 
 __all__ = [
+    "AddLayerNorm",
+    "AddRMSNorm",
     "BatchNorm",
     "BlockConfig",
     "LayerNorm",
     "PreLNBlock",
     "PreLNStack",
     "RMSNorm",
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
     "batch_norm",
     "gelu",

@@ -20,18 +20,19 @@ def layer_norm(
     eps: float = 1e-5,
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     Statistics and sums are in float32 (float64 for float64), forward and backward; the variance is the mean square of the
-    centred row. `order` is as in `rms_norm`; the bias is added before the last rounding. `eps` and `weight_offset` are
-    constants to every gradient. Raises as `rms_norm` does.
+    centred row. `order` and `dtype` are as in `rms_norm`; the bias is added before the last rounding. `eps` and
+    `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    return _layer_norm(order, x, weight, bias, eps, weight_offset)
+    return _layer_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), x, weight, bias, eps, weight_offset)
 
 
 class LayerNorm(nnx.Module):
@@ -55,25 +56,31 @@ class LayerNorm(nnx.Module):
         self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
         self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if use_bias else None
 
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    def __call__(self, x: Float[Array, "*batch d"], *, dtype: DTypeLike | None = None) -> Float[Array, "*batch d"]:
         bias = None if self.bias is None else self.bias[...]
-        return layer_norm(x, self.weight[...], bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+        return layer_norm(
+            x, self.weight[...], bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype
+        )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _layer_norm(order: str, x: Array, weight: Array | None, bias: Array | None, eps: float, weight_offset: float) -> Array:
-    y, _ = _layer_norm_forward(order, x, weight, bias, eps, weight_offset)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _layer_norm(
+    order: str, dtype: jnp.dtype, x: Array, weight: Array | None, bias: Array | None, eps: float, weight_offset: float
+) -> Array:
+    y, _ = _layer_norm_forward(order, dtype, x, weight, bias, eps, weight_offset)
     return y
 
 
-def _layer_norm_forward(order: str, x: Array, weight: Array | None, bias: Array | None, eps: float, weight_offset: float):
-    compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight, bias)
+def _layer_norm_forward(
+    order: str, dtype: jnp.dtype, x: Array, weight: Array | None, bias: Array | None, eps: float, weight_offset: float
+):
+    compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight, bias)
     mean = jnp.mean(x.astype(compute), axis=-1, keepdims=True)  # *batch 1
     centred = x.astype(compute) - mean  # *batch d
     var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)  # *batch 1
     rstd = lax.rsqrt(var + jnp.asarray(eps, compute))  # *batch 1
     x_hat = centred * rstd  # *batch d
-    y = round_to(x_hat, x.dtype).astype(compute) if order == "cast_then_scale" else x_hat
+    y = round_to(x_hat, dtype).astype(compute) if order == "cast_then_scale" else x_hat
     if weight is not None:
         y = y * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     if bias is not None:
@@ -81,7 +88,7 @@ def _layer_norm_forward(order: str, x: Array, weight: Array | None, bias: Array 
     return y.astype(y_dtype), (x, weight, bias, weight_offset, mean, rstd)
 
 
-def _layer_norm_backward(order: str, saved: tuple, dy: Array):
+def _layer_norm_backward(order: str, dtype: jnp.dtype, saved: tuple, dy: Array):
     x, weight, bias, weight_offset, mean, rstd = saved
     compute = compute_dtype(x)
     dy = dy.astype(compute)

@@ -20,7 +20,7 @@ class JaxPort(conformance.port.Port):
 
     compiles = True
     # The constants that are compiled in; eps is not, so that cases share programs.
-    static: tuple[str, ...] = ("order", "training", "unbiased")
+    static: tuple[str, ...] = ("order", "sum", "training", "unbiased")
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -55,6 +55,8 @@ class Port(JaxPort):
     static = (*JaxPort.static, "base", "interleaved", "causal", "approximate", "config", "n_layers", "taps")
     rms_norm = staticmethod(impl_jax.rms_norm)
     layer_norm = staticmethod(impl_jax.layer_norm)
+    add_rms_norm = staticmethod(impl_jax.add_rms_norm)
+    add_layer_norm = staticmethod(impl_jax.add_layer_norm)
     batch_norm = staticmethod(impl_jax.batch_norm)
     rope = staticmethod(impl_jax.rope)
     attention = staticmethod(impl_jax.attention)

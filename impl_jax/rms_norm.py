@@ -19,19 +19,21 @@ def rms_norm(
     eps: float = 1e-5,
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Divide every row by its root mean square, then scale.
 
     $$ y_i = (w_i + o)\, \hat x_i, \qquad \hat x_i = x_i / \sqrt{\tfrac1d \textstyle\sum_j x_j^2 + \varepsilon} $$
 
     Statistics and sums are in float32 (float64 for float64), forward and backward. `order="cast_then_scale"` rounds
-    x_hat to x's dtype before the weight multiplies it, and a float32 weight promotes y; `"scale_then_cast"` rounds once,
-    and y has x's dtype. `eps` and `weight_offset` are constants to every gradient.
+    x_hat to `dtype` before the weight multiplies it, and a float32 weight promotes y; `"scale_then_cast"` rounds once,
+    and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision numbers. `eps` and `weight_offset`
+    are constants to every gradient.
     Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    return _rms_norm(order, x, weight, eps, weight_offset)
+    return _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), x, weight, eps, weight_offset)
 
 
 class RMSNorm(nnx.Module):
@@ -53,29 +55,29 @@ class RMSNorm(nnx.Module):
         self.weight_offset = weight_offset
         self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
 
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return rms_norm(x, self.weight[...], eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+    def __call__(self, x: Float[Array, "*batch d"], *, dtype: DTypeLike | None = None) -> Float[Array, "*batch d"]:
+        return rms_norm(x, self.weight[...], eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype)
 
 
 # Autodiff of cast_then_scale would sum dweight in x's dtype, hence a backward pass of our own.
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rms_norm(order: str, x: Array, weight: Array | None, eps: float, weight_offset: float) -> Array:
-    y, _ = _rms_norm_forward(order, x, weight, eps, weight_offset)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rms_norm(order: str, dtype: jnp.dtype, x: Array, weight: Array | None, eps: float, weight_offset: float) -> Array:
+    y, _ = _rms_norm_forward(order, dtype, x, weight, eps, weight_offset)
     return y
 
 
-def _rms_norm_forward(order: str, x: Array, weight: Array | None, eps: float, weight_offset: float):
-    compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight)
+def _rms_norm_forward(order: str, dtype: jnp.dtype, x: Array, weight: Array | None, eps: float, weight_offset: float):
+    compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight)
     mean_square = jnp.mean(jnp.square(x.astype(compute)), axis=-1, keepdims=True)  # *batch 1
     rstd = lax.rsqrt(mean_square + jnp.asarray(eps, compute))  # *batch 1
     x_hat = x.astype(compute) * rstd  # *batch d
-    y = round_to(x_hat, x.dtype).astype(compute) if order == "cast_then_scale" else x_hat
+    y = round_to(x_hat, dtype).astype(compute) if order == "cast_then_scale" else x_hat
     if weight is not None:
         y = y * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     return y.astype(y_dtype), (x, weight, weight_offset, rstd)
 
 
-def _rms_norm_backward(order: str, saved: tuple, dy: Array):
+def _rms_norm_backward(order: str, dtype: jnp.dtype, saved: tuple, dy: Array):
     x, weight, weight_offset, rstd = saved
     compute = compute_dtype(x)
     dy = dy.astype(compute)

@@ -28,10 +28,10 @@ def check_rows(x: Array, **parameters: Array | None) -> None:
             raise ValueError(f"{name} has shape {list(parameter.shape)}; with x of shape {list(x.shape)} it must be {expected}")
 
 
-def output_dtype(order: str, x: Array, *parameters: Array | None) -> jnp.dtype:
-    """y's dtype: x's, or the promoted one where the weight multiplies last."""
+def output_dtype(order: str, dtype: jnp.dtype, *parameters: Array | None) -> jnp.dtype:
+    """y's dtype: the given one, or the promoted one where the weight multiplies last."""
     present = [parameter.dtype for parameter in parameters if parameter is not None]
-    return jnp.result_type(x.dtype, *present) if order == "cast_then_scale" else x.dtype
+    return jnp.result_type(dtype, *present) if order == "cast_then_scale" else dtype
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -1,5 +1,6 @@
 """PyTorch: the golden's ops as functions and modules, for eager mode and torch.compile."""
 
+from impl_torch.add_norm import AddLayerNorm, AddRMSNorm, add_layer_norm, add_rms_norm
 from impl_torch.attention import attention
 from impl_torch.batch_norm import BatchNorm, batch_norm
 from impl_torch.block_config import BlockConfig
@@ -11,12 +12,16 @@ from impl_torch.rms_norm import RMSNorm, rms_norm
 from impl_torch.rope import rope
 
 __all__ = [
+    "AddLayerNorm",
+    "AddRMSNorm",
     "BatchNorm",
     "BlockConfig",
     "LayerNorm",
     "PreLNBlock",
     "PreLNStack",
     "RMSNorm",
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
     "batch_norm",
     "gelu",

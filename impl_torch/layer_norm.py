@@ -27,18 +27,19 @@ def layer_norm(
     eps: float = 1e-5,
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     x is [*batch, d], weight and bias [d] or None. Statistics and sums are in float32 (float64 for float64), forward and
-    backward; the variance is the mean square of the centred row. `order` is as in `rms_norm`; the bias is added before
-    the last rounding. Raises as `rms_norm` does.
+    backward; the variance is the mean square of the centred row. `order` and `dtype` are as in `rms_norm`; the bias is added
+    before the last rounding. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    y, _, _ = _LayerNorm.apply(x, weight, bias, operand(eps, x), operand(weight_offset, x), order)
+    y, _, _ = _LayerNorm.apply(x, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
     return y
 
 
@@ -79,11 +80,14 @@ class LayerNorm(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise."""
+    def forward(self, x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Normalise x of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise.
+
+        `dtype` is as in `layer_norm`.
+        """
         rows = flatten_trailing(x, self.normalized_shape)
         weight, bias = (None if p is None else p.reshape(-1) for p in (self.weight, self.bias))
-        y = layer_norm(rows, weight, bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+        y = layer_norm(rows, weight, bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype)
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:
@@ -99,15 +103,21 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, weight_offset: float, order: str
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        weight_offset: float,
+        order: str,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight, bias)
+        compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight, bias)
         mean = x.to(compute).mean(dim=-1, keepdim=True)  # *batch 1
         centred = x.to(compute) - mean  # *batch d
         var = centred.square().mean(dim=-1, keepdim=True)  # *batch 1
         rstd = torch.rsqrt(var + eps)  # *batch 1
         x_hat = centred * rstd  # *batch d
-        y = cast(round_to(x_hat, x.dtype), compute) if order == "cast_then_scale" else x_hat
+        y = cast(round_to(x_hat, dtype), compute) if order == "cast_then_scale" else x_hat
         if weight is not None:
             y = y * (weight.to(compute) + weight_offset)  # *batch d
         if bias is not None:
@@ -116,7 +126,7 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, bias, _, ctx.weight_offset, _ = inputs
+        x, weight, bias, _, ctx.weight_offset, *_ = inputs
         _, mean, rstd = output
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -144,4 +154,4 @@ class _LayerNorm(torch.autograd.Function):
         if drstd is not None:
             through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
             dx = through_rstd if dx is None else dx + through_rstd
-        return None if dx is None else dx.to(x.dtype), dweight, dbias, None, None, None
+        return None if dx is None else dx.to(x.dtype), dweight, dbias, None, None, None, None

@@ -1,5 +1,6 @@
 """The bridge to the kit: PyTorch tensors, autograd, torch.compile."""
 
+import inspect
 from functools import cache
 from typing import Any
 
@@ -66,7 +67,7 @@ class TorchPort(conformance.port.Port):
             return function(*inputs, **constants)
         if "position" in constants:
             constants = constants | {"position": torch.tensor(constants["position"], device=self.device)}
-        if "weight_offset" in constants and inputs[1] is None:
+        if "weight_offset" in constants and _has_no_weight(function, inputs):
             # A float that a graph has no use for, torch 2.13 takes for a constant, there and in every later graph.
             constants = constants | {"weight_offset": 0}
         # Only the norms' cases have many shapes; elsewhere symbols for sizes would only cost the compiler time.
@@ -76,10 +77,9 @@ class TorchPort(conformance.port.Port):
         leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
         made = self.evaluate(function, inputs, constants)
         returned, cotangents = (each if isinstance(each, tuple) else (each,) for each in (made, dy))
-        pairs = [pair for pair in zip(returned, cotangents, strict=False) if pair[1] is not None]
+        ys, dys = zip(*[pair for pair in zip(returned, cotangents, strict=False) if pair[1] is not None], strict=True)
         # What only an output without a cotangent depends on has a gradient of zero.
-        unread = any(cotangent is None for cotangent in cotangents)
-        ys, dys = zip(*pairs, strict=True)
+        unread = len(dys) < len(cotangents)
         computed = torch.autograd.grad(ys, leaves, dys, allow_unused=True, materialize_grads=unread)
         gradients = dict(zip(leaves, computed, strict=True))
         return made, tuple(
@@ -95,6 +95,8 @@ class Port(TorchPort):
     taps = True
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
+    add_rms_norm = staticmethod(impl_torch.add_rms_norm)
+    add_layer_norm = staticmethod(impl_torch.add_layer_norm)
     batch_norm = staticmethod(impl_torch.batch_norm)
     rope = staticmethod(impl_torch.rope)
     attention = staticmethod(impl_torch.attention)
@@ -111,6 +113,11 @@ def _leaves(inputs: tuple) -> list[Tensor]:
     """The tensors among the inputs, those of dictionaries included."""
     values = [value for each in inputs for value in (each.values() if isinstance(each, dict) else (each,))]
     return [value for value in values if value is not None]
+
+
+def _has_no_weight(function: Any, inputs: tuple) -> bool:
+    """Whether a norm is given None for its weight."""
+    return inspect.signature(function).bind_partial(*inputs).arguments.get("weight", ...) is None
 
 
 def _before_zeros(part: Tensor, whole: Tensor) -> Tensor:

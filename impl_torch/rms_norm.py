@@ -26,19 +26,21 @@ def rms_norm(
     eps: float = 1e-5,
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     r"""Divide every row by its root mean square, then scale.
 
     $$ y_i = (w_i + o)\, \hat x_i, \qquad \hat x_i = x_i / \sqrt{\tfrac1d \textstyle\sum_j x_j^2 + \varepsilon} $$
 
     x is [*batch, d], weight [d] or None. Statistics and sums are in float32 (float64 for float64), forward and backward.
-    `order="cast_then_scale"` rounds x_hat to x's dtype before the weight multiplies it, and a float32 weight promotes y;
-    `"scale_then_cast"` rounds once, and y has x's dtype. Raises `ValueError` for another order or a
-    weight of another shape, `TypeError` for an x that is not of floating point.
+    `order="cast_then_scale"` rounds x_hat to `dtype` before the weight multiplies it, and a float32 weight promotes y;
+    `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
+    numbers.
+    Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    y, _ = _RMSNorm.apply(x, weight, operand(eps, x), operand(weight_offset, x), order)
+    y, _ = _RMSNorm.apply(x, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
     return y
 
 
@@ -77,11 +79,14 @@ class RMSNorm(nn.Module):
         if self.weight is not None:
             nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise."""
+    def forward(self, x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Normalise x of shape [*batch, *normalized_shape]; raises `ValueError` if x ends otherwise.
+
+        `dtype` is as in `rms_norm`.
+        """
         rows = flatten_trailing(x, self.normalized_shape)
         weight = None if self.weight is None else self.weight.reshape(-1)
-        y = rms_norm(rows, weight, eps=self.eps, order=self.order, weight_offset=self.weight_offset)
+        y = rms_norm(rows, weight, eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype)
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:
@@ -96,19 +101,21 @@ class _RMSNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, eps: float, weight_offset: float, order: str) -> tuple[Tensor, Tensor]:
-        compute, y_dtype = compute_dtype(x), output_dtype(order, x, weight)
+    def forward(
+        x: Tensor, weight: Tensor | None, eps: float, weight_offset: float, order: str, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight)
         mean_square = x.to(compute).square().mean(dim=-1, keepdim=True)  # *batch 1
         rstd = torch.rsqrt(mean_square + eps)  # *batch 1
         x_hat = x.to(compute) * rstd  # *batch d
-        y = cast(round_to(x_hat, x.dtype), compute) if order == "cast_then_scale" else x_hat
+        y = cast(round_to(x_hat, dtype), compute) if order == "cast_then_scale" else x_hat
         if weight is not None:
             y = y * (weight.to(compute) + weight_offset)  # *batch d
         return cast(y, y_dtype), rstd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, _, ctx.weight_offset, _ = inputs
+        x, weight, _, ctx.weight_offset, *_ = inputs
         _, rstd = output
         ctx.save_for_backward(x, weight, rstd)
         ctx.set_materialize_grads(False)
@@ -130,4 +137,4 @@ class _RMSNorm(torch.autograd.Function):
         if drstd is not None:  # only where the backward pass is itself differentiated
             through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
             dx = through_rstd if dx is None else dx + through_rstd
-        return None if dx is None else dx.to(x.dtype), dweight, None, None, None
+        return None if dx is None else dx.to(x.dtype), dweight, None, None, None, None

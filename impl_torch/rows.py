@@ -30,9 +30,8 @@ def check_rows(x: Tensor, **parameters: Tensor | None) -> None:
             raise ValueError(f"{name} has shape {list(parameter.shape)}; with x of shape {list(x.shape)} it must be {expected}")
 
 
-def output_dtype(order: str, x: Tensor, *parameters: Tensor | None) -> torch.dtype:
-    """y's dtype: x's, or the promoted one where the weight multiplies last."""
-    dtype = x.dtype
+def output_dtype(order: str, dtype: torch.dtype, *parameters: Tensor | None) -> torch.dtype:
+    """y's dtype: the given one, or the promoted one where the weight multiplies last."""
     for parameter in parameters:
         if order == "cast_then_scale" and parameter is not None:
             dtype = torch.promote_types(dtype, parameter.dtype)

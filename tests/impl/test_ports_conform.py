@@ -53,9 +53,9 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-def test_there_are_nineteen_cases_of_layouts():
+def test_there_are_twenty_one_cases_of_layouts():
     """All that impl_jax may skip."""
-    assert len(LAYOUTS) == 19
+    assert len(LAYOUTS) == 21
 
 
 @pytest.mark.parametrize(("port", "cases"), [("impl_torch", CASES), ("impl_jax", CASES[::2])])
