@@ -8,7 +8,7 @@ from conformance.numbers.draws import LARGEST_BELL
 from conformance.numbers.rounding import largest
 from conformance.ops.draw import LARGEST_WEIGHT
 from conformance.ops.golden import Golden
-from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.cases import ROW_NORMS, NormCase
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.golden import exact_inputs
 from conformance.ops.norms.values import mean
@@ -77,8 +77,8 @@ def _repeats(terms: Array) -> bool:
 
 
 def _of_dialect(case: NormCase) -> str:
-    if case.op == "batch_norm":
-        return "op: batch_norm is asked by the kit's own cases alone; it must be rms_norm or layer_norm"
+    if case.op not in ROW_NORMS:
+        return f"op: {case.op} is asked by the kit's own cases alone; it must be {' or '.join(ROW_NORMS)}"
     known = dialects.of(case.dtype)
     if case.dialect not in known:
         return f"dialect: {case.dtype} has {', '.join(dialect.name for dialect in known)}, not {case.dialect.name}"
