@@ -9,9 +9,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from conformance.numbers import json_text
 from conformance.ops.answerable import why_unanswerable
 from conformance.ops.norms.cases import NormCase
+from conformance.question.dialects import Dialect
 
 LIMIT = 1 << 24  # bytes of a file
 NAME = re.compile(r"[\w.+-]+")  # a part of a path
+OPTIONAL = {(Dialect, "sum")}  # left out where nothing is added
 
 
 class CaseFileError(ValueError):
@@ -20,7 +22,7 @@ class CaseFileError(ValueError):
 
 def as_json(*cases: Any) -> str:
     """All fields of the cases: one object, or a list of them unless there is exactly one; every case on a line."""
-    lines = [json.dumps(asdict(case)) for case in cases]
+    lines = [json.dumps(asdict(case) | {"dialect": case.dialect.fields}) for case in cases]
     return lines[0] + "\n" if len(lines) == 1 else "[" + ",\n ".join(lines) + "]\n"
 
 
@@ -92,12 +94,12 @@ def _read_fields(type_: Any, value: Any, field: str) -> Any:
     types, prefix = get_type_hints(type_), f"{field}." if field else ""
     types = {name: types[name] for name in type_.__dataclass_fields__}
     for name in types:
-        if name not in value:
+        if name not in value and (type_, name) not in OPTIONAL:
             raise CaseFileError(f"{prefix}{name}: missing")
     for name in value:
         if name not in types:
             raise CaseFileError(f"{prefix}{name}: unknown; the fields are {', '.join(types)}")
-    return type_(**{name: _read(types[name], value[name], f"{prefix}{name}") for name in types})
+    return type_(**{name: _read(types[name], value[name], f"{prefix}{name}") for name in types if name in value})
 
 
 def _wrong(field: str, value: Any, expected: str) -> CaseFileError:

@@ -8,17 +8,21 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from conformance.numbers.rounding import HALF, SINGLE
+from conformance.numbers.rounding import HALF
 from conformance.ops.answerable import LARGEST_RANK
+from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
 from conformance.question.case import Case
 
-MODELS: tuple[NormCase, ...] = tuple(case for case in (*ROW_NORM_CASES, *BATCH_NORM_CASES) if case.name == "random")
+NORM_CASES: tuple[NormCase, ...] = (*ROW_NORM_CASES, *ADD_NORM_CASES, *BATCH_NORM_CASES)
+MODELS = tuple(case for case in NORM_CASES if case.name == "random")
 GIB = 2**30
 
-# Bytes for every element of x, measured: at the peak, while a case is judged, and of every case that has been judged.
-PEAK = {**dict.fromkeys(SINGLE, 170), **dict.fromkeys(HALF, 440)}
+# Bytes for every element of x, measured: at the peak, while a case is judged, in half precision in the worst dialect; and of
+# every case that has been judged.
+PEAK = {"rms_norm": 170, "layer_norm": 170, "add_rms_norm": 260, "add_layer_norm": 260, "batch_norm": 170}
+PEAK_IN_HALF = {"rms_norm": 440, "layer_norm": 780, "add_rms_norm": 640, "add_layer_norm": 1430, "batch_norm": 440}
 KEPT = 16
 
 
@@ -59,9 +63,14 @@ def require_memory(cases: Sequence[Case], ports: int) -> None:
 
 def estimate(cases: Sequence[Case], ports: int) -> int:
     """The bytes that it takes to judge some cases: ports are judged side by side, the cases of each one after another."""
-    peak = max(PEAK[case.dtype] * prod(case.shape) for case in cases)
+    peak = max(peak_bytes(case) * prod(case.shape) for case in cases)
     kept = sum(KEPT * prod(case.shape) for case in cases)
     return ports * (peak + kept)
+
+
+def peak_bytes(case: Case) -> int:
+    """The bytes for every element of x while a case is judged."""
+    return (PEAK_IN_HALF if case.dtype in HALF else PEAK)[case.op]
 
 
 def free_memory() -> int:

@@ -1,7 +1,7 @@
 """A dialect: the roundings that two correct implementations of one norm need not share."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from conformance.numbers import rounding
 
@@ -46,6 +46,11 @@ class Dialect:
         weight = "_float32_weight" if self.weight_dtype == "float32" else ""
         sum_ = f"{self.sum}_sum_" if self.sum else ""
         return sum_ + self.order + offset + weight
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The dialect as an object in a file; `sum` only where something is added."""
+        return {name: value for name, value in asdict(self).items() if name != "sum" or value}
 
     @property
     def other_order(self) -> "Dialect":

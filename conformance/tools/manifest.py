@@ -6,7 +6,6 @@ import os
 import platform
 import re
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def description(case: Case) -> dict[str, Any]:
     """What the manifest says of a case besides its file."""
     return {
         "op": case.op,
-        "dialect": asdict(case.dialect),
+        "dialect": case.dialect.fields,
         "dtype": case.dtype,
         "shape": list(case.shape),
         "eps": case.eps,

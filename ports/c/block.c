@@ -129,14 +129,6 @@ static real *without_cache(const struct block *b, const real *all)
     return fresh;
 }
 
-static real *added(size_t count, const real *a, const real *b)
-{
-    real *total = reals(count);
-    for (size_t i = 0; i < count; i++)
-        total[i] = a[i] + b[i];
-    return total;
-}
-
 struct stages block(const struct block *b, const real *x, struct tensor **taps)
 {
     enum dtype stored = b->like.dtype, computed = stored == F64 ? F64 : F32;

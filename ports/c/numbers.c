@@ -95,6 +95,14 @@ void round_all(enum dtype dtype, size_t count, real *values)
         values[i] = round_to(dtype, values[i]);
 }
 
+real *added(size_t count, const real *a, const real *b)
+{
+    real *total = reals(count);
+    for (size_t i = 0; i < count; i++)
+        total[i] = a[i] + b[i];
+    return total;
+}
+
 real sum(size_t n, const real *a, size_t step)
 {
     if (n > ONE_BY_ONE)

@@ -14,6 +14,8 @@ const unsigned char *encode(enum dtype dtype, size_t count, const real *values);
 real round_to(enum dtype dtype, real x);
 void round_all(enum dtype dtype, size_t count, real *values);
 
+real *added(size_t count, const real *a, const real *b);
+
 /* Pairwise: the error grows with the logarithm of n. A step of more than one sums a column. */
 real sum(size_t n, const real *a, size_t step);
 real dot(size_t n, const real *a, size_t a_step, const real *b, size_t b_step);

@@ -28,6 +28,16 @@ static real *input_like(const struct tensor *given, const char *name, const stru
     return decode(found);
 }
 
+/* The cotangent of an output; zeros where the message says that nothing reads it. */
+static real *cotangent(const struct json *message, const struct tensor *given, const char *name, const struct tensor *like)
+{
+    const struct json *cotangents = json_get(message, "cotangents");
+    for (const struct json *each = cotangents ? cotangents->first : NULL; each; each = each->next)
+        if (each->text && strcmp(each->text, name) == 0)
+            return input_like(given, name, like);
+    return reals(like->count);
+}
+
 static const struct tensor *row_parameter(const struct tensor *given, const char *name, size_t d)
 {
     const struct tensor *found = find(given, name);
@@ -59,10 +69,16 @@ static bool casts_first(const char *order)
     return strcmp(order, "cast_then_scale") == 0;
 }
 
-static void answer_norm(const struct json *message, bool centred, bool backward, const struct tensor *given,
-                        struct tensor **outputs)
+static bool rounds_sum(const struct json *settings)
 {
-    const struct tensor *x = input(given, "x");
+    return json_get(settings, "sum") && strcmp(json_text(settings, "sum"), "rounded") == 0;
+}
+
+/* With a residual s = x + residual is normalised, and returned beside y; without one, s = x. */
+static void answer_norm(const struct json *message, const struct json *settings, bool centred, bool adds, bool backward,
+                        const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x"), *residual = adds ? input(given, "residual") : NULL;
     size_t d = axis_from_last(x, 1);
     if (d == 0)
         refuse("x has no features");
@@ -77,17 +93,27 @@ static void answer_norm(const struct json *message, bool centred, bool backward,
     };
     const struct tensor *weight = row_parameter(given, "weight", d), *bias = row_parameter(given, "bias", d);
     const struct tensor *widest = weight ? weight : bias;
-    real *of_x = decode(x), *w = weight ? decode(weight) : NULL, *y = reals(x->count);
+    real *s = decode(x), *w = weight ? decode(weight) : NULL, *y = reals(x->count);
+    if (residual) {
+        s = added(x->count, s, input_like(given, "residual", x));
+        output(outputs, "residual_out", residual, s);
+        if (rounds_sum(settings))
+            round_all(residual->dtype, x->count, s);
+    }
     struct tensor of_y = *x;
     if (how.casts_first && widest && widest->dtype < of_y.dtype) /* promoted: what multiplies last says */
         of_y.dtype = widest->dtype;
-    norm(how, of_x, w, bias ? decode(bias) : NULL, y);
+    norm(how, s, w, bias ? decode(bias) : NULL, y);
     output(outputs, "y", &of_y, y);
     if (!backward)
         return;
-    real *dx = reals(x->count), *dweight = reals(d), *dbias = reals(d);
-    norm_vjp(how, input_like(given, "dy", x), of_x, w, dx, dweight, dbias);
-    output(outputs, "dx", x, dx);
+    real *ds = reals(x->count), *dweight = reals(d), *dbias = reals(d);
+    norm_vjp(how, cotangent(message, given, "dy", x), s, w, ds, dweight, dbias);
+    if (residual) {
+        ds = added(x->count, ds, cotangent(message, given, "dresidual_out", x));
+        output(outputs, "dresidual", residual, ds);
+    }
+    output(outputs, "dx", x, ds);
     output_if(weight, outputs, "dweight", dweight);
     output_if(bias, outputs, "dbias", dbias);
 }
@@ -313,10 +339,11 @@ struct tensor *answer(const struct json *message, const struct tensor *given)
     const struct json *settings = json_get(message, "settings");
     if (!asked || !gradients || !settings)
         refuse("the message has no asked, no gradients, or no settings");
-    bool backward = gradients->first;
+    bool backward = gradients->first, adds = strncmp(op, "add_", 4) == 0;
+    const char *row_norm = adds ? op + 4 : op;
     struct tensor *outputs = NULL;
-    if (strcmp(op, "rms_norm") == 0 || strcmp(op, "layer_norm") == 0)
-        answer_norm(message, *op == 'l', backward, given, &outputs);
+    if (strcmp(row_norm, "rms_norm") == 0 || strcmp(row_norm, "layer_norm") == 0)
+        answer_norm(message, settings, *row_norm == 'l', adds, backward, given, &outputs);
     else if (strcmp(op, "batch_norm") == 0)
         answer_batch_norm(message, settings, backward, given, &outputs);
     else if (strcmp(op, "rope") == 0)

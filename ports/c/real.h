@@ -15,6 +15,7 @@ typedef float real;
 #define OF_REAL(name) name##_float
 #endif
 
+#define added OF_REAL(added)
 #define answer OF_REAL(answer)
 #define attention OF_REAL(attention)
 #define attention_vjp OF_REAL(attention_vjp)

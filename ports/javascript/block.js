@@ -3,9 +3,7 @@
 import { attention, attentionVjp, rope } from "./attention.js";
 import { gelu, geluVjp, linear, linearVjp, swiglu, swigluVjp } from "./feed_forward.js";
 import { norm, normVjp } from "./norms.js";
-import { array, round } from "./numbers.js";
-
-const added = (...arrays) => array(arrays[0], arrays[0].length, (i) => arrays.reduce((total, a) => total + a[i], 0));
+import { added, array, round } from "./numbers.js";
 
 // One layer: `config` is the message's, `given` the file's tensors, `layer` what the names of its parameters begin with.
 export class Block {

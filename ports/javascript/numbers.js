@@ -12,6 +12,11 @@ export function array(like, count, value) {
   return made;
 }
 
+// Element by element; between two stores the sum is float64.
+export function added(...arrays) {
+  return array(arrays[0], arrays[0].length, (i) => arrays.reduce((total, each) => total + each[i], 0));
+}
+
 const ROUND = {
   float64: (x) => x,
   float32: Math.fround,

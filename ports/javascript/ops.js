@@ -5,6 +5,7 @@ import { batchNorm, batchNormVjp } from "./batch_norm.js";
 import { Block } from "./block.js";
 import { gelu, geluVjp, swiglu, swigluVjp } from "./feed_forward.js";
 import { norm, normVjp } from "./norms.js";
+import { added, array, round } from "./numbers.js";
 
 const like = (tensor, values, dtype = tensor.dtype) => ({ dtype, shape: tensor.shape, values });
 
@@ -14,15 +15,43 @@ const ofThoseGiven = ({ x, weight, bias }, { dx, dweight, dbias }) => ({
   ...(bias && { dbias: like(bias, dbias) }),
 });
 
+const howToNorm = (centred, { order, eps, weight_offset: weightOffset }, x) => ({
+  centred,
+  castsFirst: order === "cast_then_scale",
+  dtype: x.dtype,
+  eps,
+  weightOffset,
+  d: x.shape.at(-1),
+});
+
+// s is what is normalised: x's values, or the sum of them and a residual.
+function normed(how, { x, weight, bias }, s) {
+  const promotes = how.castsFirst && [weight, bias].some((parameter) => parameter?.dtype === "float32");
+  return like(x, norm(how, s, weight?.values, bias?.values), promotes ? "float32" : x.dtype);
+}
+
 function normOp(centred) {
-  return ({ order, eps, weight_offset: weightOffset }, { x, weight, bias, dy }, backward) => {
-    const castsFirst = order === "cast_then_scale";
-    const how = { centred, castsFirst, dtype: x.dtype, eps, weightOffset, d: x.shape.at(-1) };
-    const promotes = castsFirst && [weight, bias].some((parameter) => parameter?.dtype === "float32");
-    const y = like(x, norm(how, x.values, weight?.values, bias?.values), promotes ? "float32" : x.dtype);
-    if (!backward) return { y };
-    const { dx, dweight, dbias } = normVjp(how, dy.values, x.values, weight?.values);
-    return { y, ...ofThoseGiven({ x, weight, bias }, { dx, dweight, dbias }) };
+  return (message, given, backward) => {
+    const { x, weight, dy } = given;
+    const how = howToNorm(centred, message, x);
+    const y = normed(how, given, x.values);
+    return backward ? { y, ...ofThoseGiven(given, normVjp(how, dy.values, x.values, weight?.values)) } : { y };
+  };
+}
+
+// The norm of s = x + residual, as s is stored or as it was before; an output without a cotangent counts for nothing.
+function addNormOp(centred) {
+  return (message, given, backward) => {
+    const { x, residual, weight, dy, dresidual_out: dresidualOut } = given;
+    const how = howToNorm(centred, message, x);
+    const residualOut = like(residual, added(x.values, residual.values));
+    const s = residualOut.values.slice();
+    if (message.settings.sum === "rounded") round(x.dtype, s);
+    const outputs = { y: normed(how, given, s), residual_out: residualOut };
+    if (!backward) return outputs;
+    const { dx: ds, dweight, dbias } = normVjp(how, dy?.values ?? array(s, s.length), s, weight?.values);
+    const dx = dresidualOut ? added(ds, dresidualOut.values) : ds;
+    return { ...outputs, ...ofThoseGiven(given, { dx, dweight, dbias }), dresidual: like(residual, dx) };
   };
 }
 
@@ -42,6 +71,8 @@ function blocks({ op, settings }, given, backward) {
 export const OPS = {
   rms_norm: normOp(false),
   layer_norm: normOp(true),
+  add_rms_norm: addNormOp(false),
+  add_layer_norm: addNormOp(true),
 
   batch_norm({ eps, settings }, given, backward) {
     const { x, weight, bias, running_mean: runningMean, running_var: runningVar, dy } = given;

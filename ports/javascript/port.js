@@ -14,6 +14,7 @@ const HELLO = {
   dtypes: ["float64", "float32", "bfloat16", "float16"],
   orders: ["cast_then_scale", "scale_then_cast"],
   weight_offsets: [0, 1],
+  sums: ["rounded", "unrounded", "float32"],
   gradients: true,
   taps: true,
   device: "cpu",

@@ -1,5 +1,6 @@
 """onnxruntime's operators as they ship, each as a model of one node on the CPU; y alone, for it has no gradients."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ import conformance.port
 from conformance.port import Skip
 
 Array = np.ndarray
-INPUTS = ("X", "Scale", "B")
+NOT_WANTED = 0  # onnx.TensorProto.UNDEFINED, for an output of a node that is not one of the model's
 
 
 class Port(conformance.port.Port):
@@ -22,6 +23,7 @@ class Port(conformance.port.Port):
 
     name = "onnxruntime"
     orders = ("scale_then_cast",)
+    sums = ("unrounded",)
     expected = {  # noqa: RUF012
         "attention/*/float64/*": "float64 is computed in float32",
         "gelu/tanh/float64/*": "the constants of Gelu's formula are in float32",
@@ -52,6 +54,14 @@ class Port(conformance.port.Port):
     def layer_norm(self, x: Array, weight: Array | None, bias: Array | None, *, eps: float, **_: Any) -> Array:
         return one_dtype("LayerNormalization", eps, x, weight, bias)
 
+    def add_rms_norm(self, x: Array, residual: Array, weight: Array | None, *, eps: float, **_: Any) -> tuple[Array, Array]:
+        return added("SkipSimplifiedLayerNormalization", eps, x, residual, weight)
+
+    def add_layer_norm(
+        self, x: Array, residual: Array, weight: Array | None, bias: Array | None, *, eps: float, **_: Any
+    ) -> tuple[Array, Array]:
+        return added("SkipLayerNormalization", eps, x, residual, weight, bias)
+
     def batch_norm(
         self,
         x: Array,
@@ -70,7 +80,8 @@ class Port(conformance.port.Port):
             raise Skip("BatchNormalization always has a scale and a bias")
         given = np.ascontiguousarray(np.moveaxis(x, -1, 1)), weight, bias, running_mean, running_var
         settings = ("epsilon", eps), ("momentum", 1 - momentum), ("training_mode", int(training))
-        run = one_node("BatchNormalization", settings, *(element_type(array) for array in given), more=2 * training)
+        x_type, *_, running_type = types = element_types(given)
+        run = one_node("BatchNormalization", settings, types, (x_type, running_type, running_type)[: 1 + 2 * training])
         y, *running = map(np.asarray, run.run(None, {f"X{i}": array for i, array in enumerate(given)}))
         y = np.moveaxis(y, 1, -1)
         return (y, *running) if training else y
@@ -103,7 +114,8 @@ class Simplified(Port):
     """SimplifiedLayerNormalization, onnxruntime's own RMSNorm, which its optimiser makes of the nodes of an exported model."""
 
     name = "onnxruntime simplified"
-    layer_norm = batch_norm = rope = attention = swiglu = gelu = None  # pyright: ignore[reportAssignmentType]
+    layer_norm = add_rms_norm = add_layer_norm = None  # pyright: ignore[reportAssignmentType]
+    batch_norm = rope = attention = swiglu = gelu = None  # pyright: ignore[reportAssignmentType]
     expected = {"*_float32_weight/float16/*": "y has the dtype of the weight, and x_hat is not rounded"}  # noqa: RUF012
 
     def rms_norm(self, x: Array, weight: Array | None, *, eps: float, **_: Any) -> Array:
@@ -121,62 +133,77 @@ def evaluate(op: str, eps: float, x: Array, weight: Array | None, bias: Array | 
     """The output of one node, of x's shape and the weight's dtype. Raises `Skip` where there is no weight or no kernel."""
     if weight is None:
         raise Skip(f"{op} always has a weight")
-    given = {name: array for name, array in zip(INPUTS, (x, weight, bias), strict=True) if array is not None}
+    given = [array for array in (x, weight, bias) if array is not None]
     y = np.empty(x.shape, weight.dtype)
-    run = session(op, eps, *(element_type(array) for array in given.values()))
-    binding = run.io_binding()
-    for name, array in given.items():
-        binding.bind_input(name, "cpu", 0, element_type(array), array.shape, array.ctypes.data)
-    binding.bind_output("Y", "cpu", 0, element_type(y), y.shape, y.ctypes.data)
-    run.run_with_iobinding(binding)
+    run = one_node(op, (("epsilon", eps),), element_types(given), element_types([y]))
+    run_in_place(run, given, [y])
     return y
 
 
+def added(
+    op: str, eps: float, x: Array, residual: Array, weight: Array | None, bias: Array | None = None
+) -> tuple[Array, Array]:
+    """y and the sum, of one of onnxruntime's own operators: the two statistics between them are not wanted. `Skip` as above."""
+    if weight is None:
+        raise Skip(f"{op} always has a weight")
+    given = [array for array in (x, residual, weight, bias) if array is not None]
+    if any(array.dtype != x.dtype for array in given):
+        raise Skip(f"{op} takes tensors of x's dtype only")
+    y, residual_out = np.empty_like(x), np.empty_like(x)
+    y_type = element_type(x)
+    made = y_type, NOT_WANTED, NOT_WANTED, y_type
+    run_in_place(one_node(op, (("epsilon", eps),), element_types(given), made, "com.microsoft"), given, [y, residual_out])
+    return y, residual_out
+
+
+def run_in_place(run: onnxruntime.InferenceSession, given: Sequence[Array], made: Sequence[Array]) -> None:
+    """Run a session from arrays into arrays where they lie: bfloat16, which it has no NumPy dtype for, is bits to it."""
+    binding = run.io_binding()
+    for place, array in enumerate(given):
+        binding.bind_input(f"X{place}", "cpu", 0, element_type(array), array.shape, array.ctypes.data)
+    for output, array in zip(run.get_outputs(), made, strict=True):
+        binding.bind_output(output.name, "cpu", 0, element_type(array), array.shape, array.ctypes.data)
+    run.run_with_iobinding(binding)
+
+
 def node(op: str, *inputs: Array, **attributes: Any) -> Array:
-    """The output of one node of ONNX's opset 24, which has the shape and dtype of its first input. Raises `Skip` as above."""
-    run = one_node(op, tuple(attributes.items()), *(element_type(array) for array in inputs))
+    """The output of one node, which has the shape and dtype of its first input. Raises `Skip` as above."""
+    types = element_types(inputs)
+    run = one_node(op, tuple(attributes.items()), types, types[:1])
     [y] = run.run(None, {f"X{i}": array for i, array in enumerate(inputs)})
     return np.asarray(y)
 
 
 @cache
 def one_node(
-    op: str, attributes: tuple[tuple[str, Any], ...], *element_types: int, more: int = 0
+    op: str, attributes: tuple[tuple[str, Any], ...], given: tuple[int, ...], made: tuple[int, ...], domain: str = ""
 ) -> onnxruntime.InferenceSession:
-    """A session for one node of any operator, at any shape; `more` outputs than one have the type of the last input.
+    """A session for one node of any operator of ONNX's opset 24, or of another domain's, at any shape.
 
-    Raises `Skip` where it has no kernel for these types.
+    `given` and `made` are the element types of its inputs, X0, X1, …, and outputs, Y0, Y1, …. Raises `Skip` where it has no
+    kernel for these types.
     """
-    names = [f"X{i}" for i in range(len(element_types))]
-    inputs = [helper.make_tensor_value_info(name, type_, None) for name, type_ in zip(names, element_types, strict=True)]
-    types = element_types[0], *element_types[-1:] * more
-    outputs = [helper.make_tensor_value_info(f"Y{i}", type_, None) for i, type_ in enumerate(types)]
-    made = [output.name for output in outputs]
-    graph = helper.make_graph([helper.make_node(op, names, made, **dict(attributes))], op, inputs, outputs)
-    return _session(graph, 24, element_types)
-
-
-def element_type(array: Array) -> int:
-    """ONNX's number for an array's dtype."""
-    return helper.np_dtype_to_tensor_dtype(array.dtype)
-
-
-@cache
-def session(op: str, eps: float, *element_types: int) -> onnxruntime.InferenceSession:
-    """A session for one node, at any shape. Raises `Skip` where it has no kernel for these types."""
-    names = INPUTS[: len(element_types)]
-    inputs = [helper.make_tensor_value_info(name, type_, None) for name, type_ in zip(names, element_types, strict=True)]
-    output = helper.make_tensor_value_info("Y", element_types[1], None)
-    graph = helper.make_graph([helper.make_node(op, names, ["Y"], epsilon=eps)], op, inputs, [output])
-    return _session(graph, 23, element_types)
-
-
-def _session(graph: onnx.GraphProto, opset: int, element_types: tuple[int, ...]) -> onnxruntime.InferenceSession:
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    inputs = [helper.make_tensor_value_info(f"X{place}", type_, None) for place, type_ in enumerate(given)]
+    outputs = [helper.make_tensor_value_info(f"Y{place}" if type_ else "", type_, None) for place, type_ in enumerate(made)]
+    names = ([value.name for value in values] for values in (inputs, outputs))
+    computed = helper.make_node(op, *names, domain=domain, **dict(attributes))
+    graph = helper.make_graph([computed], op, inputs, [output for output in outputs if output.name])
+    opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except (NoKernel, InvalidGraph):  # the operator is not defined for these types, or not implemented
-        types = " and ".join(helper.tensor_dtype_to_np_dtype(type_).name for type_ in dict.fromkeys(element_types))
-        raise Skip(f"no kernel of {graph.name} for {types}") from None
+        types = " and ".join(helper.tensor_dtype_to_np_dtype(type_).name for type_ in dict.fromkeys(given))
+        raise Skip(f"no kernel of {op} for {types}") from None
+
+
+def element_types(arrays: Sequence[Array]) -> tuple[int, ...]:
+    """ONNX's numbers for the dtypes of arrays."""
+    return tuple(element_type(array) for array in arrays)
+
+
+def element_type(array: Array) -> int:
+    """ONNX's number for an array's dtype."""
+    return helper.np_dtype_to_tensor_dtype(array.dtype)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from conformance.ops.case_files import CaseFileError, as_json, read_case, read_cases
 from conformance.ops.cases import select
 from conformance.ops.norms.cases import ROW_NORM_CASES
+from conformance.question import dialects
 from conformance.question.case import Layout
 from conformance.tools.fuzzing.random_cases import cases
 from tests.judge.test_random_cases import EVERYTHING
 
 (PLAIN,) = select("layer_norm/cast_then_scale/bfloat16/random")
+ROUNDED = dialects.HALF_SUMS[0]
 
 
 @settings(max_examples=200, deadline=None)
@@ -57,6 +59,7 @@ def altered(**fields: object) -> dict:
         ({"bias": 1}, "bias: 1 must be true or false"),
         ({"op": "rms_norm"}, "bias: rms_norm has none"),
         ({"op": "batch_norm"}, "op: batch_norm is asked by the kit's own cases alone; it must be rms_norm or layer_norm"),
+        ({"op": "add_rms_norm"}, "op: add_rms_norm is asked by the kit's own cases alone; it must be rms_norm or layer_norm"),
         ({"name": "a/b"}, "name: 'a/b' must be letters, digits and any of _ . + -"),
         ({"name": None}, "name: null must be a string"),
         ({"eps": "1e-5"}, 'eps: "1e-5" must be a number'),
@@ -77,7 +80,12 @@ def altered(**fields: object) -> dict:
             {"dialect__weight_offset": 1, "weight": "absent"},
             "weight: cast_then_scale_offset_1 is about the weight, which is absent",
         ),
-        ({"dialect__colour": "blue"}, "dialect.colour: unknown; the fields are order, weight_offset, weight_dtype"),
+        ({"dialect__colour": "blue"}, "dialect.colour: unknown; the fields are order, weight_offset, weight_dtype, sum"),
+        ({"dialect__sum": "rouned"}, 'dialect.sum: "rouned" must be one of "", "rounded", "unrounded", "float32"'),
+        (
+            {"dialect__sum": "rounded"},
+            f"dialect: bfloat16 has {', '.join(each.name for each in dialects.of('bfloat16'))}, not {ROUNDED.name}",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(fields, problem):
@@ -86,11 +94,21 @@ def test_what_is_wrong_is_named(fields, problem):
     assert str(error.value) == problem
 
 
-def test_nothing_may_be_left_out():
+def test_a_dialect_names_a_sum_only_where_something_is_added():
+    assert "sum" not in altered()["dialect"]
+    assert read_case(altered(dialect__sum="")) == PLAIN
+
+
+def test_nothing_else_may_be_left_out():
     for name in altered():
         item = altered()
         del item[name]
         with pytest.raises(CaseFileError, match=f"^{name}: missing$"):
+            read_case(item)
+    for name in altered()["dialect"]:
+        item = altered()
+        del item["dialect"][name]
+        with pytest.raises(CaseFileError, match=rf"^dialect\.{name}: missing$"):
             read_case(item)
 
 

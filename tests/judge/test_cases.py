@@ -11,7 +11,9 @@ import pytest
 
 from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.cases import CASES, NoCaseError, require, select
-from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
+from conformance.ops.golden import golden
+from conformance.ops.norms.add_norm import ADD_NORM_CASES
+from conformance.ops.norms.cases import ADD_NORMS, ROW_NORM_CASES, ROW_NORMS
 from conformance.question import dialects
 from conformance.question.case import Layout
 
@@ -24,6 +26,14 @@ COUNTS = {
     ("layer_norm", "float32"): 54,
     ("layer_norm", "bfloat16"): 80,
     ("layer_norm", "float16"): 60,
+    ("add_rms_norm", "float64"): 7,
+    ("add_rms_norm", "float32"): 17,
+    ("add_rms_norm", "bfloat16"): 38,
+    ("add_rms_norm", "float16"): 38,
+    ("add_layer_norm", "float64"): 7,
+    ("add_layer_norm", "float32"): 17,
+    ("add_layer_norm", "bfloat16"): 38,
+    ("add_layer_norm", "float16"): 38,
     ("batch_norm", "float64"): 24,
     ("batch_norm", "float32"): 31,
     ("batch_norm", "bfloat16"): 25,
@@ -58,12 +68,12 @@ ids = [case.id for case in CASES]
 def test_the_number_of_cases_is_pinned():
     """Adding cases is fine: count them here. Nothing passes by not being there."""
     assert Counter((case.op, case.dtype) for case in CASES) == COUNTS
-    assert len(CASES) == 646
+    assert len(CASES) == 846
 
 
 def test_ids_are_stable():
     """Ids name files and seed the inputs: to rename one is to break what others have stored."""
-    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "e6d91ef11a2c18d688fb96184b6d7752"
+    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "7f63942a73eaa0e874eaaa2b0f485ee4"
 
 
 def test_ids_are_unique_paths():
@@ -144,12 +154,48 @@ def test_every_case_says_what_it_exposes():
         ("layer_norm/either_order/float32/weight_only", "y float32 dx float32 dweight float32"),
         ("layer_norm/either_order/float32/bias_only", "y float32 dx float32 dbias float32"),
         ("layer_norm/either_order/float64/random", "y float64 dx float64 dweight float64 dbias float64"),
+        (
+            "add_rms_norm/rounded_sum_scale_then_cast_float32_weight/float16/random",
+            "y float16 residual_out float16 dx float16 dresidual float16 dweight float32",
+        ),
+        (
+            "add_layer_norm/float32_sum_scale_then_cast/bfloat16/random",
+            "y bfloat16 residual_out float32 dx bfloat16 dresidual float32 dweight bfloat16 dbias bfloat16",
+        ),
     ],
 )
 def test_outputs_follow_from_the_dialect_and_the_parameters(id_, outputs):
     (case,) = select(id_)
     assert " ".join(f"{name} {dtype}" for name, dtype in case.outputs.items()) == outputs
-    assert [case.output_shape(name) for name in case.outputs] == [case.shape] * 2 + [(33,)] * (len(case.outputs) - 2)
+    of_parameters = [name for name in case.outputs if name in ("dweight", "dbias")]
+    shapes = {name: (33,) if name in of_parameters else case.shape for name in case.outputs}
+    assert {name: case.output_shape(name) for name in case.outputs} == shapes
+
+
+@pytest.mark.parametrize(("op", "dtype"), list(product(ADD_NORMS, DTYPES)))
+def test_every_sum_gets_the_probes_of_sums(op, dtype):
+    cases = [case for case in ADD_NORM_CASES if (case.op, case.dtype) == (op, dtype)]
+    plain = [case for case in cases if case.dialect in (*dialects.SINGLE, *dialects.HALF_SUMS)]
+    assert {case.dialect.sum for case in plain} == ({"rounded", "unrounded", "float32"} if dtype in HALF else {""})
+    for dialect in {case.dialect for case in plain}:
+        mine = {case.name for case in plain if case.dialect == dialect}
+        assert mine >= {"random", "rows_near_eps", "cancels", "large_residual", "y_unread", "residual_out_unread"}
+    assert {case.dialect.weight_offset for case in cases} == {0, 1}
+
+
+def test_what_nothing_reads_has_no_cotangent():
+    for case in ADD_NORM_CASES:
+        cotangents = {name for name in ("dy", "dresidual_out") if name in golden(case).inputs}
+        assert cotangents == {"dy", "dresidual_out"} - ({f"d{case.unread}"} if case.unread else set())
+
+
+def test_a_sum_is_stored_where_it_is_small_and_what_nothing_reads_once_a_dtype():
+    left_out = [case for case in ADD_NORM_CASES if not case.has_fixture]
+    assert {case.name for case in left_out} == {"width_129", "rows_257", "y_unread", "residual_out_unread"}
+    stored = [case for case in ADD_NORM_CASES if case.unread and case.has_fixture]
+    assert Counter((case.op, case.dtype, case.name) for case in stored) == Counter(
+        product(ADD_NORMS, DTYPES, ("y_unread", "residual_out_unread"))
+    )
 
 
 def test_only_small_cases_have_a_fixture():

@@ -93,8 +93,8 @@ def test_replacing_leaves_nothing_of_the_old_and_nothing_beside(copy, fresh):
     assert os.listdir(copy.parent) == ["copy"]
 
 
-def test_all_of_it_fits_into_eleven_megabytes(fresh):
-    assert sum(map(len, content(fresh).values())) <= 11e6
+def test_all_of_it_fits_into_fourteen_megabytes(fresh):
+    assert sum(map(len, content(fresh).values())) <= 14e6
 
 
 def test_the_manifest_satisfies_its_schema_and_the_schema_is_strict(manifest):
