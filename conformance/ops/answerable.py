@@ -61,7 +61,8 @@ def _is_subnormal(golden: Golden) -> bool:
 def _is_repetitive(golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x, dy, weight, _ = exact_inputs(golden.inputs)
-    x, x_hat, n = golden.intermediates.get("sum", x), golden.intermediates["x_hat"], x.shape[-1]
+    added, x_hat, n = golden.case.added(golden.inputs), golden.intermediates["x_hat"], x.shape[-1]
+    x = added.sum_read(x) if added else x
     with np.errstate(all="ignore"):
         g = dy * (weight + golden.case.dialect.weight_offset)
         columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from conformance.numbers import json_text
 from conformance.ops.answerable import why_unanswerable
+from conformance.ops.norms.add_norm import case_type
 from conformance.ops.norms.cases import NormCase
 from conformance.question.dialects import Dialect
 
@@ -57,7 +58,7 @@ def read_cases(path: Path) -> tuple[NormCase, ...]:
 
 def read_case(item: Any) -> NormCase:
     """A case from what JSON made of it. Raises `CaseFileError`, which begins with the field that is wrong."""
-    case: NormCase = _read(NormCase, item, "")
+    case: NormCase = _read(case_type(item.get("op")) if isinstance(item, dict) else NormCase, item, "")
     if not NAME.fullmatch(case.name):
         raise CaseFileError(f"name: {case.name!r} must be letters, digits and any of _ . + -")
     if not case.exposes.isprintable():

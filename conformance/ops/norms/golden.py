@@ -55,7 +55,7 @@ def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
         if added is None:
             return row_norm_values(x, dy, weight, bias, **how)
         norm, intermediates = row_norm_values(added.sum_read(x), dy, weight, bias, **how)
-        return replace(norm, summed=added.summed(x)), intermediates | {"sum": norm.x}
+        return replace(norm, summed=added.summed(x)), intermediates
 
 
 def batch_norm_values(case: BatchNormCase, given: dict[str, Array]) -> Values:

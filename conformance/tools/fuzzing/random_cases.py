@@ -12,7 +12,7 @@ from conformance.numbers.rounding import FORMATS, HALF, DType
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
 from conformance.ops.cases import Names, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
-from conformance.ops.norms.add_norm import AddNormCase, Residual, Unread
+from conformance.ops.norms.add_norm import Residual, Unread, case_type
 from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, NormCase, NormOp
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
@@ -42,18 +42,13 @@ def _room(dtype: DType) -> float:
 def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question, ...]:
     """What a port claims to have, the simplest first: ops, dtypes and dialects; only of the ops and dtypes given, if any."""
     plain = (
-        of_op(op)(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
+        case_type(op)(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
         for op in (*ROW_NORMS, *ADD_NORMS)
         for dialect in dialects.of(dtype, of_a_sum=op in ADD_NORMS)
     )
     claimed = tuple(case for case in plain if not unsupported(case, hello))
     return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
-
-
-def of_op(op: str) -> type[NormCase]:
-    """The kind of case that an op has."""
-    return AddNormCase if op in ADD_NORMS else NormCase
 
 
 def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:
@@ -102,7 +97,7 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
     shape = _shape(draw, many_rows=dtype not in HALF)
     eps = draw(_EPS)
     more = {"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)} if op in ADD_NORMS else {}
-    return of_op(op)(
+    return case_type(op)(
         **more,
         op=op,
         dtype=dtype,
