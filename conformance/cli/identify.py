@@ -36,12 +36,12 @@ def identify(
     from conformance.port.process import PortFailure
     from conformance.port.session import Session
     from conformance.tools.scoreboard.findings import show_findings
-    from conformance.tools.scoreboard.identify import IDENTIFIED, identify_port
+    from conformance.tools.scoreboard.identify import IDENTIFIED, Identified, identify_port
 
     launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
     try:
         with Session(launch) as session:
-            ops = tuple(each for each in IDENTIFIED if not op or each in op)
+            ops: tuple[Identified, ...] = tuple(each for each in IDENTIFIED if not op or each in op)
             found = identify_port(session, ops, tuple(each for each in DTYPES if not dtype or each in dtype))
     except PortFailure as failure:
         print(f"{launch.spec} could not be run: {failure}", file=sys.stderr)

@@ -174,7 +174,8 @@ def error_ratio(expected: Expected, actual: Array) -> float:
     likely = _likely_ratio(expected, actual)
     if len(expected.placements) == 1 and expected.mode == "nearest_even":
         return float(np.clip(likely, FINEST, 1.0)) if admitted(1.0) else max(likely, ABOVE_ONE)
-    power = _least(lambda power: admitted(2.0**power), *(int(np.log2(end)) for end in (FINEST, COARSEST)), _power(likely))
+    first, last = int(np.log2(FINEST)), int(np.log2(COARSEST))
+    power = _least(lambda power: admitted(2.0**power), first, last, _power(likely))
     if power is None:
         return float("inf")
     low, high = 2.0 ** (power - 1), 2.0**power

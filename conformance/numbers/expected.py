@@ -83,15 +83,15 @@ class Expected:
         if scale in self._intervals:
             yield self._intervals[scale]
             return
-        hull = None
+        hull = whole = np.array(np.nan), np.array(np.nan)  # which fmin and fmax leave out
         for placement in self.placements:
             with np.errstate(all="ignore"):
                 low, high = placement(scale)
-                hull = (np.fmin(hull[0], low), np.fmax(hull[1], high)) if hull else (low, high)
-                lower, upper = (round_to(end, self.dtype, self.mode) for end in hull)
-            yield lower, upper
+                hull = np.fmin(hull[0], low), np.fmax(hull[1], high)
+                whole = round_to(hull[0], self.dtype, self.mode), round_to(hull[1], self.dtype, self.mode)
+            yield whole
         if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
-            self._intervals[scale] = lower, upper
+            self._intervals[scale] = whole
 
     def times(self, factor: float) -> "Expected":
         """The same, so many times as large before its last rounding, or after it and rounded again."""

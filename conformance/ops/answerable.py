@@ -31,9 +31,9 @@ def why_unanswerable(case: NormCase) -> str:
     return _of_dialect(case) or _of_shape(case) or _of_numbers(case) or _of_dy(case)
 
 
-def has_answer(golden: Golden) -> bool:
+def has_answer(case: NormCase, golden: Golden) -> bool:
     """Whether the numbers drawn leave every element with an answer; what only they can tell, and a case cannot."""
-    return not (_is_undefined(golden) or _is_subnormal(golden) or _is_repetitive(golden))
+    return not (_is_undefined(golden) or _is_subnormal(golden) or _is_repetitive(case, golden))
 
 
 def _is_undefined(golden: Golden) -> bool:
@@ -58,10 +58,10 @@ def _is_subnormal(golden: Golden) -> bool:
         return any(bool(np.any((a != 0) & (np.abs(a) < SMALLEST_NORMAL))) for a in met)
 
 
-def _is_repetitive(golden: Golden) -> bool:
+def _is_repetitive(case: NormCase, golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x, dy, weight, _ = exact_inputs(golden.inputs)
-    added, x_hat, n = golden.case.added(golden.inputs), golden.intermediates["x_hat"], x.shape[-1]
+    added, x_hat, n = case.added(golden.inputs), golden.intermediates["x_hat"], x.shape[-1]
     x = added.sum_read(x) if added else x
     with np.errstate(all="ignore"):
         g = dy * (weight + golden.case.dialect.weight_offset)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from conformance.numbers import rounding
+from conformance.numbers.rounding import DType
 
 Order = Literal["either_order", "cast_then_scale", "scale_then_cast"]
 Sum = Literal["", "rounded", "unrounded", "float32"]
@@ -81,7 +82,7 @@ class Dialect:
         """The dtype of weight and bias, and so of their gradients."""
         return storage_dtype if self.weight_dtype == "storage" else self.weight_dtype
 
-    def residual_dtype(self, storage_dtype: str) -> str:
+    def residual_dtype(self, storage_dtype: DType) -> DType:
         """The dtype of a residual, and of the sum that is returned."""
         return "float32" if self.sum == "float32" else storage_dtype
 

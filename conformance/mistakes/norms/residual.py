@@ -7,13 +7,13 @@ say what the norm reads and what is returned, and the function of ds and dresidu
 import numpy as np
 
 from conformance.mistakes.mistake import ADDED, Change, Mistake, Of
-from conformance.numbers.rounding import round_to
+from conformance.numbers.rounding import SINGLE, round_to
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import Steps
 
 Array = np.ndarray
 
-NO_NARROWER = dict.fromkeys(("float64", "float32"), "there is no narrower dtype")
+NO_NARROWER: dict[str, str] = dict.fromkeys(SINGLE, "there is no narrower dtype")
 BLOCKS = "planted: a sum that is written once in the model and once in the kernel"
 
 

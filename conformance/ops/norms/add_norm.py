@@ -114,7 +114,7 @@ class AddNormCase(AddProbe, NormCase):
         """The residual, and the cotangent of the sum: zeros where nothing reads it."""
         residual = given["residual"].astype(np.float64)
         cotangent = given.get("dresidual_out", np.zeros_like(residual)).astype(np.float64)
-        return Added(residual, cotangent, RESIDUAL_OUT.dtype(self), self.dialect.sum == "rounded")
+        return Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), self.dialect.sum == "rounded")
 
 
 def case_type(op: Any) -> type[NormCase]:
@@ -168,8 +168,8 @@ def _table(dtype: DType) -> Iterator[tuple[Dialect, AddProbe]]:
 
 def _case(op: AddNormOp, dtype: DType, dialect: Dialect, probe: AddProbe) -> AddNormCase:
     row = {name: getattr(probe, name) for name in AddProbe.__dataclass_fields__}
-    case = AddNormCase(**row, op=op, dialect=dialect, dtype=dtype)
-    return case if case.centred else AddNormCase(**row | {"bias": False}, op=op, dialect=dialect, dtype=dtype)
+    row["bias"] = probe.bias and op == "add_layer_norm"
+    return AddNormCase(**row, op=op, dialect=dialect, dtype=dtype)
 
 
 ADD_NORM_CASES = tuple(_case(op, dtype, *row) for op in ADD_NORMS for dtype in DTYPES for row in _table(dtype))

@@ -50,12 +50,12 @@ def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
     """The exact values of a row norm on the inputs `given`, and its intermediates by name."""
     x, dy, weight, bias = exact_inputs(given)
     added, offset = case.added(given), float(case.dialect.weight_offset)
-    how = {"centred": case.centred, "eps": case.eps, "offset": offset, "arithmetic": honest(case.dtype)}
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
-        if added is None:
-            return row_norm_values(x, dy, weight, bias, **how)
-        norm, intermediates = row_norm_values(added.sum_read(x), dy, weight, bias, **how)
-        return replace(norm, summed=added.summed(x)), intermediates
+        read = added.sum_read(x) if added else x
+        norm, intermediates = row_norm_values(
+            read, dy, weight, bias, centred=case.centred, eps=case.eps, offset=offset, arithmetic=honest(case.dtype)
+        )
+        return replace(norm, summed=added.summed(x) if added else None), intermediates
 
 
 def batch_norm_values(case: BatchNormCase, given: dict[str, Array]) -> Values:

@@ -36,7 +36,7 @@ class NormBudget:
     dbias: Array
     running_mean: Array | float = 0.0
     running_var: Array | float = 0.0
-    residual_out: Array | float = 0.0
+    residual_out: Array | float = 0.0  # these two where a residual is added
     passed: Array | float = 0.0
 
 
