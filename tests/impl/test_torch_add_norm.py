@@ -262,7 +262,7 @@ def test_a_graph_may_have_it_twice(op):
 @pytest.mark.parametrize("op", OPS)
 def test_a_sum_that_nobody_stores_is_rounded_under_the_compiler(op, dtype):
     """The compiler would rather keep it in float32: the reason for `impl_torch.rows.as_stored`. Other bits come only from
-    sums in another order: one in a thousand; the other sum would change one in ten, see above."""
+    sums in another order: one in a thousand; the other sum would change one in twenty, see above."""
 
     def y_alone(*given: Tensor) -> Tensor:
         return OPS[op](*given)[0]
