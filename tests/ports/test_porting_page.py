@@ -34,6 +34,12 @@ class Cast(Begun):
     orders = ("cast_then_scale",)
 
 
+class WithSum(Cast):
+    sums = ("rounded",)
+
+    def add_rms_norm(self, x, residual, weight, *, eps): ...
+
+
 class WithBatchNorm(Cast):
     def batch_norm(self, x, weight, bias, *, running_mean, running_var, eps, training, momentum=0.0, unbiased=True): ...
 
@@ -66,7 +72,7 @@ def test_the_port_that_is_begun():
     orders = [f"no order {order} ({skipped[f'no order {order}']})" for order in ("cast_then_scale", "scale_then_cast")]
     unwritten = judged.total() + skipped[NO_STRIDES]  # what is not written lays nothing out either
     total = judged.total() + skipped.total()
-    said = f"skipped {total}: no op batch_norm, … ({lacking}), {', '.join(orders)}, not written yet ({unwritten}), …"
+    said = f"skipped {total}: no op add_rms_norm, … ({lacking}), {', '.join(orders)}, not written yet ({unwritten}), …"
     assert said in PAGE
     assert f"nothing to judge yet: {total} skipped in " in PAGE
 
@@ -91,6 +97,13 @@ def test_the_norms_in_one_order():
         assert re.search(rf"pytorch_port\.py +{op} +" + r" \S+ +".join(cells), PAGE)
 
 
+def test_the_norm_of_a_sum():
+    judged, skipped = asked(WithSum, op="add_rms_norm")
+    assert conclusion(judged, skipped) in PAGE
+    cells = (line(judged, "add_rms_norm", dtype) for dtype in ("float64", "float32", "bfloat16", "float16"))
+    assert re.search(r"pytorch_port\.py +add_rms_norm +" + r" \S+ +".join(cells), PAGE)
+
+
 def test_batch_norm():
     judged, _ = asked(WithBatchNorm, op="batch_norm", dtype="float32")
     assert re.search(rf"pytorch_port\.py +batch_norm +{line(judged, 'batch_norm', 'float32')} ", PAGE)
@@ -98,9 +111,9 @@ def test_batch_norm():
 
 def test_no_other_count_is_shown():
     """A line of counts that is added is to be tested here, too."""
-    assert len(re.findall(r"\d+ skipped in ", PAGE)) == 4
+    assert len(re.findall(r"\d+ skipped in ", PAGE)) == 5
     assert len(re.findall(r"pytorch_port\.py skipped \d+", PAGE)) == 2
-    assert len(re.findall(r"^    pytorch_port\.py +\w+ +\d+/\d+", PAGE, re.MULTILINE)) == 4
+    assert len(re.findall(r"^    pytorch_port\.py +\w+ +\d+/\d+", PAGE, re.MULTILINE)) == 5
     assert len(re.findall(r"\(\d+ cases?: ", PAGE)) == 2
 
 

@@ -177,7 +177,7 @@ def test_what_cannot_be_joined_is_wrong_usage(tmp_path):
         ("3/2", "is not I/N"),
         ("2", "is not I/N"),
         ("x/y", "is not I/N"),
-        ("9/9", "2 cases are too few"),
+        ("9/9", "4 cases are too few"),
     ],
 )
 def test_a_shard_that_is_none_is_wrong_usage(said, words):

@@ -222,7 +222,7 @@ def test_ports_run_side_by_side(tmp_path):
 
 
 def test_ports_do_not_mix():
-    cases = select("*_norm/*/rows_near_eps")
+    cases = select("*_norm/*/rows_near_eps", op=ROW_NORMS)
     seen: list[Verdict] = []
     launches = [bad_port(name) for name in ("Honest", "DiesAtBirth", "EpsOutsideRoot", "Dies")]
     honest, stillborn, wrong, dying = run_ports(launches, cases, on_verdict=seen.append)
