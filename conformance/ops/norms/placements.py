@@ -269,6 +269,6 @@ def _sum(ends: Interval, bias: Array) -> Interval:
     return np.minimum(low, round_to(low, "float32")), np.maximum(high, round_to(high, "float32"))
 
 
-def _sum_rows(norm: NormValues, terms: Interval, half_width: Array) -> Interval:
+def _sum_rows(norm: NormValues, terms: Interval, half_width: Array | float) -> Interval:
     low, high = (norm.pullback.sum_rows(end) for end in terms)
     return low - half_width, high + half_width
