@@ -38,7 +38,7 @@ COMPILED = tuple(
 DTYPES_OF = {
     "rms_norm": ("float32", "bfloat16"),
     "layer_norm": ("float64", "float16"),
-    "batch_norm": ("float32", "bfloat16"),
+    "batch_norm": ("bfloat16",),
     "rope": ("float32",),
     "attention": ("bfloat16",),
     "swiglu": ("bfloat16",),
@@ -74,9 +74,13 @@ def test_there_are_nineteen_cases_of_layouts():
     assert len(LAYOUTS) == 19
 
 
-@pytest.mark.parametrize(("port", "cases"), [("impl_torch", CASES), ("impl_jax", QUICK)])
+# JAX in eager mode compiles every operation for every shape. The quick cases reject whatever is wrong in any case; of a
+# block, which takes seconds, it is enough that it is the compiled one's code op by op.
+IN_EAGER_JAX = tuple(case for case in CASES if case in (COMPILED if OPS[case.op].taps else QUICK))
+
+
+@pytest.mark.parametrize(("port", "cases"), [("impl_torch", CASES), ("impl_jax", IN_EAGER_JAX)])
 def test_every_case_passes_in_eager_mode(port, cases):
-    """In JAX, which compiles every operation for every shape, the quick ones: whatever is wrong in any case, they reject."""
     judge(port, cases, "eager", seed=0)
 
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from conformance.port.in_process import PortInProcess
 from conformance.port.process import PortProcess, serve_command
 from conformance.port.session import Session
 from conformance.tools.scoreboard.identify import identify_port
@@ -13,6 +14,7 @@ from ports.tinygrad.clang import find_clang
 PROMOTED = "scale_then_cast; y is float32"  # nothing is rounded
 SCALE, CAST = "scale_then_cast; y is bfloat16", "cast_then_scale; y is bfloat16"
 EITHER = (SCALE, SCALE, CAST, "cast_then_scale; y is float32")  # whichever is asked
+IN_THIS_PROCESS = ("torch", "transformers")  # slow to load, and several ports need them; others set what is global
 NOT_ASKED, UNKNOWN = "not asked", "no known dialect"
 
 # Port, packages, and for both weights, x's own dtype and float32: RMSNorm's dialect, and LayerNorm's where it has one.
@@ -50,13 +52,17 @@ DIALECTS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")  # torch's, of a float32 weight: no fused kernel for it
 @pytest.mark.parametrize(("spec", "package", "rms_norm", "layer_norm"), DIALECTS, ids=[row[0] for row in DIALECTS])
 def test_the_dialect_is_told(spec, package, rms_norm, layer_norm):
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     if package == "tinygrad" and find_clang() is None:
         pytest.skip("no clang 15 or later, which tinygrad's CPU device compiles with")
-    start = partial(PortProcess, serve_command(spec), device="cpu", mode="eager", timeout=300)
+    if package in IN_THIS_PROCESS:
+        start = partial(PortInProcess, spec, device="cpu", mode="eager")
+    else:
+        start = partial(PortProcess, serve_command(spec), device="cpu", mode="eager", timeout=300)
     with Session(start, timeout=300) as session:
         found = identify_port(session, dtypes=("bfloat16",))
     expected = {"rms_norm": rms_norm} | ({"layer_norm": layer_norm} if layer_norm else {})
