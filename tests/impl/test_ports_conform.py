@@ -12,6 +12,7 @@ from conformance.port.process import serve_command
 from conformance.question.case import Case
 from conformance.running.runner import run_ports
 
+PORTS = ["impl_torch", "impl_jax"]
 LAYOUTS = {case.id for case in CASES if case.layout != "contiguous"}
 
 
@@ -79,12 +80,12 @@ def test_there_are_nineteen_cases_of_layouts():
 IN_EAGER_JAX = tuple(case for case in CASES if case in (COMPILED if OPS[case.op].taps else QUICK))
 
 
-@pytest.mark.parametrize(("port", "cases"), [("impl_torch", CASES), ("impl_jax", IN_EAGER_JAX)])
+@pytest.mark.parametrize(("port", "cases"), [("impl_torch", CASES), ("impl_jax", IN_EAGER_JAX)], ids=PORTS)
 def test_every_case_passes_in_eager_mode(port, cases):
     judge(port, cases, "eager", seed=0)
 
 
-@pytest.mark.parametrize(("port", "cases"), [("impl_torch", COMPILED_BY_TORCH), ("impl_jax", COMPILED)])
+@pytest.mark.parametrize(("port", "cases"), [("impl_torch", COMPILED_BY_TORCH), ("impl_jax", COMPILED)], ids=PORTS)
 def test_every_kind_of_case_passes_compiled(port, cases):
     assert {case.op for case in cases} == set(OPS) - {"pre_ln_stack"}
     assert {case.dtype for case in cases} == set(DTYPES)

@@ -9,6 +9,8 @@ from conformance.tools.properties.inquiry import inquire_ports
 from conformance.tools.properties.properties import BY_ID, PROPERTIES
 from conformance.tools.properties.variants import kinds
 
+PORTS = ["impl_torch", "impl_jax"]
+
 
 @pytest.fixture(autouse=True)
 def _where_the_ports_are_found(monkeypatch):
@@ -34,13 +36,13 @@ def judge(port: str, asked, mode: str, *, without: str = "") -> None:
 HALF, SINGLE = kinds(("rms_norm", "layer_norm"), "bfloat16"), kinds("layer_norm", "float32")
 
 
-@pytest.mark.parametrize(("port", "asked"), [("impl_torch", (*HALF[:2], *SINGLE)), ("impl_jax", SINGLE)])
+@pytest.mark.parametrize(("port", "asked"), [("impl_torch", (*HALF[:2], *SINGLE)), ("impl_jax", SINGLE)], ids=PORTS)
 def test_every_property_holds_in_eager_mode(port, asked):
     """Of one op in bfloat16, of the other in float32; in JAX, which compiles every operation for every shape, of one kind."""
     judge(port, asked, "eager", without="mode")  # which would compile them all
 
 
-@pytest.mark.parametrize(("port", "asked"), [("impl_torch", HALF[2:3]), ("impl_jax", (*HALF, *SINGLE))])
+@pytest.mark.parametrize(("port", "asked"), [("impl_torch", HALF[2:3]), ("impl_jax", (*HALF, *SINGLE))], ids=PORTS)
 def test_every_property_holds_compiled(port, asked):
     """torch.compile takes seconds for every kind: it is asked the one whose casts a compiler would rather drop."""
     assert port == "impl_jax" or asked[0].dialect.order == "cast_then_scale"
