@@ -3,20 +3,18 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from conformance.ops.cases import Names
+from conformance.ops.norms.cases import NormCase
 from conformance.port.launch import Launch
 from conformance.tools.properties.inquiry import Inquiry, inquire, inquire_ports
-from conformance.tools.properties.properties import BY_ID, PROPERTIES, Finding
+from conformance.tools.properties.properties import BY_ID, Finding
 from conformance.tools.properties.report import PropertiesReport
 from conformance.tools.properties.variants import kinds
+from tests.runner.test_cli import conformance, in_a_shell
 
-ROOT = Path(__file__).parents[2]
 ALL = "float64", "float32", "bfloat16", "float16"
 HALF = "bfloat16", "float16"
 SPOILT = {
@@ -55,9 +53,27 @@ ALONE = set(SPOILT) - SHOWN_ELSEWHERE
 SEEDS = range(8)
 
 
-def ask(spec: str, *wanted: str, op: Names = (), dtype: Names = (), **settings) -> Inquiry:
-    asked = tuple(BY_ID[id_] for id_ in wanted) or PROPERTIES
-    (inquiry,) = inquire_ports([Launch(spec)], kinds(op, dtype), wanted=asked, **settings)
+def in_process(
+    spec: str, wanted: tuple[str, ...], asked: tuple[NormCase, ...], seed: int = 0, *, bitwise: bool = False
+) -> Inquiry:
+    """What is found of a port in this process."""
+    return inquire(Launch(spec, in_process=True), asked, wanted=set(wanted), seed=seed, bitwise=bitwise)
+
+
+def ask(spec: str, *wanted: str, op: Names = (), dtype: Names = ()) -> Inquiry:
+    """What is found of some properties, or of all."""
+    return in_process(spec, wanted or tuple(BY_ID), kinds(op, dtype))
+
+
+def here(name: str, *wanted: str, seed: int = 0, dtype: str = "bfloat16", bitwise: bool = False) -> tuple[Finding, ...]:
+    """What is found of an impure port in one kind: of half precision the one that casts, then scales."""
+    spec, asked = f"tests.runner.impure_ports:{name}", kinds("rms_norm", dtype)[:1]
+    return in_process(spec, wanted, asked, seed, bitwise=bitwise).findings
+
+
+def ask_processes(spec: str, op: Names = (), dtype: Names = ()) -> Inquiry:
+    """What is found of a port in processes of its own."""
+    (inquiry,) = inquire_ports([Launch(spec)], kinds(op, dtype))
     return inquiry
 
 
@@ -66,7 +82,7 @@ def of(findings: tuple[Finding, ...], *statuses: str) -> set[tuple[str, str]]:
 
 
 def test_every_property_holds_for_an_honest_port_in_every_op_and_dialect():
-    honest = ask("tests.runner.bad_ports:Honest").findings
+    honest = ask_processes("tests.runner.bad_ports:Honest").findings
     assert [each for each in honest if each.status not in ("holds", "rounding")] == []
     assert of(honest, "holds") | of(honest, "rounding") == {(id_, dtype) for id_ in BY_ID for dtype in ALL}
     for id_ in set(BY_ID):
@@ -88,7 +104,7 @@ def test_a_spoilt_port_violates_its_property(name):
 
 @pytest.mark.parametrize("name", sorted(ALONE))
 def test_a_port_spoilt_in_one_property_has_the_others(name):
-    findings = ask(f"tests.runner.impure_ports:{name}", op="rms_norm", dtype="bfloat16").findings
+    findings = here(name, *BY_ID)
     assert of(findings, "violated") == {(SPOILT[name][0], "bfloat16")}
 
 
@@ -96,51 +112,44 @@ def test_every_property_has_a_port_that_violates_it():
     assert {property_ for property_, _ in SPOILT.values()} == set(BY_ID)
 
 
-def here(name: str, property_: str, seed: int, dtype: str = "bfloat16", *, bitwise: bool = False) -> tuple[Finding, ...]:
-    """What is found of one property of one port, in this process."""
-    launch = Launch(f"tests.runner.impure_ports:{name}", in_process=True)
-    asked = kinds("rms_norm", dtype)[:1]
-    return inquire(launch, asked, wanted={property_}, seed=seed, bitwise=bitwise).findings
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", [name for name, (property_, _) in SPOILT.items() if property_ == "stateless"])
 def test_an_answer_that_is_remembered_is_found_on_every_seed(name, seed):
-    assert of(here(name, "stateless", seed), "violated") == {("stateless", "bfloat16")}
+    assert of(here(name, "stateless", seed=seed), "violated") == {("stateless", "bfloat16")}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_row_that_depends_on_its_batch_is_found_on_every_seed(seed):
     """By an ulp of float32 in some rstd, which in bfloat16 hardly an element shows."""
-    found = here("SplitsFewRows", "row_count", seed)
+    found = here("SplitsFewRows", "row_count", seed=seed)
     assert of(found, "rounding") == {("row_count", "bfloat16")}
     assert not of(found, "violated")
 
 
 def test_to_the_bit_a_row_that_depends_on_its_batch_is_a_violation_and_its_batches_are_named():
-    violated, *others = here("SplitsFewRows", "row_count", 0, "float32", bitwise=True)
+    violated, *others = here("SplitsFewRows", "row_count", dtype="float32", bitwise=True)
     assert (violated.status, others) == ("violated", [])
     assert "256 rows in batches of 1 to 64 and 128 rows, different in batches of 1 to 31 rows" in violated.words
     assert violated.words.endswith("but the same bits are required")
-    assert {each.status for each in here("IsNoisy", "row_order", 0, "float32", bitwise=True)} == {"violated"}
-    assert {each.status for each in here("OverwritesX", "row_count", 0, bitwise=True)} == {"holds"}
+    assert {each.status for each in here("IsNoisy", "row_order", dtype="float32", bitwise=True)} == {"violated"}
+    assert {each.status for each in here("OverwritesX", "row_count", bitwise=True)} == {"holds"}
 
 
 def test_a_port_that_compiles_for_every_size_is_not_asked_all_of_them():
-    [found] = here("CompilesSizes", "row_count", 0, "float32")
+    [found] = here("CompilesSizes", "row_count", dtype="float32")
     assert found.status == "holds"
     assert "256 rows in batches of 1 to 5, 8, 9, 16, 17, 32, 33, 63, 64 and 128 rows: the same bits" in found.words
 
 
 def test_gradients_that_do_not_add_up_are_found_by_their_batches():
-    for finding in here("LosesTheTail", "row_count", 3):
+    for finding in here("LosesTheTail", "row_count", seed=3):
         assert re.search(r"elements of dweight added up over batches of .* rows differ", finding.words)
         assert re.search(r"worst dweight\[\d+\]", finding.words)
 
 
 def test_the_side_of_a_bias_is_said():
     for name, side in (("RoundsUp", "up"), ("Truncates", "towards zero")):
-        for finding in here(name, "unbiased", 1, "float32"):
+        for finding in here(name, "unbiased", seed=1, dtype="float32"):
             assert finding.status == "violated"
             assert f"ulp {side} on average" in finding.words
 
@@ -207,7 +216,7 @@ def test_what_a_port_lacks_is_not_asked():
 
 
 def test_a_port_that_dies_is_given_up():
-    findings = ask("tests.runner.bad_ports:AlwaysDies", op="rms_norm", dtype="bfloat16").findings
+    findings = ask_processes("tests.runner.bad_ports:AlwaysDies", op="rms_norm", dtype="bfloat16").findings
     assert {each.status for each in findings} == {"error"}
     assert {each.words for each in findings} == {
         "the port exited with status 9",
@@ -216,22 +225,17 @@ def test_a_port_that_dies_is_given_up():
 
 
 def test_a_port_that_cannot_be_run_says_why():
-    assert ask("tests.runner.bad_ports:DiesAtBirth").failure == "exited with status 5: stillborn"
+    assert ask_processes("tests.runner.bad_ports:DiesAtBirth").failure == "exited with status 5: stillborn"
 
 
 # The command.
 
 
-def properties(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "conformance", "properties", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["tests.runner.bad_ports:Honest"], 0, "all that is required holds"),
-        (["tests.runner.impure_ports:CountsRows"], 1, "something required does not hold"),
+        (["tests.runner.bad_ports:Honest", "--property", "scale_*"], 0, "all that is required holds"),
+        (["tests.runner.impure_ports:CountsRows", "--property", "row_*"], 1, "something required does not hold"),
         (["tests.runner.impure_ports:RoundsByRowCount", "--property", "row_*"], 0, "but for rounding"),
         (["tests.runner.impure_ports:RoundsByRowCount", "--property", "row_*", "--bitwise"], 1, "does not hold"),
         (["tests.runner.bad_ports:AlwaysDies"], 1, "the port exited with status 9"),
@@ -243,16 +247,16 @@ def properties(*arguments: object) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_the_exit_status_says_how_it_went(arguments, status, words):
-    result = properties(*arguments, "--op", "rms_norm", "--dtype", "bfloat16")
-    assert result.returncode == status
-    assert words in " ".join((result.stdout + result.stderr).split())
-    assert "Traceback" not in result.stderr
+    exit_status, output = conformance("properties", *arguments, "--op", "rms_norm", "--dtype", "bfloat16")
+    assert exit_status == status
+    assert words in output
 
 
 def test_the_command_that_is_printed_shows_the_same_violation():
-    first = properties("tests.runner.impure_ports:EpsHardCoded", "--op", "rms_norm", "--dtype", "float16", "--seed", 5)
-    (command,) = re.findall("reproduce +conformance properties (.*)", first.stdout)
-    again = properties(*shlex.split(command))
+    kind = "--op", "rms_norm", "--dtype", "float16", "--seed", 5
+    first = in_a_shell("properties", "tests.runner.impure_ports:EpsHardCoded", "--property", "scale_*", *kind)
+    (command,) = re.findall("reproduce +conformance (properties .*)", first.stdout)
+    again = in_a_shell(*shlex.split(command))
     (seen,) = re.findall("seen .*", first.stdout)
     assert seen in again.stdout
     assert "scale_x violated: x times 2^k with eps times 4^k gives the same y" in again.stdout
@@ -261,17 +265,19 @@ def test_the_command_that_is_printed_shows_the_same_violation():
 
 def test_the_command_that_is_printed_asks_at_the_same_level():
     port = "tests.runner.impure_ports:RoundsByRowCount"
-    result = properties(port, "--op", "rms_norm", "--dtype", "float32", "--property", "row_count", "--bitwise")
-    assert result.returncode == 1
-    assert f"conformance properties {port} --property row_count --op rms_norm --dtype float32 --bitwise" in result.stdout
+    asked = "--property", "row_count", "--op", "rms_norm", "--dtype", "float32", "--bitwise"
+    exit_status, output = conformance("properties", port, *asked)
+    assert exit_status == 1
+    assert " ".join(["conformance properties", port, *asked]) in output
 
 
 def test_json_holds_every_finding(tmp_path):
     path = tmp_path / "properties.json"
     port = "tests.runner.impure_ports:EpsInDy"
-    result = properties(port, "--op", "layer_norm", "--dtype", "float32", "--mode", "eager", "--json", path)
+    asked = "--op", "layer_norm", "--dtype", "float32", "--mode", "eager"
+    exit_status, _ = conformance("properties", port, *asked, "--json", path)
     report = json.loads(path.read_text())
-    assert (result.returncode, report["exit_status"], report["mode"]) == (1, 1, "eager")
+    assert (exit_status, report["exit_status"], report["mode"]) == (1, 1, "eager")
     [of_port] = report["ports"]
     assert (of_port["port"], of_port["failure"]) == (port, "")
     assert {finding["property"] for finding in of_port["findings"]} == set(BY_ID)
