@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from conformance.ops.norms.cases import ROW_NORMS
 from conformance.port.launch import Launch
 from conformance.port.session import Session
 from conformance.tools.scoreboard.identify import identify_port
@@ -58,7 +59,7 @@ def test_the_dialect_is_told(spec, package, rms_norm, layer_norm):
     if package == "tinygrad" and find_clang() is None:
         pytest.skip("no clang 15 or later, which tinygrad's CPU device compiles with")
     with Session(Launch(spec, mode="eager", timeout=300, in_process=package in IN_THIS_PROCESS)) as session:
-        found = identify_port(session, dtypes=("bfloat16",))
+        found = identify_port(session, ROW_NORMS, ("bfloat16",))
     expected = {"rms_norm": rms_norm} | ({"layer_norm": layer_norm} if layer_norm else {})
     assert {op: tuple(finding.found for finding in findings[:-1]) for op, findings in found.items()} == expected
     eps = {op: NOT_ASKED if set(told) == {NOT_ASKED} else "inside the root, as asked" for op, told in expected.items()}

@@ -198,7 +198,7 @@ def _dialects(launch: Launch) -> dict[str, tuple[str, ...]]:
     """What `conformance identify` finds of every norm in bfloat16, but for eps; what was not asked is left out."""
     try:
         with Session(launch) as session:
-            found = identify_port(session, dtypes=("bfloat16",))
+            found = identify_port(session, ROW_NORMS, ("bfloat16",))
     except PortFailure:
         return {}
     told = {
