@@ -42,8 +42,8 @@ class Launch:
 
     @property
     def command(self) -> list[str]:
-        """What starts it as a process; `conformance serve` speaks the protocol for a class."""
-        return list(self.program) or [sys.executable, "-m", "conformance", "serve", self.spec]
+        """What starts it as a process; for a class `conformance.port` speaks the protocol."""
+        return list(self.program) or [sys.executable, "-m", "conformance.port", self.spec]
 
     @property
     def argument(self) -> str:

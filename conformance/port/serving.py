@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from conformance.numbers.tensors import read_tensors, write_tensors
 from conformance.port.base import Port, Skip
+from conformance.port.naming import load
 from conformance.port.protocol import PROTOCOL, decode, encode, read_call
 
 
@@ -37,6 +39,12 @@ def serve(find: Callable[[], type[Port]]) -> None:
             answer = unanswered(message, error)
         answers.write(answer)
         answers.flush()
+
+
+def serve_named(name: str) -> None:
+    """Serve the Python port of this name (`naming.load`)."""
+    sys.argv = [name]  # the kit's arguments are none of the port's, nor of a library that parses the command line
+    serve(partial(load, name))
 
 
 # CPython maps 16 KiB for frames whenever a call crosses the end of what is mapped, and unmaps them when it returns, which a
