@@ -103,14 +103,14 @@ HALF_VARIANTS = (
     Dialect("scale_then_cast", weight_offset=1, weight_dtype="float32"),
 )
 SUMS: tuple[Sum, ...] = ("rounded", "unrounded", "float32")
-KNOWN_FOR: dict[tuple[Sum, Order], str] = {
-    ("rounded", "cast_then_scale"): "vLLM's fused_add_rms_norm, Hugging Face's Llama",
-    ("rounded", "scale_then_cast"): "torch.nn norms after a sum",
+SPOKEN_BY: dict[tuple[Sum, Order], str] = {
+    ("rounded", "cast_then_scale"): "vLLM's fused_add_rms_norm",
+    ("rounded", "scale_then_cast"): "Liger, as for Gemma",
     ("unrounded", "scale_then_cast"): "FlashInfer, quack",
-    ("unrounded", "cast_then_scale"): "vLLM's quantised layernorm_utils",
-    ("float32", "scale_then_cast"): "Mamba's residual_in_fp32, flash-attn",
+    ("unrounded", "cast_then_scale"): "vLLM's layernorm_utils",
+    ("float32", "scale_then_cast"): "Mamba, flash-attn",
 }
-"""Who has which of the functions that are called add and norm; docs/spec.md names the files."""
+"""Who has which of the functions that are called add and RMSNorm; docs/spec.md has the table, with their files."""
 HALF_SUMS = (
     Dialect("cast_then_scale", sum="rounded"),
     Dialect("scale_then_cast", sum="rounded"),

@@ -1,5 +1,8 @@
 """The norms that add a residual: the golden is the reference's, one number is right for a sum, and dialects are told apart."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from conformance.numbers.rounding import HALF, round_to
 from conformance.ops.golden import golden
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.port import Port
+from conformance.question.dialects import SPOKEN_BY
 from conformance.tools.scoreboard.identify import identify
 
 Array = np.ndarray
@@ -105,3 +109,11 @@ def test_which_of_two_functions_is_told(port, sum_):
     for finding in identify("add_rms_norm", port().hello(), ask, HALF)[::2]:
         assert finding.asked.startswith("rounded sum, cast_then_scale")
         assert finding.found.startswith(f"{sum_} sum, cast_then_scale (as vLLM's")
+
+
+def test_the_contract_says_who_speaks_which_dialect():
+    page = Path(__file__).parents[2] / "docs/spec.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    for (sum_, order), who in SPOKEN_BY.items():
+        for name in (word for word in re.findall(r"[\w-]+", who) if word in ("vLLM", "Liger", "FlashInfer", "quack", "Mamba")):
+            assert any(name in row and f"`{sum_}`" in row and f"`{order}`" in row for row in rows), (name, sum_, order)

@@ -25,7 +25,7 @@ from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, AddNormOp, NormCas
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.port.session import NoAnswer, Session
-from conformance.question.dialects import KNOWN_FOR, SUMS, Dialect, Order, Sum
+from conformance.question.dialects import SPOKEN_BY, SUMS, Dialect, Order, Sum
 
 Array = np.ndarray
 Identified = RowNormOp | AddNormOp
@@ -153,7 +153,8 @@ def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expect
                     norm = alter(replace(true, dialect=dialect, offset=float(offset), added=added))
                     said = [f"{sum_} sum"] * bool(sum_) + [order] * half
                     said += [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
-                    who = f" (as {KNOWN_FOR[sum_, order]})" if (sum_, order) in KNOWN_FOR and not (offset or variant) else ""
+                    plain = not (case.centred or offset or variant)
+                    who = f" (as {SPOKEN_BY[sum_, order]})" if plain and (sum_, order) in SPOKEN_BY else ""
                     yield ", ".join(said) + who, norm.outputs("formula")["y"]
 
 
