@@ -30,8 +30,9 @@ def list_(
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
             print("\n".join(f"{id_:{widths[0]}}  {shape:{widths[1]}}  {exposes}" for id_, shape, exposes in rows))
         case "dialects":
+            width = max(len(dialect.name) for dialect in DIALECTS)
             for dialect in DIALECTS:
-                print(f"{dialect.name:32}  {dialect.sentence}")
+                print(f"{dialect.name:{width}}  {dialect.sentence}")
         case "mistakes":
             by_change = defaultdict[str, list[Mistake]](list)
             for mistake in MISTAKES:

@@ -35,6 +35,10 @@ def _one_of(*options: str) -> Callable[[str], str]:
     return read
 
 
+RowNormOption = Annotated[
+    list[str] | None,
+    typer.Option("--op", parser=_one_of(*ROW_NORMS), metavar="|".join(ROW_NORMS), help="Only this norm; may be repeated."),
+]
 NormOption = Annotated[
     list[str] | None,
     typer.Option("--op", parser=_one_of(*ROW_NORMS, *ADD_NORMS), metavar="NORM", help="Only this norm; may be repeated."),

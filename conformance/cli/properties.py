@@ -12,8 +12,8 @@ from conformance.cli.options import (
     ExecOption,
     JsonOption,
     ModeOption,
-    NormOption,
     PortArguments,
+    RowNormOption,
     SeedOption,
     TimeoutOption,
     check_target,
@@ -26,7 +26,7 @@ from conformance.tools.properties.properties import PROPERTIES
 def properties(
     ports: PortArguments = None,
     exec_: ExecOption = None,
-    op: NormOption = None,
+    op: RowNormOption = None,
     dtype: DTypeOption = None,
     property_: Annotated[
         list[str] | None, typer.Option("--property", metavar="GLOB", help="Only properties whose id matches; may be repeated.")

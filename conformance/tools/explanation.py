@@ -34,7 +34,7 @@ def explain_case(case: Case) -> str:
         width = np.max((upper - lower)[finite], initial=0.0)
         single = np.mean((lower == upper)[finite]) if finite.any() else 1.0
         lines.append(
-            f"    {name:8} {output.dtype}{list(output.value.shape)}: "
+            f"    {name:12} {output.dtype}{list(output.value.shape)}: "
             f"widest interval {width:.2g}, a single value admitted in {single:.0%} of elements"
         )
     lines.append(f"  run       conformance run --case '{case.id}'")
