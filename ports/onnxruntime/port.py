@@ -185,8 +185,8 @@ def one_node(
     """
     inputs = [helper.make_tensor_value_info(f"X{place}", type_, None) for place, type_ in enumerate(given)]
     outputs = [helper.make_tensor_value_info(f"Y{place}" if type_ else "", type_, None) for place, type_ in enumerate(made)]
-    names = ([value.name for value in values] for values in (inputs, outputs))
-    computed = helper.make_node(op, *names, domain=domain, **dict(attributes))
+    names, made_names = ([value.name for value in values] for values in (inputs, outputs))
+    computed = helper.make_node(op, names, made_names, domain=domain, **dict(attributes))
     graph = helper.make_graph([computed], op, inputs, [output for output in outputs if output.name])
     opsets = [helper.make_opsetid("", 24), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
