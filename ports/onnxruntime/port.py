@@ -80,8 +80,9 @@ class Port(conformance.port.Port):
             raise Skip("BatchNormalization always has a scale and a bias")
         given = np.ascontiguousarray(np.moveaxis(x, -1, 1)), weight, bias, running_mean, running_var
         settings = ("epsilon", eps), ("momentum", 1 - momentum), ("training_mode", int(training))
-        x_type, *_, running_type = types = element_types(given)
-        run = one_node("BatchNormalization", settings, types, (x_type, running_type, running_type)[: 1 + 2 * training])
+        types = element_types(given)
+        made = types[:1] + 2 * training * types[-1:]
+        run = one_node("BatchNormalization", settings, types, made)
         y, *running = map(np.asarray, run.run(None, {f"X{i}": array for i, array in enumerate(given)}))
         y = np.moveaxis(y, 1, -1)
         return (y, *running) if training else y

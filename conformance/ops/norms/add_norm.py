@@ -151,7 +151,7 @@ def _table(dtype: DType) -> Iterator[tuple[Dialect, AddProbe]]:
 
 
 def _case(op: AddNormOp, dtype: DType, dialect: Dialect, probe: AddProbe) -> AddNormCase:
-    row = {name: getattr(probe, name) for name in AddProbe.__dataclass_fields__}
+    row: dict[str, Any] = {name: getattr(probe, name) for name in AddProbe.__dataclass_fields__}
     case = AddNormCase(**row, op=op, dialect=dialect, dtype=dtype)
     return case if case.centred else AddNormCase(**row | {"bias": False}, op=op, dialect=dialect, dtype=dtype)
 

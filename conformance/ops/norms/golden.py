@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
     """The exact values of a row norm on the inputs `given`, and its intermediates by name."""
     x, dy, weight, bias = exact_inputs(given)
     added, offset = case.added(given), float(case.dialect.weight_offset)
-    how = {"centred": case.centred, "eps": case.eps, "offset": offset, "arithmetic": honest(case.dtype)}
+    how: dict[str, Any] = {"centred": case.centred, "eps": case.eps, "offset": offset, "arithmetic": honest(case.dtype)}
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
         if added is None:
             return row_norm_values(x, dy, weight, bias, **how)

@@ -232,7 +232,7 @@ def _added_at_once(parts: list[Array], dtype: str) -> Array:
     return sum(parts, np.zeros_like(parts[0]))
 
 
-def _around(value: Array, half_width: Array) -> Placement:
+def _around(value: Array, half_width: Array | float) -> Placement:
     def placement(s: float) -> Interval:
         width = _noise(s, half_width)
         return value - width, value + width
@@ -240,9 +240,9 @@ def _around(value: Array, half_width: Array) -> Placement:
     return placement
 
 
-def _noise(s: float, half_width: Array) -> Array:
+def _noise(s: float, half_width: Array | float) -> Array:
     """So much noise; none at a scale of zero, even where it may be infinite."""
-    return s * half_width if s else np.zeros_like(half_width)
+    return np.multiply(s, half_width) if s else np.zeros_like(half_width)
 
 
 def _ordered(a: Array, b: Array) -> Interval:
