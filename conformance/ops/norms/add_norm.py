@@ -152,8 +152,8 @@ def _table(dtype: DType) -> Iterator[tuple[Dialect, AddProbe]]:
 
 def _case(op: AddNormOp, dtype: DType, dialect: Dialect, probe: AddProbe) -> AddNormCase:
     row: dict[str, Any] = {name: getattr(probe, name) for name in AddProbe.__dataclass_fields__}
-    case = AddNormCase(**row, op=op, dialect=dialect, dtype=dtype)
-    return case if case.centred else AddNormCase(**row | {"bias": False}, op=op, dialect=dialect, dtype=dtype)
+    row["bias"] = probe.bias and op == "add_layer_norm"
+    return AddNormCase(**row, op=op, dialect=dialect, dtype=dtype)
 
 
 ADD_NORM_CASES = tuple(_case(op, dtype, *row) for op in ADD_NORMS for dtype in DTYPES for row in _table(dtype))
