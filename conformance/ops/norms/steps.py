@@ -101,7 +101,7 @@ class Added:
     def summed(self, x: Array) -> Summed:
         """What is returned besides the norm's own outputs."""
         s = self.returned(x, self.residual, self.total(x, self.residual))
-        return Summed(s, self.dresidual_out, self.dtype, self.stored, self.passed)
+        return Summed(s, self.dresidual_out, self.stored, self.passed)
 
     def astype(self, dtype: Any) -> "Added":
         """The same on arrays of another dtype."""

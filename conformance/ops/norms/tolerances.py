@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.numbers.rounding import FORMATS, HALF, round_to
+from conformance.numbers.rounding import FORMATS
 from conformance.ops.norms.values import NormValues, Running, Sum, by_feature, sum_rows
 
 Array = np.ndarray
@@ -36,8 +36,7 @@ class NormBudget:
     dbias: Array
     running_mean: Array | float = 0.0
     running_var: Array | float = 0.0
-    residual_out: Array | float = 0.0  # these two where a residual is added
-    passed: Array | float = 0.0
+    passed: Array | float = 0.0  # of what is passed on to the two summands, where a residual is added
 
 
 def norm_budget(norm: NormValues) -> NormBudget:
@@ -64,9 +63,9 @@ def norm_budget(norm: NormValues) -> NormBudget:
     own error γ(R)·mean|x|, the new variance's 2ρ/r².
 
     A residual. The sum s is off by v·|s| where the norm reads it before it is rounded to a storage dtype: as much as x is then
-    off, directly, in its mean, and in the mean square, by mean(|x_hat|·v|s|)·r. The sum that is returned is rounded once, which
-    leaves one number; twice, in half precision, where float32 does not hold s exactly, and then it may be off by v·|s| before
-    the second time. Another v·|dx| is due to the addition of ds and dresidual_out.
+    off, directly, in its mean, and in the mean square, by mean(|x_hat|·v|s|)·r. The sum that is returned has no room: it is
+    rounded once, or to float32 first, which comes to the same, since float32 has more than twice the bits of half precision
+    (Figueroa 1995, "When is double rounding innocuous?"). Another v·|dx| is due to the addition of ds and dresidual_out.
 
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
 
@@ -130,16 +129,10 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
         budgets += _running(norm.running, v, t_mean, t_var)
     golden_share = 2.0 if compute_dtype == "float64" else 1.0
     budget = NormBudget(*(golden_share * t for t in budgets))
-    return _with_residual(budget, norm, golden_share * v) if norm.summed else budget
-
-
-def _with_residual(budget: NormBudget, norm: NormValues, v: float) -> NormBudget:
-    """With the half-widths of a sum that is returned, and of what is passed on to its summands."""
-    assert norm.summed
-    s = norm.summed.residual_out
-    twice = norm.summed.dtype in HALF and round_to(s, "float32") != s
+    if norm.summed is None:
+        return budget
     passed = np.maximum(*(np.abs(norm.output(name)) for name in ("dx", "dresidual")))
-    return replace(budget, residual_out=np.where(twice, v * np.abs(s), 0.0), passed=v * passed)
+    return replace(budget, passed=golden_share * v * passed)
 
 
 def _running(running: Running, v: float, t_mean: Array, t_var: Array) -> tuple[Array, Array]:

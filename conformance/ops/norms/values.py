@@ -98,12 +98,11 @@ def both_summands(ds: Array, dresidual_out: Array) -> tuple[Array, Array]:
 class Summed:
     """What a norm of a sum returns besides: the sum as it was before any rounding, and what becomes of the gradients.
 
-    `dtype` is that of the sum returned; `stored`: whether the norm reads it as it is stored, and so without an error.
+    `stored`: whether the norm reads the sum as it is stored, and so without an error.
     """
 
     residual_out: Array
     dresidual_out: Array
-    dtype: str
     stored: bool
     passed: Passed = both_summands
 
