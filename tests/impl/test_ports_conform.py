@@ -39,6 +39,8 @@ COMPILED = tuple(
 DTYPES_OF = {
     "rms_norm": ("float32", "bfloat16"),
     "layer_norm": ("float64", "float16"),
+    "add_rms_norm": ("bfloat16",),
+    "add_layer_norm": ("float32",),
     "batch_norm": ("bfloat16",),
     "rope": ("float32",),
     "attention": ("bfloat16",),

@@ -119,7 +119,9 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
         t_g = t_g + (gamma(n, "shift") * norm.mean(np.abs(g)) if norm.centred else 0.0)
     t_dx = norm.rstd * t_g + np.abs(norm.dx) * (rho + 2 * v)
 
-    t_dweight = gamma(rows, "dweight") * sum_rows(np.abs(norm.dy * norm.x_hat)) + sum_rows(np.abs(norm.dy) * delta)
+    t_dweight = gamma(rows, "dweight") * sum_rows(np.abs(norm.dy * norm.pullback.multiplicand)) + sum_rows(
+        np.abs(norm.dy) * delta
+    )
     t_dbias = gamma(rows, "dbias") * sum_rows(np.abs(norm.dy))
 
     budgets = [rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias]

@@ -26,9 +26,10 @@ T = TypeVar("T")
 
 SIMPLEST_FIRST: tuple[DType, ...] = ("float32", "float64", "bfloat16", "float16")
 ELEMENTS = 4_000  # of x at most: a fault of indexing shows in fewer, and more are slow to judge
-# Except that narrow rows may be as many as overflow a grid (65535 blocks in CUDA's second dimension). In half precision so many
-# numbers repeat themselves, which no sum of random roundings does.
+# Except that narrow rows may be as many as overflow a grid (of so many blocks in CUDA's second dimension). In half precision so
+# many numbers repeat themselves, which no sum of random roundings does.
 MANY_ROWS, NARROW = 100_000, 4
+GRID = 65_535
 
 # The usual ones first, then others; all are float32 numbers.
 EPS = tuple(float(np.float32(eps)) for eps in (1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 1e-2, 5e-5, 2e-7, 3e-10))
@@ -75,7 +76,8 @@ _WIDTHS = (
 )
 _BATCHES = st.lists(st.integers(0, 7), max_size=3) | st.integers(0, 400).map(lambda rows: [rows])
 _ONE_IN_16 = st.integers(0, 15).map(lambda number: number == 15)  # so that False is the simplest
-_MANY_ROWS, _NARROW_WIDTHS = st.integers(400, MANY_ROWS), st.integers(1, NARROW)
+_MANY_ROWS = st.integers(400, MANY_ROWS) | st.integers(GRID + 1, MANY_ROWS)
+_NARROW_WIDTHS = st.integers(1, NARROW)
 _EPS = _mostly_first(EPS)
 _BOOLEANS = st.booleans()
 _SCALES = {dtype: st.just(1.0) | _powers_of_two(-30, int(log2(_room(dtype)))) for dtype in SIMPLEST_FIRST}

@@ -735,7 +735,7 @@ def layer_dbias_of_dx(saved: Saved, dy: Tensor) -> Triple:
     "dweight_without_last_row",
     "dbias_without_last_row",
     "dweight_and_dbias_without_row_5*",
-    "dweight_and_dbias_without_last_1_rows",
+    "dweight_and_dbias_without_last_1_*",
     group="backward",
 )
 @backward_of_layer_norm
