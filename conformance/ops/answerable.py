@@ -62,8 +62,8 @@ def _is_repetitive(case: NormCase, golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x, dy, weight, _ = exact_inputs(golden.inputs)
     added, x_hat, n = case.added(golden.inputs), golden.intermediates["x_hat"], x.shape[-1]
-    x = added.sum_read(x) if added else x
     with np.errstate(all="ignore"):
+        x = added.sum_read(x) if added else x
         g = dy * (weight + golden.case.dialect.weight_offset)
         columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]
     return any(_repeats(terms) for terms in (x, x_hat, g, *columns))
