@@ -33,17 +33,20 @@ def judge(port: str, asked, mode: str, *, without: str = "") -> None:
     assert differs <= ({"row_count"} if port == "impl_jax" else set())
 
 
-HALF, SINGLE = kinds(("rms_norm", "layer_norm"), "bfloat16"), kinds("layer_norm", "float32")
+RMS_IN_HALF, LAYER_IN_HALF = kinds("rms_norm", "bfloat16"), kinds("layer_norm", "bfloat16")
+SINGLE = kinds("layer_norm", "float32")
 
 
-@pytest.mark.parametrize(("port", "asked"), [("impl_torch", (*HALF[:2], *SINGLE)), ("impl_jax", SINGLE)], ids=PORTS)
+@pytest.mark.parametrize(("port", "asked"), [("impl_torch", (*RMS_IN_HALF, *SINGLE)), ("impl_jax", SINGLE)], ids=PORTS)
 def test_every_property_holds_in_eager_mode(port, asked):
     """Of one op in bfloat16, of the other in float32; in JAX, which compiles every operation for every shape, of one kind."""
     judge(port, asked, "eager", without="mode")  # which would compile them all
 
 
-@pytest.mark.parametrize(("port", "asked"), [("impl_torch", HALF[2:3]), ("impl_jax", (*HALF, *SINGLE))], ids=PORTS)
+@pytest.mark.parametrize(
+    ("port", "asked"), [("impl_torch", LAYER_IN_HALF[:1]), ("impl_jax", (RMS_IN_HALF[0], LAYER_IN_HALF[0]))], ids=PORTS
+)
 def test_every_property_holds_compiled(port, asked):
-    """torch.compile takes seconds for every kind: it is asked the one whose casts a compiler would rather drop."""
-    assert port == "impl_jax" or asked[0].dialect.order == "cast_then_scale"
+    """Of a kind whose first cast a compiler would rather drop; in JAX, which compiles sooner than torch, of either op."""
+    assert {kind.dialect.order for kind in asked} == {"cast_then_scale"}
     judge(port, asked, "jit")
