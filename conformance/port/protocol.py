@@ -69,8 +69,8 @@ class Call:
     in the dtypes they are to be used in, and writes the tensors `asked` for to the other: the op's own outputs, then the
     `gradients`. A gradient is that of ⟨y, dy⟩, summed over the outputs y of which `cotangents` has dy. `layout` says how x
     and dy are to lie in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id.
-    `settings` are the constants of an op that is no norm. With `taps` the port writes its intermediates as well, each as
-    `tap.` and its name.
+    `settings` are an op's constants beside eps, order and offset. With `taps` the port writes its intermediates as well, each
+    as `tap.` and its name.
     """
 
     id: int
