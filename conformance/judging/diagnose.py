@@ -149,7 +149,8 @@ class Search:
         What saves bits here and there, and agrees with no case, explains nothing.
         """
         told = self._told_best(mistake, [unit for asked in self._searched for unit in asked.units], rough=rough)
-        if not any(all(not told[unit].outside for unit in asked.units if unit in told) for asked in self._searched):
+        touched = [[told[unit] for unit in asked.units if unit in told] for asked in self._searched]
+        if not any(each and not any(one.outside for one in each) for each in touched):
             return False
         return sum(_is_explained(unit, told) for unit in self._left()) > FEW * len(self._failing)
 
