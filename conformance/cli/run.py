@@ -31,7 +31,7 @@ from conformance.cli.options import (
     shard_of,
 )
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
-from conformance.cli.screen import interruptible, progress
+from conformance.cli.screen import interruptible
 from conformance.ops.cases import CASES
 from conformance.ops.quick import QUICK
 
@@ -67,6 +67,7 @@ def run(
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
+    from conformance.cli.watch import watched
     from conformance.report.again import alone, asked_again
     from conformance.report.building import build, digest
     from conformance.report.report import Settings
@@ -85,19 +86,13 @@ def run(
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
     began = time.monotonic()
     shown = [] if in_process else [launch.spec for launch in launches]  # a debugger needs the terminal for itself
-    with interruptible("nothing was judged"), progress(shown, len(cases), quiet=quiet) as advance:
+    with interruptible("nothing was judged"), watched(shown, cases, seed, quiet=quiet) as (take, diagnose):
         if in_process:
             runs = tuple(run_port(launch, cases, seed) for launch in launches)
         else:
-            runs = run_ports(
-                launches,
-                cases,
-                seed=seed,
-                jobs=jobs,
-                on_verdict=lambda verdict: advance(verdict.port, failed=verdict.failed),
-            )
+            runs = run_ports(launches, cases, seed=seed, jobs=jobs, on_verdict=take)
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape, quick)
-    report = build(runs, settings, time.monotonic() - began)
+    report = build(runs, settings, time.monotonic() - began, diagnose)
     if not in_process:
         report = asked_again(report, cases, alone(launches, seed))
     publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import conformance
@@ -14,7 +14,8 @@ from conformance.judging.parting import where
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.question.case import Case
-from conformance.report.causes import Explained, causes_of, too_large
+from conformance.report.causes import Explained, causes_of
+from conformance.report.diagnosing import is_diagnosed
 from conformance.report.pattern import places, traits
 from conformance.report.report import (
     CONFORMS,
@@ -35,8 +36,13 @@ from conformance.running.runner import PortRun
 DIALECT = "speaks another dialect: "
 
 
-def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0) -> Report:
-    """The report on some runs."""
+def build(
+    runs: Iterable[PortRun],
+    settings: Settings,
+    seconds: float = 0.0,
+    diagnose: Callable[[Sequence[Verdict], int], Sequence[Diagnosis]] = diagnose,
+) -> Report:
+    """The report on some runs. Each op of each port is put to `diagnose`, with the seed."""
     runs = tuple(runs)
     ports = [PortEntry(run.spec, run.argument or shlex.quote(run.spec), run.hello, run.failure) for run in runs]
     made: list[Explained] = []
@@ -45,16 +51,14 @@ def build(runs: Iterable[PortRun], settings: Settings, seconds: float = 0.0) -> 
         verdicts = run.verdicts
         for op in OPS:
             try:
-                found = diagnose(tuple(verdict for verdict in verdicts if _is_diagnosed(verdict, op)), settings.seed)
+                found = diagnose(
+                    [verdict for verdict in verdicts if verdict.case.op == op and is_diagnosed(verdict)], settings.seed
+                )
                 made += [explained(run.spec, diagnosis) for diagnosis in found]
             except Exception as error:  # the verdicts stand, whatever is wrong with the diagnosis
                 verdicts = tuple(_undiagnosed(verdict, error) if verdict.case.op == op else verdict for verdict in verdicts)
         entries += map(entry, verdicts)
     return assemble(settings, seconds, ports, entries, made)
-
-
-def _is_diagnosed(verdict: Verdict, op: str) -> bool:
-    return verdict.case.op == op and not too_large(verdict.case.shape)
 
 
 def _undiagnosed(verdict: Verdict, error: Exception) -> Verdict:
