@@ -1,7 +1,7 @@
 """What a run shows while it goes on: the matrix as it fills, each cause as soon as it is found, and what takes long."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -37,7 +37,7 @@ class Watch:
         self._asked = Counter((case.op, case.dtype) for case in cases)
         self._judged, self._failed = Counter[Place](), Counter[Place]()
         self._last: dict[int, float] = {}  # when a thread had its last verdict
-        self._took = Counter[tuple[str, str]]()
+        self._took: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._began = time.monotonic()
         self.over = False
 
@@ -59,8 +59,8 @@ class Watch:
 
     def slowest(self) -> str:
         """The programs that took longest, in words; empty if none took long. Each is compiled once, where a port compiles."""
-        slow = [(name, seconds) for name, seconds in self._took.most_common(SLOWEST) if seconds >= SLOW]
-        return ", ".join(f"{port} {name} {seconds:.0f} s" for (port, name), seconds in slow)
+        slowest = sorted(self._took.items(), key=lambda item: item[1], reverse=True)[:SLOWEST]
+        return ", ".join(f"{port} {name} {seconds:.0f} s" for (port, name), seconds in slowest if seconds >= SLOW)
 
     def __rich__(self) -> RenderableType:
         """The matrix so far: judged of asked, red where some have failed."""

@@ -40,9 +40,9 @@ def build(
     runs: Iterable[PortRun],
     settings: Settings,
     seconds: float = 0.0,
-    diagnose: Callable[[Sequence[Verdict], int], Sequence[Diagnosis]] = diagnose,
+    diagnosed: Callable[[Sequence[Verdict], int], Sequence[Diagnosis]] | None = None,
 ) -> Report:
-    """The report on some runs. Each op of each port is put to `diagnose`, with the seed."""
+    """The report on some runs. `diagnosed` may know what explains an op's failures already."""
     runs = tuple(runs)
     ports = [PortEntry(run.spec, run.argument or shlex.quote(run.spec), run.hello, run.failure) for run in runs]
     made: list[Explained] = []
