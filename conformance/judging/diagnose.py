@@ -166,6 +166,7 @@ class Search:
         explained = [unit for unit in self._failing if self._now[unit].outside and _is_explained(unit, told)]
         disagreeing = {self._case_of[unit] for unit, each in told.items() if each.outside}
         where = {unit.output.output for unit in told}
+        next_best = (runner_up, self._also(runner_up, explained)) if runner_up else None
         self._now |= {unit: each for unit, each in told.items() if each.bits < self._now[unit].bits}
         return Diagnosis(
             mistake,
@@ -177,7 +178,7 @@ class Search:
             residual=self._residual(mistake, explained),
             where=self._in_order(where),
             right=self._in_order({unit.output.output for unit in self._units if self._is_exempt(mistake, unit)} - where),
-            runner_up=(runner_up, self._also(runner_up, explained)) if runner_up else None,
+            runner_up=next_best,
         )
 
     def _any_small_fails(self) -> bool:
@@ -193,8 +194,9 @@ class Search:
 
     def _also(self, mistake: Mistake, explained: Iterable[Unit]) -> int:
         """How many of the outputs that one mistake explains another explains too; in a composite op, nearly so."""
-        units = [unit for unit in explained if self._case_of[unit] in self._searched]
-        told = self._told_best(mistake, units, rough=True)
+        units = list(explained)
+        rough = any((mistake, unit, False) not in self._known for unit in units)
+        told = self._told_best(mistake, units, rough=rough)
         return sum(_is_explained(unit, told) for unit in units)
 
     def _left(self) -> list[Unit]:
@@ -209,9 +211,13 @@ class Search:
         return list(dict.fromkeys(self._case_of[unit] for unit in turns if unit))
 
     def _best(self, mistakes: Iterable[Mistake], units: Sequence[Unit], *, rough: bool) -> dict[Mistake, float]:
-        """The bits that each mistake saves in these outputs, most first; without those that save none."""
+        """The bits that each mistake saves in these outputs, most first; without those that save none.
+
+        Of two that save the same, but for a fraction of a bit, the first remains the first.
+        """
         saved = {mistake: self._worth(mistake, units, rough) for mistake in mistakes}
-        return {mistake: saved[mistake] for mistake in sorted(saved, key=saved.__getitem__, reverse=True) if saved[mistake] > 0}
+        ranked = sorted(saved, key=lambda mistake: round(saved[mistake]), reverse=True)
+        return {mistake: saved[mistake] for mistake in ranked if saved[mistake] > 0}
 
     def _worth(self, mistake: Mistake, units: Iterable[Unit], rough: bool) -> float:
         """The bits that a mistake saves in these outputs, less what it costs to say in which groups."""

@@ -36,6 +36,16 @@ def test_a_mistake_made_in_honest_arithmetic_is_named_first(mistake, op, dtype, 
     assert first.outputs >= 0.9 * first.failing
 
 
+def test_the_next_best_is_said_to_explain_what_it_explains():
+    """In bfloat16 an rstd in x's dtype is an rstd in bfloat16, so nothing tells the two apart; in float32 something does."""
+    for dtype, made in (("bfloat16", "rstd_in_storage_dtype"), ("float32", "eps_outside_root")):
+        [diagnosis] = diagnose(judged("rms_norm", (dtype,), lambda case, made=made: play(case, 0, STYLES[0], BY_ID[made])), 0)
+        assert diagnosis.mistake.id == made
+        assert diagnosis.runner_up
+        assert (diagnosis.runner_up[1] == diagnosis.outputs) == (dtype == "bfloat16")
+        assert diagnosis.runner_up[1] > 0
+
+
 @pytest.mark.parametrize("style", STYLES[1:3])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_variance_in_one_pass_is_named_by_what_each_row_has_lost(dtype, style):

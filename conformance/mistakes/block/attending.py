@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from conformance.mistakes.block.stages import alters, wraps
-from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, Mistake, Of, all_but, in_dtypes
+from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of, all_but, in_dtypes
 from conformance.numbers.rounding import FORMATS
 from conformance.ops.block.attention_primitives import DotProducts, Softmax
 from conformance.ops.block.machine import Machine
@@ -118,7 +118,7 @@ MISTAKES = (
         {"scores": _times(lambda config: math.sqrt(config.d_head / config.d_model))},
         "Probabilities are too even; a single head hides it.",
         "mlc-llm#3426",
-        BLOCKS,
+        ATTENTION,
     ),
     Mistake(
         "scale_of_n_heads",

@@ -6,6 +6,7 @@ The forward pass is right in all of these: no intermediate shows them.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,23 +30,56 @@ def _without_mask(op: Softmax) -> Callable[..., Cotangents]:
     return lambda dy, scores: replace(op, visible=np.ones_like(op.visible)).vjp(EXACT, dy, scores)
 
 
+def _as_a_sigmoid(op: Softmax) -> Callable[..., Cotangents]:
+    def made(dy: Array, scores: Array) -> Cotangents:
+        probs = op.forward(EXACT, scores)
+        return (probs * (1 - probs) * dy,)
+
+    return made
+
+
+def _with_sum_over_queries(op: Softmax) -> Callable[..., Cotangents]:
+    def made(dy: Array, scores: Array) -> Cotangents:
+        probs = op.forward(EXACT, scores)
+        return (probs * (dy - np.sum(probs * dy, axis=-2, keepdims=True)),)
+
+    return made
+
+
 def _first_of_group(op: DotProducts | Mix) -> tuple[bool, ...]:
     return tuple(group not in op.groups[:head] for head, group in enumerate(op.groups))
 
 
-def _keys_of_first_head(op: DotProducts) -> Callable[..., Cotangents]:
-    first = np.array(_first_of_group(op))[:, None, None]
-    return lambda dy, q, k: (op.vjp(EXACT, dy, q, k)[0], op.vjp(EXACT, dy * first, q, k)[1])
+def _last_of_group(op: DotProducts | Mix) -> tuple[bool, ...]:
+    return tuple(group not in op.groups[head + 1 :] for head, group in enumerate(op.groups))
 
 
-def _values_of_first_head(op: Mix) -> Callable[..., Cotangents]:
-    first = np.array(_first_of_group(op))[:, None]
+Heads = Callable[[Any], tuple[bool, ...]]
 
-    def made(dy: Array, probs: Array, values: Array) -> Cotangents:
-        heads = dy.reshape(*dy.shape[:2], len(op.groups), -1)
-        return op.vjp(EXACT, dy, probs, values)[0], op.vjp(EXACT, (heads * first).reshape(dy.shape), probs, values)[1]
 
-    return made
+def _keys_of(heads: Heads) -> Callable[[DotProducts], Callable[..., Cotangents]]:
+    """dk from some of the query heads alone."""
+
+    def make(op: DotProducts) -> Callable[..., Cotangents]:
+        kept = np.array(heads(op))[:, None, None]
+        return lambda dy, q, k: (op.vjp(EXACT, dy, q, k)[0], op.vjp(EXACT, dy * kept, q, k)[1])
+
+    return make
+
+
+def _values_of(heads: Heads) -> Callable[[Mix], Callable[..., Cotangents]]:
+    """dv from some of the query heads alone."""
+
+    def make(op: Mix) -> Callable[..., Cotangents]:
+        kept = np.array(heads(op))[:, None]
+
+        def made(dy: Array, probs: Array, values: Array) -> Cotangents:
+            split = dy.reshape(*dy.shape[:2], len(op.groups), -1)
+            return op.vjp(EXACT, dy, probs, values)[0], op.vjp(EXACT, (split * kept).reshape(dy.shape), probs, values)[1]
+
+        return made
+
+    return make
 
 
 def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Of:
@@ -86,6 +120,37 @@ MISTAKES = (
         "planted: a detach too many",
         ATTENTION,
     ),
+    *(
+        Mistake(
+            f"{name}_without_gradient",
+            f"the {name} are taken for constants",
+            {stage: pulls(scales(*factors))},
+            f"The {name} have no gradient.",
+            "planted: read from a cache that keeps no gradient",
+            ATTENTION,
+        )
+        for name, stage, factors in (
+            ("queries", "scores", (0.0, 1.0)),
+            ("keys", "scores", (1.0, 0.0)),
+            ("values", "attn", (1.0, 0.0)),
+        )
+    ),
+    Mistake(
+        "softmax_backward_of_sigmoid",
+        "the softmax passes p·(1 - p)·dp back, as a sigmoid does",
+        {"probs": made_by(Softmax, _as_a_sigmoid)},
+        "Scores of one row do not know of each other.",
+        FORMULA,
+        ATTENTION,
+    ),
+    Mistake(
+        "softmax_backward_sums_over_queries",
+        "the sum of p·dp that the softmax's backward pass subtracts is over the queries",
+        {"probs": made_by(Softmax, _with_sum_over_queries)},
+        "Scores get a gradient that moves them all.",
+        "planted: the wrong axis",
+        ATTENTION,
+    ),
     Mistake(
         "scale_missing_in_backward",
         "the scores' cotangent is not scaled",
@@ -122,7 +187,7 @@ MISTAKES = (
     Mistake(
         "dk_of_first_head_in_group",
         "dk is that of the first query head of its group",
-        {"scores": made_by(DotProducts, _keys_of_first_head)},
+        {"scores": made_by(DotProducts, _keys_of(_first_of_group))},
         "As many key heads as query heads hide it.",
         "planted: assigned where it should be added",
         ATTENTION,
@@ -130,8 +195,16 @@ MISTAKES = (
     Mistake(
         "dv_of_first_head_in_group",
         "dv is that of the first query head of its group",
-        {"attn": made_by(Mix, _values_of_first_head)},
+        {"attn": made_by(Mix, _values_of(_first_of_group))},
         "As many value heads as query heads hide it.",
+        "planted: assigned where it should be added",
+        ATTENTION,
+    ),
+    Mistake(
+        "dk_and_dv_of_last_head_in_group",
+        "dk and dv are those of the last query head of its group",
+        {"scores": made_by(DotProducts, _keys_of(_last_of_group)), "attn": made_by(Mix, _values_of(_last_of_group))},
+        "As many key heads as query heads hide it.",
         "planted: assigned where it should be added",
         ATTENTION,
     ),

@@ -1,4 +1,4 @@
-"""The feed-forward layer, and the projections of the whole block: activations, biases, weights."""
+"""The feed-forward layer: its gate and its activations."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,11 @@ import numpy as np
 
 import reference
 from conformance.mistakes.block.heads import fused
-from conformance.mistakes.block.stages import Become, alters, reads, wraps
-from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Change, Mistake
-from conformance.ops.block.anatomy import Composite
+from conformance.mistakes.block.stages import Become, alters, reads
+from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Gelu, SwiGLU
-from conformance.ops.block.program import Stage
-from conformance.ops.block.wrappers import Before, Map, Measured
+from conformance.ops.block.wrappers import After, Before, Map, Measured
 from reference.feed_forward import sigmoid, silu
 
 Array = np.ndarray
@@ -58,6 +56,14 @@ def _other_constant_slope(x: Array) -> Array:
     return share + x * 2 * share * (1 - share) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044_175 * np.square(x))
 
 
+def _of_narrower(x: Array) -> Array:
+    return _gelu(math.sqrt(2) * x) / math.sqrt(2)
+
+
+def _slope_of_narrower(x: Array) -> Array:
+    return _gelu_slope(math.sqrt(2) * x)
+
+
 def _gate(activation: Function, slope: Function) -> Become:
     """Another function of the gate."""
     return alters(SwiGLU, lambda op: replace(op, activation=activation, slope=slope))
@@ -81,28 +87,9 @@ def _both_clamped(op: SwiGLU) -> Before:
     return _clamped(Before(op, _clamp(-LIMIT, LIMIT), 1))
 
 
-def _unbiased(*names: str) -> Change:
-    """These stages read no bias, whose gradient then is zero."""
-
-    def become(stage: Stage) -> Stage:
-        return replace(stage, reads=tuple(read for read in stage.reads if not read.endswith(".bias")))
-
-    return dict.fromkeys(names, become)
-
-
-def _is_square(weight: str) -> Callable[[Composite], bool]:
-    """Where a projection has as many features as it reads."""
-
-    def is_square(composite: Composite) -> bool:
-        rows, columns = composite.config.parameters()[weight]
-        return rows == columns
-
-    return is_square
-
-
 LIMIT = 7.0  # gpt-oss's
 LARGE_GATES = {"pre_ln_block/float64": "a block with large gates is asked for in float32 and in half precision"}
-TRANSPOSED = Map(np.transpose, lambda dy, weight: dy.T)
+SILU = Map(silu, lambda dy, x: dy * _silu_slope(x))
 TANH = "the two formulas differ by 4.7e-4 at most, a quarter of bfloat16's roundoff for the values of order one around them"
 DIGITS = "at most 2e-4 of values of order one, less than the roundoff of half precision"
 MISTAKES = (
@@ -120,6 +107,20 @@ MISTAKES = (
         "the gate's SiLU is added to up",
         {"act": alters(SwiGLU, lambda op: _Sum())},
         "act is a sum instead of a product.",
+        ops=SWIGLU,
+    ),
+    Mistake(
+        "up_activated_too",
+        "SiLU is taken of the gate and of up",
+        {"act": alters(SwiGLU, lambda op: Before(op, SILU, 1))},
+        "act is SiLU(gate)·SiLU(up).",
+        ops=SWIGLU,
+    ),
+    Mistake(
+        "product_activated",
+        "SiLU is taken of the product of gate and up",
+        {"act": alters(SwiGLU, lambda op: After(replace(op, activation=lambda gate: gate, slope=np.ones_like), SILU))},
+        "act is SiLU(gate·up).",
         ops=SWIGLU,
     ),
     Mistake(
@@ -208,6 +209,15 @@ MISTAKES = (
         where=lambda composite: composite.config.feed_forward == "gelu_tanh",
     ),
     Mistake(
+        "gelu_without_root_of_2",
+        "GELU's error function is taken of x, not of x over the root of two",
+        {"act": _of_up(_of_narrower, _slope_of_narrower)},
+        "act is too large where x is positive, too small where it is negative.",
+        "planted: erf for the normal distribution's share",
+        GELU,
+        where=lambda composite: (op := composite.op("act", Gelu)) is not None and not op.approximate,
+    ),
+    Mistake(
         "gelu_by_sigmoid",
         "GELU is x·sigmoid(1.702 x)",
         {"act": _of_up(lambda x: x * sigmoid(1.702 * x), _scaled_slope)},
@@ -223,44 +233,4 @@ MISTAKES = (
         ops=GELU,
     ),
     Mistake("silu_for_gelu", "SiLU stands for GELU", {"act": _of_up(silu, _silu_slope)}, "act is off by up to 0.2.", ops=GELU),
-    Mistake(
-        "qkv_bias_missing",
-        "the biases of q, k and v are left out",
-        _unbiased("q", "k", "v"),
-        "Models without these biases hide it.",
-        "planted: a checkpoint read without them",
-        BLOCK,
-    ),
-    Mistake(
-        "attention_bias_missing",
-        "the bias after attention is left out",
-        _unbiased("attn_out"),
-        "Models without this bias hide it.",
-        ops=BLOCK,
-    ),
-    Mistake(
-        "feed_forward_bias_missing",
-        "the biases of the feed-forward layer are left out",
-        _unbiased("gate", "up", "ffn_out"),
-        "Models without these biases hide it.",
-        ops=BLOCK,
-    ),
-    Mistake(
-        "query_weight_transposed",
-        "the weight of the queries is used transposed",
-        {"q": wraps(lambda op: Before(op, TRANSPOSED, 1))},
-        "Queries of the wrong features; only a square weight allows it.",
-        "planted: [in, out] read as [out, in]",
-        BLOCKS,
-        where=_is_square("attention.q.weight"),
-    ),
-    Mistake(
-        "attention_weight_transposed",
-        "the weight after attention is used transposed",
-        {"attn_out": wraps(lambda op: Before(op, TRANSPOSED, 1))},
-        "attn_out is of the wrong features; only a square weight allows it.",
-        "planted: [in, out] read as [out, in]",
-        BLOCKS,
-        where=_is_square("attention.o.weight"),
-    ),
 )

@@ -70,6 +70,22 @@ MISTAKES = (
         SWIGLU,
     ),
     Mistake(
+        "silu_slope_of_its_sigmoid",
+        "the slope of SiLU is that of the sigmoid in it",
+        {"act": _gated(lambda op: lambda dy, gate, up: (dy * up * sigmoid(gate) * sigmoid(-gate), dy * silu(gate)))},
+        "dgate lacks a term, and the gate in the other.",
+        "planted: half of the product rule",
+        SWIGLU,
+    ),
+    Mistake(
+        "activated_gate_without_gradient",
+        "the activated gate is taken for a constant",
+        {"act": _gated(lambda op: lambda dy, gate, up: (0 * gate, op.vjp(EXACT, dy, gate, up)[1]))},
+        "The gate has no gradient.",
+        "planted: a gate taken for a mask",
+        SWIGLU,
+    ),
+    Mistake(
         "gelu_slope_of_share",
         "the slope of GELU is the normal distribution's share",
         {"act": _gelu(_share_alone)},

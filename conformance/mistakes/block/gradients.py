@@ -4,6 +4,7 @@ The forward pass is right in all of these: no intermediate shows them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.program import Kind, Kinds, Pull, Pulled
+from reference.rows import sum_rows
 
 Array = np.ndarray
 Cotangents = tuple[Array, ...]
@@ -46,10 +48,40 @@ def _nothing(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
     return tuple(0.0 * cotangent for cotangent in cotangents)
 
 
+def _normed(op: Normalise, x: Array) -> reference.RMSNorm | reference.LayerNorm:
+    return (reference.layer_norm if op.centred else reference.rms_norm)(x, eps=op.eps)
+
+
 def _statistics_constant(op: Normalise) -> Callable[..., Cotangents]:
     def made(dy: Array, x: Array, weight: Array, *bias: Array) -> Cotangents:
-        rstd = (reference.layer_norm if op.centred else reference.rms_norm)(x, eps=op.eps).rstd
-        return dy * (weight + op.weight_offset) * rstd, *op.vjp(EXACT, dy, x, weight, *bias)[1:]
+        return dy * (weight + op.weight_offset) * _normed(op, x).rstd, *op.vjp(EXACT, dy, x, weight, *bias)[1:]
+
+    return made
+
+
+def _without_weight(op: Normalise) -> Callable[..., Cotangents]:
+    def made(dy: Array, x: Array, weight: Array, *bias: Array) -> Cotangents:
+        unweighted = replace(op, weight_offset=0.0).vjp(EXACT, dy, x, np.ones_like(weight), *bias)
+        return unweighted[0], *op.vjp(EXACT, dy, x, weight, *bias)[1:]
+
+    return made
+
+
+def _projection_on_x(op: Normalise) -> Callable[..., Cotangents]:
+    def made(dy: Array, x: Array, weight: Array, *bias: Array) -> Cotangents:
+        normed = _normed(op, x)
+        g = dy * (weight + op.weight_offset)
+        shift = np.mean(g, axis=-1, keepdims=True) if op.centred else 0.0
+        projection = normed.x_hat / normed.rstd * np.mean(g * normed.x_hat, axis=-1, keepdims=True)
+        return normed.rstd * (g - shift - projection), *op.vjp(EXACT, dy, x, weight, *bias)[1:]
+
+    return made
+
+
+def _dweight_of_x(op: Normalise) -> Callable[..., Cotangents]:
+    def made(dy: Array, x: Array, weight: Array, *bias: Array) -> Cotangents:
+        dx, _, *dbias = op.vjp(EXACT, dy, x, weight, *bias)
+        return dx, sum_rows(dy * x), *dbias
 
     return made
 
@@ -80,6 +112,7 @@ def _first_head(x: Array) -> Array:
     return kept
 
 
+ALL = ("attention_norm", "ffn_norm", "q_norm", "k_norm")
 ZERO_MEAN = "planted: the statistics taken for constants"
 MISTAKES = (
     Mistake(
@@ -131,9 +164,33 @@ MISTAKES = (
         BLOCKS,
     ),
     Mistake(
+        "norm_dx_without_weight",
+        "dx of the norms leaves the weight out",
+        dict.fromkeys(ALL, made_by(Normalise, _without_weight)),
+        "A weight of one hides it.",
+        "planted: a hand-written backward",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_projection_on_x",
+        "dx of the norms subtracts the projection along x, not along x_hat",
+        dict.fromkeys(ALL, made_by(Normalise, _projection_on_x)),
+        "Rows of deviation one hide it.",
+        "planted: one rstd left out",
+        BLOCKS,
+    ),
+    Mistake(
+        "norm_dweight_of_x",
+        "dweight of the norms sums dy·x, not dy·x_hat",
+        dict.fromkeys(ALL, made_by(Normalise, _dweight_of_x)),
+        "Rows of deviation one hide it.",
+        "planted: rstd left out",
+        BLOCKS,
+    ),
+    Mistake(
         "norms_without_gradient",
         "the norms pass nothing back, and their parameters have no gradient",
-        dict.fromkeys(("attention_norm", "ffn_norm", "q_norm", "k_norm"), pulls(_nothing)),
+        dict.fromkeys(ALL, pulls(_nothing)),
         "dx is dy; attention's gradients are those of a block without its second half.",
         "torch 2.11: docs/findings.md",
         BLOCKS,

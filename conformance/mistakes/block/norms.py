@@ -137,6 +137,22 @@ MISTAKES = (
         BLOCK,
     ),
     Mistake(
+        "norm_eps_clamps",
+        "the norms take eps for the least that the mean square may be",
+        _root(lambda ms, eps, n: np.where(np.real(ms) > eps, ms, eps) ** -0.5),
+        "Rows near eps are too large, or too small.",
+        "planted: a maximum for a sum",
+        BLOCK,
+    ),
+    Mistake(
+        "norm_without_root",
+        "the norms divide by the mean square, not by its root",
+        _root(lambda ms, eps, n: 1 / (ms + eps)),
+        "Right only where the mean square is one.",
+        "ncnn#6903",
+        BLOCKS,
+    ),
+    Mistake(
         "norm_divides_by_n_minus_1",
         "the norms divide the sum of squares by n - 1",
         _root(lambda ms, eps, n: (ms * n / (n - 1) + eps) ** -0.5),

@@ -13,6 +13,7 @@ from conformance.ops.block.primitives import Rotate
 from conformance.ops.block.program import Program
 from conformance.ops.block.wrappers import After, First, Measured, Swapped
 from reference import BlockConfig
+from reference.rope import quarter_turn
 
 Array = np.ndarray
 ROTATED = ("q_rope", "k_rope")
@@ -55,6 +56,30 @@ def _over_d_model(composite: Composite, true: Array) -> Array:
 
 def _half_of_the_pairs(composite: Composite, true: Array) -> Array:
     return np.where(np.arange(true.shape[-1]) < true.shape[-1] // 2, 0.0, true)
+
+
+@dataclass(frozen=True)
+class _Unsigned(Measured):
+    """Each feature of a pair gets the other one times the sine, and neither a minus.
+
+    So one feature of a pair is turned forward, and the other back.
+    """
+
+    rotate: Rotate
+
+    def forward(self, m: Machine, x: Array) -> Array:
+        return np.where(self._has_plus(x), self.rotate.forward(m, x), self._back.forward(m, x))
+
+    def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
+        (forward,), (back,) = self.rotate.vjp(m, dy, x), self._back.vjp(m, dy, x)
+        return (np.where(self._has_plus(x), back, forward),)
+
+    @property
+    def _back(self) -> Rotate:
+        return replace(self.rotate, angles=-self.rotate.angles)
+
+    def _has_plus(self, x: Array) -> Array:
+        return quarter_turn(np.ones_like(x), interleaved=self.rotate.interleaved) > 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +182,22 @@ MISTAKES = (
         dict.fromkeys(ROTATED, turns(lambda composite, true: -true)),
         "The sign of every sine; a score then depends on the distance with the opposite sign.",
         "planted: the minus in the wrong half",
+        ROPE,
+    ),
+    Mistake(
+        "rope_minus_missing",
+        "both halves of a pair get the other's sine with a plus",
+        dict.fromkeys(ROTATED, alters(Rotate, _Unsigned)),
+        "Pairs are not turned but sheared, and change their length.",
+        "planted: rotate_half without its minus",
+        ROPE,
+    ),
+    Mistake(
+        "rope_cos_and_sin_swapped",
+        "cosines and sines are exchanged",
+        dict.fromkeys(ROTATED, turns(lambda composite, true: np.pi / 2 - true)),
+        "Position zero is turned by a right angle; a score depends on the distance with the opposite sign.",
+        "planted: the order of two results",
         ROPE,
     ),
     Mistake(

@@ -40,6 +40,12 @@ def _first_sequence(x: Array) -> Array:
     return kept
 
 
+def _last_sequence(x: Array) -> Array:
+    kept = np.zeros((*x.shape[:-1], 1))
+    kept[-1] = 1.0
+    return kept
+
+
 def _layers_swapped(composite: Composite, outputs: Values) -> Values:
     last, swapped = composite.case.n_layers - 1, dict(outputs)
     for name in composite.config.parameters():
@@ -86,6 +92,14 @@ MISTAKES = (
         dict.fromkeys(LINEAR, made_by(Linear, of_rows(_first_sequence))),
         "A single sequence hides it.",
         "planted: a batch that is not summed over",
+        BLOCKS,
+    ),
+    Mistake(
+        "dweight_of_last_sequence",
+        "the gradients of the projections' weights are those of the last sequence",
+        dict.fromkeys(LINEAR, made_by(Linear, of_rows(_last_sequence))),
+        "A single sequence hides it.",
+        "planted: assigned where it should be added",
         BLOCKS,
     ),
     Mistake(

@@ -16,6 +16,7 @@ from conformance.mistakes.norms import (
     precision,
     residual,
     rounding_modes,
+    saved,
     statistics,
 )
 
@@ -32,6 +33,7 @@ MISTAKES: tuple[Mistake, ...] = (
     *rounding_modes.MISTAKES,
     *dtypes.MISTAKES,
     *dx.MISTAKES,
+    *saved.MISTAKES,
     *parameter_gradients.MISTAKES,
     *indexing.MISTAKES,
     *batch_norm.MISTAKES,

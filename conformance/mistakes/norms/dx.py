@@ -1,15 +1,10 @@
-"""What goes wrong in dx: paths left out, weights forgotten, statistics that were saved in too few bits."""
+"""What goes wrong in dx: paths left out, weights forgotten."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, ROWS, Mistake, Of, in_half
-from conformance.mistakes.norms.precision import NO_NARROWER
-from conformance.numbers.rounding import round_to
-from conformance.ops.norms.anatomy import Norm
+from conformance.mistakes.mistake import CENTRED, RMS, ROWS, Mistake, Of
 from conformance.ops.norms.steps import Paths, Steps
 
 Array = np.ndarray
@@ -19,42 +14,6 @@ HIDES = "dy aligned with weight·x_hat shows it most; wide rows hide it, at n = 
 
 def _scaled(scale: Callable[[Steps], Array | float]) -> Callable[[Steps, Array, Array, Array], Paths]:
     return lambda s, d, m, r: (scale(s) * d, scale(s) * m, scale(s) * r)
-
-
-def _saves(make: Callable[[Norm, Steps], Steps]) -> Of:
-    """What is saved for the backward pass, made of the norm and of what the forward pass has."""
-    return Of(lambda norm: partial(make, norm))
-
-
-def _stored(norm: Norm, a: Array) -> Array:
-    return round_to(a.astype(np.float64), norm.case.dtype).astype(a.dtype)
-
-
-def _rstd_stored(norm: Norm, s: Steps) -> Steps:
-    rstd = _stored(norm, s.rstd)
-    return replace(s, rstd=rstd, x_hat=s.shifted * rstd)
-
-
-def _mean_stored(norm: Norm, s: Steps) -> Steps:
-    return replace(s, x_hat=(s.x - _stored(norm, s.row_mean)) * s.rstd)
-
-
-def _statistics_stored(norm: Norm, s: Steps) -> Steps:
-    return _mean_stored(norm, replace(s, rstd=_stored(norm, s.rstd)))
-
-
-def _scale_stored(norm: Norm, s: Steps) -> Steps:
-    """x_hat is right, so dweight is; rstd scales dx."""
-    return replace(s, rstd=_stored(norm, s.rstd))
-
-
-def _x_hat_stored(norm: Norm, s: Steps) -> Steps:
-    return replace(s, x_hat=_stored(norm, s.x_hat))
-
-
-def _x_hat_recovered(norm: Norm, s: Steps) -> Steps:
-    """From y as it was returned: where the weight is small or zero, nothing is left of x_hat."""
-    return replace(s, x_hat=(_stored(norm, s.y) - s.b) / s.w)
 
 
 MISTAKES = (
@@ -92,6 +51,14 @@ MISTAKES = (
         {"paths": lambda s, d, m, r: (d, m, r * s.x.shape[-1] / (s.x.shape[-1] - 1))},
         f"dx is off by 1/n along x_hat: {HIDES}.",
         "planted: the derivative of an unbiased deviation",
+    ),
+    Mistake(
+        "projection_over_rows",
+        "the projection on x_hat is divided by the length of x's first axis, not by the width",
+        {"paths": lambda s, d, m, r: (d, m, r * s.x.shape[-1] / max(1, s.x.shape[0]))},
+        f"dx is much too far along x_hat: {HIDES}.",
+        "planted: x.shape[0] for x.shape[-1]",
+        ROWS,
     ),
     Mistake(
         "projection_without_weight",
@@ -163,6 +130,14 @@ MISTAKES = (
         CENTRED,
     ),
     Mistake(
+        "shift_unasked",
+        "dx subtracts the mean of g, as LayerNorm's does",
+        {"paths": lambda s, d, m, r: (d, -s.rstd * np.mean(s.g, axis=-1, keepdims=True), r)},
+        "The rows of dx lose their mean.",
+        "planted: LayerNorm's backward pass under RMSNorm's forward pass",
+        RMS,
+    ),
+    Mistake(
         "statistics_held_constant",
         "dx treats the statistics as constants: it is only rstd·g",
         {"paths": lambda s, d, m, r: (d, 0 * m, 0 * r)},
@@ -173,6 +148,13 @@ MISTAKES = (
         "dx_without_weight",
         "dx leaves the weight out",
         {"backward_weight": lambda s: np.ones_like(s.w)},
+        "A weight of one hides it.",
+        FORMULA,
+    ),
+    Mistake(
+        "direct_path_without_weight",
+        "what comes straight through dx leaves the weight out; the projection has it",
+        {"paths": lambda s, d, m, r: (s.rstd * s.dy + 0 * d, m, r)},
         "A weight of one hides it.",
         FORMULA,
     ),
@@ -230,62 +212,18 @@ MISTAKES = (
         "quack#52, quack#53",
     ),
     Mistake(
+        "dy_added_to_dx",
+        "dy is added to dx, as where a residual goes round the norm",
+        {"paths": lambda s, d, m, r: (d + s.dy, m, r)},
+        "dx is too large by dy.",
+        "planted: the kernel of a norm with a residual, called for one without",
+        ROWS,
+    ),
+    Mistake(
         "dy_taken_for_ones",
         "the gradients are those of the sum of y: dy is not used",
         {"cotangent": np.ones_like},
         "A dy of ones hides it, and makes LayerNorm's dx vanish besides.",
         "planted: a test that calls y.sum().backward()",
-    ),
-    Mistake(
-        "rstd_saved_in_storage_dtype",
-        "rstd is saved for the backward pass in x's dtype",
-        {"saved": _saves(_rstd_stored)},
-        "y is right; dx is off by 2e-3 to 1e-2 in bfloat16.",
-        "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
-        hidden=NO_NARROWER,
-        where=in_half,
-    ),
-    Mistake(
-        "mean_saved_in_storage_dtype",
-        "the mean is saved for the backward pass in x's dtype",
-        {"saved": _saves(_mean_stored)},
-        "y is right; dx and dweight of rows with a mean are not.",
-        "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
-        CENTRED,
-        NO_NARROWER,
-    ),
-    Mistake(
-        "statistics_saved_in_storage_dtype",
-        "mean and rstd are both saved for the backward pass in x's dtype",
-        {"saved": _saves(_statistics_stored)},
-        "y is right; dx and dweight are off by half an ulp of rstd, and rows with a mean by half an ulp of that.",
-        "FlagGems#221, helion#2273; torch's LayerNorm on CPU",
-        CENTRED,
-        NO_NARROWER,
-        where=in_half,
-    ),
-    Mistake(
-        "rstd_in_storage_dtype_in_backward",
-        "dx is scaled by an rstd that was rounded to x's dtype; x_hat is right",
-        {"saved": _saves(_scale_stored)},
-        "y and dweight are right; every row of dx is off by a factor of its own, up to half an ulp.",
-        "planted: a backward pass that is given x_hat and a stored rstd",
-        hidden=NO_NARROWER,
-        where=in_half,
-    ),
-    Mistake(
-        "x_hat_saved_in_storage_dtype",
-        "x_hat is saved for the backward pass in x's dtype",
-        {"saved": _saves(_x_hat_stored)},
-        "y is right; the terms of dweight and of the projection are each off by half an ulp.",
-        "planted: an activation saved to spare memory",
-        hidden=NO_NARROWER,
-    ),
-    Mistake(
-        "x_hat_recovered_from_y",
-        "x_hat is recovered as (y - bias) / weight in the backward pass",
-        {"saved": _saves(_x_hat_recovered)},
-        "dweight is off by half of itself where the weight is near zero; other weights hide it.",
-        "apex: memory_efficient layer_norm",
     ),
 )

@@ -4,7 +4,7 @@ from math import ceil, log2
 
 import numpy as np
 
-from conformance.mistakes.mistake import CENTRED, RMS, Mistake, Of
+from conformance.mistakes.mistake import CENTRED, LAYER, RMS, ROWS, Mistake, Of
 from conformance.ops.norms.steps import Steps
 
 Array = np.ndarray
@@ -13,6 +13,21 @@ LANES = 4  # the features that a vectorised loop takes at once, in the mistake t
 
 def _padded(n: int) -> float:
     return 2.0 ** ceil(log2(n))
+
+
+def _squares_about_padded_mean(s: Steps) -> tuple[Array, Array]:
+    """The squares about a mean that is a sum over the padded width: moving an element moves that mean, too."""
+    through_mean = np.sum(s.centred, axis=-1, keepdims=True) / _padded(s.x.shape[-1])
+    return np.square(s.centred), 2 * (s.centred - through_mean)
+
+
+def _squares_with_padding(s: Steps) -> tuple[Array, Array]:
+    """The squares about that mean, the padding's among them, as a share of every feature's.
+
+    The mean of the padded row is its own: what moving an element does to the squares through it adds up to zero.
+    """
+    n = s.x.shape[-1]
+    return np.square(s.centred) + (_padded(n) - n) * np.square(s.row_mean) / n, 2 * s.centred
 
 
 def _first_row(statistic: Array) -> Array:
@@ -57,10 +72,18 @@ MISTAKES = (
     Mistake(
         "padding_in_mean",
         "the sum is divided by the padded width for the mean",
-        {"mean_divisor": _padded},
+        {"mean_divisor": _padded, "squares": _squares_about_padded_mean},
         "The mean is too small; rows of mean zero and widths that are powers of two hide it.",
         "triton#9838, Liger-Kernel#518",
         CENTRED,
+    ),
+    Mistake(
+        "padding_in_statistics",
+        "the row is padded with zeros to a power of two, and its mean and variance are those of the padded row",
+        {"mean_divisor": _padded, "squares": _squares_with_padding, "divisor": _padded},
+        "The mean is too small, and so is rstd or the row's deviation from it; widths that are powers of two hide it.",
+        "planted: F.layer_norm of a row that was padded for the kernel",
+        LAYER,
     ),
     Mistake(
         "mean_magnitude_for_root_mean_square",
@@ -108,6 +131,28 @@ MISTAKES = (
         "Rows keep their mean, divided by the right deviation.",
         "planted: x·rstd for (x - mean)·rstd",
         CENTRED,
+    ),
+    Mistake(
+        "width_outside_root",
+        "the root is of the sum of squares, and the width, not its root, divides it",
+        {"rstd": Of(lambda norm: lambda ms, eps: (ms / norm.x.shape[-1] + eps) ** -0.5)},
+        "Every row is too large by the root of the width; a width of one hides it.",
+        "planted: norm(x) / d for norm(x) / sqrt(d)",
+        ROWS,
+    ),
+    Mistake(
+        "root_twice",
+        "the root is taken twice: the row is divided by the fourth root",
+        {"rstd": lambda ms, eps: (ms + eps) ** -0.25},
+        "Right only where the mean square is one.",
+        "planted: rsqrt of a deviation",
+    ),
+    Mistake(
+        "not_normalised",
+        "x is scaled as it is: its normalised value is not used",
+        {"rstd": lambda ms, eps: 1.0 + 0 * ms, "centre_values": False},
+        "y is weight·x + bias.",
+        "planted: the wrong one of two names",
     ),
     Mistake(
         "divides_by_mean_square",

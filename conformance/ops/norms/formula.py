@@ -119,7 +119,8 @@ class Formula:
                 through_rstd = slope * self._sum("projection", g * s.shifted) / self.divisor(features) * gradient
             through_mean = none
             if self.centre_values:
-                through_mean = -s.rstd * self._sum("shift", self.shift(b)) / features + np.zeros_like(g)
+                count = features if by_formula else self.mean_divisor(features)
+                through_mean = -s.rstd * self._sum("shift", self.shift(b)) / count + np.zeros_like(g)
             return self.paths(b, s.rstd * g, through_mean, through_rstd)
 
         s = replace(s, g=s.dy * self.backward_weight(s))

@@ -210,13 +210,13 @@ def rms_weight_before_the_norm(x, weight, bias, *, eps, weight_offset, order):
     return y.to(promoted if order == "cast_then_scale" else x.dtype)
 
 
-@in_torch.fault("rms_norm")
+@in_torch.fault("rms_norm", "not_normalised")
 def rms_normalised_value_unused(x, weight, bias, *, eps, weight_offset, order):
     """The normalised value gets a name, and the next line multiplies x instead."""
     return store(up(x), x, weight, bias, weight_offset, order)
 
 
-@in_torch.fault("rms_norm")
+@in_torch.fault("rms_norm", "root_twice")
 def rms_root_of_the_root(x, weight, bias, *, eps, weight_offset, order):
     """rsqrt is taken of a root: the row is divided by the fourth root."""
     x32 = up(x)
@@ -455,7 +455,7 @@ def ln_bwd_sum_of_g(x, w, b, dy, eps, offset):
     return dx, total(up(dy) * x_hat), total(up(dy))
 
 
-@in_torch.fault("rms_norm", group="backward")
+@in_torch.fault("rms_norm", "direct_path_without_weight", group="backward")
 @backward_kernel(rms_forward)
 def rms_bwd_direct_term_unweighted(x, w, b, dy, eps, offset):
     """Half a fix: the projection has the weight by now, the direct term still has not."""
@@ -473,7 +473,7 @@ def ln_bwd_rstd_in_and_out(x, w, b, dy, eps, offset):
     return dx_of(g, x_hat, rstd, centre=True), total(up(dy) * x_hat), total(up(dy))
 
 
-@in_torch.fault("layer_norm", group="backward")
+@in_torch.fault("layer_norm", "mean_not_saved", group="backward")
 @backward_kernel(ln_forward)
 def ln_bwd_mean_not_saved(x, w, b, dy, eps, offset):
     """Copied from RMSNorm: the backward pass takes x_hat to be x·rstd."""
@@ -661,7 +661,7 @@ def attention_adds_minus_1e4(q, k, v, key_mask, *, causal):
     return mixed((scored(q, k) + (~mask).float() * -10000.0).softmax(-1), v)
 
 
-@in_torch.fault("attention")
+@in_torch.fault("attention", "scale_of_d_model")
 def attention_scaled_by_all_heads(q, k, v, key_mask, *, causal):
     """The scores are divided by the root of h·d_head."""
     scores = scored(q, k) / math.sqrt(q.shape[-2])
@@ -752,7 +752,7 @@ def rope_axis_of_the_heads(x, *, position, base, interleaved):
     return spun(x, positions[:, None] * frequencies(x, base), interleaved=interleaved)
 
 
-@in_torch.fault("swiglu")
+@in_torch.fault("swiglu", "product_activated")
 def swiglu_activates_the_product(gate, up):
     """silu(gate * up)."""
     wide = torch.promote_types(gate.dtype, torch.float32)
@@ -774,7 +774,7 @@ def gelu_digits_exchanged(x, *, approximate):
     return (wide * torch.sigmoid(2 * inner) if approximate else wide * torch.erfc(-wide / math.sqrt(2)) / 2).to(x.dtype)
 
 
-@in_torch.fault("gelu")
+@in_torch.fault("gelu", "gelu_without_root_of_2")
 def gelu_erf_of_x(x, *, approximate):
     """The error function is taken of x; the root of two is missing."""
     wide = up(x)

@@ -710,7 +710,7 @@ def rms_backward_dweight_of_last_block(x, weight, bias, dy, *, eps, weight_offse
     return dx, jnp.sum(terms[(len(terms) - 1) // 4 * 4 :], axis=0), None
 
 
-@written.fault("rms_norm", group="backward")
+@written.fault("rms_norm", "dy_added_to_dx", group="backward")
 @gradients_of(rms_norm)
 def rms_backward_adds_the_residual(x, weight, bias, dy, *, eps, weight_offset):
     """The kernel of a fused residual adds dy to dx, though there is no residual."""

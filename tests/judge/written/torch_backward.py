@@ -186,7 +186,7 @@ def rms_straight_through(saved: Saved, dy: Tensor) -> Pair:
     return dy, sum_rows(upcast(dy) * saved.x_hat)
 
 
-@rms_fault(group="backward")
+@rms_fault("shift_unasked", group="backward")
 @backward_of_rms_norm
 def rms_backward_of_layer_norm(saved: Saved, dy: Tensor) -> Pair:
     """dx also loses its mean, as in the LayerNorm that the code was copied from."""
@@ -196,7 +196,7 @@ def rms_backward_of_layer_norm(saved: Saved, dy: Tensor) -> Pair:
     return dx, sum_rows(dy * x_hat)
 
 
-@rms_fault(group="backward")
+@rms_fault("projection_over_rows", group="backward")
 @backward_of_rms_norm
 def rms_projection_over_rows(saved: Saved, dy: Tensor) -> Pair:
     """The dot product is divided by x.shape[0], where the width is shape[-1]."""
@@ -652,7 +652,7 @@ def layer_rstd_saved_in_half(saved: Saved, dy: Tensor) -> Triple:
     return layer_norm_backward(saved, dy)
 
 
-@layer_fault("mean_left_in_values", group="backward")
+@layer_fault("mean_not_saved", group="backward")
 @backward_of_layer_norm
 def layer_mean_not_saved(saved: Saved, dy: Tensor) -> Triple:
     """The mean is not saved: the backward pass takes x times rstd for x_hat."""

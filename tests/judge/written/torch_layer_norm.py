@@ -298,7 +298,7 @@ def mean_over_padding(x: Tensor, weight: Parameter, bias: Parameter, *, eps: flo
     return scale(centred * torch.rsqrt(row_mean(centred.square()) + eps), x, weight, bias, **dialect)
 
 
-@fault("padding_in_mean", "padding_in_variance", "padded_width")
+@fault("padding_in_statistics")
 def padded_row(x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, **dialect: Any) -> Tensor:
     """The row is padded to a power of two, normalised with its padding, and cut."""
     n = x.shape[-1]

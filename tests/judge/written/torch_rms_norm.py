@@ -215,7 +215,7 @@ def l2_normalised(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, *
     return scale(rows / length, x, weight, None, **dialect)
 
 
-@fault()
+@fault("width_outside_root")
 def width_outside_root(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """The length of the row is divided by the width, not by the width's root."""
     rows = upcast(x)

@@ -187,8 +187,8 @@ def tf32(x: Tensor) -> Tensor:
 
 FAULTS = (
     fault(GateAndUpSwapped, "gate_and_up_swapped"),
-    fault(SiluOfBoth, taps=True),
-    fault(SiluOfTheProduct),
+    fault(SiluOfBoth, "up_activated_too", taps=True),
+    fault(SiluOfTheProduct, "product_activated"),
     fault(GateAdded, "gate_added", taps=True),
     fault(GateAndUpInterleaved, "gate_and_up_interleaved", taps=True),
     fault(GeluForSilu, "gelu_for_silu"),
@@ -204,7 +204,7 @@ FAULTS = (
     fault(GeluBySigmoid, "gelu_by_sigmoid"),
     fault(ReluForGelu, "relu_for_gelu"),
     fault(BiasesMissing, "feed_forward_bias_missing", taps=True),
-    fault(DownBiasMissing),
+    fault(DownBiasMissing, "down_bias_missing"),
     fault(ProductsInBfloat16, "matmul_in_bfloat16"),
     fault(ProductsInTf32, "matmul_in_tf32", taps=True),
 )
