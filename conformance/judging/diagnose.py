@@ -32,6 +32,7 @@ FEW = 0.05  # of these bits, or of the failing outputs: so few are not worth a n
 FIRST, FIRST_OF_TWO = 3, 2  # cases on whose failing outputs every mistake is tried, and every two at once
 ROUNDS = ((16, 6), (6, 16), (2, None))  # so many of the best mistakes are tried on so many cases, in the end on all
 TIES = 4  # times as many where they are as good: what tells them apart may be asked in one case alone
+NEARLY = 0.95  # of the bits of the best one: with so many a mistake may be as good, where intervals are rough
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
 
 
@@ -43,7 +44,7 @@ class Diagnosis:
     `explained`. `where` names the outputs that have the mistake, `right` those that it would have changed and that pass.
     `agreeing` counts the verdicts, of those `judged`, whose outputs of that kind lie within the mistake's own intervals,
     passing ones included. `residual` is the largest error left in the outputs explained, in units of the tolerance around the
-    mistake's own values. `runner_up` is the next best mistake, and the number of outputs that it explains.
+    mistake's own values. `runner_up` is the next best mistake, and the number of these outputs that it explains, too.
     """
 
     mistake: Mistake
@@ -130,8 +131,20 @@ class Search:
         for kept, count in ROUNDS:
             cases = telling + others if count is None else [*telling[:count], *spread(others, count - len(telling))]
             rough = count is not None or (self._costly and max(best.values(), default=0.0) >= SHARE * self.left)
-            best = self._best(_first(kept, best), [unit for asked in cases for unit in asked.units], rough=rough)
-        return best
+            best = self._best(
+                _first(kept, best, NEARLY if self._costly else 1.0),
+                [unit for asked in cases for unit in asked.units],
+                rough=rough,
+            )
+        return self._told_apart(best, telling) if self._costly else best
+
+    def _told_apart(self, best: Mapping[Mistake, float], cases: Iterable[Asked]) -> dict[Mistake, float]:
+        """The same, and those that rough intervals hardly tell apart in the order of what they save with their own."""
+        near = [mistake for mistake in best if best[mistake] >= NEARLY * max(best.values())][:TIES]
+        if len(near) < 2:
+            return dict(best)
+        own = self._best(near, [unit for asked in cases for unit in asked.units], rough=False)
+        return {mistake: best[mistake] for mistake in dict.fromkeys([*own, *best])}
 
     def enough(self, best: Mapping[Mistake, float], share: float) -> list[Mistake]:
         """The first two that save so large a share of the bits that are left, and explain some output."""
@@ -166,7 +179,7 @@ class Search:
         explained = [unit for unit in self._failing if self._now[unit].outside and _is_explained(unit, told)]
         disagreeing = {self._case_of[unit] for unit, each in told.items() if each.outside}
         where = {unit.output.output for unit in told}
-        next_best = (runner_up, self._also(runner_up, explained)) if runner_up else None
+        also = self._also(runner_up, explained) if runner_up else 0
         self._now |= {unit: each for unit, each in told.items() if each.bits < self._now[unit].bits}
         return Diagnosis(
             mistake,
@@ -178,7 +191,7 @@ class Search:
             residual=self._residual(mistake, explained),
             where=self._in_order(where),
             right=self._in_order({unit.output.output for unit in self._units if self._is_exempt(mistake, unit)} - where),
-            runner_up=next_best,
+            runner_up=(runner_up, also) if runner_up and also else None,
         )
 
     def _any_small_fails(self) -> bool:
@@ -271,10 +284,10 @@ class Search:
         return largest
 
 
-def _first(count: int, best: Mapping[Mistake, float]) -> list[Mistake]:
-    """So many of the best mistakes, and those as good as the last of them, as long as there are not many."""
+def _first(count: int, best: Mapping[Mistake, float], share: float) -> list[Mistake]:
+    """So many of the best mistakes, and those that save this share of what the last one does, if they are not many."""
     ranked = list(best)
-    least = best[ranked[:count][-1]] - PRICE if ranked else 0.0
+    least = share * best[ranked[:count][-1]] - PRICE if ranked else 0.0
     return [mistake for mistake in ranked[: TIES * count] if best[mistake] >= least]
 
 

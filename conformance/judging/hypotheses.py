@@ -42,8 +42,16 @@ def if_made(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int, *, ro
     taps = dict(right) | (_as_taps(mistake.taps(case, seed, _exported(verdict))) if verdict.taps else {})
     if rough:
         values = mistake.values(case, seed)
-        return [taps | {name: _around(values[name], right[name], factor) for name in values} for factor in ROUGH]
+        return [taps | {name: _roughly(values[name], right[name], factor) for name in values} for factor in ROUGH]
     return [taps | _near_outputs(mistake, verdict, right, seed)]
+
+
+def _roughly(value: Array, right: Expected, factor: float) -> Expected:
+    """Intervals of an output that a mistake moves; one that it hardly moves is what it is without it."""
+    lower, upper = right.interval()
+    with np.errstate(invalid="ignore"):
+        moved = ~(np.abs(value - right.value) <= (upper - lower) / 2) & ~(np.isnan(value) & np.isnan(right.value))
+    return _around(value, right, factor) if moved.any() else right
 
 
 def _around(value: Array, right: Expected, factor: float) -> Expected:
