@@ -1,13 +1,18 @@
 """How reliably a mistake is named.
 
 Every mistake of the catalogue, made in float32 arithmetic, is put before the diagnosis; and faults as people write them.
+The tables of docs/diagnosis.md are made of the figures that were kept last.
 """
 
+import json
 import os
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.equivalence import equivalent
 from conformance.judging.compare import compare
@@ -19,10 +24,12 @@ from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORMS, RowNormOp
 from conformance.tools.selftest.selftest import TRIED
 
+RESULTS = Path(__file__).parent.parent / "results"
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 Row = dict[str, str | float]
 Trial = tuple[str, RowNormOp, DType, int]
 """A mistake, an op, a dtype, and the style in which it is made."""
+T = TypeVar("T")
 Outcome = tuple[Trial, str, str]
 """A trial; `itself`, `equivalent`, `another` or `none`; and the mistake that was named."""
 WrittenOutcome = tuple[str, str, DType, str, str]
@@ -32,7 +39,7 @@ WrittenOutcome = tuple[str, str, DType, str, str]
 def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES, every: int = 1) -> Iterator[tuple[str, list[Row]]]:
     """Tables by name: the shares named right of the catalogue and of written faults, and every trial that was not.
 
-    All trials take hours; `every` takes one in so many.
+    All trials take hours; `every` takes one in so many, by lot.
     """
     trials = [
         (mistake.id, op, dtype, (number + DTYPES.index(dtype) + ROW_NORMS.index(op)) % len(STYLES))
@@ -43,8 +50,8 @@ def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES, every: int = 1) -> Ite
         if not mistake.hidden_in(op, dtype)
     ]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        outcomes = list(pool.map(outcome, trials[::every]))
-        written = list(pool.map(written_outcome, *zip(*_written(dtypes)[::every], strict=True)))
+        outcomes = list(pool.map(outcome, _drawn(trials, every)))
+        written = list(pool.map(written_outcome, *zip(*_drawn(_written(dtypes), every), strict=True)))
     yield "diagnosis", [_share(op, dtype, outcomes) for op in ROW_NORMS for dtype in dtypes]
     yield "diagnosis-written", list(_shares(written))
     others = [
@@ -59,6 +66,11 @@ def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES, every: int = 1) -> Ite
     ]
     if others:
         yield "diagnosis-others", others
+
+
+def _drawn(trials: list[T], every: int) -> list[T]:
+    """One trial in so many, drawn by lot, so that no order of theirs chooses; always the same ones."""
+    return trials if every == 1 else random.Random(every).sample(trials, max(1, len(trials) // every))
 
 
 def outcome(trial: Trial) -> Outcome:
@@ -98,6 +110,37 @@ def written_outcome(set_: str, place: int, dtype: DType) -> WrittenOutcome:
     fault = faults_of(set_)[place]
     kind, diagnoses = scored(fault, dtype)
     return set_, fault.id, dtype, kind, diagnoses[0].mistake.id if diagnoses else ""
+
+
+def page_tables(folder: Path = RESULTS) -> str:
+    """The tables of docs/diagnosis.md, from the figures in a folder: of the catalogue by op, of written faults by set."""
+    catalogue = _rows(folder / "diagnosis.json")
+    written = _rows(folder / "diagnosis-written.json")
+    ops, sets = (dict.fromkeys(row[key] for row in rows) for key, rows in (("op", catalogue), ("set", written)))
+    made = ("made", "itself", "equivalent", "another", "none")
+    seen = ("seen", "right", "equivalent", "unnamed", "misnamed", "without a name")
+    return "\n\n".join(
+        [
+            _table(("of the catalogue", *made), [(str(op), [row for row in catalogue if row["op"] == op]) for op in ops]),
+            _table(
+                ("as people write them", *seen), [(str(set_), [row for row in written if row["set"] == set_]) for set_ in sets]
+            ),
+        ]
+    )
+
+
+def _rows(file: Path) -> list[Row]:
+    return json.loads(file.read_text())["rows"]
+
+
+def _table(head: tuple[str, ...], groups: list[tuple[str, list[Row]]]) -> str:
+    """A row for every group, with its figures added up, and one for all."""
+    groups = [*groups, ("all", [row for _, rows in groups for row in rows])]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, rows in groups:
+        totals = [str(sum(int(row[column]) for row in rows)) for column in head[1:]]
+        lines.append("| " + " | ".join([name.replace("_", " "), *totals]) + " |")
+    return "\n".join(lines)
 
 
 def _share(op: RowNormOp, dtype: DType, outcomes: list[Outcome]) -> Row:
