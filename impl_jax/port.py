@@ -44,7 +44,8 @@ class JaxPort(conformance.port.Port):
         return np.asarray(tensor)
 
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
-        return _compiled(_vjp, self.static)(function, inputs, dy, **constants)
+        vjp = _compiled(_vjp, self.static) if self.jit else _vjp
+        return vjp(function, inputs, dy, **constants)
 
 
 class Port(JaxPort):

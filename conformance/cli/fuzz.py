@@ -46,7 +46,7 @@ def fuzz(
     from conformance.tools.fuzzing import fuzz
     from conformance.tools.fuzzing import report as fuzzed
 
-    launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=op)
     check_target(keep, "--keep")
     with interruptible("nothing was found"):
         search = fuzz.fuzz(launch, seconds=seconds, seed=seed, op=op or (), dtype=dtype or (), most=most)

@@ -38,7 +38,7 @@ def identify(
     from conformance.tools.scoreboard.findings import show_findings
     from conformance.tools.scoreboard.identify import IDENTIFIED, Identified, identify_port
 
-    launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    launch = launch_of(port, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=op)
     try:
         with Session(launch) as session:
             ops: tuple[Identified, ...] = tuple(each for each in IDENTIFIED if not op or each in op)

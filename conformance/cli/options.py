@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,24 +111,38 @@ def launches_of(
     mode: Mode,
     timeout: float,
     in_process: bool = False,
+    ops: Collection[str] = (),
 ) -> tuple[Launch, ...]:
-    """What it takes to start each port asked for. Raises a usage error where one cannot be started, or not in this way."""
+    """What it takes to start each port asked for. Where all cases are of one of the `ops`, that is what a function is.
+
+    Raises a usage error where one cannot be started, or not in this way.
+    """
     named = [_launch(by_command, program, "--exec") for program in programs or ()]
     named += [_launch(by_name, port, "PORT") for port in ports or (() if named else DEFAULT_PORTS)]
     for launch in named:
         if in_process and not launch.is_python:
             said = f"{launch.spec} is a program; only a port in Python can be run here"
             raise typer.BadParameter(said, param_hint="--in-process")
-    told = partial(replace, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    op = next(iter(ops)) if len(ops) == 1 else ""
+    told = partial(replace, device=device, mode=mode, timeout=timeout, in_process=in_process, op=op)
     return tuple({launch.spec: told(launch) for launch in named}.values())  # one that is named twice is run once
 
 
-def launch_of(port: str | None, program: str | None, *, device: str, mode: Mode, timeout: float, in_process: bool) -> Launch:
+def launch_of(
+    port: str | None,
+    program: str | None,
+    *,
+    device: str,
+    mode: Mode,
+    timeout: float,
+    in_process: bool,
+    ops: Collection[str] | None,
+) -> Launch:
     """What it takes to start the one port asked for. Raises a usage error."""
     if bool(port) == bool(program):
         raise typer.BadParameter("name one port: a file, module:Class, or --exec COMMAND", param_hint="PORT")
     ports, programs = [port] if port else None, [program] if program else None
-    [launch] = launches_of(ports, programs, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    [launch] = launches_of(ports, programs, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=ops or ())
     return launch
 
 

@@ -80,7 +80,8 @@ def run(
     among = shaped_cases(shape) if shape else read_case_file(file) if file else QUICK if quick else CASES
     asked = selected(case, op, dtype, exclude, among=among)
     cases, number, shards = shard_of(shard, asked)
-    launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process)
+    ops = {case.op for case in asked}
+    launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=ops)
     if shape:
         check_memory(cases, len(launches))
     check_targets(json=json, junit=junit, markdown=markdown, html=html)

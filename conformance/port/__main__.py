@@ -1,8 +1,11 @@
-"""`python -m conformance.port PORT` serves a Python port: what a run starts, which needs no command line of the kit's."""
+"""`python -m conformance.port PORT [OP]` serves a Python port; a function is served as this op.
+
+A run starts it: nothing of the kit's command line is loaded.
+"""
 
 import sys
 
 from conformance.port.serving import serve_named
 
 if __name__ == "__main__":
-    serve_named(sys.argv[1])
+    serve_named(*sys.argv[1:])

@@ -25,7 +25,8 @@ class PortInProcess:
         self._name = launch.spec
         try:
             with _within_a_process(self._name):
-                self._port = load(self._name)(launch.device, jit=launch.mode == "jit")
+                port = launch.made or load(self._name, launch.op)
+                self._port = port(launch.device, jit=launch.mode == "jit")
                 self.hello: Hello = read_hello(decode(greeting(self._port)))
         except PortFailure:
             raise

@@ -2,8 +2,8 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Mode = Literal["jit", "eager"]
 
@@ -25,6 +25,10 @@ class Launch:
         Seconds that it may take for one answer.
     in_process
         Whether it is run in this very process, for a debugger. A class in Python alone can be, and no timeout holds.
+    op
+        Which op it is, where it is a function whose name may not say so.
+    made
+        The class itself, where it is at hand and not to be found by its spec; in this very process alone.
     """
 
     spec: str
@@ -34,6 +38,8 @@ class Launch:
     mode: Mode = "jit"
     timeout: float = 120.0
     in_process: bool = False
+    op: str = ""
+    made: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_python(self) -> bool:
@@ -43,7 +49,7 @@ class Launch:
     @property
     def command(self) -> list[str]:
         """What starts it as a process; for a class `conformance.port` speaks the protocol."""
-        return list(self.program) or [sys.executable, "-m", "conformance.port", self.spec]
+        return list(self.program) or [sys.executable, "-m", "conformance.port", self.spec, *([self.op] if self.op else [])]
 
     @property
     def argument(self) -> str:

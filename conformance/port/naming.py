@@ -7,22 +7,26 @@ The first of these that fits:
 2. a module and its class (`my_package.port:Port`), or a package with a `port.py` (`impl_torch`);
 3. the entry point of that name in the group `conformance.ports`, of any package that is installed.
 
-A class is named after a colon. Without one it is `Port`, or a file's only port.
+A class is named after a colon. Without one it is `Port`, or a file's only port. A function may stand for a class: it is a port
+of one op. So may a file without a class, whose functions are called as ops are.
 """
 
 import importlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from conformance.numbers.nearest import did_you_mean
+from conformance.ops.table import OPS
 from conformance.port.base import Port
+from conformance.port.function import op_of, port_of
 from conformance.port.launch import Launch
 
 GROUP = "conformance.ports"
@@ -49,8 +53,8 @@ def by_command(line: str) -> Launch:
     return Launch(line, words, exec=True)
 
 
-def load(name: str) -> type[Port]:
-    """The class that a name stands for, looked for in the working folder too.
+def load(name: str, op: str = "") -> type[Port]:
+    """The class that a name stands for, looked for in the working folder too; `op` is the one that a function is.
 
     Raises `PortNameError`, `ImportError` or `TypeError`, with the part of the name that is wrong.
     """
@@ -61,9 +65,11 @@ def load(name: str) -> type[Port]:
         if path.suffix != ".py":
             raise PortNameError(f"{name} is a program; only a port in Python has a class")
         module = _load_file(path)
-        return _class_of(module, class_name or _default_class(module, path.name), path.name)
+        if not class_name and (functions := _functions(module)) and not _ports(module):
+            return port_of(functions, path.name)
+        return _class_of(module, class_name or _default_class(module, path.name), path.name, op)
     module_name, class_name = _as_module(name)
-    return _class_of(importlib.import_module(module_name), class_name, f"module {module_name}")
+    return _class_of(importlib.import_module(module_name), class_name, f"module {module_name}", op)
 
 
 def entry_points_by_name() -> dict[str, EntryPoint]:
@@ -145,21 +151,38 @@ def _load_file(path: Path) -> ModuleType:
 
 def _default_class(module: ModuleType, file: str) -> str:
     """`Port`, or the only port among a file's own classes."""
-    ports = [name for name, value in vars(module).items() if _is_port(value) and value.__module__ == module.__name__]
+    ports = _ports(module)
     if "Port" in ports or len(ports) == 1:
         return "Port" if "Port" in ports else ports[0]
     if not ports:
-        raise PortNameError(f"{file} has no port: a class that is a subclass of conformance.port.Port")
+        raise PortNameError(
+            f"{file} has no port: a subclass of conformance.port.Port, or functions with the names of ops; "
+            f"another function is named, with its op: {file}:my_function --op OP"
+        )
     raise PortNameError(f"{file} has the ports {', '.join(ports)}; name one: {file}:{ports[0]}")
 
 
-def _class_of(module: ModuleType, name: str, where: str) -> type[Port]:
+def _ports(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if _is_port(value) and value.__module__ == module.__name__]
+
+
+def _functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """A file's own functions that have the name of an op."""
+    return {name: value for name, value in vars(module).items() if name in OPS and callable(value)}
+
+
+def _class_of(module: ModuleType, name: str, where: str, op: str) -> type[Port]:
     found = getattr(module, name, None)
     if found is None:
-        raise ImportError(f"{where} has no class {name!r}")
-    if not _is_port(found):
-        raise TypeError(f"{where.removeprefix('module ')}:{name} is not a subclass of conformance.port.Port")
-    return found
+        raise ImportError(f"{where} has nothing named {name!r}{did_you_mean(name, vars(module))}")
+    if _is_port(found):
+        return found
+    where = f"{where.removeprefix('module ')}:{name}"
+    if isinstance(found, type) or not callable(found):
+        raise TypeError(f"{where} is not a subclass of conformance.port.Port, nor a function")
+    if not (op := op_of(name, op)):
+        raise PortNameError(f"{where} is a function, and its name is no op's: say which with --op, one of {', '.join(OPS)}")
+    return port_of({op: found}, where)
 
 
 def _is_port(value: object) -> bool:

@@ -41,10 +41,10 @@ def serve(find: Callable[[], type[Port]]) -> None:
         answers.flush()
 
 
-def serve_named(name: str) -> None:
-    """Serve the Python port of this name (`naming.load`)."""
+def serve_named(name: str, op: str = "") -> None:
+    """Serve the Python port of this name (`naming.load`); `op` is the one that a function is."""
     sys.argv = [name]  # the kit's arguments are none of the port's, nor of a library that parses the command line
-    serve(partial(load, name))
+    serve(partial(load, name, op))
 
 
 # CPython maps 16 KiB for frames whenever a call crosses the end of what is mapped, and unmaps them when it returns, which a

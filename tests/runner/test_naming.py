@@ -108,9 +108,9 @@ def test_a_command_is_read_as_a_shell_reads_it():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("none.py", r"none\.py has no port: a class that is a subclass of conformance\.port\.Port"),
+        ("none.py", r"none\.py has no port: a subclass of conformance\.port\.Port, or functions with the names of ops"),
         ("two.py", r"two\.py has the ports Mine, Other; name one: two\.py:Mine"),
-        ("two.py:Third", r"two\.py has no class 'Third'"),
+        ("two.py:Third", r"two\.py has nothing named 'Third'"),
         ("two.py:IMPORTS", r"two\.py:IMPORTS is not a subclass"),
         ("two.py:Base", r"two\.py:Base is not a subclass"),
         ("two", r"two has no port\.py, and no entry point has its name; did you mean two\.py\?"),

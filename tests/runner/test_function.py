@@ -1,0 +1,135 @@
+"""A function as a port: whose tensors it takes, which op and dialect it is, and how it is judged from Python."""
+
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import conformance
+from conformance.ops.cases import NoCaseError
+from conformance.ops.table import OPS
+from conformance.port.function import FunctionError, op_of, port_of
+
+ROOT = Path(__file__).parents[2]
+FLOAT32 = "*/float32/r*"
+
+
+def torch_llama(hidden, weight, variance_epsilon=1e-6):
+    wide = hidden if hidden.dtype == torch.float64 else hidden.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + variance_epsilon)
+    return weight * wide.to(hidden.dtype)
+
+
+def torch_gemma(x, weight, eps):
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * (1.0 + weight.to(wide.dtype))).to(x.dtype)
+
+
+def numpy_norm(x, weight, *, eps):
+    return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + x.dtype.type(eps)) * weight
+
+
+def eps_outside(x, weight, eps):
+    return x / (np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True)) + x.dtype.type(eps)) * weight
+
+
+@jax.jit
+def jax_norm(x, scale, eps):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + eps) * scale).astype(x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "op"),
+    [
+        ("rms_norm", "", "rms_norm"),
+        ("MyRMSNorm", "", "rms_norm"),
+        ("fused_add_rms_norm", "", "add_rms_norm"),
+        ("layernorm_fwd", "", "layer_norm"),
+        ("kernel", "", ""),
+        ("rms_norm", "layer_norm", "layer_norm"),
+    ],
+)
+def test_the_op_is_told_or_stands_in_the_name(name, told, op):
+    assert op_of(name, told) == op
+
+
+@pytest.mark.parametrize("function", [torch_llama, jax_norm, numpy_norm], ids=["torch", "jax", "numpy"])
+def test_a_function_is_judged_in_its_own_framework(function):
+    checked = conformance.check(function, "rms_norm", case="*/either_order/float32/r*", exclude="*rows_8192").require()
+    outputs = {output.output for verdict in checked.report.verdicts for output in verdict.outputs}
+    assert outputs == ({"y"} if function is numpy_norm else {"y", "dx", "dweight"})
+
+
+@pytest.mark.parametrize(
+    ("function", "order", "offset"), [(torch_llama, "cast_then_scale", 0), (torch_gemma, "scale_then_cast", 1)]
+)
+def test_its_dialect_is_told_from_its_numbers(function, order, offset):
+    hello = port_of({"rms_norm": function}, "mine")().hello()
+    assert hello.orders_of("rms_norm", "bfloat16") == (order,)
+    assert hello.weight_offsets == (offset,)
+    assert hello.ops == ("rms_norm",)
+    checked = conformance.check(function, "rms_norm", dtype="bfloat16", case="*/r*", exclude="*rows_8192").require()
+    passed = {verdict.case.split("/")[1] for verdict in checked.report.verdicts if verdict.status == "pass"}
+    assert {dialect.removesuffix("_float32_weight") for dialect in passed} == {order + "_offset_1" * offset}
+
+
+@pytest.mark.parametrize(
+    ("function", "op", "words"),
+    [
+        (math.sqrt, "", "its name is no op's"),
+        (lambda x, weight, eps: 1.0 / 0.0, "rms_norm", "ZeroDivisionError"),
+        (lambda x, weight, eps: None, "rms_norm", "returns NoneType"),
+    ],
+)
+def test_a_function_that_cannot_be_judged_is_refused(function, op, words):
+    with pytest.raises(FunctionError, match=words):
+        conformance.check(function, op)
+
+
+def test_nothing_asked_is_an_error():
+    with pytest.raises(NoCaseError):
+        conformance.check(numpy_norm, "rms_norm", case="*/no_such_case")
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "conformance", "run", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, env=environment, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    source = """
+        import numpy as np
+
+        def kernel(x, weight, eps):
+            return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + x.dtype.type(eps)) * weight
+
+        rms_norm = kernel
+        """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(source))
+    return tmp_path
+
+
+def test_a_function_is_named_on_the_command_line(folder):
+    asked = ("--case", "rms_norm/either_order/float32/random")
+    for name in ("mine.py:kernel", "mine:kernel", "mine.py"):
+        result = run(name, *asked, folder=folder)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "conforms: 1 passed" in result.stdout
+
+
+def test_one_whose_op_is_not_told_is_refused_with_what_to_say(folder):
+    result = run("mine.py:kernel", folder=folder)
+    assert result.returncode == 3
+    said = " ".join(result.stdout.split())
+    assert "is a function, and its name is no op's: say which with --op" in said
+    assert all(op in said for op in OPS)
