@@ -133,9 +133,9 @@ class Port(port.Port):
 @pytest.mark.parametrize(
     ("blocks", "options", "shown"),
     [
-        ((0,), (), r"pytorch_port\.py: every step is rounded to x's dtype, .*"),
+        ((1,), (), r"pytorch_port\.py: every step is rounded to x's dtype, .*"),
         (
-            (0, 1),
+            (1, 2),
             ("--dtype", "bfloat16"),
             r"pytorch_port\.py: speaks another dialect.*\n +diagnosis .*\n +next best.*\n.*\n +example .*",
         ),
