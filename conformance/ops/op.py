@@ -42,12 +42,13 @@ class Output:
     """A tensor that an op returns, in x's dtype if its case does not say otherwise.
 
     `cotangent`: whether it is given one, `d` and its name. The gradients are those of ⟨output, cotangent⟩, summed over the
-    outputs whose cotangent is there.
+    outputs whose cotangent is there. `given`: the other outputs that it is judged by, as the port itself returned them.
     """
 
     name: str
     dtype: Callable[[Case], str] = lambda case: case.dtype
     cotangent: bool = True
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING, STATISTICS
 from conformance.ops.norms.cases import ROW_NORM_CASES, Y
 from conformance.ops.norms.golden import batch_norm_golden, norm_golden
+from conformance.ops.norms.quantised import QUANTISED_CASES, SCALE, Q
 from conformance.ops.op import Constant, Op, Tensor
 
 RMS_NORM = Op(
@@ -43,6 +44,29 @@ ADD_LAYER_NORM = replace(
     tensors=(*ADD_RMS_NORM.tensors, Tensor("bias")),
     cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_layer_norm"),
     built_on="layer_norm",
+)
+QUANTISED_RMS_NORM = replace(
+    RMS_NORM,
+    name="quantised_rms_norm",
+    formula="(round(y / scale), scale), y = rms_norm(x); the first alone where a static scale is given.",
+    tensors=(*RMS_NORM.tensors, Tensor("scale", differentiable=False)),
+    outputs=(Q, SCALE),
+    constants=(
+        *(Constant("eps"), Constant("order", offered=True), Constant("y", offered=True)),
+        *(Constant("quantised_dtype"), Constant("scaling"), Constant("scale_ub", sometimes=True)),
+    ),
+    cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_rms_norm"),
+    built_on="rms_norm",
+)
+QUANTISED_ADD_RMS_NORM = replace(
+    QUANTISED_RMS_NORM,
+    name="quantised_add_rms_norm",
+    formula="(*quantised_rms_norm(x + residual), x + residual).",
+    tensors=(*ADD_RMS_NORM.tensors, Tensor("scale", differentiable=False)),
+    outputs=(Q, SCALE, RESIDUAL_OUT),
+    constants=(*QUANTISED_RMS_NORM.constants, Constant("sum", offered=True)),
+    cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_add_rms_norm"),
+    built_on="add_rms_norm",
 )
 BATCH_NORM = Op(
     name="batch_norm",
