@@ -129,7 +129,7 @@ class Op:
     costly
         Whether its intervals cost many times what its values do.
     built_on
-        The op that it does something more than: what can go wrong there can go wrong in it, too, and is named. That it is seen
+        The ops that it does something more than: what can go wrong there can go wrong in it, too, and is named. That it is seen
         is asked there alone.
     cases
         The questions about it.
@@ -147,7 +147,7 @@ class Op:
     constants: tuple[Constant, ...] = ()
     taps: bool = False
     costly: bool = False
-    built_on: str = ""
+    built_on: tuple[str, ...] = ()
 
     @property
     def cotangents(self) -> tuple[str, ...]:

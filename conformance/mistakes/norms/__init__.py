@@ -14,6 +14,7 @@ from conformance.mistakes.norms import (
     parameter_gradients,
     parameters,
     precision,
+    quantised,
     residual,
     rounding_modes,
     statistics,
@@ -21,6 +22,7 @@ from conformance.mistakes.norms import (
 
 MISTAKES: tuple[Mistake, ...] = (
     *residual.MISTAKES,  # first: what rounds the sum is put down to the sum
+    *quantised.MISTAKES,
     *epsilon.MISTAKES,
     *statistics.MISTAKES,
     *padding.MISTAKES,

@@ -35,7 +35,7 @@ ADD_RMS_NORM = replace(
     outputs=(Y, RESIDUAL_OUT),
     constants=(*RMS_NORM.constants, Constant("sum", offered=True)),
     cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_rms_norm"),
-    built_on="rms_norm",
+    built_on=("rms_norm",),
 )
 ADD_LAYER_NORM = replace(
     ADD_RMS_NORM,
@@ -43,7 +43,7 @@ ADD_LAYER_NORM = replace(
     formula="(layer_norm(x + residual), x + residual).",
     tensors=(*ADD_RMS_NORM.tensors, Tensor("bias")),
     cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_layer_norm"),
-    built_on="layer_norm",
+    built_on=("layer_norm",),
 )
 QUANTISED_RMS_NORM = replace(
     RMS_NORM,
@@ -56,7 +56,7 @@ QUANTISED_RMS_NORM = replace(
         *(Constant("quantised_dtype"), Constant("scaling"), Constant("scale_ub", sometimes=True)),
     ),
     cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_rms_norm"),
-    built_on="rms_norm",
+    built_on=("rms_norm",),
 )
 QUANTISED_ADD_RMS_NORM = replace(
     QUANTISED_RMS_NORM,
@@ -66,7 +66,7 @@ QUANTISED_ADD_RMS_NORM = replace(
     outputs=(Q, SCALE, RESIDUAL_OUT),
     constants=(*QUANTISED_RMS_NORM.constants, Constant("sum", offered=True)),
     cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_add_rms_norm"),
-    built_on="add_rms_norm",
+    built_on=("quantised_rms_norm", "add_rms_norm", "rms_norm"),
 )
 BATCH_NORM = Op(
     name="batch_norm",

@@ -11,7 +11,7 @@ from conformance.numbers.draws import random_words, signed_weights
 from conformance.numbers.rounding import FORMATS, QUANTISED_DTYPES, DType, QuantisedDType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.add_norm import RESIDUAL_OUT, AddNormCase
-from conformance.ops.norms.cases import QUANTISED, NormCase, Probe, QuantisedOp
+from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, NormCase, Probe, QuantisedOp
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.quantising import Quantising, Scaling, group_size
 from conformance.ops.op import Output
@@ -143,6 +143,13 @@ class QuantisedAddCase(QuantisedCase, AddNormCase):
         return (*super().returned, RESIDUAL_OUT)
 
 
+def case_type(op: Any) -> type[NormCase]:
+    """The kind of case that a norm of rows has, with or without a residual, quantised or not."""
+    if op in QUANTISED:
+        return QuantisedAddCase if op == "quantised_add_rms_norm" else QuantisedCase
+    return AddNormCase if op in ADD_NORMS else NormCase
+
+
 def ties(dtype: QuantisedDType) -> Array:
     """The numbers in the middle of two that are neighbours in a quantised dtype, from zero to qmax, and their negatives."""
     its = FORMATS[dtype]
@@ -153,7 +160,13 @@ def ties(dtype: QuantisedDType) -> Array:
 
 
 E4M3, E5M2, INT8 = QUANTISED_DTYPES
-EXACT: dict[str, Any] = {"shape": (2, 3, WIDTH), "eps": EPS, "x": Draw(rows="exact"), "static_scale": 2.0**-3, "weights": "ties"}
+EXACT: dict[str, Any] = {
+    "shape": (2, 3, WIDTH),
+    "eps": EPS,
+    "x": Draw(rows="exact"),
+    "static_scale": 2.0**-3,
+    "weights": "ties",
+}
 ZEROS: dict[str, Any] = {"x": Draw(rows="zero_rows")}
 
 
@@ -166,7 +179,9 @@ SOME = (
     _probe("static", E4M3, "random", "the scale multiplied by, not divided by; the rounding"),
     _probe("static", INT8, "uneven_scale", "the reciprocal of a scale, where it is not exact", static_scale=UNEVEN),
     _probe("per_row", INT8, "random", "the maximum of another row, or of signed values; another constant"),
-    _probe("per_group_128", E4M3, "stepped", "the scale of another group, or of the whole row", shape=(2, 384), weights="stepped"),
+    _probe(
+        "per_group_128", E4M3, "stepped", "the scale of another group, or of the whole row", shape=(2, 384), weights="stepped"
+    ),
     _probe("mx", E4M3, "stepped", "a power of two that is rounded, or rounded up", shape=(2, 96), weights="stepped"),
 )
 # What one dialect shows for all.
@@ -177,7 +192,9 @@ MOST = (
     _probe("static", E4M3, "small", "what is below the smallest normal number is lost", static_scale=LARGE),
     _probe("per_row", E5M2, "random", "qmax of another format in the scale"),
     _probe("per_row", E4M3, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=Draw(rows="zero_rows")),
-    _probe("per_row", E4M3, "outlier", "the maximum before the weight; what one huge value leaves of others", weights="outlier"),
+    _probe(
+        "per_row", E4M3, "outlier", "the maximum before the weight; what one huge value leaves of others", weights="outlier"
+    ),
     _probe("per_row", E4M3, "scale_ub", "a bound of the maximum taken for one of the scale, or left out", scale_ub=0.75),
 )
 # What hardly depends on the storage dtype.
@@ -218,8 +235,7 @@ def _table(op: QuantisedOp) -> Iterator[tuple[DType, Dialect, QuantisedProbe]]:
 
 def _case(op: QuantisedOp, dtype: DType, dialect: Dialect, probe: QuantisedProbe) -> QuantisedCase:
     row = {name: getattr(probe, name) for name in QuantisedProbe.__dataclass_fields__}
-    type_ = QuantisedAddCase if op == "quantised_add_rms_norm" else QuantisedCase
-    return type_(**row, op=op, dialect=dialect, dtype=dtype)
+    return case_type(op)(**row, op=op, dialect=dialect, dtype=dtype)
 
 
 QUANTISED_CASES = tuple(_case(op, *row) for op in QUANTISED for row in _table(op))

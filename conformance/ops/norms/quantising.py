@@ -68,9 +68,7 @@ class Quantising:
         """The exponent of qmax."""
         return int(np.frexp(self.qmax)[1]) - 1
 
-    def expected(
-        self, y: Placement, norm: NormValues, relative: Array, modes: Mapping[str, Mode]
-    ) -> dict[str, Expected]:
+    def expected(self, y: Placement, norm: NormValues, relative: Array, modes: Mapping[str, Mode]) -> dict[str, Expected]:
         """What is expected of the scale, unless it is given, and of q; from y as it is before it is rounded.
 
         `relative` is the error of what is measured instead of y, for its size.
@@ -94,7 +92,8 @@ class Quantising:
 
         def given(outputs: Mapping[str, Array]) -> Expected:
             returned = outputs["scale"].astype(np.float64)
-            return self._q(rounded, np.where((returned > 0) & np.isfinite(returned), returned, own), modes)
+            with np.errstate(all="ignore"):
+                return self._q(rounded, np.where((returned > 0) & np.isfinite(returned), returned, own), modes)
 
         return {"scale": scale, "q": replace(self._q(rounded, own, modes), of=given)}
 
