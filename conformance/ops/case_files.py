@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from conformance.numbers import json_text
 from conformance.ops.answerable import why_unanswerable
-from conformance.ops.norms.quantised import case_type
 from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.quantised import case_type
 from conformance.question.dialects import Dialect
 
 LIMIT = 1 << 24  # bytes of a file
