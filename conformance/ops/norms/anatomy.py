@@ -58,7 +58,10 @@ class Norm(Formula):
             return outputs
         # What an alteration leaves alone is as exact as it was: an interval around it would explain any error.
         true = _true_outputs(self.case, self.seed)
-        return {name: true[name] if _agree(true[name].value, each.value) else each for name, each in outputs.items()}
+        return {
+            name: replace(true[name], mode=each.mode, _intervals={}) if _agree(true[name].value, each.value) else each
+            for name, each in outputs.items()
+        }
 
     def intervals(self, backward: Backward) -> dict[str, Expected]:
         """The same, with room for noise in an exact case too."""

@@ -26,6 +26,7 @@ SCALE = Output("scale", lambda case: "float32", cotangent=False)
 
 OUTLIER = 2.0**7  # times another weight
 STEP, STEPS, NEIGHBOURS = 2.0**3, 4, 32  # the weights of so many neighbours are so many times those of the ones before
+BOUND = 2.0**-9  # less than the largest value, and than its scale
 USUAL, SMALL, LARGE = 2.0**-4, 2.0**-11, 2.0**4  # static scales, of which y / scale is exact
 STORED = 256  # elements of x, at most, in a case whose golden values are stored
 UNEVEN = float(np.float32(0.0371))  # one of which it is not
@@ -41,6 +42,7 @@ class QuantisedProbe(Probe):
     those of the ones before, up to 2⁹.
     """
 
+    shape: tuple[int, ...] = (3, 33)
     bias: bool = False
     quantised_dtype: QuantisedDType = "float8_e4m3fn"
     scaling: Scaling = "static"
@@ -86,8 +88,8 @@ class QuantisedCase(QuantisedProbe, NormCase):
 
     @property
     def has_fixture(self) -> bool:
-        """Whether its golden values are stored: it is small."""
-        return prod(self.shape) <= STORED
+        """Whether its golden values are stored: it is small, and float16, which rounds as bfloat16 does, is stored in one dialect."""
+        return prod(self.shape) <= STORED and (self.dtype != "float16" or self.dialect == self.dialects[0])
 
     def is_read(self, output: str) -> bool:
         """No: there are no cotangents."""
@@ -161,13 +163,15 @@ def ties(dtype: QuantisedDType) -> Array:
 
 E4M3, E5M2, INT8 = QUANTISED_DTYPES
 EXACT: dict[str, Any] = {
-    "shape": (2, 3, WIDTH),
+    "shape": (2, WIDTH),
     "eps": EPS,
     "x": Draw(rows="exact"),
     "static_scale": 2.0**-3,
     "weights": "ties",
 }
-ZEROS: dict[str, Any] = {"x": Draw(rows="zero_rows")}
+
+
+ZEROS = Draw(rows="zero_rows")
 
 
 def _probe(scaling: Scaling, dtype: QuantisedDType, name: str, exposes: str, **how: Any) -> QuantisedProbe:
@@ -180,7 +184,7 @@ SOME = (
     _probe("static", INT8, "uneven_scale", "the reciprocal of a scale, where it is not exact", static_scale=UNEVEN),
     _probe("per_row", INT8, "random", "the maximum of another row, or of signed values; another constant"),
     _probe(
-        "per_group_128", E4M3, "stepped", "the scale of another group, or of the whole row", shape=(2, 384), weights="stepped"
+        "per_group_128", E4M3, "stepped", "the scale of another group, or of the whole row", shape=(1, 256), weights="stepped"
     ),
     _probe("mx", E4M3, "stepped", "a power of two that is rounded, or rounded up", shape=(2, 96), weights="stepped"),
 )
@@ -191,11 +195,11 @@ MOST = (
     _probe("static", INT8, "saturated", "what is beyond qmax wraps; −128", static_scale=SMALL),
     _probe("static", E4M3, "small", "what is below the smallest normal number is lost", static_scale=LARGE),
     _probe("per_row", E5M2, "random", "qmax of another format in the scale"),
-    _probe("per_row", E4M3, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=Draw(rows="zero_rows")),
+    _probe("per_row", E4M3, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=ZEROS),
     _probe(
         "per_row", E4M3, "outlier", "the maximum before the weight; what one huge value leaves of others", weights="outlier"
     ),
-    _probe("per_row", E4M3, "scale_ub", "a bound of the maximum taken for one of the scale, or left out", scale_ub=0.75),
+    _probe("per_row", E4M3, "scale_ub", "a bound of the maximum taken for one of the scale, or left out", scale_ub=BOUND),
 )
 # What hardly depends on the storage dtype.
 ALL = (
@@ -204,10 +208,10 @@ ALL = (
     _probe("static", INT8, "random", "fractions that are cut off"),
     _probe("static", E5M2, "small", "what is below the smallest normal number is lost", static_scale=LARGE * 2**10),
     _probe("per_row", E4M3, "random", "qmax of another format in the scale"),
-    _probe("per_row", INT8, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=Draw(rows="zero_rows")),
+    _probe("per_row", INT8, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=ZEROS),
     _probe("per_group_128", INT8, "stepped", "scales that lie the other way round", shape=(3, 256), weights="stepped"),
     _probe("mx", E5M2, "stepped", "the exponent of another format", shape=(2, 96), weights="stepped"),
-    _probe("mx", E4M3, "zero_rows", "a block of zeros: 0/0", shape=(2, 96), x=Draw(rows="zero_rows")),
+    _probe("mx", E4M3, "zero_rows", "a block of zeros: 0/0", shape=(2, 96), x=ZEROS),
 )
 # Faults of indexing.
 SHAPES = (
