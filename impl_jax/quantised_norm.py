@@ -62,9 +62,10 @@ def quantised_rms_norm(
     With `y="rounded"` y is rounded to x's dtype first, as it would be stored (vLLM); with `"unrounded"` it is not (FlashInfer).
     q has no gradient.
 
-    Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with mx,
-    for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite float32
-    number (looked at where it is not traced), for a `scale_ub` that is not positive, and as `rms_norm` does.
+    Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with
+    mx, for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite
+    float32 number (looked at where it is not traced), for a `scale_ub` that is not positive, and as `rms_norm`
+    does.
     """
     format_ = _check(x, scale, quantised_dtype, scaling, scale_ub, y)
     made = _norm(x, x.dtype, weight, eps, order, weight_offset, y)

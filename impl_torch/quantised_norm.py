@@ -60,9 +60,10 @@ def quantised_rms_norm(
     With `y="rounded"` y is rounded to x's dtype first, as it would be stored (vLLM); with `"unrounded"` it is not (FlashInfer).
     q has no gradient.
 
-    Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with mx,
-    for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite float32
-    number (looked at on a CPU, where it costs nothing), for a `scale_ub` that is not positive, and as `rms_norm` does.
+    Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with
+    mx, for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite
+    float32 number (looked at on a CPU, where it costs nothing), for a `scale_ub` that is not positive, and as `rms_norm`
+    does.
     """
     format_ = _check(x, scale, quantised_dtype, scaling, scale_ub, y)
     made = _norm(x, x.dtype, weight, eps, order, weight_offset, y)
@@ -145,9 +146,9 @@ def _check(x: Tensor, scale: Tensor | None, quantised_dtype: str, scaling: str, 
         raise ValueError(f"scale is {'missing' if scale is None else 'given'}; with scaling={scaling!r} it must be otherwise")
     if scale is not None and (scale.shape != (1,) or scale.dtype != torch.float32):
         raise ValueError(f"scale is {scale.dtype} of shape {list(scale.shape)}; it must be torch.float32 of shape [1]")
-    if scale is not None and scale.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not 0 < scale.item() < float("inf"):
-            raise ValueError(f"scale is {scale.item()}; it must be positive and finite")
+    at_hand = scale is not None and scale.device.type == "cpu" and not torch.compiler.is_compiling()
+    if at_hand and not 0 < scale.item() < float("inf"):
+        raise ValueError(f"scale is {scale.item()}; it must be positive and finite")
     if scale_ub is not None and not (0 < scale_ub < float("inf") and scaling in ("per_row", "per_group_128")):
         raise ValueError(f"scale_ub is {scale_ub}; it must be positive, and scaling 'per_row' or 'per_group_128'")
     size = GROUPS.get(scaling, 1)

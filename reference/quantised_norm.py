@@ -69,7 +69,7 @@ def quantised_rms_norm(
     $$ y = \mathrm{rms\_norm}(x), \qquad q = \mathrm{round}(\min(\max(y / \mathrm{scale}, -q_{max}), q_{max})) $$
 
     A `static` scale is given; any other is found from the numbers that share it (`dynamic_scale`). Implementations differ in
-    what is quantised: y as it would be stored, after `round_y` (vLLM), or y as it was computed, with `round_y` None (FlashInfer).
+    what is quantised: y as it would be stored, after `round_y` (vLLM), or as it was computed, with `round_y` None (FlashInfer).
 
     Raises `ValueError`, which names the argument, for an unknown `quantised_dtype` or `scaling`, for a scale that is missing,
     given though it is dynamic, or not positive and finite, for a `scale_ub` that is not, for a d that groups do not divide,

@@ -24,7 +24,7 @@ def compute(case: Case, seed: int) -> Golden:
 
 
 def on_its_own(case: Case, expected: Mapping[str, Expected], returned: Mapping[str, np.ndarray]) -> dict[str, Expected]:
-    """What is expected of a case's outputs, each given those that a port returned itself, if its op says that it is judged so."""
+    """What is expected of a case's outputs, each given the others that it is judged by, as a port returned them itself."""
     by = {output.name: output.given for output in OPS[case.op].outputs}
     own = {name: {other: returned[other] for other in by.get(name, ()) if other in returned} for name in expected}
     return {name: each.given(own[name]) if own[name] else each for name, each in expected.items()}

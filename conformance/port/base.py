@@ -52,9 +52,9 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
-    take it is asked once `sums` says which it has; and `y`, what is quantised of it, with `ys`. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
-    which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then
-    returns out and a dict of its intermediates.
+    take it is asked once `sums` says which it has; so are `y`, what is quantised, and `ys`. `parameters` are a dict by name,
+    and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
+    also called with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one

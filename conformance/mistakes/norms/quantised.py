@@ -1,7 +1,7 @@
 """A norm whose output is quantised: the maximum that a scale is made from, the scale, and the rounding of y over it.
 
-In a change `quantising.…` is a part of how y is quantised. q is judged given the scale that a port returned: where only the scale
-is wrong, q is right for it.
+In a change `quantising.…` is a part of how y is quantised. q is judged given the scale that a port returned: where only the
+scale is wrong, q is right for it.
 """
 
 from typing import Any
@@ -307,7 +307,7 @@ MISTAKES = (
     ),
     _mistake(
         "minus_128",
-        "q goes down to −128",
+        "q goes down to -128",
         {"quantising.quotient": lambda z, q: np.clip(z, -128.0, 127.0)},
         "Seen in int8 alone, where a negative value saturates.",
         "vLLM, csrc/quantization/w8a8/int8/scaled_quant.cu: a conversion that saturates, and no clamp",

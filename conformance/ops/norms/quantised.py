@@ -36,10 +36,10 @@ UNEVEN = float(np.float32(0.0371))  # one of which it is not
 class QuantisedProbe(Probe):
     """A row of the table: a case before its op, dialect and dtype are chosen.
 
-    `static_scale` is the scale where the scaling is static; `scale_ub` bounds the largest |y| of a row, unless it is zero. The
-    weights: the `usual` ones; those of an exact case, with which every y over the scale lies in the middle of two numbers of the
-    quantised dtype, `ties`; one of them an `outlier`, 2⁷ times as large; or `stepped`, those of every 32 neighbours 2³ times
-    those of the ones before, up to 2⁹.
+    `static_scale` is the scale where the scaling is static; `scale_ub` bounds the largest |y| of a row, unless it is zero.
+    The weights: the `usual` ones; those of an exact case, with which every y over the scale lies in the middle of two numbers
+    of the quantised dtype, `ties`; one of them an `outlier`, 2⁷ times as large; or `stepped`, those of every 32 neighbours 2³
+    times those of the ones before, up to 2⁹.
     """
 
     shape: tuple[int, ...] = (3, 33)
@@ -88,7 +88,7 @@ class QuantisedCase(QuantisedProbe, NormCase):
 
     @property
     def has_fixture(self) -> bool:
-        """Whether its golden values are stored: it is small, and float16, which rounds as bfloat16 does, is stored in one dialect."""
+        """Whether its golden values are stored: it is small. Of float16, which shows what bfloat16 does, one dialect will do."""
         return prod(self.shape) <= STORED and (self.dtype != "float16" or self.dialect == self.dialects[0])
 
     def is_read(self, output: str) -> bool:
@@ -162,15 +162,7 @@ def ties(dtype: QuantisedDType) -> Array:
 
 
 E4M3, E5M2, INT8 = QUANTISED_DTYPES
-EXACT: dict[str, Any] = {
-    "shape": (2, WIDTH),
-    "eps": EPS,
-    "x": Draw(rows="exact"),
-    "static_scale": 2.0**-3,
-    "weights": "ties",
-}
-
-
+EXACT: dict[str, Any] = {"shape": (2, WIDTH), "eps": EPS, "x": Draw(rows="exact"), "weights": "ties", "static_scale": 2.0**-3}
 ZEROS = Draw(rows="zero_rows")
 
 
@@ -183,22 +175,18 @@ SOME = (
     _probe("static", E4M3, "random", "the scale multiplied by, not divided by; the rounding"),
     _probe("static", INT8, "uneven_scale", "the reciprocal of a scale, where it is not exact", static_scale=UNEVEN),
     _probe("per_row", INT8, "random", "the maximum of another row, or of signed values; another constant"),
-    _probe(
-        "per_group_128", E4M3, "stepped", "the scale of another group, or of the whole row", shape=(1, 256), weights="stepped"
-    ),
+    _probe("per_group_128", E4M3, "stepped", "the scale of another group, or of the row", shape=(1, 256), weights="stepped"),
     _probe("mx", E4M3, "stepped", "a power of two that is rounded, or rounded up", shape=(2, 96), weights="stepped"),
 )
 # What one dialect shows for all.
 MOST = (
     _probe("static", E4M3, "saturated", "what is beyond qmax turns into NaN", static_scale=SMALL),
     _probe("static", E5M2, "saturated", "qmax of another format; an infinity", static_scale=SMALL / 2**10),
-    _probe("static", INT8, "saturated", "what is beyond qmax wraps; −128", static_scale=SMALL),
+    _probe("static", INT8, "saturated", "what is beyond qmax wraps, or is -128", static_scale=SMALL),
     _probe("static", E4M3, "small", "what is below the smallest normal number is lost", static_scale=LARGE),
     _probe("per_row", E5M2, "random", "qmax of another format in the scale"),
     _probe("per_row", E4M3, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=ZEROS),
-    _probe(
-        "per_row", E4M3, "outlier", "the maximum before the weight; what one huge value leaves of others", weights="outlier"
-    ),
+    _probe("per_row", E4M3, "outlier", "the maximum before the weight; what a huge value leaves of others", weights="outlier"),
     _probe("per_row", E4M3, "scale_ub", "a bound of the maximum taken for one of the scale, or left out", scale_ub=BOUND),
 )
 # What hardly depends on the storage dtype.
