@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jaxtyping import Float
 
 from impl_jax.add_norm import added
@@ -146,7 +146,7 @@ def _check(x: Array, scale: Array | None, quantised_dtype: str, scaling: str, sc
         raise ValueError(f"scale is {'missing' if scale is None else 'given'}; with scaling={scaling!r} it must be otherwise")
     if scale is not None and (scale.shape != (1,) or scale.dtype != jnp.float32):
         raise ValueError(f"scale is {scale.dtype} of shape {list(scale.shape)}; it must be float32 of shape [1]")
-    if scale is not None and not isinstance(scale, jax.core.Tracer) and not 0 < scale.item() < float("inf"):
+    if scale is not None and not isinstance(scale, Tracer) and not 0 < scale.item() < float("inf"):
         raise ValueError(f"scale is {scale.item()}; it must be positive and finite")
     if scale_ub is not None and not (0 < scale_ub < float("inf") and scaling in ("per_row", "per_group_128")):
         raise ValueError(f"scale_ub is {scale_ub}; it must be positive, and scaling 'per_row' or 'per_group_128'")

@@ -146,9 +146,9 @@ def _check(x: Tensor, scale: Tensor | None, quantised_dtype: str, scaling: str, 
         raise ValueError(f"scale is {'missing' if scale is None else 'given'}; with scaling={scaling!r} it must be otherwise")
     if scale is not None and (scale.shape != (1,) or scale.dtype != torch.float32):
         raise ValueError(f"scale is {scale.dtype} of shape {list(scale.shape)}; it must be torch.float32 of shape [1]")
-    at_hand = scale is not None and scale.device.type == "cpu" and not torch.compiler.is_compiling()
-    if at_hand and not 0 < scale.item() < float("inf"):
-        raise ValueError(f"scale is {scale.item()}; it must be positive and finite")
+    at_hand = scale if scale is not None and scale.is_cpu and not torch.compiler.is_compiling() else None
+    if at_hand is not None and not 0 < at_hand.item() < float("inf"):
+        raise ValueError(f"scale is {at_hand.item()}; it must be positive and finite")
     if scale_ub is not None and not (0 < scale_ub < float("inf") and scaling in ("per_row", "per_group_128")):
         raise ValueError(f"scale_ub is {scale_ub}; it must be positive, and scaling 'per_row' or 'per_group_128'")
     size = GROUPS.get(scaling, 1)

@@ -116,8 +116,9 @@ def dynamic_scale(
     the exponent of q_max (OCP Microscaling Formats 1.0, section 6.3).
     """
     qmax, _, _, floor = QUANTISED_FORMATS[quantised_dtype]
-    size = GROUPS.get(scaling, y.shape[-1])
-    largest = np.max(np.abs(y).reshape(*y.shape[:-1], y.shape[-1] // size, size), axis=-1)  # *batch groups
+    d: int = y.shape[-1]
+    size = GROUPS.get(scaling, d)
+    largest = np.max(np.abs(y).reshape(*y.shape[:-1], d // size, size), axis=-1)  # *batch groups
     if scaling == "mx":
         return np.where(largest == 0, MX_OF_ZEROS, np.maximum(_power_of_two(largest) / _power_of_two(qmax), LEAST_MX))
     bounded = largest if scale_ub is None else np.minimum(largest, scale_ub)

@@ -122,6 +122,14 @@ SPOKEN_BY: dict[tuple[Sum, Order], str] = {
     ("float32", "scale_then_cast"): "Mamba, flash-attn",
 }
 """Who has which of the functions that are called add and RMSNorm; docs/spec.md has the table, with their files."""
+QUANTISED_BY: dict[tuple[Sum, QuantisedY, Order], str] = {
+    ("", "rounded", "cast_then_scale"): "vLLM's rms_norm_static_fp8_quant",
+    ("", "unrounded", "scale_then_cast"): "FlashInfer's rmsnorm_quant",
+    ("rounded", "rounded", "cast_then_scale"): "vLLM's fused_add_rms_norm_static_fp8_quant",
+    ("unrounded", "rounded", "cast_then_scale"): "vLLM's rms_norm_dynamic_per_token_quant",
+    ("unrounded", "unrounded", "scale_then_cast"): "FlashInfer's fused_add_rmsnorm_quant",
+}
+"""The same of an RMSNorm whose output is quantised, with what is quantised of y."""
 HALF_SUMS = (
     Dialect("cast_then_scale", sum="rounded"),
     Dialect("scale_then_cast", sum="rounded"),

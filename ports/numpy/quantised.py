@@ -25,8 +25,7 @@ def quantised_rms_norm(
     **how: Any,
 ) -> tuple[tuple[Array, ...], None]:
     """RMSNorm of x, quantised: q, and the scale if it is not given."""
-    made, _ = rms_norm(x, weight, eps=eps, order=order, dtype=_y_dtype(x, y))
-    return _quantise(widen(made), scale, **how), None
+    return _quantise(_norm(x, x.dtype, weight, y, order, eps), scale, **how), None
 
 
 def quantised_add_rms_norm(
@@ -44,13 +43,17 @@ def quantised_add_rms_norm(
     """RMSNorm of x and the residual, quantised: q, the scale if it is not given, and the sum."""
     total = widen(x) + widen(residual)  # *batch d
     residual_out = total.astype(residual.dtype)  # *batch d
-    made, _ = rms_norm(residual_out if sum == "rounded" else total, weight, eps=eps, order=order, dtype=_y_dtype(x, y))
-    return (*_quantise(widen(made), scale, **how), residual_out), None
+    s = residual_out if sum == "rounded" else total
+    return (*_quantise(_norm(s, x.dtype, weight, y, order, eps), scale, **how), residual_out), None
 
 
-def _y_dtype(x: Array, y: str) -> np.dtype:
-    """x's dtype, if y is rounded as it would be stored; else the one that is computed in."""
-    return x.dtype if y == "rounded" else np.result_type(x, np.float32)
+def _norm(s: Array, dtype: np.dtype, weight: Array | None, y: str, order: str, eps: float) -> Array:
+    """RMSNorm, as it is quantised: rounded to the dtype that y would be stored in, or not."""
+    if y == "unrounded" and order == "cast_then_scale":  # x_hat is still cast; a wide weight then promotes y
+        weight = None if weight is None else widen(weight)
+    elif y == "unrounded":
+        dtype = np.result_type(dtype, np.float32)
+    return widen(rms_norm(s, weight, eps=eps, order=order, dtype=dtype)[0])
 
 
 def _quantise(
@@ -62,8 +65,9 @@ def _quantise(
     """
     dtype = DTYPES[quantised_dtype]
     qmax = np.float32(127 if dtype.kind == "i" else ml_dtypes.finfo(dtype).max)
-    size = GROUPS.get(scaling, y.shape[-1])
-    groups = y.reshape(*y.shape[:-1], y.shape[-1] // size, size)  # *batch groups size
+    d: int = y.shape[-1]
+    size = GROUPS.get(scaling, d)
+    groups = y.reshape(*y.shape[:-1], d // size, size)  # *batch groups size
     divisor = scale if scale is not None else _dynamic_scale(groups, qmax, dtype, scaling, scale_ub)  # *batch groups 1
     z = np.clip(groups / divisor, -qmax, qmax).reshape(y.shape)  # *batch d
     q = (np.rint(z) if dtype.kind == "i" else z).astype(dtype)

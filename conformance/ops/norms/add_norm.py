@@ -10,7 +10,7 @@ import numpy as np
 from conformance.numbers.draws import bell, random_words
 from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
-from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, Probe, Y
+from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, NormOp, Probe, Y
 from conformance.ops.norms.inputs import drawn_rows
 from conformance.ops.norms.steps import Added
 from conformance.ops.op import Output
@@ -42,7 +42,7 @@ class AddProbe(Probe):
 class AddNormCase(AddProbe, NormCase):
     """One question about a norm that first adds a residual to x, and returns the sum beside y."""
 
-    op: AddNormOp = "add_rms_norm"
+    op: NormOp = "add_rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
 
     @property

@@ -88,7 +88,7 @@ class QuantisedCase(QuantisedProbe, NormCase):
 
     @property
     def has_fixture(self) -> bool:
-        """Whether its golden values are stored: it is small. Of float16, which shows what bfloat16 does, one dialect will do."""
+        """Whether its golden values are stored: it is small. Of float16, which shows what bfloat16 does, one dialect does."""
         return prod(self.shape) <= STORED and (self.dtype != "float16" or self.dialect == self.dialects[0])
 
     def is_read(self, output: str) -> bool:
@@ -225,7 +225,7 @@ def _table(op: QuantisedOp) -> Iterator[tuple[DType, Dialect, QuantisedProbe]]:
                 yield dtype, dialect, probe
 
 
-def _case(op: QuantisedOp, dtype: DType, dialect: Dialect, probe: QuantisedProbe) -> QuantisedCase:
+def _case(op: QuantisedOp, dtype: DType, dialect: Dialect, probe: QuantisedProbe) -> NormCase:
     row = {name: getattr(probe, name) for name in QuantisedProbe.__dataclass_fields__}
     return case_type(op)(**row, op=op, dialect=dialect, dtype=dtype)
 
