@@ -42,7 +42,7 @@ class QuantisedProbe(Probe):
     times those of the ones before, up to 2⁹.
     """
 
-    shape: tuple[int, ...] = (3, 33)
+    shape: tuple[int, ...] = (2, 33)
     bias: bool = False
     quantised_dtype: QuantisedDType = "float8_e4m3fn"
     scaling: Scaling = "static"
