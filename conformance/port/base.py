@@ -34,10 +34,9 @@ class Port:
         layer_norm(x, weight, bias, *, eps) -> y
         add_rms_norm(x, residual, weight, *, eps, sum) -> (y, residual_out)
         add_layer_norm(x, residual, weight, bias, *, eps, sum) -> (y, residual_out)
-        quantised_rms_norm(x, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub) -> (q, scale); scale_ub is passed
-            where there is one; where a scale is given q alone may be returned
-        quantised_add_rms_norm(x, residual, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub, sum)
-            -> (q, scale, residual_out), or (q, residual_out) where a scale is given
+        quantised_rms_norm(x, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub) -> (q, scale)
+        quantised_add_rms_norm(x, residual, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub, sum) -> (q, scale,
+            residual_out); where a scale is given there is none to return; scale_ub is passed where there is one
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y

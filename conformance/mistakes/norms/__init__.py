@@ -17,11 +17,13 @@ from conformance.mistakes.norms import (
     quantised,
     residual,
     rounding_modes,
+    scales,
     statistics,
 )
 
 MISTAKES: tuple[Mistake, ...] = (
     *residual.MISTAKES,  # first: what rounds the sum is put down to the sum
+    *scales.MISTAKES,
     *quantised.MISTAKES,
     *epsilon.MISTAKES,
     *statistics.MISTAKES,

@@ -49,7 +49,7 @@ QUANTISED_RMS_NORM = replace(
     RMS_NORM,
     name="quantised_rms_norm",
     formula="(round(y / scale), scale), y = rms_norm(x); the first alone where a static scale is given.",
-    tensors=(*RMS_NORM.tensors, Tensor("scale", differentiable=False)),
+    tensors=tuple(Tensor(name, differentiable=False) for name in ("x", "weight", "scale")),
     outputs=(Q, SCALE),
     constants=(
         *(Constant("eps"), Constant("order", offered=True), Constant("y", offered=True)),
@@ -62,7 +62,7 @@ QUANTISED_ADD_RMS_NORM = replace(
     QUANTISED_RMS_NORM,
     name="quantised_add_rms_norm",
     formula="(*quantised_rms_norm(x + residual), x + residual).",
-    tensors=(*ADD_RMS_NORM.tensors, Tensor("scale", differentiable=False)),
+    tensors=tuple(Tensor(name, differentiable=False) for name in ("x", "residual", "weight", "scale")),
     outputs=(Q, SCALE, RESIDUAL_OUT),
     constants=(*QUANTISED_RMS_NORM.constants, Constant("sum", offered=True)),
     cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_add_rms_norm"),

@@ -117,8 +117,8 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
         layout=draw(_LAYOUTS),
         name=f"draw_{draw(_DRAWS)}",
         exposes="",
-        **({"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)} if op in ADD_NORMS else {}),
-        **({"residual": draw(_RESIDUALS)} if op == "quantised_add_rms_norm" else {}),
+        **({"residual": draw(_RESIDUALS)} if "residual" in OPS[op].arguments else {}),
+        **({"unread": draw(_UNREAD)} if op in ADD_NORMS else {}),
         **quantised,
     )
 
