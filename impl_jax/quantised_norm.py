@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from impl_jax.add_norm import added
 from impl_jax.rms_norm import rms_norm
-from impl_jax.rows import compute_dtype
+from impl_jax.rows import compute_dtype, output_dtype, round_to
 
 GROUPS = {"per_group_128": 128, "mx": 32}
 LEAST_EXPONENT = -126  # of an MX scale that is a normal number of float32
@@ -101,12 +101,17 @@ def quantised_add_rms_norm(
 
 
 def _norm(x: Array, dtype: jnp.dtype, weight: Array | None, eps: float, order: str, weight_offset: float, y: str) -> Array:
-    """RMSNorm, as it is quantised: rounded to the dtype that y would be stored in, or not."""
-    if y == "unrounded" and order == "cast_then_scale":  # x_hat is still cast; a wide weight then promotes y
-        weight = None if weight is None else weight.astype(compute_dtype(x))
-    elif y == "unrounded":
-        dtype = compute_dtype(x)
-    return rms_norm(x, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=dtype)
+    """RMSNorm, as it is quantised: rounded to the dtype that y would be stored in, or not.
+
+    It is rounded here, since XLA may drop the cast at the norm's end, whose result is widened again.
+    """
+    stored, wide = output_dtype(order, dtype, weight), compute_dtype(x)
+    if order == "cast_then_scale":  # x_hat is still cast; a wide weight then promotes y
+        weight = None if weight is None else weight.astype(wide)
+    else:
+        dtype = wide
+    made = rms_norm(x, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=dtype)
+    return round_to(made, stored) if y == "rounded" else made
 
 
 def _quantise(y: Array, scale: Array | None, format_: Format, scaling: str, scale_ub: float | None) -> tuple[Array, Array]:
