@@ -8,6 +8,7 @@ from impl_jax.feed_forward import gelu, swiglu
 from impl_jax.layer_norm import LayerNorm, layer_norm
 from impl_jax.pre_ln_block import PreLNBlock, pre_ln_block
 from impl_jax.pre_ln_stack import PreLNStack, pre_ln_stack
+from impl_jax.quantised_norm import quantised_add_rms_norm, quantised_rms_norm
 from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rope import rope
 
@@ -28,6 +29,8 @@ __all__ = [
     "layer_norm",
     "pre_ln_block",
     "pre_ln_stack",
+    "quantised_add_rms_norm",
+    "quantised_rms_norm",
     "rms_norm",
     "rope",
     "swiglu",

@@ -34,7 +34,7 @@ def add_rms_norm(
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
-    s, residual_out = _add(x, residual, sum)
+    s, residual_out = added(x, residual, sum)
     y = rms_norm(s, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
     return y, residual_out
 
@@ -55,7 +55,7 @@ def add_layer_norm(
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
     """
-    s, residual_out = _add(x, residual, sum)
+    s, residual_out = added(x, residual, sum)
     y = layer_norm(s, weight, bias, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
     return y, residual_out
 
@@ -84,7 +84,7 @@ class AddRMSNorm(RMSNorm):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes a residual too
         self, x: Float[Array, "*batch d"], residual: Float[Array, "*batch d"]
     ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
-        s, residual_out = _add(x, residual, self.sum)
+        s, residual_out = added(x, residual, self.sum)
         return super().__call__(s, dtype=x.dtype), residual_out
 
 
@@ -115,11 +115,11 @@ class AddLayerNorm(LayerNorm):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it takes a residual too
         self, x: Float[Array, "*batch d"], residual: Float[Array, "*batch d"]
     ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
-        s, residual_out = _add(x, residual, self.sum)
+        s, residual_out = added(x, residual, self.sum)
         return super().__call__(s, dtype=x.dtype), residual_out
 
 
-def _add(x: Array, residual: Array, sum: str) -> tuple[Array, Array]:
+def added(x: Array, residual: Array, sum: str) -> tuple[Array, Array]:
     """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
     _check_residual(x, residual, sum)
     compute = compute_dtype(x)

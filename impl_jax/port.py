@@ -20,7 +20,10 @@ class JaxPort(conformance.port.Port):
 
     compiles = True
     # The constants that are compiled in; eps is not, so that cases share programs.
-    static: tuple[str, ...] = ("order", "sum", "training", "unbiased")
+    static: tuple[str, ...] = (
+        *("order", "sum", "training", "unbiased"),
+        *("y", "quantised_dtype", "scaling", "scale_ub"),
+    )
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -43,6 +46,9 @@ class JaxPort(conformance.port.Port):
     def to_numpy(self, tensor: Array) -> np.ndarray:
         return np.asarray(tensor)
 
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
+        return _compiled(_evaluate, self.static)(function, inputs, **constants)
+
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         vjp = _compiled(_vjp, self.static) if self.jit else _vjp
         return vjp(function, inputs, dy, **constants)
@@ -58,6 +64,8 @@ class Port(JaxPort):
     layer_norm = staticmethod(impl_jax.layer_norm)
     add_rms_norm = staticmethod(impl_jax.add_rms_norm)
     add_layer_norm = staticmethod(impl_jax.add_layer_norm)
+    quantised_rms_norm = staticmethod(impl_jax.quantised_rms_norm)
+    quantised_add_rms_norm = staticmethod(impl_jax.quantised_add_rms_norm)
     batch_norm = staticmethod(impl_jax.batch_norm)
     rope = staticmethod(impl_jax.rope)
     attention = staticmethod(impl_jax.attention)
@@ -78,6 +86,10 @@ def _compiled(how: Any, static: tuple[str, ...]) -> Any:
 def _vjp_and_taps(function: Any, inputs: tuple, dy: Array, **constants: Any) -> tuple[Array, tuple, dict[str, Array]]:
     y, pullback, taps = jax.vjp(partial(function, **constants), *inputs, has_aux=True)
     return y, pullback(dy), taps
+
+
+def _evaluate(function: Any, inputs: tuple, **constants: Any) -> Any:
+    return function(*inputs, **constants)
 
 
 def _vjp(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple[Any, tuple]:

@@ -8,6 +8,7 @@ from impl_torch.feed_forward import gelu, swiglu
 from impl_torch.layer_norm import LayerNorm, layer_norm
 from impl_torch.pre_ln_block import PreLNBlock, pre_ln_block
 from impl_torch.pre_ln_stack import PreLNStack, pre_ln_stack
+from impl_torch.quantised_norm import quantised_add_rms_norm, quantised_rms_norm
 from impl_torch.rms_norm import RMSNorm, rms_norm
 from impl_torch.rope import rope
 
@@ -28,6 +29,8 @@ __all__ = [
     "layer_norm",
     "pre_ln_block",
     "pre_ln_stack",
+    "quantised_add_rms_norm",
+    "quantised_rms_norm",
     "rms_norm",
     "rope",
     "swiglu",

@@ -34,7 +34,7 @@ def add_rms_norm(
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
-    s, residual_out = _add(x, residual, sum)
+    s, residual_out = added(x, residual, sum)
     y = rms_norm(s, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
     return y, residual_out
 
@@ -58,7 +58,7 @@ def add_layer_norm(
     x, the residual, y and the sum are [*batch, d], weight and bias [d] or None. `sum` and what is raised are as in
     `add_rms_norm`.
     """
-    s, residual_out = _add(x, residual, sum)
+    s, residual_out = added(x, residual, sum)
     y = layer_norm(s, weight, bias, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
     return y, residual_out
 
@@ -92,7 +92,7 @@ class AddRMSNorm(RMSNorm):
 
         Raises `ValueError` if x ends otherwise, and as the function does.
         """
-        s, residual_out = _add(x, residual, self.sum)
+        s, residual_out = added(x, residual, self.sum)
         return super().forward(s, dtype=x.dtype), residual_out
 
     def extra_repr(self) -> str:
@@ -131,14 +131,14 @@ class AddLayerNorm(LayerNorm):
 
         Raises `ValueError` if x ends otherwise, and as the function does.
         """
-        s, residual_out = _add(x, residual, self.sum)
+        s, residual_out = added(x, residual, self.sum)
         return super().forward(s, dtype=x.dtype), residual_out
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sum={self.sum!r}"
 
 
-def _add(x: Tensor, residual: Tensor, sum: str) -> tuple[Tensor, Tensor]:
+def added(x: Tensor, residual: Tensor, sum: str) -> tuple[Tensor, Tensor]:
     """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
     _check_residual(x, residual, sum)
     compute = compute_dtype(x)

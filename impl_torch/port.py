@@ -43,6 +43,8 @@ class TorchPort(conformance.port.Port):
         tensor = tensor.detach().cpu()
         if tensor.dtype == torch.bfloat16:
             return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+            return tensor.view(torch.int8).numpy().view(str(tensor.dtype).removeprefix("torch."))
         return tensor.numpy()
 
     def lay_out(self, tensor: Tensor, layout: str) -> Tensor:
@@ -97,6 +99,8 @@ class Port(TorchPort):
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)
     add_layer_norm = staticmethod(impl_torch.add_layer_norm)
+    quantised_rms_norm = staticmethod(impl_torch.quantised_rms_norm)
+    quantised_add_rms_norm = staticmethod(impl_torch.quantised_add_rms_norm)
     batch_norm = staticmethod(impl_torch.batch_norm)
     rope = staticmethod(impl_torch.rope)
     attention = staticmethod(impl_torch.attention)

@@ -14,6 +14,14 @@ from reference.block_config import PRESETS, BlockConfig, small
 from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
 from reference.layer_norm import LayerNorm, LayerNormGradients, layer_norm, layer_norm_vjp
 from reference.pre_ln_block import PreLNBlock, pre_ln_block, pre_ln_block_vjp
+from reference.quantised_norm import (
+    QuantisedAddNorm,
+    QuantisedNorm,
+    dynamic_scale,
+    quantise,
+    quantised_add_rms_norm,
+    quantised_rms_norm,
+)
 from reference.rms_norm import RMSNorm, RMSNormGradients, rms_norm, rms_norm_vjp
 from reference.rope import rope, rope_vjp
 
@@ -29,6 +37,8 @@ __all__ = [
     "LayerNorm",
     "LayerNormGradients",
     "PreLNBlock",
+    "QuantisedAddNorm",
+    "QuantisedNorm",
     "RMSNorm",
     "RMSNormGradients",
     "add_layer_norm",
@@ -39,12 +49,16 @@ __all__ = [
     "attention_vjp",
     "batch_norm",
     "batch_norm_vjp",
+    "dynamic_scale",
     "gelu",
     "gelu_vjp",
     "layer_norm",
     "layer_norm_vjp",
     "pre_ln_block",
     "pre_ln_block_vjp",
+    "quantise",
+    "quantised_add_rms_norm",
+    "quantised_rms_norm",
     "rms_norm",
     "rms_norm_vjp",
     "rope",

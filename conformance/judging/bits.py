@@ -20,7 +20,10 @@ from conformance.numbers.rounding import FORMATS
 
 Array = np.ndarray
 
-WHOLE = {"bfloat16": 10.0, "float16": 13.0, "float32": 25.0, "float64": 54.0}
+WHOLE = {
+    **{"float8_e5m2": 5.0, "float8_e4m3fn": 6.0, "int8": 8.0},
+    **{"bfloat16": 10.0, "float16": 13.0, "float32": 25.0, "float64": 54.0},
+}
 """What all the digits of a number cost: a sign, a mantissa and some two bits of exponent, as its size is roughly known."""
 
 

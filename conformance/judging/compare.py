@@ -9,7 +9,7 @@ import numpy as np
 from conformance.numbers.expected import Expected, root_mean_square
 from conformance.numbers.rounding import FORMATS, ulp
 from conformance.ops.block.taps import TAP
-from conformance.ops.golden import Golden, lay_open
+from conformance.ops.golden import Golden, lay_open, on_its_own
 from conformance.question.answer import malformed
 from conformance.question.case import Case
 
@@ -108,7 +108,8 @@ def compare(port: str, golden: Golden, outputs: dict[str, Array], asked: tuple[s
     problem = malformed(golden.case, outputs, asked) or malformed_taps(golden, outputs)
     if problem:
         return Verdict(port, golden.case, "error", message=problem)
-    verdicts = tuple(compare_output(name, golden.outputs[name], outputs[name]) for name in asked)
+    expected = on_its_own(golden.case, golden.outputs, outputs)
+    verdicts = tuple(compare_output(name, expected[name], outputs[name]) for name in asked)
     wrong = [verdict for verdict in verdicts if verdict.dtype != verdict.expected_dtype]
     message = "; ".join(f"{verdict.output} is {verdict.dtype}; expected {verdict.expected_dtype}" for verdict in wrong)
     taps = compare_taps(golden, {name.removeprefix(TAP): tap for name, tap in outputs.items() if name.startswith(TAP)})

@@ -9,7 +9,7 @@ from conformance.mistakes.mistake import Mistake
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import store, ulp
 from conformance.ops.block.taps import TAP
-from conformance.ops.golden import golden, lay_open
+from conformance.ops.golden import golden, lay_open, on_its_own
 from conformance.ops.table import OPS
 
 Array = np.ndarray
@@ -25,7 +25,7 @@ def if_right(verdict: Verdict, seed: int) -> Outputs:
     """What is expected of a case's outputs, its intermediates included, if nothing is wrong."""
     case, right = verdict.case, golden(verdict.case, seed)
     if not verdict.taps:
-        return right.outputs
+        return on_its_own(case, right.outputs, _returned(verdict))
     return right.outputs | _as_taps(lay_open(case, seed).true_taps(_exported(verdict)))
 
 
@@ -38,7 +38,7 @@ def if_made(mistake: Mistake, verdict: Verdict, right: Outputs, seed: int, *, ro
     case = verdict.case
     if not OPS[case.op].costly:
         ways = [mistake.outputs(case, seed, backward) for backward in mistake.backwards(case, seed)]
-        return [*ways, *mistake.in_orders(case, seed)]
+        return [on_its_own(case, way, _returned(verdict)) for way in (*ways, *mistake.in_orders(case, seed))]
     taps = dict(right) | (_as_taps(mistake.taps(case, seed, _exported(verdict))) if verdict.taps else {})
     if rough:
         values = mistake.values(case, seed)
@@ -78,6 +78,10 @@ def comes_near(made: Expected, right: Expected, actual: Array) -> bool:
     with np.errstate(all="ignore"):
         far = np.abs(actual - made.value) > CLOSE * np.maximum(upper - lower, ulp(made.value, made.dtype))
     return bool(np.count_nonzero(far) <= MOST_FAR * far.size)
+
+
+def _returned(verdict: Verdict) -> dict[str, Array]:
+    return {output.output: output.actual for output in verdict.outputs}
 
 
 def _exported(verdict: Verdict) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from conformance.mistakes.mistake import Mistake
+from conformance.numbers.expected import as_returned
 from conformance.ops.block.taps import TAP
 from conformance.ops.golden import lay_open
 from conformance.ops.norms.anatomy import every_eighth, left_to_right, right_to_left
@@ -30,5 +31,5 @@ def play(case: Case, seed: int, style: Style, mistake: Mistake | None = None) ->
 def numbers(mistake: Mistake, case: Case, seed: int = 0) -> dict[str, Array]:
     """What a mistake leads to: its exact values rounded as they should be, or played where nothing but a bound is known."""
     if not OPS[case.op].costly and mistake.exact(case):
-        return {name: expected.nearest for name, expected in mistake.outputs(case, seed).items()}
+        return as_returned(mistake.outputs(case, seed), lambda _, expected: expected.nearest)
     return play(case, seed, STYLES[1], mistake)

@@ -23,6 +23,7 @@ RMS: tuple[str, ...] = ("rms_norm",)
 LAYER: tuple[str, ...] = ("layer_norm",)
 BATCH: tuple[str, ...] = ("batch_norm",)
 ADDED: tuple[str, ...] = ("add_rms_norm", "add_layer_norm")
+QUANTISED: tuple[str, ...] = ("quantised_rms_norm",)
 ROWS: tuple[str, ...] = (*RMS, *LAYER)
 CENTRED: tuple[str, ...] = (*LAYER, *BATCH)
 ALL_NORMS: tuple[str, ...] = (*ROWS, *BATCH)
@@ -151,7 +152,7 @@ class Mistake:
 
     def can_be_made_in(self, op: str) -> bool:
         """Whether an op can have it: one that it is asked of, or one that is built on such."""
-        return op in self.ops or OPS[op].built_on in self.ops
+        return any(each in self.ops for each in (op, *OPS[op].built_on))
 
     def exact(self, case: Case) -> bool:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""

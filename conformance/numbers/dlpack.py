@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from conformance.numbers.rounding import DTYPES, FORMATS
+from conformance.numbers.rounding import DTYPES, FORMATS, QUANTISED_DTYPES
 
 Array = np.ndarray
 
 CPU = 1
 ON_THE_HOST = (CPU, 3, 11)  # and memory that CUDA or ROCm has pinned
-KNOWN = {(FORMATS[dtype].dlpack, FORMATS[dtype].bits): dtype for dtype in DTYPES}
+KNOWN = {(FORMATS[dtype].dlpack, FORMATS[dtype].bits): dtype for dtype in (*DTYPES, *QUANTISED_DTYPES)}
 """The dtypes by type code and number of bits."""
 
 
@@ -43,7 +43,7 @@ class _Tensor(ctypes.Structure):
 def from_dlpack(tensor: Any) -> Array:
     """A copy of a tensor that has `__dlpack__`, in its dtype.
 
-    Raises `BufferError` where its memory is a device's, or its dtype none of the four; and whatever `__dlpack__` raises.
+    Raises `BufferError` where its memory is a device's, or its dtype none that cases have; and whatever `__dlpack__` raises.
     """
     device, _ = tensor.__dlpack_device__()
     if device not in ON_THE_HOST:
@@ -58,7 +58,7 @@ def _view(tensor: _Tensor) -> Array:
     """The elements where they lie. Strides count elements; where there are none, the rows are adjacent."""
     kind = tensor.dtype.code, tensor.dtype.bits
     if kind not in KNOWN or tensor.dtype.lanes != 1:
-        raise BufferError(f"its dtype is none of {', '.join(DTYPES)}")
+        raise BufferError(f"its dtype is none of {', '.join(KNOWN.values())}")
     dtype = FORMATS[KNOWN[kind]].storage
     shape = tuple(tensor.shape[: tensor.ndim])
     if 0 in shape:

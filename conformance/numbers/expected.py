@@ -1,6 +1,6 @@
 """What is expected of one output: its exact value, and for every element the interval an honest port may return."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ class Expected:
 
     Every element lies in its interval, and the root mean square of the errors of all finite values is at most `rms`. The last
     rounding, to the dtype, is in `mode`: to nearest, unless a mistake is to round otherwise. Any mode is monotone.
+    `of` is set where an output is judged by others that a port returned, as a quantised one is by its scale.
     """
 
     value: Array
@@ -30,6 +31,7 @@ class Expected:
     placements: tuple[Placement, ...]
     rms: float = float("inf")
     mode: Mode = "nearest_even"
+    of: "Callable[[Mapping[str, Array]], Expected] | None" = field(default=None, repr=False, compare=False)
     _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -42,13 +44,18 @@ class Expected:
 
         return cls(value, dtype, (placed,), rms)
 
+    def given(self, outputs: Mapping[str, Array]) -> "Expected":
+        """The same, given what a port returned for the outputs that it is judged by; itself where there are none."""
+        return self.of(outputs) if self.of else self
+
     def without_noise(self) -> "Expected":
         """The same where no noise is admitted at a scale of 1; an error is still measured in units of what noise would be."""
 
         def exactly(placement: Placement) -> Placement:
             return lambda s: placement(s if s > 1 else 0.0)
 
-        return replace(self, placements=tuple(map(exactly, self.placements)), _intervals={})
+        of = self.of and (lambda outputs: self.given(outputs).without_noise())
+        return replace(self, placements=tuple(map(exactly, self.placements)), of=of, _intervals={})
 
     def admits(self, actual: Array, scale: float = 1.0) -> Array:
         """Which elements lie in their intervals; none, where all of them together are too far off."""
@@ -104,7 +111,8 @@ class Expected:
             return ends
 
         placements = tuple(map(scaled, (*self.placements, self.interval)))
-        return Expected(factor * self.value, self.dtype, placements, abs(factor) * self.rms, self.mode)
+        of = self.of and (lambda outputs: self.given(outputs).times(factor))
+        return Expected(factor * self.value, self.dtype, placements, abs(factor) * self.rms, self.mode, of)
 
     @property
     def nearest(self) -> Array:
@@ -120,6 +128,14 @@ class Expected:
     def upper(self) -> Array:
         """The largest admissible value of every element, in the output's dtype."""
         return store(self.interval()[1], self.dtype)
+
+
+def as_returned(outputs: Mapping[str, Expected], made: Callable[[str, Expected], Array]) -> dict[str, Array]:
+    """What a port returns that makes every output so, those first that another is judged by."""
+    returned: dict[str, Array] = {}
+    for name in sorted(outputs, key=lambda name: outputs[name].of is not None):
+        returned[name] = made(name, outputs[name].given(returned))
+    return {name: returned[name] for name in outputs}
 
 
 def root_mean_square(squares: Array, exact: Array) -> float:

@@ -12,6 +12,8 @@ DType = Literal["float64", "float32", "bfloat16", "float16"]
 """The name of a dtype that cases are asked in."""
 Float8 = Literal["float8_e4m3fn", "float8_e5m2"]
 """The name of one that is only rounded to."""
+QuantisedDType = Literal[Float8, "int8"]
+"""The name of one that a norm's output is quantised to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,13 @@ FORMATS: dict[str, Format] = {
     "float16": Format(11, -14, (2 - 2.0**-10) * 2.0**15, "float32", np.dtype(np.float16), "F16", 2),
     "float8_e4m3fn": Format(4, -6, 448.0, "float32", np.dtype(ml_dtypes.float8_e4m3fn), "F8_E4M3", 10, saturates=True),
     "float8_e5m2": Format(3, -14, 57344.0, "float32", np.dtype(ml_dtypes.float8_e5m2), "F8_E5M2", 12, saturates=True),
+    "int8": Format(8, 7, 127.0, "float32", np.dtype(np.int8), "I8", 0, saturates=True),  # its numbers are all one apart
 }
 DTYPES: tuple[DType, ...] = get_args(DType)
 HALF: tuple[DType, ...] = tuple(dtype for dtype in DTYPES if FORMATS[dtype].bits == 16)
 SINGLE: tuple[DType, ...] = tuple(dtype for dtype in DTYPES if FORMATS[dtype].compute_dtype == dtype)
 """Those that are stored as they are computed in."""
+QUANTISED_DTYPES: tuple[QuantisedDType, ...] = ("float8_e4m3fn", "float8_e5m2", "int8")
 NUMPY_DTYPES = {dtype: FORMATS[dtype].storage for dtype in DTYPES}
 
 Mode = Literal["nearest_even", "nearest_away", "toward_zero"]
@@ -120,6 +124,8 @@ def round_to(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
 def _on_grid(x: Array, dtype: str, mode: Mode) -> Array:
     """Round to a multiple of the unit in the last place."""
     its = FORMATS[dtype]
+    if dtype == "int8":
+        return np.clip(TO_INTEGER[mode](x), -its.largest - 1, its.largest)
     exponent = np.frexp(x)[1] - 1  # of the power of two at or below |x|
     ulp_exponent = np.maximum(exponent, its.min_exponent) - (its.significant_bits - 1)
     rounded = np.ldexp(TO_INTEGER[mode](np.ldexp(x, -ulp_exponent)), ulp_exponent)

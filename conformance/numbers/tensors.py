@@ -14,12 +14,12 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from conformance.numbers import json_text
-from conformance.numbers.rounding import DTYPES, FORMATS
+from conformance.numbers.rounding import DTYPES, FORMATS, QUANTISED_DTYPES
 
 Array = np.ndarray
 NUMBER = re.compile("([0-9]{1,18})")
 
-STORED_DTYPES = {FORMATS[dtype].safetensors: FORMATS[dtype].storage for dtype in DTYPES}
+STORED_DTYPES = {FORMATS[dtype].safetensors: FORMATS[dtype].storage for dtype in (*DTYPES, *QUANTISED_DTYPES)}
 DUMPED_DTYPES = {
     **{each.safetensors: each.storage for each in FORMATS.values()},
     "BOOL": np.dtype(bool),
@@ -48,7 +48,7 @@ def write_tensors(path: Path, tensors: dict[str, Array], *, ordered: bool = Fals
 
 
 def read_tensors(path: Path, limit: int | None = None) -> dict[str, Array]:
-    """Read a safetensors file of float64, float32, bfloat16 and float16 tensors, and of at most `limit` bytes.
+    """Read a safetensors file of tensors in the dtypes that cases have, quantised ones included, of at most `limit` bytes.
 
     Raises `TensorFileError`, which names the file and what is wrong with it.
     """

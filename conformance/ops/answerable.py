@@ -11,6 +11,8 @@ from conformance.ops.golden import Golden
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.golden import exact_inputs
+from conformance.ops.norms.quantised import QuantisedCase
+from conformance.ops.norms.quantising import group_size
 from conformance.ops.norms.values import mean
 from conformance.question.case import layouts
 
@@ -28,7 +30,7 @@ EQUAL_TERMS = 26
 
 def why_unanswerable(case: NormCase) -> str:
     """Why no port can be asked this, in words that begin with the field to change; empty if it has an answer."""
-    return _of_dialect(case) or _of_shape(case) or _of_numbers(case) or _of_dy(case)
+    return _of_dialect(case) or _of_shape(case) or _of_numbers(case) or _of_dy(case) or _of_quantising(case)
 
 
 def has_answer(case: NormCase, golden: Golden) -> bool:
@@ -106,6 +108,8 @@ def _of_shape(case: NormCase) -> str:
         return f"x.rows: exact asks for {WIDTH} features and an eps of {EPS}, which make rstd 2"
     if case.exact and (not case.dialect.is_plain or case.weight == "absent" or case.layout != "contiguous"):
         return "x.rows: exact asks for a weight of x's dtype with no offset, and contiguous tensors"
+    if case.x.rows in ("nan_row", "inf_row") and not case.is_read("y"):
+        return f"x.rows: {case.x.rows} has no scale, and no quantised value"
     if case.x.rows in ("nan_row", "inf_row") and (case.shape[-1] < 2 or 0 in case.shape):
         return f"x.rows: {case.x.rows} needs a row of two features"
     return ""
@@ -134,6 +138,24 @@ def _of_dy(case: NormCase) -> str:
     reach = _largest_x(case) * LARGEST_WEIGHT[case.weight] if case.dy == "aligned" else LARGEST_BELL * case.dy_scale
     dtype = case.dialect.output_dtype(case.dtype)
     return f"dy: values of up to {reach:.3g} are beyond {dtype}" if reach > FORMATS[dtype].largest else ""
+
+
+def _of_quantising(case: NormCase) -> str:
+    if not isinstance(case, QuantisedCase):
+        return ""
+    if case.scaling == "mx" and case.quantised_dtype == "int8":
+        return "scaling: mx has another meaning of int8, which no case asks for"
+    if case.shape[-1] % group_size(case.scaling, case.shape[-1]):
+        return f"shape: {case.scaling} asks for a last axis of so many groups, and no part of one"
+    if not (0 < case.static_scale < inf and case.static_scale == float(np.float32(case.static_scale))):
+        return "static_scale: it must be positive, finite and a float32 number"
+    if case.scale_ub and case.scaling not in ("per_row", "per_group_128"):
+        return f"scale_ub: {case.scaling} has none"
+    if not (0 <= case.scale_ub < inf and case.scale_ub == float(np.float32(case.scale_ub))):
+        return "scale_ub: it must be a finite float32 number, and not negative"
+    if (case.weights == "ties") > case.exact:
+        return "weights: ties are those of an exact case, with x.rows exact"
+    return ""
 
 
 def _largest_x(case: NormCase) -> float:

@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from conformance.numbers import json_text
 from conformance.ops.answerable import why_unanswerable
-from conformance.ops.norms.add_norm import case_type
 from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.quantised import case_type
 from conformance.question.dialects import Dialect
 
 LIMIT = 1 << 24  # bytes of a file
 NAME = re.compile(r"[\w.+-]+")  # a part of a path
-OPTIONAL = {(Dialect, "sum")}  # left out where nothing is added
+OPTIONAL = {(Dialect, "sum"), (Dialect, "y")}  # left out where nothing is added, or quantised
 
 
 class CaseFileError(ValueError):

@@ -1,7 +1,11 @@
 """Case -> Golden: the exact values, and for every element of every output the interval an honest port may return."""
 
+from collections.abc import Mapping
 from functools import cache
 
+import numpy as np
+
+from conformance.numbers.expected import Expected
 from conformance.ops.op import Anatomy
 from conformance.ops.op import Golden as Golden
 from conformance.ops.table import OPS
@@ -17,6 +21,13 @@ def golden(case: Case, seed: int = 0) -> Golden:
 def compute(case: Case, seed: int) -> Golden:
     """A case's golden, computed anew."""
     return OPS[case.op].golden(case, seed)
+
+
+def on_its_own(case: Case, expected: Mapping[str, Expected], returned: Mapping[str, np.ndarray]) -> dict[str, Expected]:
+    """What is expected of a case's outputs, each given the others that it is judged by, as a port returned them itself."""
+    by = {output.name: output.given for output in OPS[case.op].outputs}
+    own = {name: {other: returned[other] for other in by.get(name, ()) if other in returned} for name in expected}
+    return {name: each.given(own[name]) if own[name] else each for name, each in expected.items()}
 
 
 def lay_open(case: Case, seed: int) -> Anatomy:

@@ -42,12 +42,13 @@ class Output:
     """A tensor that an op returns, in x's dtype if its case does not say otherwise.
 
     `cotangent`: whether it is given one, `d` and its name. The gradients are those of ⟨output, cotangent⟩, summed over the
-    outputs whose cotangent is there.
+    outputs whose cotangent is there. `given`: the other outputs that it is judged by, as the port itself returned them.
     """
 
     name: str
     dtype: Callable[[Case], str] = lambda case: case.dtype
     cotangent: bool = True
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Op:
     costly
         Whether its intervals cost many times what its values do.
     built_on
-        The op that it does something more than: what can go wrong there can go wrong in it, too, and is named. That it is seen
+        The ops that it does something more than: what can go wrong there can go wrong in it, too, and is named. That it is seen
         is asked there alone.
     cases
         The questions about it.
@@ -146,7 +147,7 @@ class Op:
     constants: tuple[Constant, ...] = ()
     taps: bool = False
     costly: bool = False
-    built_on: str = ""
+    built_on: tuple[str, ...] = ()
 
     @property
     def cotangents(self) -> tuple[str, ...]:

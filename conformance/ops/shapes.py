@@ -1,4 +1,7 @@
-"""One shape that somebody asks for: the `random` case of a norm, a dtype and a dialect, with that shape."""
+"""One shape that somebody asks for: the `random` case of a norm, a dtype and a dialect, with that shape.
+
+A norm whose output is quantised has no such case: which widths it takes depends on how.
+"""
 
 import os
 import re

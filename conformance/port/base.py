@@ -34,6 +34,9 @@ class Port:
         layer_norm(x, weight, bias, *, eps) -> y
         add_rms_norm(x, residual, weight, *, eps, sum) -> (y, residual_out)
         add_layer_norm(x, residual, weight, bias, *, eps, sum) -> (y, residual_out)
+        quantised_rms_norm(x, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub) -> (q, scale)
+        quantised_add_rms_norm(x, residual, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub, sum) -> (q, scale,
+            residual_out); where a scale is given there is none to return; scale_ub is passed where there is one
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y
@@ -48,9 +51,9 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
-    take it is asked once `sums` says which it has. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
-    which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then
-    returns out and a dict of its intermediates.
+    take it is asked once `sums` says which it has; so are `y`, what is quantised, and `ys`. `parameters` are a dict by name,
+    and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
+    also called with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
@@ -63,6 +66,7 @@ class Port:
     orders: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ("cast_then_scale", "scale_then_cast")
     weight_offsets: tuple[int, ...] = (0, 1)
     sums: tuple[str, ...] = ("rounded", "unrounded", "float32")
+    ys: tuple[str, ...] = ("rounded", "unrounded")
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
@@ -171,6 +175,7 @@ class Port:
             orders_by=dict(orders) if by_op_and_dtype else {},
             may_fail=dict(self.may_fail),
             sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
+            ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -193,7 +198,7 @@ class Port:
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others
         cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
-        dy = tuple(cotangents) if len(cotangents) > 1 else cotangents[0]
+        dy = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
         taps: dict[str, Any] = {}
         if not call.gradients:
             y, gradients = self.evaluate(function, inputs, constants), tuple[Any, ...]()
@@ -224,9 +229,9 @@ class Port:
                 case "order":
                     if call.order != "either_order" and takes("order"):
                         constants["order"] = call.order
-                case "sum":
-                    if "sum" in call.settings and takes("sum"):
-                        constants["sum"] = call.settings["sum"]
+                case "sum" | "y":
+                    if name in call.settings and takes(name):
+                        constants[name] = call.settings[name]
                 case "weight_offset":
                     if self.weight_offsets != (0,) and takes("weight_offset"):
                         constants["weight_offset"] = float(call.weight_offset)

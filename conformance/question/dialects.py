@@ -8,6 +8,7 @@ from conformance.numbers.rounding import DType
 
 Order = Literal["either_order", "cast_then_scale", "scale_then_cast"]
 Sum = Literal["", "rounded", "unrounded", "float32"]
+QuantisedY = Literal["", "rounded", "unrounded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,16 @@ class Dialect:
         blocks, vLLM's fused_add_rms_norm, Liger); `unrounded`, in the compute dtype, and rounded only where it is returned
         (FlashInfer, quack); or a sum with a `float32` residual, which is never rounded (Mamba, flash-attn). Empty where
         nothing is added, or where the storage dtype is the compute dtype.
+    y
+        What is quantised: y `rounded` to x's dtype, as it would be stored (vLLM, and whoever norms and then quantises), or
+        `unrounded`, in the compute dtype (FlashInfer). Empty where nothing is quantised, or as for a sum.
     """
 
     order: Order
     weight_offset: Literal[0, 1] = 0
     weight_dtype: Literal["storage", "float32"] = "storage"
     sum: Sum = ""
+    y: QuantisedY = ""
 
     @property
     def is_plain(self) -> bool:
@@ -46,12 +51,13 @@ class Dialect:
         offset = "_offset_1" if self.weight_offset else ""
         weight = "_float32_weight" if self.weight_dtype == "float32" else ""
         sum_ = f"{self.sum}_sum_" if self.sum else ""
-        return sum_ + self.order + offset + weight
+        y = f"{self.y}_y_" if self.y else ""
+        return sum_ + y + self.order + offset + weight
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The dialect as an object in a file; `sum` only where something is added."""
-        return {name: value for name, value in asdict(self).items() if name != "sum" or value}
+        """The dialect as an object in a file; `sum` only where something is added, `y` where it is quantised."""
+        return {name: value for name, value in asdict(self).items() if name not in ("sum", "y") or value}
 
     @property
     def other_order(self) -> "Dialect":
@@ -76,7 +82,12 @@ class Dialect:
             "unrounded": "the norm reads the sum as it is before it is rounded; ",
             "float32": "the residual and the sum are float32; ",
         }
-        return sums[self.sum] + orders[self.order] + offset + weight
+        ys = {
+            "": "",
+            "rounded": "; y is rounded to x's dtype before it is quantised",
+            "unrounded": "; y is quantised as it was computed",
+        }
+        return sums[self.sum] + orders[self.order] + offset + weight + ys[self.y]
 
     def parameter_dtype(self, storage_dtype: str) -> str:
         """The dtype of weight and bias, and so of their gradients."""
@@ -111,6 +122,14 @@ SPOKEN_BY: dict[tuple[Sum, Order], str] = {
     ("float32", "scale_then_cast"): "Mamba, flash-attn",
 }
 """Who has which of the functions that are called add and RMSNorm; docs/spec.md has the table, with their files."""
+QUANTISED_BY: dict[tuple[Sum, QuantisedY, Order], str] = {
+    ("", "rounded", "cast_then_scale"): "vLLM's rms_norm_static_fp8_quant",
+    ("", "unrounded", "scale_then_cast"): "FlashInfer's rmsnorm_quant",
+    ("rounded", "rounded", "cast_then_scale"): "vLLM's fused_add_rms_norm_static_fp8_quant",
+    ("unrounded", "rounded", "cast_then_scale"): "vLLM's rms_norm_dynamic_per_token_quant",
+    ("unrounded", "unrounded", "scale_then_cast"): "FlashInfer's fused_add_rmsnorm_quant",
+}
+"""The same of an RMSNorm whose output is quantised, with what is quantised of y."""
 HALF_SUMS = (
     Dialect("cast_then_scale", sum="rounded"),
     Dialect("scale_then_cast", sum="rounded"),
@@ -122,10 +141,26 @@ HALF_SUM_VARIANTS = (
     Dialect("scale_then_cast", sum="rounded", weight_offset=1),
     Dialect("scale_then_cast", sum="rounded", weight_dtype="float32"),
 )
-DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS + HALF_SUMS + HALF_SUM_VARIANTS
+HALF_YS = (
+    Dialect("cast_then_scale", y="rounded"),
+    Dialect("scale_then_cast", y="unrounded"),
+    Dialect("scale_then_cast", y="rounded"),
+)
+HALF_SUM_YS = (
+    Dialect("cast_then_scale", sum="unrounded", y="rounded"),
+    Dialect("cast_then_scale", sum="rounded", y="rounded"),
+    Dialect("scale_then_cast", sum="unrounded", y="unrounded"),
+)
+DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS + HALF_SUMS + HALF_SUM_VARIANTS + HALF_YS + HALF_SUM_YS
 
 
-def of(dtype: str, *, of_a_sum: bool = False) -> tuple[Dialect, ...]:
-    """The dialects that a storage dtype has, the plain ones first; `of_a_sum`: those of a norm that adds a residual."""
+def of(dtype: str, *, of_a_sum: bool = False, quantised: bool = False) -> tuple[Dialect, ...]:
+    """The dialects that a storage dtype has, the plain ones first; `of_a_sum`: those of a norm that adds a residual.
+
+    `quantised`: those of one whose y is quantised, which nobody does from float64.
+    """
+    if quantised:
+        half = HALF_SUM_YS if of_a_sum else HALF_YS
+        return half if dtype in rounding.HALF else SINGLE if dtype == "float32" else ()
     half = HALF_SUMS + HALF_SUM_VARIANTS if of_a_sum else HALF + HALF_VARIANTS
     return half if dtype in rounding.HALF else SINGLE + SINGLE_VARIANTS

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "float8.h"
 #include "half.h"
 #include "scratch.h"
 
@@ -61,6 +62,12 @@ static uint64_t to_bits(enum dtype dtype, real x)
         return low;
     case BF16:
         return bfloat16_of(narrow);
+    case E4M3:
+        return float8_of(narrow, 3);
+    case E5M2:
+        return float8_of(narrow, 2);
+    case I8:
+        return (uint8_t)(int8_t)rintf(narrow);
     default:
         return float16_of(narrow);
     }

@@ -8,6 +8,7 @@
 #include "feed_forward.h"
 #include "norms.h"
 #include "numbers.h"
+#include "quantise.h"
 #include "scratch.h"
 
 enum { WIDEST = 1 << 20 };
@@ -69,14 +70,42 @@ static bool casts_first(const char *order)
     return strcmp(order, "cast_then_scale") == 0;
 }
 
-static bool rounds_sum(const struct json *settings)
+static bool rounds(const struct json *settings, const char *what)
 {
-    return json_get(settings, "sum") && strcmp(json_text(settings, "sum"), "rounded") == 0;
+    return json_get(settings, what) && strcmp(json_text(settings, what), "rounded") == 0;
+}
+
+/* q and, where none is given, its scales. */
+static void output_quantised(const struct json *settings, const struct tensor *given, const struct tensor *x, real *y,
+                             struct tensor **outputs)
+{
+    size_t d = axis_from_last(x, 1);
+    struct quantise how;
+    if (!quantise_as(&how, json_text(settings, "quantised_dtype"), json_text(settings, "scaling"), x->count / d, d))
+        refuse("%zu features cannot be quantised as asked", d);
+    how.bound = json_get(settings, "scale_ub") ? (real)json_number(settings, "scale_ub") : (real)INFINITY;
+    struct tensor of_q = *x, of_scale = *x;
+    of_q.dtype = how.dtype;
+    of_scale.dtype = F32;
+    of_scale.shape[x->rank - 1] = d / how.size;
+    of_scale.count = how.groups;
+    real *scales = reals(how.groups);
+    const struct tensor *scale = find(given, "scale");
+    if (rounds(settings, "y"))
+        round_all(x->dtype, x->count, y);
+    if (scale)
+        for (size_t i = 0; i < how.groups; i++)
+            scales[i] = *decode(scale);
+    else
+        find_scales(how, y, scales);
+    divide(how, y, scales);
+    output(outputs, "q", &of_q, y);
+    output(outputs, "scale", &of_scale, scales);
 }
 
 /* With a residual s = x + residual is normalised, and returned beside y; without one, s = x. */
-static void answer_norm(const struct json *message, const struct json *settings, bool centred, bool adds, bool backward,
-                        const struct tensor *given, struct tensor **outputs)
+static void answer_norm(const struct json *message, const struct json *settings, bool centred, bool adds, bool quantised,
+                        bool backward, const struct tensor *given, struct tensor **outputs)
 {
     const struct tensor *x = input(given, "x"), *residual = adds ? input(given, "residual") : NULL;
     size_t d = axis_from_last(x, 1);
@@ -97,14 +126,17 @@ static void answer_norm(const struct json *message, const struct json *settings,
     if (residual) {
         s = added(x->count, s, input_like(given, "residual", x));
         output(outputs, "residual_out", residual, s);
-        if (rounds_sum(settings))
+        if (rounds(settings, "sum"))
             round_all(residual->dtype, x->count, s);
     }
     struct tensor of_y = *x;
     if (how.casts_first && widest && widest->dtype < of_y.dtype) /* promoted: what multiplies last says */
         of_y.dtype = widest->dtype;
     norm(how, s, w, bias ? decode(bias) : NULL, y);
-    output(outputs, "y", &of_y, y);
+    if (quantised)
+        output_quantised(settings, given, x, y, outputs);
+    else
+        output(outputs, "y", &of_y, y);
     if (!backward)
         return;
     real *ds = reals(x->count), *dweight = reals(d), *dbias = reals(d);
@@ -339,11 +371,13 @@ struct tensor *answer(const struct json *message, const struct tensor *given)
     const struct json *settings = json_get(message, "settings");
     if (!asked || !gradients || !settings)
         refuse("the message has no asked, no gradients, or no settings");
-    bool backward = gradients->first, adds = strncmp(op, "add_", 4) == 0;
-    const char *row_norm = adds ? op + 4 : op;
+    bool backward = gradients->first, quantised = strncmp(op, "quantised_", 10) == 0;
+    const char *row_norm = quantised ? op + 10 : op;
+    bool adds = strncmp(row_norm, "add_", 4) == 0;
+    row_norm += adds ? 4 : 0;
     struct tensor *outputs = NULL;
     if (strcmp(row_norm, "rms_norm") == 0 || strcmp(row_norm, "layer_norm") == 0)
-        answer_norm(message, settings, *row_norm == 'l', adds, backward, given, &outputs);
+        answer_norm(message, settings, *row_norm == 'l', adds, quantised, backward, given, &outputs);
     else if (strcmp(op, "batch_norm") == 0)
         answer_batch_norm(message, settings, backward, given, &outputs);
     else if (strcmp(op, "rope") == 0)

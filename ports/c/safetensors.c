@@ -8,8 +8,8 @@
 #include "json.h"
 #include "scratch.h"
 
-const size_t size_of[DTYPES] = {8, 4, 2, 2};
-static const char *const codes[DTYPES] = {"F64", "F32", "BF16", "F16"};
+const size_t size_of[DTYPES] = {8, 4, 2, 2, 1, 1, 1};
+static const char *const codes[DTYPES] = {"F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8"};
 
 struct bytes {
     const unsigned char *at;
@@ -34,7 +34,7 @@ static struct bytes read_file(const char *path)
 static enum dtype dtype_of(const char *path, const struct json *entry)
 {
     const char *code = json_text(entry, "dtype");
-    for (enum dtype dtype = F64; dtype < DTYPES; dtype++)
+    for (enum dtype dtype = F64; dtype < E4M3; dtype++)
         if (strcmp(code, codes[dtype]) == 0)
             return dtype;
     refuse("%s: tensor '%s' is %s; known are F64, F32, BF16 and F16", path, entry->name, code);

@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 enum { MOST_AXES = 8 };
-enum dtype { F64, F32, BF16, F16, DTYPES };
+enum dtype { F64, F32, BF16, F16, E4M3, E5M2, I8, DTYPES }; /* those from E4M3 on are only written */
 
 extern const size_t size_of[DTYPES];
 

@@ -56,3 +56,12 @@ export function dot(n, a, b, from = 0) {
   for (let i = from; i < from + n; i++) total += a.values[a.first + i * a.step] * b.values[b.first + i * b.step];
   return total;
 }
+
+const single = new Float32Array(1);
+const bits = new Uint32Array(single.buffer);
+
+// That of the power of two at or below |x|, a normal number of float32.
+export function exponentOf(x) {
+  single[0] = x;
+  return ((bits[0] >>> 23) & 0xff) - 127;
+}

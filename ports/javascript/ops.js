@@ -6,6 +6,7 @@ import { Block } from "./block.js";
 import { gelu, geluVjp, swiglu, swigluVjp } from "./feed_forward.js";
 import { norm, normVjp } from "./norms.js";
 import { added, array, round } from "./numbers.js";
+import { quantise } from "./quantise.js";
 
 const like = (tensor, values, dtype = tensor.dtype) => ({ dtype, shape: tensor.shape, values });
 
@@ -68,11 +69,31 @@ function blocks({ op, settings }, given, backward) {
   return Object.assign(outputs, ...layers.map(({ gradients }) => gradients));
 }
 
+// The norm of x, or of its sum with a residual, in eight bits: q and, where none is given, its scale.
+function quantisedOp({ settings, ...message }, given) {
+  const { x, residual, scale } = given;
+  const how = howToNorm(false, message, x);
+  const s = residual ? added(x.values, residual.values) : x.values.slice();
+  const residualOut = residual && like(residual, s.slice());
+  if (settings.sum === "rounded") round(x.dtype, s);
+  const y = norm(how, s, given.weight?.values);
+  if (settings.y === "rounded") round(x.dtype, y);
+  const { q, scales } = quantise(settings, how.d, y, scale?.values);
+  const shape = [...x.shape.slice(0, -1), scales.length / (y.length / how.d)];
+  return {
+    q: like(x, q, settings.quantised_dtype),
+    ...(!scale && { scale: { dtype: "float32", shape, values: scales } }),
+    ...(residual && { residual_out: residualOut }),
+  };
+}
+
 export const OPS = {
   rms_norm: normOp(false),
   layer_norm: normOp(true),
   add_rms_norm: addNormOp(false),
   add_layer_norm: addNormOp(true),
+  quantised_rms_norm: quantisedOp,
+  quantised_add_rms_norm: quantisedOp,
 
   batch_norm({ eps, settings }, given, backward) {
     const { x, weight, bias, running_mean: runningMean, running_var: runningVar, dy } = given;

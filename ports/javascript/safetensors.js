@@ -2,6 +2,7 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 
+import { float8Of, nearestEven } from "./float8.js";
 import { bfloat16Of, float16Of, fromBfloat16, fromFloat16 } from "./half.js";
 
 // What a file calls a dtype, its bytes, the array it is computed with, and how one number is read and written.
@@ -34,6 +35,10 @@ const DTYPES = {
     get: (data, at) => fromFloat16(data.getUint16(at, true)),
     set: (data, at, x) => data.setUint16(at, float16Of(x), true),
   },
+  // These are only written.
+  float8_e4m3fn: { code: "F8_E4M3", size: 1, set: (data, at, x) => data.setUint8(at, float8Of(x, 3)) },
+  float8_e5m2: { code: "F8_E5M2", size: 1, set: (data, at, x) => data.setUint8(at, float8Of(x, 2)) },
+  int8: { code: "I8", size: 1, set: (data, at, x) => data.setInt8(at, nearestEven(x)) },
 };
 const DTYPE_OF = Object.fromEntries(Object.entries(DTYPES).map(([name, { code }]) => [code, name]));
 

@@ -80,7 +80,7 @@ def altered(**fields: object) -> dict:
             {"dialect__weight_offset": 1, "weight": "absent"},
             "weight: cast_then_scale_offset_1 is about the weight, which is absent",
         ),
-        ({"dialect__colour": "blue"}, "dialect.colour: unknown; the fields are order, weight_offset, weight_dtype, sum"),
+        ({"dialect__colour": "blue"}, "dialect.colour: unknown; the fields are order, weight_offset, weight_dtype, sum, y"),
         ({"dialect__sum": "rouned"}, 'dialect.sum: "rouned" must be one of "", "rounded", "unrounded", "float32"'),
         (
             {"dialect__sum": "rounded"},

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import get_args
 
 import ml_dtypes
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors import deserialize
 from safetensors.numpy import save
 
-from conformance.numbers.rounding import DTYPES, FORMATS, HALF, NUMPY_DTYPES, SINGLE, round_to, store, ulp
+from conformance.numbers.rounding import DTYPES, FORMATS, HALF, NUMPY_DTYPES, SINGLE, Float8, round_to, store, ulp
 
 # IEEE 754: bits of precision, and the exponents of the smallest and the largest normal number.
 IEEE_754 = {"float32": (24, -126, 127), "bfloat16": (8, -126, 127), "float16": (11, -14, 15)}
-FLOAT8 = [dtype for dtype in FORMATS if dtype not in DTYPES]
+FLOAT8 = get_args(Float8)
 
 of_every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 of_narrow_dtypes = pytest.mark.parametrize("dtype", IEEE_754)
@@ -202,7 +203,19 @@ def test_the_numbers_next_to_zero_are_the_smallest(dtype):
     assert ulp(np.zeros(2), dtype).tolist() == [FORMATS[dtype].smallest] * 2
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("mode", ["nearest_even", "nearest_away", "toward_zero"])
+def test_an_integer_of_eight_bits_saturates_as_a_conversion_does(mode):
+    x = np.array([-1e30, -128.5, -127.5, -2.5, -0.5, 0.5, 1.5, 126.5, 127.4, 300.0])
+    expected = {
+        "nearest_even": [-128, -128, -128, -2, 0, 0, 2, 126, 127, 127],
+        "nearest_away": [-128, -128, -128, -3, -1, 1, 2, 127, 127, 127],
+        "toward_zero": [-128, -128, -127, -2, 0, 0, 1, 126, 127, 127],
+    }
+    assert round_to(x, "int8", mode).tolist() == expected[mode]
+    assert store(x, "int8", mode).tolist() == expected[mode]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, *FLOAT8])
 def test_a_format_is_as_ml_dtypes_has_it(dtype):
     its, info = FORMATS[dtype], ml_dtypes.finfo(FORMATS[dtype].storage)
     assert its.storage.name == dtype

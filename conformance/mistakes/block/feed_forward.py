@@ -88,6 +88,10 @@ def _both_clamped(op: SwiGLU) -> Before:
 
 
 LIMIT = 7.0  # gpt-oss's
+EXACT_GELU = dict.fromkeys(
+    ("pre_ln_block/float64", "pre_ln_block/bfloat16", "pre_ln_block/float16"),
+    "a block with an exact GELU is asked for in float32",
+)
 LARGE_GATES = {"pre_ln_block/float64": "a block with large gates is asked for in float32 and in half precision"}
 SILU = Map(silu, lambda dy, x: dy * _silu_slope(x))
 TANH = "the two formulas differ by 4.7e-4 at most, a quarter of bfloat16's roundoff for the values of order one around them"
@@ -215,6 +219,7 @@ MISTAKES = (
         "act is too large where x is positive, too small where it is negative.",
         "planted: erf for the normal distribution's share",
         GELU,
+        EXACT_GELU,
         where=lambda composite: (op := composite.op("act", Gelu)) is not None and not op.approximate,
     ),
     Mistake(

@@ -14,14 +14,18 @@ from conformance.mistakes.norms import (
     parameter_gradients,
     parameters,
     precision,
+    quantised,
     residual,
     rounding_modes,
     saved,
+    scales,
     statistics,
 )
 
 MISTAKES: tuple[Mistake, ...] = (
     *residual.MISTAKES,  # first: what rounds the sum is put down to the sum
+    *scales.MISTAKES,
+    *quantised.MISTAKES,
     *epsilon.MISTAKES,
     *statistics.MISTAKES,
     *padding.MISTAKES,

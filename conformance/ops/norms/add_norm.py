@@ -10,7 +10,7 @@ import numpy as np
 from conformance.numbers.draws import bell, random_words
 from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
-from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, Probe, Y
+from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, NormOp, Probe, Y
 from conformance.ops.norms.inputs import drawn_rows
 from conformance.ops.norms.steps import Added
 from conformance.ops.op import Output
@@ -42,7 +42,7 @@ class AddProbe(Probe):
 class AddNormCase(AddProbe, NormCase):
     """One question about a norm that first adds a residual to x, and returns the sum beside y."""
 
-    op: AddNormOp = "add_rms_norm"
+    op: NormOp = "add_rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
 
     @property
@@ -115,11 +115,6 @@ class AddNormCase(AddProbe, NormCase):
         residual = given["residual"].astype(np.float64)
         cotangent = given.get("dresidual_out", np.zeros_like(residual)).astype(np.float64)
         return Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), self.dialect.sum == "rounded")
-
-
-def case_type(op: Any) -> type[NormCase]:
-    """The kind of case that a norm of rows has, with or without a residual."""
-    return AddNormCase if op in ADD_NORMS else NormCase
 
 
 # What every dtype and dialect may show in its own way.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.numbers.expected import Expected
+from conformance.numbers.expected import Expected, as_returned
 from conformance.numbers.rounding import FORMATS, store
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.expected import expected_outputs
@@ -21,7 +21,7 @@ Array = np.ndarray
 BACKWARD_FIELDS = frozenset(  # that leave y as it is, but for its dtype
     {
         *("saved", "cotangent", "backward_weight", "projected", "shift", "paths", "multiplicand"),
-        *("bias_terms", "weight_rows", "bias_rows", "output_dtypes"),
+        *("bias_terms", "weight_rows", "bias_rows", "output_dtypes", "quantising"),
     }
 )
 
@@ -58,7 +58,10 @@ class Norm(Formula):
             return outputs
         # What an alteration leaves alone is as exact as it was: an interval around it would explain any error.
         true = _true_outputs(self.case, self.seed)
-        return {name: true[name] if _agree(true[name].value, each.value) else each for name, each in outputs.items()}
+        return {
+            name: replace(true[name], mode=each.mode, _intervals={}) if _agree(true[name].value, each.value) else each
+            for name, each in outputs.items()
+        }
 
     def intervals(self, backward: Backward) -> dict[str, Expected]:
         """The same, with room for noise in an exact case too."""
@@ -98,13 +101,14 @@ class Norm(Formula):
     def play(self, style: Style) -> dict[str, Array]:
         """What an implementation in this style returns: in float32 arithmetic, and some order of summation."""
         played = replace(self.in_compute_dtype(), sequence=style.sequence)
-        returned: dict[str, Array] = {}
+
+        def made(name: str, expected: Expected) -> Array:
+            placement = expected.placements[style.placement % len(expected.placements)]
+            value = np.broadcast_to(placement(0.0)[0], self.case.output_shape(name))
+            return store(value.astype(np.float64), expected.dtype, expected.mode)
+
         with np.errstate(all="ignore"):
-            for name, expected in played.intervals(style.backward).items():
-                placement = expected.placements[style.placement % len(expected.placements)]
-                value = np.broadcast_to(placement(0.0)[0], self.case.output_shape(name))
-                returned[name] = store(value.astype(np.float64), expected.dtype, expected.mode)
-        return returned
+            return as_returned(played.intervals(style.backward), made)
 
     def in_compute_dtype(self) -> "Norm":
         """The same norm on arrays of the compute dtype, so that evaluating it makes an implementation's rounding errors."""
@@ -116,7 +120,7 @@ class Norm(Formula):
 
     def _expected(self, values: NormValues) -> dict[str, Expected]:
         dtypes = self.output_dtypes(self.case.outputs)
-        outputs = expected_outputs(self.case.dtype, values, self.dialect, dtypes, self.output_modes)
+        outputs = expected_outputs(self.case.dtype, values, self.dialect, dtypes, self.output_modes, self.quantising)
         return outputs | {name: outputs[name].times(k) for name, k in self.factors.items() if name in outputs}
 
 
@@ -127,7 +131,9 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     centred, offset = case.centred, float(case.dialect.weight_offset)
     norm = Norm(case, seed, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
     batch = case.batch(given)
-    return replace(norm, batch=batch, axes=batch_axes(x)) if batch else replace(norm, added=case.added(given))
+    if batch:
+        return replace(norm, batch=batch, axes=batch_axes(x))
+    return replace(norm, added=case.added(given), quantising=case.quantising(given))
 
 
 def _replaced(whole: Any, path: str, value: Any) -> Any:

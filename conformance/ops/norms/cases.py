@@ -10,6 +10,7 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
+from conformance.ops.norms.quantising import Quantising
 from conformance.ops.norms.steps import Added, Batch
 from conformance.ops.op import Output
 from conformance.question import dialects
@@ -18,11 +19,13 @@ from conformance.question.dialects import Dialect
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
 AddNormOp = Literal["add_rms_norm", "add_layer_norm"]
-NormOp = Literal[RowNormOp, AddNormOp, "batch_norm"]
+QuantisedOp = Literal["quantised_rms_norm", "quantised_add_rms_norm"]
+NormOp = Literal[RowNormOp, AddNormOp, "batch_norm", QuantisedOp]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 ADD_NORMS: tuple[AddNormOp, ...] = get_args(AddNormOp)
-NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, "batch_norm")
+QUANTISED: tuple[QuantisedOp, ...] = get_args(QuantisedOp)
+NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, "batch_norm", *QUANTISED)
 Y = Output("y", lambda case: case.dialect.output_dtype(case.dtype))
 
 ROWS = {
@@ -113,7 +116,7 @@ class NormCase(Probe):
     @property
     def centred(self) -> bool:
         """Whether the mean is taken off."""
-        return self.op not in ("rms_norm", "add_rms_norm")
+        return "rms_norm" not in self.op
 
     @property
     def activations(self) -> dict[str, str]:
@@ -148,7 +151,7 @@ class NormCase(Probe):
         return dialects.of(self.dtype)
 
     def further_inputs(self, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        """What its op reads beside x, dy and the parameters, in the storage dtypes."""
+        """What its op reads beside x, dy and the parameters, or instead of one, in the storage dtypes."""
         return {}
 
     def is_read(self, output: str) -> bool:
@@ -161,6 +164,10 @@ class NormCase(Probe):
 
     def added(self, given: dict[str, np.ndarray]) -> Added | None:
         """What a norm has besides that first adds a residual; None for another."""
+        return None
+
+    def quantising(self, given: dict[str, np.ndarray]) -> Quantising | None:
+        """What a norm has besides that quantises y; None for another."""
         return None
 
     def output_shape(self, output: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from conformance.numbers.rounding import Mode, Rounding, round_to, significant_bits
 from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.quantising import Quantising
 from conformance.ops.norms.steps import NOTHING, Added, Batch, Paths, Precision, Step, Steps
 from conformance.ops.norms.values import FEATURES, Arithmetic, Axes, NormValues, Pullback, Running, Sum, by_feature
 from conformance.ops.op import Backward
@@ -52,6 +53,7 @@ class Formula:
     arithmetic: Arithmetic
     batch: Batch | None = None
     added: Added | None = None
+    quantising: Quantising | None = None
 
     # the statistics
     read: Callable[[Array], Array] = lambda x: x

@@ -40,7 +40,8 @@ def batch_norm_golden(case: BatchNormCase, seed: int) -> Golden:
 def _golden(case: NormCase, seed: int, values: Values) -> Golden:
     norm, intermediates = values
     with np.errstate(all="ignore"):
-        outputs = expected_outputs(case.dtype, norm, case.dialect, case.outputs)
+        quantising = case.quantising(norm_inputs(case, seed))
+        outputs = expected_outputs(case.dtype, norm, case.dialect, case.outputs, quantising=quantising)
     if case.exact:
         outputs = {name: expected.without_noise() for name, expected in outputs.items()}
     return Golden(case, seed, norm_inputs(case, seed), intermediates, outputs)

@@ -44,7 +44,10 @@ def _exact(case: NormCase, seed: int) -> dict[str, Array]:
     tensors = exact_tensors(case, seed)
     if not case.bias:
         del tensors["bias"]
-    return {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
+    if not case.is_read("y"):
+        del tensors["dy"]
+    stored = {name: store(tensor, case.dtype) for name, tensor in tensors.items()}
+    return stored | case.further_inputs(stored["x"], seed)
 
 
 def drawn_rows(case: NormCase, tensor: str, seed: int) -> Array:

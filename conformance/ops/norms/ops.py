@@ -7,6 +7,7 @@ from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING, STATISTICS
 from conformance.ops.norms.cases import ROW_NORM_CASES, Y
 from conformance.ops.norms.golden import batch_norm_golden, norm_golden
+from conformance.ops.norms.quantised import QUANTISED_CASES, SCALE, Q
 from conformance.ops.op import Constant, Op, Tensor
 
 RMS_NORM = Op(
@@ -34,7 +35,7 @@ ADD_RMS_NORM = replace(
     outputs=(Y, RESIDUAL_OUT),
     constants=(*RMS_NORM.constants, Constant("sum", offered=True)),
     cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_rms_norm"),
-    built_on="rms_norm",
+    built_on=("rms_norm",),
 )
 ADD_LAYER_NORM = replace(
     ADD_RMS_NORM,
@@ -42,7 +43,30 @@ ADD_LAYER_NORM = replace(
     formula="(layer_norm(x + residual), x + residual).",
     tensors=(*ADD_RMS_NORM.tensors, Tensor("bias")),
     cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_layer_norm"),
-    built_on="layer_norm",
+    built_on=("layer_norm",),
+)
+QUANTISED_RMS_NORM = replace(
+    RMS_NORM,
+    name="quantised_rms_norm",
+    formula="(round(y / scale), scale), y = rms_norm(x); the first alone where a static scale is given.",
+    tensors=tuple(Tensor(name, differentiable=False) for name in ("x", "weight", "scale")),
+    outputs=(Q, SCALE),
+    constants=(
+        *(Constant("eps"), Constant("order", offered=True), Constant("y", offered=True)),
+        *(Constant("quantised_dtype"), Constant("scaling"), Constant("scale_ub", sometimes=True)),
+    ),
+    cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_rms_norm"),
+    built_on=("rms_norm",),
+)
+QUANTISED_ADD_RMS_NORM = replace(
+    QUANTISED_RMS_NORM,
+    name="quantised_add_rms_norm",
+    formula="(*quantised_rms_norm(x + residual), x + residual).",
+    tensors=tuple(Tensor(name, differentiable=False) for name in ("x", "residual", "weight", "scale")),
+    outputs=(Q, SCALE, RESIDUAL_OUT),
+    constants=(*QUANTISED_RMS_NORM.constants, Constant("sum", offered=True)),
+    cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_add_rms_norm"),
+    built_on=("quantised_rms_norm", "add_rms_norm", "rms_norm"),
 )
 BATCH_NORM = Op(
     name="batch_norm",

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from math import log2, prod, sqrt
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from conformance.numbers.rounding import FORMATS, HALF, DType
+from conformance.numbers.rounding import FORMATS, HALF, QUANTISED_DTYPES, DType
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
 from conformance.ops.cases import Names, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
-from conformance.ops.norms.add_norm import Residual, Unread, case_type
-from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, NormCase, NormOp
+from conformance.ops.norms.add_norm import Residual, Unread
+from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, ROW_NORMS, NormCase, NormOp
+from conformance.ops.norms.quantised import Weights, case_type
+from conformance.ops.norms.quantising import Scaling, group_size
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.question import dialects
@@ -45,8 +47,8 @@ def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question
     plain = (
         case_type(op)(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
-        for op in (*ROW_NORMS, *ADD_NORMS)
-        for dialect in dialects.of(dtype, of_a_sum=op in ADD_NORMS)
+        for op in (*ROW_NORMS, *ADD_NORMS, *QUANTISED)
+        for dialect in dialects.of(dtype, of_a_sum="residual" in OPS[op].arguments, quantised=op in QUANTISED)
     )
     claimed = tuple(case for case in plain if not unsupported(case, hello))
     return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
@@ -89,6 +91,10 @@ _DY_SCALES = st.just(1.0) | _powers_of_two(-14, 4)
 _LAYOUTS = _mostly_first(get_args(Layout))
 _RESIDUALS = _mostly_first(get_args(Residual))
 _UNREAD = _mostly_first(get_args(Unread))
+_SCALINGS = st.sampled_from(get_args(Scaling))
+_STATIC_SCALES = _powers_of_two(-16, 10) | st.integers(1, 9_999).map(lambda number: float(np.float32(number / 10_000)))
+_SCALE_UBS = st.just(0.0) | _powers_of_two(-6, 3)
+_NEW_WEIGHTS = _mostly_first([weights for weights in get_args(Weights) if weights != "ties"])
 _DRAWS = st.integers(0, 9_999)
 
 
@@ -97,11 +103,11 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
     op, dtype, dialect = draw(questions)
     shape = _shape(draw, many_rows=dtype not in HALF)
     eps = draw(_EPS)
+    quantised = _quantised(draw, shape) if op in QUANTISED else {"shape": shape}
     return case_type(op)(
         op=op,
         dtype=dtype,
         dialect=dialect,
-        shape=shape,
         eps=eps,
         x=_values(draw, dtype, eps),
         weight=draw(_WEIGHTS_OR_NONE if dialect.is_plain else _WEIGHTS),
@@ -111,8 +117,26 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
         layout=draw(_LAYOUTS),
         name=f"draw_{draw(_DRAWS)}",
         exposes="",
-        **({"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)} if op in ADD_NORMS else {}),
+        **({"residual": draw(_RESIDUALS)} if "residual" in OPS[op].arguments else {}),
+        **({"unread": draw(_UNREAD)} if op in ADD_NORMS else {}),
+        **quantised,
     )
+
+
+def _quantised(draw: DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    """How y is quantised; with scales of groups a row is of one to three of them."""
+    scaling: Scaling = draw(_SCALINGS)
+    size = group_size(scaling, shape[-1])
+    width = shape[-1] if size == shape[-1] else size * (1 + shape[-1] % 3)
+    dynamic = scaling in ("per_row", "per_group_128")
+    return {
+        "shape": (*shape[:-1], width),
+        "scaling": scaling,
+        "quantised_dtype": draw(st.sampled_from(QUANTISED_DTYPES)),
+        "static_scale": draw(_STATIC_SCALES),
+        "scale_ub": draw(_SCALE_UBS) if dynamic else 0.0,
+        "weights": draw(_NEW_WEIGHTS),
+    }
 
 
 def _shape(draw: DrawFn, *, many_rows: bool) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 The cast order and the offset show in the share of y's elements that equal, bit for bit, what a dialect's own roundings
 give: the right one reaches 1 but for rounding boundaries, any wrong one stays below 0.9 (the weight is neither one nor a
 power of two). Where nothing is cast, in float32 and float64, the offset shows in the share that lies in its intervals.
-What a norm of a sum reads, the sum as it is stored or as it was before, shows in the same way.
+What a norm of a sum reads, the sum as it is stored or as it was before, shows in the same way; and so does what is quantised,
+y as it would be stored or as it was before, in the share of q.
 eps shows in the scale of rows whose mean square is near it: asked in three sizes, it is what was asked, or left out, a
 constant, or never less than some number.
 """
@@ -11,6 +12,7 @@ constant, or never less than some number.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -21,17 +23,18 @@ from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
-from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, AddNormOp, NormCase, RowNormOp
+from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, ROW_NORMS, AddNormOp, NormCase, QuantisedOp, RowNormOp
+from conformance.ops.norms.quantised import QuantisedCase
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.port.session import NoAnswer, Session
-from conformance.question.dialects import SPOKEN_BY, SUMS, Dialect, Order, Sum
+from conformance.question.dialects import QUANTISED_BY, SPOKEN_BY, SUMS, Dialect, Order, QuantisedY, Sum
 
 Array = np.ndarray
-Identified = RowNormOp | AddNormOp
-IDENTIFIED: tuple[Identified, ...] = (*ROW_NORMS, *ADD_NORMS)
+Identified = RowNormOp | AddNormOp | QuantisedOp
+IDENTIFIED: tuple[Identified, ...] = (*ROW_NORMS, *ADD_NORMS, *QUANTISED)
 Ask = Callable[[NormCase], Array | str]
-"""Asks a port for y: its numbers in the dtype they came in, or why there are none, in words."""
+"""Asks a port for y, or for q: its numbers in the dtype they came in, or why there are none, in words."""
 
 DECIDES = 0.99  # the share of equal elements from which on a dialect is taken to be the one followed
 SHAPE = (128, 128)
@@ -42,6 +45,8 @@ LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
 SHARPEST = 1e-12  # of the scatters that are told apart
 INSIDE, OUTSIDE = "inside the root", "outside the root"
 STORED: tuple[Sum, ...] = ("rounded", "float32")  # what a port is asked that does not say which sums it has: one a dtype
+YS: tuple[QuantisedY, ...] = ("rounded", "unrounded")
+FINE = 2.0**-5  # a static scale of int8 that leaves few of y's digits and saturates little
 ORDERS: tuple[Order, ...] = ("scale_then_cast", "cast_then_scale")
 WEIGHT_DTYPES: tuple[Literal["storage", "float32"], ...] = ("storage", "float32")
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
@@ -77,7 +82,7 @@ class Finding:
 
 def identify(op: Identified, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] = DTYPES) -> tuple[Finding, ...]:
     """What one op of a port follows in each of these dtypes: cast order and offset, what a float32 weight does, and eps."""
-    known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes]
+    known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes and (op not in QUANTISED or dtype != "float64")]
     if not known:
         evidence = f"the port has {', '.join(hello.dtypes) or 'no dtype'}; asked were {', '.join(dtypes)}"
         return (Finding("", "dialect", "not asked", evidence),)
@@ -92,7 +97,7 @@ def identify_port(
 
     def ask_for_y(case: NormCase) -> Array | str:
         try:
-            return session.ask(case, golden(case).inputs).outputs["y"]
+            return session.ask(case, golden(case).inputs).outputs[case.made[0]]
         except NoAnswer as answer:
             return str(answer).partition("\n")[0]
 
@@ -103,28 +108,33 @@ def _of_dtype(op: Identified, dtype: DType, hello: Hello, ask: Ask) -> Iterator[
     offset = 0 if 0 in hello.weight_offsets else 1
     half = dtype in HALF
     orders: list[Order] = [order for order in ORDERS if order in (hello.orders or ORDERS)] if half else ["either_order"]
-    sums: list[Sum] = [sum_ for sum_ in SUMS if sum_ in (hello.sums or STORED)] if half and op in ADD_NORMS else [""]
-    for sum_ in sums:
+    adds = "residual" in OPS[op].arguments
+    sums: list[Sum] = [sum_ for sum_ in SUMS if sum_ in (hello.sums or STORED)] if half and adds else [""]
+    ys: list[QuantisedY] = [y for y in YS if y in (hello.ys or YS[:1])] if half and op in QUANTISED else [""]
+    for sum_, y in product(sums, ys):
         for order in orders:
-            for weight_dtype in WEIGHT_DTYPES if half and not sum_ else WEIGHT_DTYPES[:1]:
-                yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype, sum_)), ask)
-    yield _eps(_case(op, dtype, Dialect(orders[0], offset, sum=sums[0])), ask)
+            for weight_dtype in WEIGHT_DTYPES if half and not (sum_ or y) else WEIGHT_DTYPES[:1]:
+                yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype, sum_, y)), ask)
+    if op not in QUANTISED:  # of y's size too little is left
+        yield _eps(_case(op, dtype, Dialect(orders[0], offset, sum=sums[0])), ask)
 
 
 def _case(op: Identified, dtype: str, dialect: Dialect) -> NormCase:
     """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
-    random: NormCase = next(case for case in OPS[op].cases if case.name == "random")
-    return replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
+    random: NormCase = next(case for case in OPS[op].cases if case.name.endswith("random"))
+    case = replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
+    return replace(case, quantised_dtype="int8", static_scale=FINE) if isinstance(case, QuantisedCase) else case
 
 
 def _cast_order(case: NormCase, ask: Ask) -> Finding:
     order = f"{case.dialect.order}, " if case.dtype in HALF else ""
     sum_ = f"{case.dialect.sum} sum, " if case.dialect.sum else ""
+    sum_ += f"{case.dialect.y} y, " if case.dialect.y else ""
     asked = f"{sum_}{order}{case.dialect.parameter_dtype(case.dtype)} weight"
     y = ask(case)
     if isinstance(y, str):
         return Finding(case.dtype, asked, "not asked", y)
-    returned = f"y is {y.dtype.name}"
+    returned = f"{case.made[0]} is {y.dtype.name}"
     best, runner_up, *_ = matches(case, y)
     evidence = f"matches {best.share:.2%} of {y.size} elements; next is {runner_up.name}: {runner_up.share:.2%}"
     if best.share < DECIDES:
@@ -143,19 +153,22 @@ def matches(case: NormCase, y: Array) -> tuple[Match, ...]:
 def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expected]]:
     """Every dialect's y on this case's inputs, in the dtype that came. Where nothing is cast there is no order to tell."""
     half = case.dtype in HALF
-    true = replace(true_norm(case, 0), output_dtypes=lambda dtypes: dtypes | {"y": output_dtype})
+    true = replace(true_norm(case, 0), output_dtypes=lambda dtypes: dtypes | {case.made[0]: output_dtype})
     for variant, alter in VARIANTS.items() if half else [("", VARIANTS[""])]:
         for order in ORDERS if half else ("either_order",):
             for offset in (0, 1):
-                for sum_ in _sums_read(case):
-                    dialect = replace(case.dialect, order=order, sum=sum_)
+                for sum_, y in product(_sums_read(case), YS if case.dialect.y else ("",)):
+                    dialect = replace(case.dialect, order=order, sum=sum_, y=y)
                     added = true.added and replace(true.added, stored=sum_ == "rounded")
-                    norm = alter(replace(true, dialect=dialect, offset=float(offset), added=added))
-                    said = [f"{sum_} sum"] * bool(sum_) + [order] * half
+                    y_dtype = case.dtype if y == "rounded" else None
+                    quantising = true.quantising and replace(true.quantising, y_dtype=y_dtype)
+                    norm = alter(replace(true, dialect=dialect, offset=float(offset), added=added, quantising=quantising))
+                    said = [f"{sum_} sum"] * bool(sum_) + [f"{y} y"] * bool(y) + [order] * half
                     said += [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
                     plain = not (case.centred or offset or variant)
-                    who = f" (as {SPOKEN_BY[sum_, order]})" if plain and (sum_, order) in SPOKEN_BY else ""
-                    yield ", ".join(said) + who, norm.outputs("formula")["y"]
+                    speaker = QUANTISED_BY.get((sum_, y, order)) if y else SPOKEN_BY.get((sum_, order))
+                    who = f" (as {speaker})" if plain and speaker else ""
+                    yield ", ".join(said) + who, norm.outputs("formula")[case.made[0]]
 
 
 def _sums_read(case: NormCase) -> tuple[Sum, ...]:

@@ -16,7 +16,7 @@ from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake
 from conformance.ops.cases import CASES
-from conformance.ops.golden import golden
+from conformance.ops.golden import golden, on_its_own
 from conformance.question.case import Case
 from conformance.running.shard import Program, program
 from conformance.tools.selftest.selftest import LARGE, TRIED, Kill
@@ -47,7 +47,7 @@ def is_rejected(mistake: Mistake, case: Case) -> bool:
         return compare("", right, wrong, tuple(case.outputs)).status != "pass"
     return any(
         wrong[name].dtype != expected.dtype or not np.all(expected.admits(wrong[name].astype(np.float64)))
-        for name, expected in right.outputs.items()
+        for name, expected in on_its_own(case, right.outputs, wrong).items()
     )
 
 
