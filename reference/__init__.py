@@ -12,6 +12,7 @@ from reference.attention import Attention, AttentionGradients, attention, attent
 from reference.batch_norm import BatchNorm, BatchNormGradients, batch_norm, batch_norm_vjp
 from reference.block_config import PRESETS, BlockConfig, small
 from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
+from reference.gated_norm import GatedRMSNorm, GatedRMSNormGradients, gated_rms_norm, gated_rms_norm_vjp
 from reference.layer_norm import LayerNorm, LayerNormGradients, layer_norm, layer_norm_vjp
 from reference.pre_ln_block import PreLNBlock, pre_ln_block, pre_ln_block_vjp
 from reference.rms_norm import RMSNorm, RMSNormGradients, rms_norm, rms_norm_vjp
@@ -26,6 +27,8 @@ __all__ = [
     "BatchNorm",
     "BatchNormGradients",
     "BlockConfig",
+    "GatedRMSNorm",
+    "GatedRMSNormGradients",
     "LayerNorm",
     "LayerNormGradients",
     "PreLNBlock",
@@ -39,6 +42,8 @@ __all__ = [
     "attention_vjp",
     "batch_norm",
     "batch_norm_vjp",
+    "gated_rms_norm",
+    "gated_rms_norm_vjp",
     "gelu",
     "gelu_vjp",
     "layer_norm",
