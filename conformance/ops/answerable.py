@@ -11,6 +11,7 @@ from conformance.ops.golden import Golden
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.golden import exact_inputs
+from conformance.ops.norms.stages import around
 from conformance.ops.norms.values import mean
 from conformance.question.case import layouts
 
@@ -61,9 +62,11 @@ def _is_subnormal(golden: Golden) -> bool:
 def _is_repetitive(case: NormCase, golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x, dy, weight, _ = exact_inputs(golden.inputs)
-    added, x_hat, n = case.added(golden.inputs), golden.intermediates["x_hat"], x.shape[-1]
+    before, after = around(case.added(golden.inputs), case.gated(golden.inputs))
+    x_hat, n = golden.intermediates["x_hat"], x.shape[-1]
     with np.errstate(all="ignore"):
-        x = added.sum_read(x) if added else x
+        x = before.input(x) if before else x
+        dy = after.cotangents(dy, x)[0] if after else dy
         g = dy * (weight + golden.case.dialect.weight_offset)
         columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]
     return any(_repeats(terms) for terms in (x, x_hat, g, *columns))

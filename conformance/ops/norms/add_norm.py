@@ -12,7 +12,7 @@ from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, Probe, Y
 from conformance.ops.norms.inputs import drawn_rows
-from conformance.ops.norms.steps import Added
+from conformance.ops.norms.stages import Added
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS

@@ -111,8 +111,8 @@ class Norm(Formula):
         dtype = FORMATS[self.case.dtype].compute.storage
         x, dy, weight, bias = (array.astype(dtype) for array in (self.x, self.dy, self.weight, self.bias))
         batch = self.batch and replace(self.batch, mean=self.batch.mean.astype(dtype), var=self.batch.var.astype(dtype))
-        added = self.added and self.added.astype(dtype)
-        return replace(self, x=x, dy=dy, weight=weight, bias=bias, batch=batch, added=added, noisy=True)
+        parts = {"batch": batch, "added": self.added and self.added.astype(dtype), "gated": self.gated and self.gated.astype(dtype)}
+        return replace(self, x=x, dy=dy, weight=weight, bias=bias, noisy=True, **parts)
 
     def _expected(self, values: NormValues) -> dict[str, Expected]:
         dtypes = self.output_dtypes(self.case.outputs)
@@ -127,7 +127,9 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     centred, offset = case.centred, float(case.dialect.weight_offset)
     norm = Norm(case, seed, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
     batch = case.batch(given)
-    return replace(norm, batch=batch, axes=batch_axes(x)) if batch else replace(norm, added=case.added(given))
+    if batch:
+        return replace(norm, batch=batch, axes=batch_axes(x))
+    return replace(norm, added=case.added(given), gated=case.gated(given), group=case.group_size)
 
 
 def _replaced(whole: Any, path: str, value: Any) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
-from conformance.ops.norms.steps import Added, Batch
+from conformance.ops.norms.stages import Added, Gated
+from conformance.ops.norms.steps import Batch
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS, Layout
@@ -18,11 +19,13 @@ from conformance.question.dialects import Dialect
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
 AddNormOp = Literal["add_rms_norm", "add_layer_norm"]
-NormOp = Literal[RowNormOp, AddNormOp, "batch_norm"]
+GatedNormOp = Literal["gated_rms_norm"]
+NormOp = Literal[RowNormOp, AddNormOp, GatedNormOp, "batch_norm"]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 ADD_NORMS: tuple[AddNormOp, ...] = get_args(AddNormOp)
-NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, "batch_norm")
+GATED_NORMS: tuple[GatedNormOp, ...] = get_args(GatedNormOp)
+NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, *GATED_NORMS, "batch_norm")
 Y = Output("y", lambda case: case.dialect.output_dtype(case.dtype))
 
 ROWS = {
@@ -53,6 +56,7 @@ class Probe:
     dy: Cotangent = "random"
     dy_scale: float = 1.0
     layout: Layout = "contiguous"
+    group_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ class NormCase(Probe):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """None: a norm's constants are eps, its offset and its order."""
-        return {}
+        """What the op is called with besides eps, its offset and its order."""
+        return {} if self.group_size is None else {"group_size": self.group_size}
 
     @property
     def weight_offset(self) -> int | None:
@@ -113,7 +117,7 @@ class NormCase(Probe):
     @property
     def centred(self) -> bool:
         """Whether the mean is taken off."""
-        return self.op not in ("rms_norm", "add_rms_norm")
+        return not self.op.endswith("rms_norm")
 
     @property
     def activations(self) -> dict[str, str]:
@@ -161,6 +165,10 @@ class NormCase(Probe):
 
     def added(self, given: dict[str, np.ndarray]) -> Added | None:
         """What a norm has besides that first adds a residual; None for another."""
+        return None
+
+    def gated(self, given: dict[str, np.ndarray]) -> Gated | None:
+        """What a norm has besides that is multiplied by a gate; None for another."""
         return None
 
     def output_shape(self, output: str) -> tuple[int, ...]:

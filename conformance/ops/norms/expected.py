@@ -30,8 +30,7 @@ def expected_outputs(
             admitted = placements.scale_then_cast(norm, budget, storage_dtype)
         case "either_order":
             admitted = placements.unrounded(norm, budget)
-    if norm.summed:
-        admitted |= placements.with_residual(admitted, norm, budget, storage_dtype)
+    admitted |= placements.with_stages(admitted, norm, budget, storage_dtype)
     modes = modes or {}
     return {
         name: Expected(norm.output(name), dtype, tuple(admitted[name]), mode=modes.get(name, "nearest_even"))
