@@ -14,9 +14,7 @@ def sum_rows(a: Float64[np.ndarray, "*batch d"]) -> Float64[np.ndarray, " d"]:
     return np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T).sum(axis=-1)
 
 
-def split(
-    op: str, x: Float64[np.ndarray, "*batch d"], group_size: int | None
-) -> Float64[np.ndarray, "*batch groups g"]:
+def split(op: str, x: Float64[np.ndarray, "*batch d"], group_size: int | None) -> Float64[np.ndarray, "*batch groups g"]:
     """Every row as groups of g = `group_size` neighbouring features, or as a single group without one.
 
     Raises `ValueError`, naming the op, for a group that does not divide the row.

@@ -62,7 +62,7 @@ def _is_subnormal(golden: Golden) -> bool:
 def _is_repetitive(case: NormCase, golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x, dy, weight, _ = exact_inputs(golden.inputs)
-    before, after = around(case.added(golden.inputs), case.gated(golden.inputs))
+    before, after = around(**case.parts(golden.inputs))
     x_hat, n = golden.intermediates["x_hat"], x.shape[-1]
     with np.errstate(all="ignore"):
         x = before.input(x) if before else x

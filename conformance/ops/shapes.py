@@ -13,9 +13,10 @@ from conformance.ops.answerable import LARGEST_RANK
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.question.case import Case
 
-NORM_CASES: tuple[NormCase, ...] = (*ROW_NORM_CASES, *ADD_NORM_CASES, *BATCH_NORM_CASES)
+NORM_CASES: tuple[NormCase, ...] = (*ROW_NORM_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *BATCH_NORM_CASES)
 MODELS = tuple(case for case in NORM_CASES if case.name == "random")
 GIB = 2**30
 

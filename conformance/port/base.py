@@ -34,6 +34,7 @@ class Port:
         layer_norm(x, weight, bias, *, eps) -> y
         add_rms_norm(x, residual, weight, *, eps, sum) -> (y, residual_out)
         add_layer_norm(x, residual, weight, bias, *, eps, sum) -> (y, residual_out)
+        gated_rms_norm(x, gate, weight, *, eps, norm_before_gate, activation, group_size) -> y; group_size where there are groups
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y
@@ -48,7 +49,8 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
-    take it is asked once `sums` says which it has. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
+    take it is asked once `sums` says which it has. A norm of rows that takes `group_size`, None by default, is asked for
+    statistics of groups, and no other. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
     which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then
     returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
@@ -171,6 +173,7 @@ class Port:
             orders_by=dict(orders) if by_op_and_dtype else {},
             may_fail=dict(self.may_fail),
             sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
+            groups=self._tells("group_size", declared=False),
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -227,6 +230,8 @@ class Port:
                 case "sum":
                     if "sum" in call.settings and takes("sum"):
                         constants["sum"] = call.settings["sum"]
+                case "group_size" if name in call.settings and not takes(name):
+                    raise Skip("no groups")
                 case "weight_offset":
                     if self.weight_offsets != (0,) and takes("weight_offset"):
                         constants["weight_offset"] = float(call.weight_offset)

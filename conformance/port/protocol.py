@@ -54,6 +54,8 @@ class Hello:
     """Globs of case ids that pass or fail, as chance has it, each with the reason."""
     sums: tuple[str, ...] = ()
     """What its norms that add a residual read in half precision: the sum `rounded`, `unrounded`, or of a `float32` residual."""
+    groups: bool = False
+    """Whether its norms of rows take a `group_size`."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -188,6 +190,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "orders_by": ({}, _is_object_of_lists, "an object of lists of strings"),
     "may_fail": ({}, _is_object_of_strings, "an object of strings"),
     "sums": ([], _is_list_of_strings, "a list of strings"),
+    "groups": (False, _is_bool, "true or false"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 

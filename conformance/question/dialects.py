@@ -122,6 +122,7 @@ HALF_SUM_VARIANTS = (
     Dialect("scale_then_cast", sum="rounded", weight_offset=1),
     Dialect("scale_then_cast", sum="rounded", weight_dtype="float32"),
 )
+HALF_GATES = (*HALF, Dialect("scale_then_cast", weight_dtype="float32"))
 DIALECTS = SINGLE + SINGLE_VARIANTS + HALF + HALF_VARIANTS + HALF_SUMS + HALF_SUM_VARIANTS
 
 

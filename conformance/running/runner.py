@@ -198,6 +198,8 @@ def unsupported(case: Case, hello: Hello) -> str:
         return f"no order {case.dialect.order}"
     if case.dialect.sum and case.dialect.sum not in hello.sums:
         return f"no sum {case.dialect.sum}"
+    if "group_size" in case.settings and not hello.groups:
+        return "no groups"
     if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.weight_offset}"
     return ""

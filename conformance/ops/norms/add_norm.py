@@ -110,11 +110,12 @@ class AddNormCase(AddProbe, NormCase):
         """Whether something reads an output, so that it has a cotangent."""
         return output != self.unread
 
-    def added(self, given: dict[str, np.ndarray]) -> Added:
+    def parts(self, given: dict[str, np.ndarray]) -> dict[str, Any]:
         """The residual, and the cotangent of the sum: zeros where nothing reads it."""
         residual = given["residual"].astype(np.float64)
         cotangent = given.get("dresidual_out", np.zeros_like(residual)).astype(np.float64)
-        return Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), self.dialect.sum == "rounded")
+        is_rounded = self.dialect.sum == "rounded"
+        return {"added": Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), is_rounded)}
 
 
 def case_type(op: Any) -> type[NormCase]:

@@ -10,8 +10,6 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
-from conformance.ops.norms.stages import Added, Gated
-from conformance.ops.norms.steps import Batch
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS, Layout
@@ -42,6 +40,9 @@ def _eps(value: float) -> float:
     return float(np.float32(value))
 
 
+EPS_1E_5 = _eps(1e-5)
+
+
 @dataclass(frozen=True)
 class Probe:
     """A row of the table: a case before its op, dialect and dtype are chosen."""
@@ -49,7 +50,7 @@ class Probe:
     name: str
     exposes: str
     shape: tuple[int, ...] = (2, 3, 33)
-    eps: float = _eps(1e-5)
+    eps: float = EPS_1E_5
     x: Draw = field(default_factory=Draw)
     weight: Weight = "signed"
     bias: bool = True
@@ -159,17 +160,9 @@ class NormCase(Probe):
         """Whether something reads an output, so that it has a cotangent."""
         return True
 
-    def batch(self, given: dict[str, np.ndarray]) -> Batch | None:
-        """What BatchNorm has besides; None for a norm of rows."""
-        return None
-
-    def added(self, given: dict[str, np.ndarray]) -> Added | None:
-        """What a norm has besides that first adds a residual; None for another."""
-        return None
-
-    def gated(self, given: dict[str, np.ndarray]) -> Gated | None:
-        """What a norm has besides that is multiplied by a gate; None for another."""
-        return None
+    def parts(self, given: dict[str, np.ndarray]) -> dict[str, Any]:
+        """What its norm has besides, as fields of a `Formula`: groups, a residual, a gate, the batch."""
+        return {"group": self.group_size}
 
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output: that of x for what is as large, one row's for what parameters and statistics are made of."""
@@ -292,10 +285,11 @@ def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
                 yield dtype, dialect, probe
 
 
-def _case(op: RowNormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
+def row_norm_case(op: RowNormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
+    """The case that a row of the table is in an op, a dtype and a dialect."""
     row = {name: getattr(probe, name) for name in Probe.__dataclass_fields__}
     row["bias"] = probe.bias and op == "layer_norm"
     return NormCase(**row, op=op, dialect=dialect, dtype=dtype)
 
 
-ROW_NORM_CASES = tuple(_case(op, *row) for op in ROW_NORMS for row in _table(op))
+ROW_NORM_CASES = tuple(row_norm_case(op, *row) for op in ROW_NORMS for row in _table(op))

@@ -50,7 +50,7 @@ def _golden(case: NormCase, seed: int, values: Values) -> Golden:
 def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
     """The exact values of a row norm on the inputs `given`, and its intermediates by name."""
     x, dy, weight, bias = exact_inputs(given)
-    before, after = around(case.added(given), case.gated(given))
+    before, after = around(**case.parts(given))
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
         norm, intermediates = row_norm_values(
             before.input(x) if before else x,

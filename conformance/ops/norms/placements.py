@@ -83,7 +83,9 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
         lambda s: _sum(_product(cast(s), norm.w), norm.bias),
         lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
     ]
-    for dy, dy_of_weight in zip(*(_cotangents(each, norm, budget, dtype) for each in (norm.dy, norm.dy_of_weight)), strict=True):
+    for dy, dy_of_weight in zip(
+        *(_cotangents(each, norm, budget, dtype) for each in (norm.dy, norm.dy_of_weight)), strict=True
+    ):
         pulled = _Pulled(norm, budget, dtype, _rounded_to(dtype, lambda s, dy=dy: _product(dy(s), norm.pullback.w)))
         placements["dx"] += [_dx(pulled), *_dx_by_reads(pulled)]
         placements["dx_after"] += _dx_by_reads(pulled, after=True)

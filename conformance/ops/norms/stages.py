@@ -128,8 +128,8 @@ class Gated:
         return replace(self, gate=self.gate.astype(dtype))
 
 
-def around(added: Added | None, gated: Gated | None) -> tuple[Added | Gated | None, Gated | None]:
-    """What stands before the norm, and what stands after it."""
+def around(added: Added | None = None, gated: Gated | None = None, **_: Any) -> tuple[Added | Gated | None, Gated | None]:
+    """Of the parts of a norm, what stands before it, and what stands after it."""
     if gated and gated.norm_first:
         return None, gated
     return added or gated, None
