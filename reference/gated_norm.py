@@ -40,7 +40,7 @@ def gated_rms_norm(
 ) -> GatedRMSNorm:
     r"""Multiply by an activation of the gate, after RMSNorm or before it.
 
-    $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \qquad\text{or}\qquad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
+    $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
 
     The first is with `norm_before_gate` (Qwen3-Next, fla), the second without it (Mamba2): two functions, and checkpoints of
     one give nonsense in the other. a is `silu`, g·σ(g), or `sigmoid`, σ(g). `group_size` is as in `rms_norm`.

@@ -41,8 +41,8 @@ def layer_norm(
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     The variance is the biased one (divided by d) of the centred row, never E[x²] − E[x]², which cancels
-    where |μ| is large against σ. `weight_offset` o is 0, or 1 where the weight is stored as its distance from one. `group_size` is as in
-    `rms_norm`: mean and variance are those of a group.
+    where |μ| is large against σ. `weight_offset` o is 0, or 1 where the weight is stored as its distance from one.
+    `group_size` is as in `rms_norm`: mean and variance are those of a group.
 
     Raises `ValueError` for an x without features, a parameter that is not of shape [d], or a group that does not divide d.
     """

@@ -27,8 +27,8 @@ class Draw:
 
     The rows: `dense` leaves them; `zero_rows` clears every other one; `constant_rows` repeats their first value;
     `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first; `zero_columns` clears every
-    other feature, `constant_columns` repeats its first value; `uneven_groups` makes every third of the features 32 times as small
-    as the one before. With `exact` all tensors are those of an exact case.
+    other feature, `constant_columns` repeats its first value; `uneven_groups` makes every third of the features 32 times as
+    small as the one before. With `exact` all tensors are those of an exact case.
     """
 
     scale: float = 1.0

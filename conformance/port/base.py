@@ -34,7 +34,7 @@ class Port:
         layer_norm(x, weight, bias, *, eps) -> y
         add_rms_norm(x, residual, weight, *, eps, sum) -> (y, residual_out)
         add_layer_norm(x, residual, weight, bias, *, eps, sum) -> (y, residual_out)
-        gated_rms_norm(x, gate, weight, *, eps, norm_before_gate, activation, group_size) -> y; group_size where there are groups
+        gated_rms_norm(x, gate, weight, *, eps, norm_before_gate, activation, group_size) -> y; group_size if there are groups
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
         rope(x, *, position, base, interleaved) -> y

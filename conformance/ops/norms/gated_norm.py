@@ -10,7 +10,7 @@ import numpy as np
 from conformance.numbers.draws import LARGEST_BELL, bell, random_words
 from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
-from conformance.ops.norms.cases import GATED_NORMS, EPS_1E_5, GatedNormOp, NormCase, Probe
+from conformance.ops.norms.cases import EPS_1E_5, GATED_NORMS, GatedNormOp, NormCase, Probe
 from conformance.ops.norms.stages import Gated
 from conformance.question import dialects
 from conformance.question.dialects import Dialect
@@ -161,7 +161,8 @@ def _table(dtype: DType, norm_before_gate: bool) -> Iterator[tuple[Dialect, Gate
 
 
 def _case(dtype: DType, norm_before_gate: bool, dialect: Dialect, probe: GatedProbe) -> GatedNormCase:
-    row = {name: getattr(probe, name) for name in GatedProbe.__dataclass_fields__} | {"bias": False}
+    row = {name: getattr(probe, name) for name in GatedProbe.__dataclass_fields__}
+    row["bias"] = False
     return GatedNormCase(**row, dialect=dialect, dtype=dtype, norm_before_gate=norm_before_gate)
 
 

@@ -7,8 +7,8 @@ from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING, STATISTICS
 from conformance.ops.norms.cases import ROW_NORM_CASES, Y
 from conformance.ops.norms.gated_norm import GATED_NORM_CASES
-from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.ops.norms.golden import batch_norm_golden, norm_golden
+from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.ops.op import Constant, Op, Tensor
 
 RMS_NORM = Op(

@@ -29,8 +29,8 @@ Array = np.ndarray
 class NormBudget:
     """Half-widths of the intervals around the float64 values; `rstd` is the relative error of a product with rstd.
 
-    `dy` is what the norm's dy is off by; `before` and `after` have the half-widths of what is made of dx and of y, each by name,
-    besides those of dx and y.
+    `dy` is what the norm's dy is off by; `before` and `after` have, by name, the half-widths of what is made of dx and of y,
+    besides those of the two.
     """
 
     rstd: Array
