@@ -20,7 +20,7 @@ class JaxPort(conformance.port.Port):
 
     compiles = True
     # The constants that are compiled in; eps is not, so that cases share programs.
-    static: tuple[str, ...] = ("order", "sum", "training", "unbiased")
+    static: tuple[str, ...] = ("order", "sum", "training", "unbiased", "norm_before_gate", "activation", "group_size")
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         super().__init__(device, jit=jit)
@@ -57,6 +57,7 @@ class Port(JaxPort):
     layer_norm = staticmethod(impl_jax.layer_norm)
     add_rms_norm = staticmethod(impl_jax.add_rms_norm)
     add_layer_norm = staticmethod(impl_jax.add_layer_norm)
+    gated_rms_norm = staticmethod(impl_jax.gated_rms_norm)
     batch_norm = staticmethod(impl_jax.batch_norm)
     rope = staticmethod(impl_jax.rope)
     attention = staticmethod(impl_jax.attention)

@@ -1,7 +1,7 @@
 """What a Pre-LN block is made of."""
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Port(TorchPort):
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)
     add_layer_norm = staticmethod(impl_torch.add_layer_norm)
+    gated_rms_norm = staticmethod(impl_torch.gated_rms_norm)
     batch_norm = staticmethod(impl_torch.batch_norm)
     rope = staticmethod(impl_torch.rope)
     attention = staticmethod(impl_torch.attention)

@@ -1,7 +1,7 @@
 """The gate of a norm that has one: where it multiplies, its activation, what is rounded on the way, and where gradients go.
 
-In a change `gated.…` is a part of what the norm has for its gate: its activation `act`, with the derivative; the `product`, with
-its derivatives; and the functions of the product's gradient that say what x, the gate and the weight are passed.
+In a change `gated.…` is a part of what the norm has for its gate: its activation `act`, with the derivative; the `product`,
+with its derivatives; and the functions of the product's gradient that say what x, the gate and the weight are passed.
 """
 
 from collections.abc import Callable, Mapping
@@ -168,7 +168,7 @@ FORWARD = (
         "sigmoid_by_tanh",
         "the sigmoid is (1 + tanh(g/2)) / 2, which cancels where the gate is negative",
         _acts(_by_tanh),
-        "Where the gate is below −10 or so no digit of y is right.",
+        "Where the gate is below minus ten or so no digit of y is right.",
         "a sigmoid by tanh, as XLA once had it and units with a tanh have",
     ),
 )

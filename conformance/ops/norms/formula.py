@@ -179,7 +179,7 @@ class Formula:
             axes=axes,
             given=forward.row_mean if given else None,
             running=running,
-            group=self.group,
+            group=self._group(s.x),
             before=self.before.before(self.x) if self.before else None,
             after=self._stored(self.after.after(dy)) if self.after else None,
         )
@@ -236,7 +236,10 @@ class Formula:
         return _times(dw, ww, db, bw).astype(dtype), _times(dw, wb, db, bb).astype(dtype)
 
     def _count(self, x: Array) -> int:
-        return self.group or max(1, int(np.prod([x.shape[axis] for axis in self._axes(x)])))
+        return self._group(x) or max(1, int(np.prod([x.shape[axis] for axis in self._axes(x)])))
+
+    def _group(self, x: Array) -> int | None:
+        return self.group if self._axes(x) == FEATURES else None
 
     def _axes(self, x: Array) -> Axes:
         return tuple(axis for axis in self.axes if axis >= -x.ndim) or FEATURES
@@ -254,8 +257,8 @@ class Formula:
 
     def _sum(self, name: Sum, terms: Array) -> Array:
         """The sum over the axes of the statistics, which are kept, or for every feature that over its group."""
-        if self.group is not None:
-            return joined(replace(self, group=None)._sum(name, split(terms, self.group)), self.group)
+        if group := self._group(terms):
+            return joined(replace(self, group=None)._sum(name, split(terms, group)), group)
         axes = self._axes(terms)
         if self.block and axes == FEATURES:
             return _block_sums(terms, self.block)

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from conformance.numbers.expected import Interval, Placement
+from conformance.numbers.intervals import around, noise, ordered, plus, product, rounded, rounded_to, times
 from conformance.numbers.rounding import HALF, round_to
 from conformance.ops.norms.tolerances import NormBudget
 from conformance.ops.norms.values import NormValues, Stage
@@ -57,13 +58,13 @@ CENTRED_READS: tuple[Reads, ...] = (
 def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
     """float32 and float64: the exact value, and t on both sides."""
     names = ("y", "dx", "dweight", "dbias") + (("running_mean", "running_var") if norm.running else ())
-    return {name: [_around(getattr(norm, name), getattr(budget, name))] for name in names}
+    return {name: [around(getattr(norm, name), getattr(budget, name))] for name in names}
 
 
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
     """One rounding, at the end; dx also by the casts of x. `dtype` is x's."""
     placements = unrounded(norm, budget)
-    pulled = _Pulled(norm, budget, dtype, _around(norm.dy * norm.pullback.w, 0.0))
+    pulled = _Pulled(norm, budget, dtype, around(norm.dy * norm.pullback.w, 0.0))
     placements["dx"] += _dx_by_reads(pulled)
     placements["dx_after"] = _dx_by_reads(pulled, after=True)
     return placements
@@ -72,35 +73,41 @@ def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placeme
 def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dtype: str) -> Placements:
     """x_hat is rounded to x's `dtype`, then multiplied; the product has the `output_dtype`."""
     placements = scale_then_cast(norm, budget, dtype)
-    x_hat = _around(norm.x_hat, budget.x_hat)
-    multiplicand = _rounded_to(dtype, _around(norm.pullback.multiplicand, budget.x_hat))
-
-    def cast(s: float) -> Interval:
-        return _rounded(x_hat(s), dtype)
-
     placements["unrounded y"] = placements["y"]
+    cast = rounded_to(dtype, around(norm.x_hat, budget.x_hat))
     placements["y"] = [
-        lambda s: _sum(_product(cast(s), norm.w), norm.bias),
-        lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
+        lambda s: plus(product(cast(s), norm.w), norm.bias),
+        lambda s: plus(rounded(product(cast(s), norm.w), output_dtype), norm.bias),
     ]
-    for dy, dy_of_weight in zip(
-        *(_cotangents(each, norm, budget, dtype) for each in (norm.dy, norm.dy_of_weight)), strict=True
-    ):
-        pulled = _Pulled(norm, budget, dtype, _rounded_to(dtype, lambda s, dy=dy: _product(dy(s), norm.pullback.w)))
-        placements["dx"] += [_dx(pulled), *_dx_by_reads(pulled)]
-        placements["dx_after"] += _dx_by_reads(pulled, after=True)
-
-        def terms(s: float, dy: Placement = dy_of_weight) -> Interval:
-            return _times(dy(s), multiplicand(s))
-
-        placements["dweight"] += [_of_rows(norm, each, budget.dweight) for each in (terms, _rounded_to(output_dtype, terms))]
+    dy, dy_of_weight = around(norm.dy, budget.dy), around(norm.dy_of_weight, budget.dy)
+    ways = [_backward(norm, budget, (dtype, output_dtype), dy, dy_of_weight)]
+    if norm.after:  # which may have a y of half precision before it, whose gradient is then dy
+        stored = rounded_to(dtype, dy), rounded_to(dtype, dy_of_weight)
+        ways += [_backward(norm, budget, (dtype, output_dtype), *stored, casts=casts) for casts in (True, False)]
+    for way in ways:
+        placements = {name: placed + way.get(name, []) for name, placed in placements.items()}
     return placements
 
 
-def _cotangents(dy: Array, norm: NormValues, budget: NormBudget, dtype: str) -> list[Placement]:
-    """dy as it is given; or, where it is the gradient of what a gate multiplies, that one, as it is and rounded."""
-    exact = _around(dy, budget.dy)
-    return [exact, _rounded_to(dtype, exact)] if norm.after else [exact]
+def _backward(
+    norm: NormValues, budget: NormBudget, dtypes: tuple[str, str], dy: Placement, dy_of_weight: Placement, *, casts: bool = True
+) -> Placements:
+    """dx and dweight, from dy. It `casts` as the backward pass of a weight that multiplies last: g and x_hat are rounded."""
+    dtype, output_dtype = dtypes
+    multiplicand = around(norm.pullback.multiplicand, budget.x_hat)
+
+    def g(s: float) -> Interval:
+        return rounded(product(dy(s), norm.pullback.w), dtype) if casts else product(dy(s), norm.pullback.w)
+
+    def terms(s: float) -> Interval:
+        return times(dy_of_weight(s), rounded(multiplicand(s), dtype) if casts else multiplicand(s))
+
+    pulled = _Pulled(norm, budget, dtype, g)
+    return {
+        "dx": [_dx(pulled), *_dx_by_reads(pulled)],
+        "dx_after": _dx_by_reads(pulled, after=True),
+        "dweight": [_of_rows(norm, each, budget.dweight) for each in (terms, rounded_to(output_dtype, terms))],
+    }
 
 
 def with_stages(placements: Placements, norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
@@ -112,11 +119,11 @@ def with_stages(placements: Placements, norm: NormValues, budget: NormBudget, dt
     made: Placements = {}
     if norm.before:
         rounds = norm.reads_storage and dtype in HALF
-        dx = placements["dx"] + [_rounded_to(dtype, each) for each in placements["dx"]] * rounds
+        dx = placements["dx"] + [rounded_to(dtype, each) for each in placements["dx"]] * rounds
         made |= {name: _of_stage(norm.before, name, dx, budget.before) for name in norm.before.made}
         if rounds and norm.before.first is not None:
             made = {name: each + placements["dx_after"] for name, each in made.items()}
-        made |= {name: [_around(value, 0.0)] for name, value in norm.before.exact.items()}
+        made |= {name: [around(value, 0.0)] for name, value in norm.before.exact.items()}
     if norm.after:
         z = [*placements.get("unrounded y", []), *placements["y"]]
         made |= {name: _of_stage(norm.after, name, z, budget.after) for name in norm.after.made}
@@ -129,8 +136,8 @@ def _of_stage(stage: Stage, name: str, q: list[Placement], widths: Mapping[str, 
 
     def made_of(placed: Placement) -> Placement:
         def placement(s: float) -> Interval:
-            low, high = _ordered(*(stage.made[name].of(end) for end in placed(s)))
-            width = _noise(s, widths[name])
+            low, high = ordered(*(stage.made[name].of(end) for end in placed(s)))
+            width = noise(s, widths[name])
             return low - width, high + width
 
         return placement
@@ -176,7 +183,7 @@ class _Pulled:
         if read not in self._rounded:
             paths, flip = self.at(s)
             part = _through(read, paths)
-            width = _noise(s, self.budget.dx + np.abs(part) * self.budget.rstd) + (flip if any(read) else 0.0)
+            width = noise(s, self.budget.dx + np.abs(part) * self.budget.rstd) + (flip if any(read) else 0.0)
             self._rounded[read] = round_to(np.stack([part - width, part + width]), self.dtype)
         return self._rounded[read]
 
@@ -186,7 +193,7 @@ def _dx(pulled: _Pulled) -> Placement:
 
     def placement(s: float) -> Interval:
         paths, flip = pulled.at(s)
-        dx, width = sum(paths, np.zeros_like(pulled.norm.x)), flip + _noise(s, pulled.budget.dx)
+        dx, width = sum(paths, np.zeros_like(pulled.norm.x)), flip + noise(s, pulled.budget.dx)
         return dx - width, dx + width
 
     return placement
@@ -243,58 +250,11 @@ def _added_at_once(parts: list[Array], dtype: str) -> Array:
     return sum(parts, np.zeros_like(parts[0]))
 
 
-def _around(value: Array, half_width: Array | float) -> Placement:
-    def placement(s: float) -> Interval:
-        width = _noise(s, half_width)
-        return value - width, value + width
-
-    return placement
-
-
-def _noise(s: float, half_width: Array | float) -> Array | float:
-    """So much noise; none at a scale of zero, even where it may be infinite."""
-    return s * half_width if s else 0.0
-
-
-def _ordered(a: Array, b: Array) -> Interval:
-    return np.minimum(a, b), np.maximum(a, b)
-
-
-def _rounded_to(dtype: str, placed: Placement) -> Placement:
-    return lambda s: _rounded(placed(s), dtype)
-
-
-def _rounded(ends: Interval, dtype: str) -> Interval:
-    return round_to(ends[0], dtype), round_to(ends[1], dtype)
-
-
-def _product(ends: Interval, w: Array) -> Interval:
-    """The ends times w: exact, or with w, or w and the product, rounded to float32: a fused multiply-add keeps the product.
-
-    Between half-precision numbers there is no difference.
-    """
-    fused = [end * round_to(w, "float32") for end in ends]
-    candidates = [end * w for end in ends] + fused + [round_to(product, "float32") for product in fused]
-    return np.minimum.reduce(candidates), np.maximum.reduce(candidates)
-
-
-def _sum(ends: Interval, bias: Array) -> Interval:
-    """The ends plus the bias: exact, or rounded to float32."""
-    low, high = (end + bias for end in ends)
-    return np.minimum(low, round_to(low, "float32")), np.maximum(high, round_to(high, "float32"))
-
-
-def _times(a: Interval, b: Interval) -> Interval:
-    """The products of what lies between two numbers and of what lies between two others."""
-    products = [end * other for end in a for other in b]
-    return np.minimum.reduce(products), np.maximum.reduce(products)
-
-
 def _of_rows(norm: NormValues, terms: Placement, half_width: Array) -> Placement:
     """The sum over the rows."""
 
     def placement(s: float) -> Interval:
-        (low, high), width = (norm.pullback.sum_rows(end) for end in terms(s)), _noise(s, half_width)
+        (low, high), width = (norm.pullback.sum_rows(end) for end in terms(s)), noise(s, half_width)
         return low - width, high + width
 
     return placement
