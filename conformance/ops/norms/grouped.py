@@ -7,7 +7,7 @@ from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import ROW_NORMS, NormCase, Probe, row_norm_case
 from conformance.question import dialects
 
-SHAPE = (2, 3, 24)
+SHAPE = (3, 24)
 GROUPS = (
     Probe("groups_of_8", "statistics of the whole row, or of another group", SHAPE, x=Draw(rows="uneven_groups"), group_size=8),
 )
