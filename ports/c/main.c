@@ -20,11 +20,11 @@ static const struct json *message; /* the one in hand; NULL until its line is re
 
 static const char abilities[] =
     "\"protocol\": 2, \"name\": \"c\", \"device\": \"cpu\", "
-    "\"ops\": [\"rms_norm\", \"layer_norm\", \"add_rms_norm\", \"add_layer_norm\", \"batch_norm\", "
-    "\"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
+    "\"ops\": [\"rms_norm\", \"layer_norm\", \"add_rms_norm\", \"add_layer_norm\", \"gated_rms_norm\", "
+    "\"batch_norm\", \"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
     "\"dtypes\": [\"float64\", \"float32\", \"bfloat16\", \"float16\"], "
     "\"orders\": [\"cast_then_scale\", \"scale_then_cast\"], \"weight_offsets\": [0, 1], "
-    "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"gradients\": true, \"taps\": true";
+    "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"groups\": true, \"gradients\": true, \"taps\": true";
 
 static void hello(void)
 {

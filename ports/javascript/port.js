@@ -15,6 +15,7 @@ const HELLO = {
   orders: ["cast_then_scale", "scale_then_cast"],
   weight_offsets: [0, 1],
   sums: ["rounded", "unrounded", "float32"],
+  groups: true,
   gradients: true,
   taps: true,
   device: "cpu",
