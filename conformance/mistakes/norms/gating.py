@@ -20,7 +20,6 @@ from reference.gated_norm import sigmoid, silu
 Array = np.ndarray
 
 TWO_ORDERS = "mamba_ssm: RMSNormGated has norm_before_gate=True by default, Mamba2 False; Qwen3-Next and fla norm first"
-BY_HAND = "a hand-written backward"
 QUICK = 1.702  # of GELU's approximation by a sigmoid
 
 
@@ -105,6 +104,18 @@ def _of_gate(
 ) -> Mistake:
     """A mistake of a gate; `half`: only where the storage dtype is narrower than the compute dtype."""
     return Mistake(id_, sentence, change, effect, evidence, GATED, hidden=NO_NARROWER if half else hidden, where=where)
+
+
+def _of_gradient(
+    id_: str,
+    sentence: str,
+    change: Change,
+    effect: str = "That gradient alone is wrong.",
+    evidence: str = "a hand-written backward",
+    *,
+    where: Callable[[Norm], bool] = everywhere,
+) -> Mistake:
+    return Mistake(id_, sentence, change, effect, evidence, GATED, where=where)
 
 
 FORWARD = (
@@ -220,82 +231,68 @@ PRECISION = (
 )
 
 GRADIENTS = (
-    _of_gate(
+    _of_gradient(
         "dgate_zero", "dgate is not computed", _acts(lambda norm, gate, a, slope: (a, 0 * slope)), "dgate is zero.", BY_HAND
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_without_derivative",
         "dgate lacks the derivative of the activation",
         _acts(lambda norm, gate, a, slope: (a, np.ones_like(slope))),
         "dgate alone is wrong; large gates hide it where the activation is SiLU.",
-        BY_HAND,
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_of_activation",
         "dgate has the activation for its derivative",
         _acts(lambda norm, gate, a, slope: (a, a)),
-        "dgate alone is wrong.",
-        BY_HAND,
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_of_sigmoid",
         "dgate has the derivative of the sigmoid for that of SiLU",
         _acts(lambda norm, gate, a, slope: (a, sigmoid(gate)[1])),
-        "dgate alone is wrong.",
-        BY_HAND,
         where=_is_silu,
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_of_share",
         "dgate has the sigmoid for the derivative of SiLU: the gate is taken for a constant where it is its factor",
         _acts(lambda norm, gate, a, slope: (a, sigmoid(gate)[0])),
         "dgate alone is wrong; large gates hide it.",
-        BY_HAND,
         where=_is_silu,
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_recovered_from_y",
         "dgate is made of y, divided by the activation of the gate",
         _acts(lambda norm, gate, a, slope: (a, np.where(a == 0, np.nan, slope))),
         "dgate is NaN where the gate is zero, or the sigmoid is.",
         "planted: a backward that saves y alone",
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_without_weight",
         "dgate lacks the weight of the norm",
         {"gated.to_gate": Of(lambda norm: lambda d, gated: d / norm.weight.astype(d.dtype))},
         "dgate alone is wrong; a weight of one hides it.",
-        BY_HAND,
         where=_norm_first,
     ),
-    _of_gate(
+    _of_gradient(
         "dgate_not_through_the_norm",
         "dgate takes dy for the gradient of what the norm reads",
         {"gated.to_gate": Of(lambda norm: lambda ds, gated: norm.dy)},
-        "dgate alone is wrong.",
-        BY_HAND,
         where=_gate_first,
     ),
-    _of_gate(
+    _of_gradient(
         "dx_without_gate",
         "dx lacks the gate",
         {"gated.to_x": lambda d, a: d},
-        "dx alone is wrong.",
-        BY_HAND,
     ),
-    _of_gate(
+    _of_gradient(
         "dx_without_activation",
         "dx has the gate as it is, without its activation",
         {"gated.to_x": Of(lambda norm: lambda d, a: d * norm.gated.gate)},
         "dx alone is wrong; large gates hide it where the activation is SiLU.",
-        BY_HAND,
     ),
-    _of_gate(
+    _of_gradient(
         "dweight_without_gate",
         "dweight lacks the gate",
         {"gated.to_weight": lambda d, a: d},
-        "dweight alone is wrong.",
-        BY_HAND,
         where=_norm_first,
     ),
 )

@@ -118,11 +118,6 @@ class AddNormCase(AddProbe, NormCase):
         return {"added": Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), is_rounded)}
 
 
-def case_type(op: Any) -> type[NormCase]:
-    """The kind of case that a norm of rows has, with or without a residual."""
-    return AddNormCase if op in ADD_NORMS else NormCase
-
-
 # What every dtype and dialect may show in its own way.
 SUMS = (
     AddProbe("random", "the formula itself: the sum left out of y, of what is returned, or of a gradient"),

@@ -23,7 +23,9 @@ NormOp = Literal[RowNormOp, AddNormOp, GatedNormOp, "batch_norm"]
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 ADD_NORMS: tuple[AddNormOp, ...] = get_args(AddNormOp)
 GATED_NORMS: tuple[GatedNormOp, ...] = get_args(GatedNormOp)
-NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, *GATED_NORMS, "batch_norm")
+ROW_BY_ROW: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, *GATED_NORMS)
+"""The norms of rows, whatever else they do."""
+NORMS: tuple[NormOp, ...] = (*ROW_BY_ROW, "batch_norm")
 Y = Output("y", lambda case: case.dialect.output_dtype(case.dtype))
 
 ROWS = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import log2, prod, sqrt
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from hypothesis import strategies as st
@@ -10,16 +10,17 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from conformance.numbers.rounding import FORMATS, HALF, DType
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
-from conformance.ops.cases import Names, is_of
+from conformance.ops.cases import Names, case_type, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
-from conformance.ops.norms.add_norm import Residual, Unread, case_type
-from conformance.ops.norms.cases import ADD_NORMS, ROW_NORMS, NormCase, NormOp
+from conformance.ops.norms.add_norm import Residual, Unread
+from conformance.ops.norms.cases import ADD_NORMS, GATED_NORMS, ROW_BY_ROW, NormCase, NormOp
+from conformance.ops.norms.gated_norm import Gate
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
-from conformance.question import dialects
 from conformance.question.case import Layout
 from conformance.question.dialects import Dialect
 from conformance.running.runner import unsupported
+from reference.gated_norm import Activation
 
 Question = tuple[NormOp, DType, Dialect]
 T = TypeVar("T")
@@ -45,18 +46,21 @@ def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question
     plain = (
         case_type(op)(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
-        for op in (*ROW_NORMS, *ADD_NORMS)
-        for dialect in dialects.of(dtype, of_a_sum=op in ADD_NORMS)
+        for op in ROW_BY_ROW
+        for dialect in case_type(op)(name="plain", exposes="", op=op, dtype=dtype).dialects
     )
     claimed = tuple(case for case in plain if not unsupported(case, hello))
     return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
 
 
-def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:
-    """Cases that have an answer, each of one of these questions. The simplest is a single value with no options."""
+def cases(asked: Sequence[Question], *, groups: bool = False) -> SearchStrategy[NormCase]:
+    """Cases that have an answer, each of one of these questions; `groups`: with groups, too.
+
+    The simplest is a single value with no options.
+    """
     by_dtype = [[question for question in asked if question[1] == dtype] for dtype in SIMPLEST_FIRST]
     questions = st.one_of([st.sampled_from(group) for group in by_dtype if group])  # half precision has more dialects
-    return _unchecked(questions).filter(lambda case: not why_unanswerable(case))
+    return _unchecked(questions, groups).filter(lambda case: not why_unanswerable(case))
 
 
 def _powers_of_two(low: int, high: int) -> SearchStrategy[float]:
@@ -89,11 +93,13 @@ _DY_SCALES = st.just(1.0) | _powers_of_two(-14, 4)
 _LAYOUTS = _mostly_first(get_args(Layout))
 _RESIDUALS = _mostly_first(get_args(Residual))
 _UNREAD = _mostly_first(get_args(Unread))
+_GATES = _mostly_first(get_args(Gate))
+_ACTIVATIONS = st.sampled_from(get_args(Activation))
 _DRAWS = st.integers(0, 9_999)
 
 
 @st.composite
-def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
+def _unchecked(draw: DrawFn, questions: SearchStrategy[Question], groups: bool) -> NormCase:
     op, dtype, dialect = draw(questions)
     shape = _shape(draw, many_rows=dtype not in HALF)
     eps = draw(_EPS)
@@ -111,8 +117,20 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
         layout=draw(_LAYOUTS),
         name=f"draw_{draw(_DRAWS)}",
         exposes="",
-        **({"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)} if op in ADD_NORMS else {}),
+        **_further(draw, op, shape[-1], groups),
     )
+
+
+def _further(draw: DrawFn, op: NormOp, width: int, groups: bool) -> dict[str, Any]:
+    """What an op has besides: a residual, a gate; and groups of one of the sizes that divide the width."""
+    if op in ADD_NORMS:
+        return {"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)}
+    drawn: dict[str, Any] = {}
+    if op in GATED_NORMS:
+        drawn = {"gate": draw(_GATES), "activation": draw(_ACTIVATIONS), "norm_before_gate": draw(_BOOLEANS)}
+    sizes = [size for size in range(1, width + 1) if width % size == 0]
+    are_grouped, number = draw(_BOOLEANS), draw(_DRAWS)
+    return drawn | ({"group_size": sizes[number % len(sizes)]} if groups and are_grouped else {})
 
 
 def _shape(draw: DrawFn, *, many_rows: bool) -> tuple[int, ...]:
