@@ -231,9 +231,7 @@ PRECISION = (
 )
 
 GRADIENTS = (
-    _of_gradient(
-        "dgate_zero", "dgate is not computed", _acts(lambda norm, gate, a, slope: (a, 0 * slope)), "dgate is zero.", BY_HAND
-    ),
+    _of_gradient("dgate_zero", "dgate is not computed", _acts(lambda norm, gate, a, slope: (a, 0 * slope)), "dgate is zero."),
     _of_gradient(
         "dgate_without_derivative",
         "dgate lacks the derivative of the activation",
