@@ -10,8 +10,7 @@ from conformance.ops.draw import LARGEST_WEIGHT
 from conformance.ops.golden import Golden
 from conformance.ops.norms.cases import ADD_NORMS, NormCase
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
-from conformance.ops.norms.golden import exact_inputs
-from conformance.ops.norms.stages import around
+from conformance.ops.norms.golden import as_the_norm_has_them
 from conformance.ops.norms.values import mean
 from conformance.question.case import layouts
 
@@ -52,7 +51,7 @@ def _is_subnormal(golden: Golden) -> bool:
     x_hat, rstd, group = golden.intermediates["x_hat"], golden.intermediates["rstd"], golden.case.group_size
     rstd = rstd if group is None else np.repeat(rstd, group, axis=-1)
     with np.errstate(all="ignore"):
-        x, dy, w = _as_the_norm_has_them(golden)
+        x, dy, w = as_the_norm_has_them(golden.case, golden.inputs)
         g = dy * w
         projected = x_hat * mean(g * x_hat, group=group)
         met = [x, dy, x_hat, g, dy * x_hat, g * x_hat, rstd * g, projected, rstd * projected]
@@ -64,17 +63,9 @@ def _is_repetitive(golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x_hat = golden.intermediates["x_hat"]
     with np.errstate(all="ignore"):
-        x, dy, w = _as_the_norm_has_them(golden)
+        x, dy, w = as_the_norm_has_them(golden.case, golden.inputs)
         columns = [terms.reshape(-1, x.shape[-1]).T for terms in (dy, dy * x_hat)]
         return any(_repeats(terms) for terms in (x, x_hat, dy * w, *columns))
-
-
-def _as_the_norm_has_them(golden: Golden) -> tuple[Array, Array, Array]:
-    """x, dy and the effective weight, as the norm itself has them between what stands before it and after it."""
-    case, (x, dy, weight, _) = golden.case, exact_inputs(golden.inputs)
-    before, after = around(**case.parts(golden.inputs))
-    x = before.input(x) if before else x
-    return x, after.cotangents(dy, x)[0] if after else dy, weight + case.dialect.weight_offset
 
 
 def _repeats(terms: Array) -> bool:

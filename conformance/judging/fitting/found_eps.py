@@ -171,8 +171,8 @@ def _line_of_dx(norm: Norm, seed: int) -> Line:
     So is what a stage before the norm makes of it.
     """
     x_hat = golden(norm.case, seed).intermediates["x_hat"]
-    dz = norm.after.cotangents(norm.dy, norm.x)[0] if norm.after else norm.dy
-    slope = dz * norm.parameters(norm.weight, norm.bias, norm.offset)[0]
+    slope = norm.after.cotangents(norm.dy, norm.x)[0] if norm.after else norm.dy
+    slope = slope * norm.parameters(norm.weight, norm.bias, norm.offset)[0]
     if not (norm.batch and not norm.batch.training):
         slope = slope - (_mean(norm, slope) if norm.centre_values else 0.0)
         along = _mean(norm, slope * x_hat) / _mean(norm, np.square(x_hat))

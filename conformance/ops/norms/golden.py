@@ -67,6 +67,14 @@ def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
         return replace(norm, **stages), intermediates
 
 
+def as_the_norm_has_them(case: NormCase, given: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """x, dy and the effective weight, as the norm itself has them between what stands before it and after it."""
+    x, dy, weight, _ = exact_inputs(given)
+    before, after = around(**case.parts(given))
+    read = before.input(x) if before else x
+    return read, after.cotangents(dy, read)[0] if after else dy, weight + float(case.dialect.weight_offset)
+
+
 def batch_norm_values(case: BatchNormCase, given: dict[str, Array]) -> Values:
     """The same of BatchNorm."""
     x, dy, weight, bias = exact_inputs(given)

@@ -94,8 +94,10 @@ class Gated:
         s, a, by_gate = self.product(self, x)
         of_a, of_slope = self._doubts()
         made = {
-            "dx": Made(lambda ds: self.to_x(ds, a), of_a),
-            "dgate": Made(lambda ds: self.to_gate(ds, self) * by_gate, np.abs(x) * of_slope),
+            "dx": Made(lambda ds: self.to_x(ds, a), lambda ds: np.abs(ds) * of_a),
+            "dgate": Made(
+                lambda ds: self.to_gate(ds, self) * by_gate, lambda ds: np.abs(self.to_gate(ds, self) * x) * of_slope
+            ),
         }
         return Stage(made, doubt=np.abs(x) * of_a + np.abs(s))
 
@@ -109,8 +111,11 @@ class Gated:
         a, _ = self.act(self.gate)
         of_a, of_slope = self._doubts()
         made = {
-            "y": Made(lambda z: self.product(self, z)[0], of_a),
-            "dgate": Made(lambda z: self.to_gate(dy, self) * self.product(self, z)[2], np.abs(dy) * of_slope),
+            "y": Made(lambda z: self.product(self, z)[0], lambda z: np.abs(z) * of_a),
+            "dgate": Made(
+                lambda z: self.to_gate(dy, self) * self.product(self, z)[2],
+                lambda z: np.abs(self.to_gate(dy, self) * z) * of_slope,
+            ),
         }
         return Stage(made, doubt=np.abs(dy) * of_a + np.abs(dy * a))
 

@@ -104,14 +104,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Made:
-    """An output that is made of one of the norm's own, element by element; its factor may be off by `doubt`, in units of v."""
+    """An output that is made of one of the norm's own, element by element; what multiplies that may be off by a `doubt`."""
 
     of: Callable[[Array], Array]
-    doubt: Array | float = 0.0
+    doubt: Callable[[Array], Array | float] = lambda q: 0.0
 
     def size(self, q: Array) -> Array:
-        """How far it may be off when it is made of an exact q, in units of v: its factor, and one rounding."""
-        return np.abs(self.of(q)) + np.abs(q) * self.doubt
+        """How far it may be off when it is made of an exact q, in units of v: by one rounding, and by the doubt."""
+        return np.abs(self.of(q)) + self.doubt(q)
 
 
 @dataclass(frozen=True)
