@@ -49,8 +49,8 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
-    take it is asked once `sums` says which it has. A norm of rows that takes `group_size`, None by default, is asked for
-    statistics of groups, and no other. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
+    take it is asked once `sums` says which it has. A norm of rows that takes `group_size` by that name, None by
+    default, is asked for statistics of groups, and no other. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
     which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then
     returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
@@ -280,13 +280,13 @@ def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
-    """Tells whether a function takes a keyword; one that says nothing of itself takes any."""
+    """Tells whether a function takes a keyword; one that says nothing of itself takes any but groups, which it must know of."""
     try:
         parameters = signature(function).parameters
     except ValueError:
-        return lambda name: True
+        return lambda name: name != "group_size"
     any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
-    return lambda name: any_ or name in parameters
+    return lambda name: name in parameters or (any_ and name != "group_size")
 
 
 def _placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:

@@ -122,7 +122,7 @@ class GatedNormCase(GatedProbe, NormCase):
 # What every dtype and dialect may show in its own way, in either order of the two.
 GATED = (
     GatedProbe("random", "the formula itself: the gate and the norm the other way round, a gradient left out"),
-    GatedProbe("sigmoid", "SiLU where the sigmoid is asked for", activation="sigmoid"),
+    GatedProbe("sigmoid", "the SiLU where the sigmoid is asked for", activation="sigmoid"),
     GatedProbe("gate_negative", "a sigmoid that cancels, or the derivative of SiLU, where it is small", gate="negative"),
     GatedProbe("groups_of_8", "statistics of the whole row, or of another group", x=Draw(rows="uneven_groups"), group_size=8),
 )
