@@ -49,10 +49,10 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
-    take it is asked once `sums` says which it has. A norm of rows that takes `group_size` by that name, None by
-    default, is asked for statistics of groups, and no other. `parameters` are a dict by name, and `config` a `reference.BlockConfig`,
-    which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then
-    returns out and a dict of its intermediates.
+    take it is asked once `sums` says which it has. A norm that takes `group_size` by that name, None by default, is asked for
+    groups, and no other. `parameters` are a dict by name, and `config` a `reference.BlockConfig`, which can be hashed; a key
+    mask has ones and zeros. With `taps` a block's method is also called with `taps=True`, and then returns out and a dict of
+    its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
