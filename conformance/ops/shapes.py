@@ -22,8 +22,22 @@ GIB = 2**30
 
 # Bytes for every element of x, measured: at the peak, while a case is judged, in half precision in the worst dialect; and of
 # every case that has been judged.
-PEAK = {"rms_norm": 170, "layer_norm": 170, "add_rms_norm": 260, "add_layer_norm": 260, "batch_norm": 170}
-PEAK_IN_HALF = {"rms_norm": 440, "layer_norm": 780, "add_rms_norm": 640, "add_layer_norm": 1430, "batch_norm": 440}
+PEAK = {
+    "rms_norm": 170,
+    "layer_norm": 170,
+    "add_rms_norm": 260,
+    "add_layer_norm": 260,
+    "gated_rms_norm": 280,
+    "batch_norm": 170,
+}
+PEAK_IN_HALF = {
+    "rms_norm": 440,
+    "layer_norm": 780,
+    "add_rms_norm": 640,
+    "add_layer_norm": 1430,
+    "gated_rms_norm": 740,
+    "batch_norm": 440,
+}
 KEPT = 16
 
 
