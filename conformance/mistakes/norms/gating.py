@@ -266,14 +266,14 @@ GRADIENTS = (
     _of_gradient(
         "dgate_without_weight",
         "dgate lacks the weight of the norm",
-        {"gated.to_gate": Of(lambda norm: lambda d, gated: d / norm.weight.astype(d.dtype))},
+        {"gated.to_gate": Of(lambda norm: lambda d: d / norm.weight.astype(d.dtype))},
         "dgate alone is wrong; a weight of one hides it.",
         where=_norm_first,
     ),
     _of_gradient(
         "dgate_not_through_the_norm",
         "dgate takes dy for the gradient of what the norm reads",
-        {"gated.to_gate": Of(lambda norm: lambda ds, gated: norm.dy)},
+        {"gated.to_gate": Of(lambda norm: lambda ds: norm.dy)},
         where=_gate_first,
     ),
     _of_gradient(

@@ -81,7 +81,7 @@ def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dty
     ]
     dy, dy_of_weight = around(norm.dy, budget.dy), around(norm.dy_of_weight, budget.dy)
     ways = [_backward(norm, budget, (dtype, output_dtype), dy, dy_of_weight)]
-    if norm.after:  # which may have a y of half precision before it, whose gradient is then dy
+    if norm.after:  # y may be stored in half precision before the gate, and then so is its gradient, dy
         stored = rounded_to(dtype, dy), rounded_to(dtype, dy_of_weight)
         ways += [_backward(norm, budget, (dtype, output_dtype), *stored, casts=casts) for casts in (True, False)]
     for way in ways:

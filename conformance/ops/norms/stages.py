@@ -82,7 +82,7 @@ class Gated:
     act: Act
     product: Callable[["Gated", Array], tuple[Array, Array, Array]] = multiplied
     to_x: Callable[[Array, Array], Array] = lambda d, a: d * a  # the gradient of the product, passed on to x
-    to_gate: Callable[[Array, "Gated"], Array] = lambda d, gated: d  # what of it the gate is passed, times its derivative
+    to_gate: Callable[[Array], Array] = lambda d: d  # what of it the gate is passed, times its derivative
     to_weight: Callable[[Array, Array], Array] = lambda d, a: d * a  # and the weight, where the norm is first
 
     def input(self, x: Array) -> Array:
@@ -95,9 +95,7 @@ class Gated:
         of_a, of_slope = self._doubts()
         made = {
             "dx": Made(lambda ds: self.to_x(ds, a), lambda ds: np.abs(ds) * of_a),
-            "dgate": Made(
-                lambda ds: self.to_gate(ds, self) * by_gate, lambda ds: np.abs(self.to_gate(ds, self) * x) * of_slope
-            ),
+            "dgate": Made(lambda ds: self.to_gate(ds) * by_gate, lambda ds: np.abs(self.to_gate(ds) * x) * of_slope),
         }
         return Stage(made, doubt=np.abs(x) * of_a + np.abs(s))
 
@@ -113,8 +111,8 @@ class Gated:
         made = {
             "y": Made(lambda z: self.product(self, z)[0], lambda z: np.abs(z) * of_a),
             "dgate": Made(
-                lambda z: self.to_gate(dy, self) * self.product(self, z)[2],
-                lambda z: np.abs(self.to_gate(dy, self) * z) * of_slope,
+                lambda z: self.to_gate(dy) * self.product(self, z)[2],
+                lambda z: np.abs(self.to_gate(dy) * z) * of_slope,
             ),
         }
         return Stage(made, doubt=np.abs(dy) * of_a + np.abs(dy * a))
