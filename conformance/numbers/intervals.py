@@ -13,7 +13,7 @@ def around(value: Array, half_width: Array | float) -> Placement:
 
     def placement(s: float) -> Interval:
         width = noise(s, half_width)
-        return value - width, value + width
+        return (value, value) if isinstance(width, float) and not width else (value - width, value + width)
 
     return placement
 
@@ -43,8 +43,9 @@ def product(ends: Interval, w: Array) -> Interval:
 
     Between half-precision numbers there is no difference.
     """
-    fused = [end * round_to(w, "float32") for end in ends]
-    candidates = [end * w for end in ends] + fused + [round_to(product, "float32") for product in fused]
+    apart = _apart(ends)
+    fused = [end * round_to(w, "float32") for end in apart]
+    candidates = [end * w for end in apart] + fused + [round_to(product, "float32") for product in fused]
     return np.minimum.reduce(candidates), np.maximum.reduce(candidates)
 
 
@@ -56,5 +57,10 @@ def plus(ends: Interval, bias: Array) -> Interval:
 
 def times(a: Interval, b: Interval) -> Interval:
     """The products of what lies between two numbers and of what lies between two others."""
-    products = [end * other for end in a for other in b]
+    products = [end * other for end in _apart(a) for other in _apart(b)]
     return np.minimum.reduce(products), np.maximum.reduce(products)
+
+
+def _apart(ends: Interval) -> tuple[Array, ...]:
+    """Both ends, or the one that is both."""
+    return ends[:1] if ends[0] is ends[1] else ends

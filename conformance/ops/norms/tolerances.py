@@ -74,9 +74,9 @@ def norm_budget(norm: NormValues) -> NormBudget:
     rounded once, or to float32 first, which comes to the same, since float32 has more than twice the bits of half precision
     (Figueroa 1995, "When is double rounding innocuous?"). Another v·|dx| is due to the addition of ds and dresidual_out.
 
-    A gate. Its activation a is off by a relative α·v, α = 8 + 2|gate|·σ(−gate): an exponential may err by as much as its argument
-    is large. Where it stands before the norm, x is off by (α + 1)v|x|, as after a sum; where it stands after, dy is, and so g,
-    c2 and the terms of dweight. What it multiplies is off by the norm's own error times a, by a's own, and by v.
+    A gate. Its activation a is off by a relative α·v, α = 8 + 2|gate|·σ(−gate): an exponential may err by as much as its
+    argument is large. Where it stands before the norm, x is off by (α + 1)v|x|, as after a sum; where it stands after, dy is,
+    and so g, c2 and the terms of dweight. What it multiplies is off by the norm's own error times a, by a's own, and by v.
 
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
 
