@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, sum_rows
+from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, split, sum_rows
 
 
 def layer_norm(
@@ -21,18 +21,21 @@ def layer_norm(
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     dtype: DTypeLike | None = None,
+    group_size: int | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     Statistics and sums are in float32 (float64 for float64), forward and backward; the variance is the mean square of the
-    centred row. `order` and `dtype` are as in `rms_norm`; the bias is added before the last rounding. `eps` and
+    centred row. `order`, `dtype` and `group_size` are as in `rms_norm`; the bias is added before the last rounding. `eps` and
     `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    return _layer_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), x, weight, bias, eps, weight_offset)
+    rows, weight, bias = split(group_size, x, weight, bias)
+    y_dtype = x.dtype if dtype is None else jnp.dtype(dtype)
+    return _layer_norm(order, y_dtype, rows, weight, bias, eps, weight_offset).reshape(x.shape)
 
 
 class LayerNorm(nnx.Module):
@@ -47,20 +50,21 @@ class LayerNorm(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         order: str = "scale_then_cast",
         weight_offset: float = 0.0,
+        group_size: int | None = None,
         rngs: nnx.Rngs | None = None,  # accepted like every flax module's, though nothing here is drawn
     ) -> None:
         check_order(order)
         self.eps = eps
         self.order = order
         self.weight_offset = weight_offset
+        self.group_size = group_size
         self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
         self.bias = nnx.Param(jnp.zeros(num_features, param_dtype)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*batch d"], *, dtype: DTypeLike | None = None) -> Float[Array, "*batch d"]:
         bias = None if self.bias is None else self.bias[...]
-        return layer_norm(
-            x, self.weight[...], bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype
-        )
+        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
+        return layer_norm(x, self.weight[...], bias, eps=self.eps, dtype=dtype, **how)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -97,8 +101,8 @@ def _layer_norm_backward(order: str, dtype: jnp.dtype, saved: tuple, dy: Array):
     shift = jnp.mean(g, axis=-1, keepdims=True)  # *batch 1
     projection = jnp.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
     dx = rstd * (g - shift - x_hat * projection)  # *batch d
-    dweight = None if weight is None else sum_rows(dy * x_hat).astype(weight.dtype)  # d
-    dbias = None if bias is None else sum_rows(dy).astype(bias.dtype)  # d
+    dweight = None if weight is None else sum_rows(dy * x_hat, weight.ndim).astype(weight.dtype)  # d
+    dbias = None if bias is None else sum_rows(dy, bias.ndim).astype(bias.dtype)  # d
     return dx.astype(x.dtype), dweight, dbias, None, None
 
 

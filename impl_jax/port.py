@@ -21,7 +21,7 @@ class JaxPort(conformance.port.Port):
     compiles = True
     # The constants that are compiled in; eps is not, so that cases share programs.
     static: tuple[str, ...] = (
-        *("order", "sum", "training", "unbiased"),
+        *("order", "sum", "training", "unbiased", "norm_before_gate", "activation", "group_size"),
         *("y", "quantised_dtype", "scaling", "scale_ub"),
     )
 
@@ -64,6 +64,7 @@ class Port(JaxPort):
     layer_norm = staticmethod(impl_jax.layer_norm)
     add_rms_norm = staticmethod(impl_jax.add_rms_norm)
     add_layer_norm = staticmethod(impl_jax.add_layer_norm)
+    gated_rms_norm = staticmethod(impl_jax.gated_rms_norm)
     quantised_rms_norm = staticmethod(impl_jax.quantised_rms_norm)
     quantised_add_rms_norm = staticmethod(impl_jax.quantised_add_rms_norm)
     batch_norm = staticmethod(impl_jax.batch_norm)

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, sum_rows
+from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, split, sum_rows
 
 
 def rms_norm(
@@ -20,6 +20,7 @@ def rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     dtype: DTypeLike | None = None,
+    group_size: int | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Divide every row by its root mean square, then scale.
 
@@ -29,11 +30,14 @@ def rms_norm(
     x_hat to `dtype` before the weight multiplies it, and a float32 weight promotes y; `"scale_then_cast"` rounds once,
     and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision numbers. `eps` and `weight_offset`
     are constants to every gradient.
-    Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
+    With a `group_size` the mean square is that of so many neighbouring features, each group's own.
+    Raises `ValueError` for another order, a weight of another shape or a group that does not divide d, `TypeError` for an x
+    that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    return _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), x, weight, eps, weight_offset)
+    rows, weight = split(group_size, x, weight)
+    return _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), rows, weight, eps, weight_offset).reshape(x.shape)
 
 
 class RMSNorm(nnx.Module):
@@ -47,16 +51,19 @@ class RMSNorm(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         order: str = "cast_then_scale",
         weight_offset: float = 0.0,
+        group_size: int | None = None,
         rngs: nnx.Rngs | None = None,  # accepted like every flax module's, though nothing here is drawn
     ) -> None:
         check_order(order)
         self.eps = eps
         self.order = order
         self.weight_offset = weight_offset
+        self.group_size = group_size
         self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
 
     def __call__(self, x: Float[Array, "*batch d"], *, dtype: DTypeLike | None = None) -> Float[Array, "*batch d"]:
-        return rms_norm(x, self.weight[...], eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype)
+        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
+        return rms_norm(x, self.weight[...], eps=self.eps, dtype=dtype, **how)
 
 
 # Autodiff of cast_then_scale would sum dweight in x's dtype, hence a backward pass of our own.
@@ -85,7 +92,7 @@ def _rms_norm_backward(order: str, dtype: jnp.dtype, saved: tuple, dy: Array):
     g = dy if weight is None else dy * (weight.astype(compute) + jnp.asarray(weight_offset, compute))  # *batch d
     projection = jnp.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
     dx = rstd * (g - x_hat * projection)  # *batch d
-    dweight = None if weight is None else sum_rows(dy * x_hat).astype(weight.dtype)  # d
+    dweight = None if weight is None else sum_rows(dy * x_hat, weight.ndim).astype(weight.dtype)  # d
     return dx.astype(x.dtype), dweight, None, None
 
 

@@ -1,6 +1,7 @@
 """What the norms share: dtypes, a cast that holds under every compiler, and rows along the last axis."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,20 @@ def _round_to_jvp(dtype: jnp.dtype, primals: tuple[Array], tangents: tuple[Array
     return round_to(x, dtype), dx.astype(dtype)
 
 
-def sum_rows(a: Array) -> Array:
-    """Sum [*batch, d] over every axis but the last."""
-    return jnp.sum(a, axis=tuple(range(a.ndim - 1)))
+def sum_rows(a: Array, kept: int = 1) -> Array:
+    """Sum [*batch, d] over every axis but the last; or, of [*batch, groups, g], but the last two."""
+    return jnp.sum(a, axis=tuple(range(a.ndim - kept)))
+
+
+def split(group_size: int | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
+    """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
+
+    Raises `ValueError` for a group that does not divide the last axis.
+    """
+    if group_size is None:
+        return x, *parameters
+    d = x.shape[-1]
+    if group_size < 1 or d % group_size:
+        raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {d}")
+    groups = d // group_size, group_size
+    return tuple(each if each is None else each.reshape(*each.shape[:-1], *groups) for each in (x, *parameters))

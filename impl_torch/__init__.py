@@ -5,6 +5,7 @@ from impl_torch.attention import attention
 from impl_torch.batch_norm import BatchNorm, batch_norm
 from impl_torch.block_config import BlockConfig
 from impl_torch.feed_forward import gelu, swiglu
+from impl_torch.gated_norm import RMSNormGated, gated_rms_norm
 from impl_torch.layer_norm import LayerNorm, layer_norm
 from impl_torch.pre_ln_block import PreLNBlock, pre_ln_block
 from impl_torch.pre_ln_stack import PreLNStack, pre_ln_stack
@@ -21,10 +22,12 @@ __all__ = [
     "PreLNBlock",
     "PreLNStack",
     "RMSNorm",
+    "RMSNormGated",
     "add_layer_norm",
     "add_rms_norm",
     "attention",
     "batch_norm",
+    "gated_rms_norm",
     "gelu",
     "layer_norm",
     "pre_ln_block",

@@ -15,6 +15,7 @@ from impl_torch.rows import (
     operand,
     output_dtype,
     round_to,
+    split,
     sum_rows,
 )
 
@@ -28,19 +29,21 @@ def layer_norm(
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     dtype: torch.dtype | None = None,
+    group_size: int | None = None,
 ) -> Tensor:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     x is [*batch, d], weight and bias [d] or None. Statistics and sums are in float32 (float64 for float64), forward and
-    backward; the variance is the mean square of the centred row. `order` and `dtype` are as in `rms_norm`; the bias is added
-    before the last rounding. Raises as `rms_norm` does.
+    backward; the variance is the mean square of the centred row. `order`, `dtype` and `group_size` are as in `rms_norm`; the
+    bias is added before the last rounding. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    y, _, _ = _LayerNorm.apply(x, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
-    return y
+    rows, weight, bias = split(group_size, x, weight, bias)
+    y, _, _ = _LayerNorm.apply(rows, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
+    return y if group_size is None else y.flatten(-2)
 
 
 class LayerNorm(nn.Module):
@@ -60,6 +63,7 @@ class LayerNorm(nn.Module):
         *,
         order: str = "scale_then_cast",
         weight_offset: float = 0.0,
+        group_size: int | None = None,
     ) -> None:
         super().__init__()
         check_order(order)
@@ -68,6 +72,7 @@ class LayerNorm(nn.Module):
         self.elementwise_affine = elementwise_affine
         self.order = order
         self.weight_offset = weight_offset
+        self.group_size = group_size
         for name, present in {"weight": elementwise_affine, "bias": elementwise_affine and bias}.items():
             parameter = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype)) if present else None
             self.register_parameter(name, parameter)
@@ -87,13 +92,15 @@ class LayerNorm(nn.Module):
         """
         rows = flatten_trailing(x, self.normalized_shape)
         weight, bias = (None if p is None else p.reshape(-1) for p in (self.weight, self.bias))
-        y = layer_norm(rows, weight, bias, eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype)
+        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
+        y = layer_norm(rows, weight, bias, eps=self.eps, dtype=dtype, **how)
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:
         offset = f", weight_offset={self.weight_offset}" if self.weight_offset else ""
         affine = f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}"
-        return f"{self.normalized_shape}, eps={self.eps}, {affine}, order={self.order!r}{offset}"
+        groups = f", group_size={self.group_size}" if self.group_size else ""
+        return f"{self.normalized_shape}, eps={self.eps}, {affine}, order={self.order!r}{offset}{groups}"
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -128,7 +135,7 @@ class _LayerNorm(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         x, weight, bias, _, ctx.weight_offset, *_ = inputs
         _, mean, rstd = output
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.bias_dtype, ctx.bias_ndim = (None, 0) if bias is None else (bias.dtype, bias.ndim)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.set_materialize_grads(False)
 
@@ -146,8 +153,10 @@ class _LayerNorm(torch.autograd.Function):
             shift = g.mean(dim=-1, keepdim=True)  # *batch 1
             projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
             dx = rstd * (g - shift - x_hat * projection)  # *batch d
-            dweight = sum_rows(dy * x_hat).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None  # d
-            dbias = sum_rows(dy).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None  # d
+            dweight = (
+                sum_rows(dy * x_hat, weight.ndim).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None
+            )  # d
+            dbias = sum_rows(dy, ctx.bias_ndim).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None  # d
         if dmean is not None:  # this and the next only where the backward pass is itself differentiated
             through_mean = (dmean / x.shape[-1]).expand(x.shape)
             dx = through_mean if dx is None else dx + through_mean

@@ -99,6 +99,7 @@ class Port(TorchPort):
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)
     add_layer_norm = staticmethod(impl_torch.add_layer_norm)
+    gated_rms_norm = staticmethod(impl_torch.gated_rms_norm)
     quantised_rms_norm = staticmethod(impl_torch.quantised_rms_norm)
     quantised_add_rms_norm = staticmethod(impl_torch.quantised_add_rms_norm)
     batch_norm = staticmethod(impl_torch.batch_norm)

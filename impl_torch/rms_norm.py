@@ -15,6 +15,7 @@ from impl_torch.rows import (
     operand,
     output_dtype,
     round_to,
+    split,
     sum_rows,
 )
 
@@ -27,6 +28,7 @@ def rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     dtype: torch.dtype | None = None,
+    group_size: int | None = None,
 ) -> Tensor:
     r"""Divide every row by its root mean square, then scale.
 
@@ -36,12 +38,15 @@ def rms_norm(
     `order="cast_then_scale"` rounds x_hat to `dtype` before the weight multiplies it, and a float32 weight promotes y;
     `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
     numbers.
-    Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
+    With a `group_size` the mean square is that of so many neighbouring features, each group's own.
+    Raises `ValueError` for another order, a weight of another shape or a group that does not divide d, `TypeError` for an x
+    that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    y, _ = _RMSNorm.apply(x, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
-    return y
+    rows, weight = split(group_size, x, weight)
+    y, _ = _RMSNorm.apply(rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
+    return y if group_size is None else y.flatten(-2)
 
 
 class RMSNorm(nn.Module):
@@ -62,6 +67,7 @@ class RMSNorm(nn.Module):
         *,
         order: str = "cast_then_scale",
         weight_offset: float = 0.0,
+        group_size: int | None = None,
     ) -> None:
         super().__init__()
         check_order(order)
@@ -70,6 +76,7 @@ class RMSNorm(nn.Module):
         self.elementwise_affine = elementwise_affine
         self.order = order
         self.weight_offset = weight_offset
+        self.group_size = group_size
         weight = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype)) if elementwise_affine else None
         self.register_parameter("weight", weight)
         self.reset_parameters()
@@ -86,13 +93,15 @@ class RMSNorm(nn.Module):
         """
         rows = flatten_trailing(x, self.normalized_shape)
         weight = None if self.weight is None else self.weight.reshape(-1)
-        y = rms_norm(rows, weight, eps=self.eps, order=self.order, weight_offset=self.weight_offset, dtype=dtype)
+        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
+        y = rms_norm(rows, weight, eps=self.eps, dtype=dtype, **how)
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:
         offset = f", weight_offset={self.weight_offset}" if self.weight_offset else ""
         affine = f"elementwise_affine={self.elementwise_affine}"
-        return f"{self.normalized_shape}, eps={self.eps}, {affine}, order={self.order!r}{offset}"
+        groups = f", group_size={self.group_size}" if self.group_size else ""
+        return f"{self.normalized_shape}, eps={self.eps}, {affine}, order={self.order!r}{offset}{groups}"
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -133,7 +142,9 @@ class _RMSNorm(torch.autograd.Function):
             g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
             projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
             dx = rstd * (g - x_hat * projection)  # *batch d
-            dweight = sum_rows(dy * x_hat).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None  # d
+            dweight = (
+                sum_rows(dy * x_hat, weight.ndim).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None
+            )  # d
         if drstd is not None:  # only where the backward pass is itself differentiated
             through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
             dx = through_rstd if dx is None else dx + through_rstd

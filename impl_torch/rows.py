@@ -74,10 +74,22 @@ def as_stored(x: Tensor) -> Tensor:
     return _AsStored.apply(x) if x.dtype in HALF else x
 
 
-def sum_rows(a: Tensor) -> Tensor:
-    """Sum [*batch, d] over every axis but the last."""
+def sum_rows(a: Tensor, kept: int = 1) -> Tensor:
+    """Sum [*batch, d] over every axis but the last; or, of [*batch, groups, g], but the last two."""
     # By axes: where sizes are symbols, to reshape costs the compiler a division and its guards. An empty tuple means all axes.
-    return a.sum(dim=tuple(range(a.ndim - 1))) if a.ndim > 1 else a
+    return a.sum(dim=tuple(range(a.ndim - kept))) if a.ndim > kept else a
+
+
+def split(group_size: int | None, x: Tensor, *parameters: Tensor | None) -> tuple[Any, ...]:
+    """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
+
+    Raises `ValueError` for a group that does not divide the last axis.
+    """
+    if group_size is None:
+        return x, *parameters
+    if group_size < 1 or x.shape[-1] % group_size:
+        raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {x.shape[-1]}")
+    return tuple(each if each is None else each.unflatten(-1, (-1, group_size)) for each in (x, *parameters))
 
 
 def flatten_trailing(x: Tensor, normalized_shape: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from reference.attention import Attention, AttentionGradients, attention, attent
 from reference.batch_norm import BatchNorm, BatchNormGradients, batch_norm, batch_norm_vjp
 from reference.block_config import PRESETS, BlockConfig, small
 from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
+from reference.gated_norm import GatedRMSNorm, GatedRMSNormGradients, gated_rms_norm, gated_rms_norm_vjp
 from reference.layer_norm import LayerNorm, LayerNormGradients, layer_norm, layer_norm_vjp
 from reference.pre_ln_block import PreLNBlock, pre_ln_block, pre_ln_block_vjp
 from reference.quantised_norm import (
@@ -34,6 +35,8 @@ __all__ = [
     "BatchNorm",
     "BatchNormGradients",
     "BlockConfig",
+    "GatedRMSNorm",
+    "GatedRMSNormGradients",
     "LayerNorm",
     "LayerNormGradients",
     "PreLNBlock",
@@ -50,6 +53,8 @@ __all__ = [
     "batch_norm",
     "batch_norm_vjp",
     "dynamic_scale",
+    "gated_rms_norm",
+    "gated_rms_norm_vjp",
     "gelu",
     "gelu_vjp",
     "layer_norm",

@@ -47,7 +47,7 @@ class BlockConfig:
                 raise ValueError(f"BlockConfig: {field.name} is {given!r}; it must be one of {', '.join(choices)}")
 
     @property
-    def norm_constants(self) -> dict[str, float]:
+    def norm_constants(self) -> dict[str, Any]:
         """What the norms are given besides tensors."""
         return {"eps": self.eps, "weight_offset": self.weight_offset}
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from reference.rows import check_rows, sum_rows
+from reference.rows import check_rows, split, sum_rows
 
 Array = np.ndarray
 
@@ -14,8 +14,8 @@ class LayerNorm(NamedTuple):
     """The output of `layer_norm` and the intermediates on the way to it."""
 
     y: Float64[Array, "*batch d"]
-    mean: Float64[Array, "*batch 1"]
-    rstd: Float64[Array, "*batch 1"]
+    mean: Float64[Array, "*batch groups"]
+    rstd: Float64[Array, "*batch groups"]
     x_hat: Float64[Array, "*batch d"]
 
 
@@ -34,6 +34,7 @@ def layer_norm(
     *,
     eps: float,
     weight_offset: float = 0.0,
+    group_size: int | None = None,
 ) -> LayerNorm:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
@@ -41,21 +42,23 @@ def layer_norm(
 
     The variance is the biased one (divided by d) of the centred row, never E[x²] − E[x]², which cancels
     where |μ| is large against σ. `weight_offset` o is 0, or 1 where the weight is stored as its distance from one.
+    `group_size` is as in `rms_norm`: mean and variance are those of a group.
 
-    Raises `ValueError` for an x without features or a parameter that is not of shape [d].
+    Raises `ValueError` for an x without features, a parameter that is not of shape [d], or a group that does not divide d.
     """
     check_rows("layer_norm", x, weight=weight, bias=bias)
 
-    mean = np.mean(x, axis=-1, keepdims=True)  # *batch 1
+    groups = split("layer_norm", x, group_size)  # *batch groups g
+    mean = np.mean(groups, axis=-1, keepdims=True)  # *batch groups 1
     # The computed mean is off by some ulps of μ, which may be large against σ: what it leaves behind corrects it.
-    remainder = np.mean(x - mean, axis=-1, keepdims=True)  # *batch 1
-    mean, centred = mean + remainder, (x - mean) - remainder  # *batch 1, *batch d
-    var = np.mean(np.square(centred), axis=-1, keepdims=True)  # *batch 1
-    rstd = 1 / np.sqrt(var + eps)  # *batch 1
-    x_hat = centred * rstd  # *batch d
+    remainder = np.mean(groups - mean, axis=-1, keepdims=True)  # *batch groups 1
+    mean, centred = mean + remainder, (groups - mean) - remainder  # *batch groups 1, *batch groups g
+    var = np.mean(np.square(centred), axis=-1, keepdims=True)  # *batch groups 1
+    rstd = 1 / np.sqrt(var + eps)  # *batch groups 1
+    x_hat = (centred * rstd).reshape(x.shape)  # *batch d
     y = x_hat if weight is None else x_hat * (weight + weight_offset)  # *batch d
     y = y if bias is None else y + bias  # *batch d
-    return LayerNorm(y, mean, rstd, x_hat)
+    return LayerNorm(y, mean[..., 0], rstd[..., 0], x_hat)
 
 
 def layer_norm_vjp(
@@ -66,6 +69,7 @@ def layer_norm_vjp(
     *,
     eps: float,
     weight_offset: float = 0.0,
+    group_size: int | None = None,
 ) -> LayerNormGradients:
     r"""Pull a cotangent dy of y back to x, weight and bias.
 
@@ -77,10 +81,10 @@ def layer_norm_vjp(
     """
     check_rows("layer_norm_vjp", x, dy=dy, weight=weight, bias=bias)
 
-    _, _, rstd, x_hat = layer_norm(x, eps=eps)
+    _, _, rstd, x_hat = layer_norm(x, eps=eps, group_size=group_size)
     g = dy if weight is None else dy * (weight + weight_offset)  # *batch d
-    shift = np.mean(g, axis=-1, keepdims=True)  # *batch 1
-    projection = np.mean(g * x_hat, axis=-1, keepdims=True)  # *batch 1
+    shift, projection = (np.mean(split("layer_norm_vjp", each, group_size), axis=-1) for each in (g, g * x_hat))
+    rstd, shift, projection = (np.repeat(each, x.shape[-1] // rstd.shape[-1], axis=-1) for each in (rstd, shift, projection))
     dx = rstd * (g - shift - x_hat * projection)  # *batch d
     dweight = None if weight is None else sum_rows(dy * x_hat)  # d
     dbias = None if bias is None else sum_rows(dy)  # d

@@ -14,7 +14,7 @@ from conformance.numbers import cache
 from conformance.numbers.nearest import did_you_mean
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.cases import CASES, NoCaseError, require
-from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, ROW_NORMS
+from conformance.ops.norms.cases import ROW_BY_ROW, ROW_NORMS
 from conformance.ops.table import OPS
 from conformance.port.launch import Launch, Mode
 from conformance.port.naming import PortNameError, by_command, by_name
@@ -41,9 +41,7 @@ RowNormOption = Annotated[
 ]
 NormOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--op", parser=_one_of(*ROW_NORMS, *ADD_NORMS, *QUANTISED), metavar="NORM", help="Only this norm; may be repeated."
-    ),
+    typer.Option("--op", parser=_one_of(*ROW_BY_ROW), metavar="NORM", help="Only this norm; may be repeated."),
 ]
 OpOption = Annotated[
     list[str] | None, typer.Option("--op", parser=_one_of(*OPS), metavar="OP", help="Only this op; may be repeated.")

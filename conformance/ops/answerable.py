@@ -8,9 +8,9 @@ from conformance.numbers.draws import LARGEST_BELL
 from conformance.numbers.rounding import FORMATS
 from conformance.ops.draw import LARGEST_WEIGHT
 from conformance.ops.golden import Golden
-from conformance.ops.norms.cases import NormCase
+from conformance.ops.norms.cases import ADD_NORMS, NormCase
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
-from conformance.ops.norms.golden import exact_inputs
+from conformance.ops.norms.golden import as_the_norm_has_them
 from conformance.ops.norms.quantised import QuantisedCase
 from conformance.ops.norms.quantising import group_size
 from conformance.ops.norms.values import mean
@@ -30,12 +30,12 @@ EQUAL_TERMS = 26
 
 def why_unanswerable(case: NormCase) -> str:
     """Why no port can be asked this, in words that begin with the field to change; empty if it has an answer."""
-    return _of_dialect(case) or _of_shape(case) or _of_numbers(case) or _of_dy(case) or _of_quantising(case)
+    return _of_dialect(case) or _of_shape(case) or _of_groups(case) or _of_numbers(case) or _of_dy(case) or _of_quantising(case)
 
 
-def has_answer(case: NormCase, golden: Golden) -> bool:
+def has_answer(golden: Golden) -> bool:
     """Whether the numbers drawn leave every element with an answer; what only they can tell, and a case cannot."""
-    return not (_is_undefined(golden) or _is_subnormal(golden) or _is_repetitive(case, golden))
+    return not (_is_undefined(golden) or _is_subnormal(golden) or _is_repetitive(golden))
 
 
 def _is_undefined(golden: Golden) -> bool:
@@ -50,25 +50,24 @@ def _is_subnormal(golden: Golden) -> bool:
     """Whether float32 arithmetic meets its subnormal numbers, which may be flushed to zero, in any product or output."""
     if golden.case.dtype == "float64":
         return False
-    _, dy, weight, _ = exact_inputs(golden.inputs)
-    rstd, x_hat = golden.intermediates["rstd"], golden.intermediates["x_hat"]
+    x_hat, rstd, group = golden.intermediates["x_hat"], golden.intermediates["rstd"], golden.case.group_size
+    rstd = rstd if group is None else np.repeat(rstd, group, axis=-1)
     with np.errstate(all="ignore"):
-        g = dy * (weight + golden.case.dialect.weight_offset)
-        projected = x_hat * mean(g * x_hat)
-        met = [x_hat, g, dy * x_hat, g * x_hat, rstd * g, projected, rstd * projected]
+        x, dy, w = as_the_norm_has_them(golden.case, golden.inputs)
+        g = dy * w
+        projected = x_hat * mean(g * x_hat, group=group)
+        met = [x, dy, x_hat, g, dy * x_hat, g * x_hat, rstd * g, projected, rstd * projected]
         met += [output.value for output in golden.outputs.values()]
         return any(bool(np.any((a != 0) & (np.abs(a) < SMALLEST_NORMAL))) for a in met)
 
 
-def _is_repetitive(case: NormCase, golden: Golden) -> bool:
+def _is_repetitive(golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
-    x, dy, weight, _ = exact_inputs(golden.inputs)
-    added, x_hat, n = case.added(golden.inputs), golden.intermediates["x_hat"], x.shape[-1]
+    x_hat = golden.intermediates["x_hat"]
     with np.errstate(all="ignore"):
-        x = added.sum_read(x) if added else x
-        g = dy * (weight + golden.case.dialect.weight_offset)
-        columns = [terms.reshape(-1, n).T for terms in (dy, dy * x_hat)]
-    return any(_repeats(terms) for terms in (x, x_hat, g, *columns))
+        x, dy, w = as_the_norm_has_them(golden.case, golden.inputs)
+        columns = [terms.reshape(-1, x.shape[-1]).T for terms in (dy, dy * x_hat)]
+        return any(_repeats(terms) for terms in (x, x_hat, dy * w, *columns))
 
 
 def _repeats(terms: Array) -> bool:
@@ -113,6 +112,15 @@ def _of_shape(case: NormCase) -> str:
     if case.x.rows in ("nan_row", "inf_row") and (case.shape[-1] < 2 or 0 in case.shape):
         return f"x.rows: {case.x.rows} needs a row of two features"
     return ""
+
+
+def _of_groups(case: NormCase) -> str:
+    if case.group_size is None:
+        return ""
+    if case.op in ADD_NORMS:
+        return f"group_size: {case.op} has no groups"
+    divides = case.group_size > 0 and case.shape[-1] % case.group_size == 0
+    return "" if divides else f"group_size: {case.group_size} does not divide the last axis of {case.shape[-1]}"
 
 
 def _of_numbers(case: NormCase) -> str:

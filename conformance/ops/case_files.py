@@ -4,17 +4,21 @@ import json
 import re
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from conformance.numbers import json_text
 from conformance.ops.answerable import why_unanswerable
+from conformance.ops.cases import case_type
 from conformance.ops.norms.cases import NormCase
-from conformance.ops.norms.quantised import case_type
-from conformance.question.dialects import Dialect
 
 LIMIT = 1 << 24  # bytes of a file
 NAME = re.compile(r"[\w.+-]+")  # a part of a path
-OPTIONAL = {(Dialect, "sum"), (Dialect, "y")}  # left out where nothing is added, or quantised
+OPTIONAL = (
+    "sum",
+    "y",
+    "group_size",
+)  # left out where nothing is added, or quantised, or there are no groups
 
 
 class CaseFileError(ValueError):
@@ -23,7 +27,8 @@ class CaseFileError(ValueError):
 
 def as_json(*cases: Any) -> str:
     """All fields of the cases: one object, or a list of them unless there is exactly one; every case on a line."""
-    lines = [json.dumps(asdict(case) | {"dialect": case.dialect.fields}) for case in cases]
+    fields = [asdict(case) | {"dialect": case.dialect.fields} for case in cases]
+    lines = [json.dumps({name: value for name, value in each.items() if value is not None}) for each in fields]
     return lines[0] + "\n" if len(lines) == 1 else "[" + ",\n ".join(lines) + "]\n"
 
 
@@ -76,6 +81,8 @@ def _read(type_: Any, value: Any, field: str) -> Any:
         if not isinstance(value, list):
             raise _wrong(field, value, "a list of integers")
         return tuple(_read(get_args(type_)[0], item, f"{field}[{index}]") for index, item in enumerate(value))
+    if get_origin(type_) is UnionType:  # an optional field that is there
+        return _read(get_args(type_)[0], value, field)
     if get_origin(type_) is Literal:
         options = get_args(type_)
         if not any(type(value) is type(option) and value == option for option in options):
@@ -95,7 +102,7 @@ def _read_fields(type_: Any, value: Any, field: str) -> Any:
     types, prefix = get_type_hints(type_), f"{field}." if field else ""
     types = {name: types[name] for name in type_.__dataclass_fields__}
     for name in types:
-        if name not in value and (type_, name) not in OPTIONAL:
+        if name not in value and name not in OPTIONAL:
             raise CaseFileError(f"{prefix}{name}: missing")
     for name in value:
         if name not in types:

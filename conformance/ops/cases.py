@@ -2,12 +2,21 @@
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from typing import Any
 
 from conformance.numbers.nearest import did_you_mean
+from conformance.ops.norms.cases import ROW_BY_ROW, NormCase
 from conformance.ops.table import OPS
 from conformance.question.case import Case
 
 CASES: tuple[Case, ...] = tuple(case for op in OPS.values() for case in op.cases)
+
+
+def case_type(op: Any) -> type[NormCase]:
+    """The kind of case that a norm of rows has, such as may be drawn or read from a file; `NormCase` for anything else."""
+    kinds: dict[Any, type[NormCase]] = {each: type(OPS[each].cases[0]) for each in ROW_BY_ROW}
+    return kinds.get(op, NormCase)
+
 
 Names = str | Collection[str]
 """One name, or several."""

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 Rows = Literal[
-    "dense", "zero_rows", "constant_rows", "spike", "nan_row", "inf_row", "zero_columns", "constant_columns", "exact"
+    "dense",
+    "zero_rows",
+    "constant_rows",
+    "spike",
+    "nan_row",
+    "inf_row",
+    "zero_columns",
+    "constant_columns",
+    "uneven_groups",
+    "exact",
 ]
 Weight = Literal["absent", "signed", "tiny", "far_from_one"]
 Cotangent = Literal["random", "aligned"]
@@ -18,7 +27,8 @@ class Draw:
 
     The rows: `dense` leaves them; `zero_rows` clears every other one; `constant_rows` repeats their first value;
     `spike` keeps one value in each; `nan_row` and `inf_row` put one such value into the first; `zero_columns` clears every
-    other feature, `constant_columns` repeats its first value. With `exact` all tensors are those of an exact case.
+    other feature, `constant_columns` repeats its first value; `uneven_groups` makes every third of the features 32 times as
+    small as the one before. With `exact` all tensors are those of an exact case.
     """
 
     scale: float = 1.0

@@ -16,16 +16,31 @@ from conformance.ops.answerable import LARGEST_RANK
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
+from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.question.case import Case
 
-NORM_CASES: tuple[NormCase, ...] = (*ROW_NORM_CASES, *ADD_NORM_CASES, *BATCH_NORM_CASES)
+NORM_CASES: tuple[NormCase, ...] = (*ROW_NORM_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *BATCH_NORM_CASES)
 MODELS = tuple(case for case in NORM_CASES if case.name == "random")
 GIB = 2**30
 
 # Bytes for every element of x, measured: at the peak, while a case is judged, in half precision in the worst dialect; and of
 # every case that has been judged.
-PEAK = {"rms_norm": 170, "layer_norm": 170, "add_rms_norm": 260, "add_layer_norm": 260, "batch_norm": 170}
-PEAK_IN_HALF = {"rms_norm": 440, "layer_norm": 780, "add_rms_norm": 640, "add_layer_norm": 1430, "batch_norm": 440}
+PEAK = {
+    "rms_norm": 170,
+    "layer_norm": 170,
+    "add_rms_norm": 260,
+    "add_layer_norm": 260,
+    "gated_rms_norm": 280,
+    "batch_norm": 170,
+}
+PEAK_IN_HALF = {
+    "rms_norm": 440,
+    "layer_norm": 780,
+    "add_rms_norm": 640,
+    "add_layer_norm": 1430,
+    "gated_rms_norm": 740,
+    "batch_norm": 440,
+}
 KEPT = 16
 
 

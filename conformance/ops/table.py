@@ -10,6 +10,7 @@ from conformance.ops.norms.ops import (
     ADD_LAYER_NORM,
     ADD_RMS_NORM,
     BATCH_NORM,
+    GATED_RMS_NORM,
     LAYER_NORM,
     QUANTISED_ADD_RMS_NORM,
     QUANTISED_RMS_NORM,
@@ -17,7 +18,8 @@ from conformance.ops.norms.ops import (
 )
 from conformance.ops.op import Op
 
-NORMS = (RMS_NORM, LAYER_NORM, ADD_RMS_NORM, ADD_LAYER_NORM, QUANTISED_RMS_NORM, QUANTISED_ADD_RMS_NORM, BATCH_NORM)
+ROW_BY_ROW = (RMS_NORM, LAYER_NORM, ADD_RMS_NORM, ADD_LAYER_NORM, GATED_RMS_NORM, QUANTISED_RMS_NORM, QUANTISED_ADD_RMS_NORM)
+NORMS = (*ROW_BY_ROW, BATCH_NORM)
 COMPOSITES = (ROPE, ATTENTION, SWIGLU, GELU, PRE_LN_BLOCK, PRE_LN_STACK)
 OPS: dict[str, Op] = {op.name: op for op in (*NORMS, *COMPOSITES)}
 """Every op by its name, in the order in which a report shows them."""

@@ -34,6 +34,7 @@ class Port:
         layer_norm(x, weight, bias, *, eps) -> y
         add_rms_norm(x, residual, weight, *, eps, sum) -> (y, residual_out)
         add_layer_norm(x, residual, weight, bias, *, eps, sum) -> (y, residual_out)
+        gated_rms_norm(x, gate, weight, *, eps, norm_before_gate, activation, group_size) -> y; group_size if there are groups
         quantised_rms_norm(x, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub) -> (q, scale)
         quantised_add_rms_norm(x, residual, weight, scale, *, eps, y, quantised_dtype, scaling, scale_ub, sum) -> (q, scale,
             residual_out); where a scale is given there is none to return; scale_ub is passed where there is one
@@ -51,9 +52,10 @@ class Port:
     on one side of the weight, and is asked in half precision once `orders` says on which: for all, or by globs of an op and a
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
-    take it is asked once `sums` says which it has; so are `y`, what is quantised, and `ys`. `parameters` are a dict by name,
-    and `config` a `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is
-    also called with `taps=True`, and then returns out and a dict of its intermediates.
+    take it is asked once `sums` says which it has; so are `y`, what is quantised, and `ys`. A norm that takes `group_size` by
+    that name, None by default, is asked for groups, and no other. `parameters` are a dict by name, and `config` a
+    `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
+    with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
@@ -176,6 +178,7 @@ class Port:
             may_fail=dict(self.may_fail),
             sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
             ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
+            groups=self._tells("group_size", declared=False),
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -232,6 +235,8 @@ class Port:
                 case "sum" | "y":
                     if name in call.settings and takes(name):
                         constants[name] = call.settings[name]
+                case "group_size" if name in call.settings and not takes(name):
+                    raise Skip("no groups")
                 case "weight_offset":
                     if self.weight_offsets != (0,) and takes("weight_offset"):
                         constants["weight_offset"] = float(call.weight_offset)
@@ -280,13 +285,13 @@ def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
-    """Tells whether a function takes a keyword; one that says nothing of itself takes any."""
+    """Tells whether a function takes a keyword; one that says nothing of itself takes any but groups, which it must know of."""
     try:
         parameters = signature(function).parameters
     except ValueError:
-        return lambda name: True
+        return lambda name: name != "group_size"
     any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
-    return lambda name: any_ or name in parameters
+    return lambda name: name in parameters or (any_ and name != "group_size")
 
 
 def _placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:

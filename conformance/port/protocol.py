@@ -56,6 +56,8 @@ class Hello:
     """What its norms that add a residual read in half precision: the sum `rounded`, `unrounded`, or of a `float32` residual."""
     ys: tuple[str, ...] = ()
     """What its norms that quantise y quantise in half precision: y `rounded` to x's dtype first, or `unrounded`."""
+    groups: bool = False
+    """Whether its norms of rows take a `group_size`."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -191,6 +193,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "may_fail": ({}, _is_object_of_strings, "an object of strings"),
     "sums": ([], _is_list_of_strings, "a list of strings"),
     "ys": ([], _is_list_of_strings, "a list of strings"),
+    "groups": (False, _is_bool, "true or false"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 

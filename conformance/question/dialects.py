@@ -141,6 +141,14 @@ HALF_SUM_VARIANTS = (
     Dialect("scale_then_cast", sum="rounded", weight_offset=1),
     Dialect("scale_then_cast", sum="rounded", weight_dtype="float32"),
 )
+GATED_BY: dict[tuple[bool, Order], str] = {
+    (True, "cast_then_scale"): "Hugging Face's Qwen3-Next",
+    (True, "scale_then_cast"): "fla, mamba_ssm",
+    (False, "cast_then_scale"): "Hugging Face's Mamba2",
+    (False, "scale_then_cast"): "mamba_ssm in Mamba2",
+}
+"""Who has which of the functions that are called gated RMSNorm, by whether the norm comes first, and the order."""
+HALF_GATES = (*HALF, Dialect("scale_then_cast", weight_dtype="float32"))
 HALF_YS = (
     Dialect("cast_then_scale", y="rounded"),
     Dialect("scale_then_cast", y="unrounded"),

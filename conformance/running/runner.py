@@ -200,6 +200,8 @@ def unsupported(case: Case, hello: Hello) -> str:
         return f"no sum {case.dialect.sum}"
     if case.dialect.y and case.dialect.y not in hello.ys:
         return f"no y {case.dialect.y}"
+    if "group_size" in case.settings and not hello.groups:
+        return "no groups"
     if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.weight_offset}"
     return ""

@@ -46,7 +46,7 @@ static real *keep(const struct block *b, struct tensor **taps, const char *name,
 
 static struct norm norm_of(const struct block *b, bool centred, size_t count, size_t d)
 {
-    return (struct norm){centred, b->casts_first, b->like.dtype, b->eps, b->weight_offset, count / d, d};
+    return (struct norm){centred, b->casts_first, b->like.dtype, b->eps, b->weight_offset, count / d, d, d};
 }
 
 static real *normalised(const struct block *b, const char *name, size_t count, size_t d, const real *x)

@@ -25,7 +25,7 @@ void linear_vjp(struct linear how, const real *dy, const real *x, const real *we
 }
 
 /* 1 / (1 + exp(-x)), and exp(x) / (1 + exp(x)) below zero: neither overflows. */
-static real sigmoid(real x)
+real sigmoid(real x)
 {
     real e = exp(-fabs(x));
     return (x < 0 ? e : 1) / (1 + e);

@@ -17,6 +17,8 @@ void linear(struct linear how, const real *x, const real *weight, const real *bi
 /* dx is added to; dbias may be NULL. */
 void linear_vjp(struct linear how, const real *dy, const real *x, const real *weight, real *dx, real *dweight, real *dbias);
 
+real sigmoid(real x);
+
 void swiglu(size_t count, const real *gate, const real *up, real *y);
 void swiglu_vjp(size_t count, const real *dy, const real *gate, const real *up, real *dgate, real *dup);
 

@@ -20,12 +20,13 @@ static const struct json *message; /* the one in hand; NULL until its line is re
 
 static const char abilities[] =
     "\"protocol\": 2, \"name\": \"c\", \"device\": \"cpu\", "
-    "\"ops\": [\"rms_norm\", \"layer_norm\", \"add_rms_norm\", \"add_layer_norm\", \"batch_norm\", "
+    "\"ops\": [\"rms_norm\", \"layer_norm\", \"add_rms_norm\", \"add_layer_norm\", \"gated_rms_norm\", "
     "\"quantised_rms_norm\", \"quantised_add_rms_norm\", "
-    "\"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
+    "\"batch_norm\", \"rope\", \"attention\", \"swiglu\", \"gelu\", \"pre_ln_block\", \"pre_ln_stack\"], "
     "\"dtypes\": [\"float64\", \"float32\", \"bfloat16\", \"float16\"], "
     "\"orders\": [\"cast_then_scale\", \"scale_then_cast\"], \"weight_offsets\": [0, 1], "
-    "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"ys\": [\"rounded\", \"unrounded\"], \"gradients\": true, \"taps\": true";
+    "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"ys\": [\"rounded\", \"unrounded\"], "
+    "\"groups\": true, \"gradients\": true, \"taps\": true";
 
 static void hello(void)
 {

@@ -13,7 +13,7 @@ struct norm {
     bool casts_first;  /* x_hat is rounded to x's dtype before the weight multiplies it */
     enum dtype dtype;  /* x's */
     real eps, weight_offset;
-    size_t rows, d;
+    size_t rows, d, group; /* so many features of the d have statistics of their own; it divides d */
 };
 
 /* weight and bias may be NULL; y is not yet rounded to a dtype of its own. */

@@ -6,6 +6,7 @@
 #include "batch_norm.h"
 #include "block.h"
 #include "feed_forward.h"
+#include "gated_norm.h"
 #include "norms.h"
 #include "numbers.h"
 #include "quantise.h"
@@ -103,15 +104,15 @@ static void output_quantised(const struct json *settings, const struct tensor *g
     output(outputs, "scale", &of_scale, scales);
 }
 
-/* With a residual s = x + residual is normalised, and returned beside y; without one, s = x. */
-static void answer_norm(const struct json *message, const struct json *settings, bool centred, bool adds, bool quantised,
-                        bool backward, const struct tensor *given, struct tensor **outputs)
+static struct norm how_to_norm(const struct json *message, const struct json *settings, bool centred, const struct tensor *x)
 {
-    const struct tensor *x = input(given, "x"), *residual = adds ? input(given, "residual") : NULL;
     size_t d = axis_from_last(x, 1);
     if (d == 0)
         refuse("x has no features");
-    struct norm how = {
+    size_t group = json_get(settings, "group_size") ? json_size(settings, "group_size") : d;
+    if (group == 0 || d % group)
+        refuse("group_size is %zu; it must divide %zu", group, d);
+    return (struct norm){
         .centred = centred,
         .casts_first = casts_first(json_text(message, "order")),
         .dtype = x->dtype,
@@ -119,7 +120,26 @@ static void answer_norm(const struct json *message, const struct json *settings,
         .weight_offset = (real)json_number(message, "weight_offset"),
         .rows = x->count / d,
         .d = d,
+        .group = group,
     };
+}
+
+/* y's dtype: promoted where what multiplies last says so. */
+static struct tensor promoted(struct norm how, const struct tensor *x, const struct tensor *widest)
+{
+    struct tensor of_y = *x;
+    if (how.casts_first && widest && widest->dtype < of_y.dtype)
+        of_y.dtype = widest->dtype;
+    return of_y;
+}
+
+/* With a residual s = x + residual is normalised, and returned beside y; without one, s = x. */
+static void answer_norm(const struct json *message, const struct json *settings, bool centred, bool adds, bool quantised,
+                        bool backward, const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x"), *residual = adds ? input(given, "residual") : NULL;
+    struct norm how = how_to_norm(message, settings, centred, x);
+    size_t d = how.d;
     const struct tensor *weight = row_parameter(given, "weight", d), *bias = row_parameter(given, "bias", d);
     const struct tensor *widest = weight ? weight : bias;
     real *s = decode(x), *w = weight ? decode(weight) : NULL, *y = reals(x->count);
@@ -129,9 +149,7 @@ static void answer_norm(const struct json *message, const struct json *settings,
         if (rounds(settings, "sum"))
             round_all(residual->dtype, x->count, s);
     }
-    struct tensor of_y = *x;
-    if (how.casts_first && widest && widest->dtype < of_y.dtype) /* promoted: what multiplies last says */
-        of_y.dtype = widest->dtype;
+    struct tensor of_y = promoted(how, x, widest);
     norm(how, s, w, bias ? decode(bias) : NULL, y);
     if (quantised)
         output_quantised(settings, given, x, y, outputs);
@@ -148,6 +166,30 @@ static void answer_norm(const struct json *message, const struct json *settings,
     output(outputs, "dx", x, ds);
     output_if(weight, outputs, "dweight", dweight);
     output_if(bias, outputs, "dbias", dbias);
+}
+
+static void answer_gated_norm(const struct json *message, const struct json *settings, bool backward,
+                              const struct tensor *given, struct tensor **outputs)
+{
+    const struct tensor *x = input(given, "x"), *gate = input(given, "gate");
+    struct gated_norm how = {
+        .norm = how_to_norm(message, settings, false, x),
+        .norm_first = json_true(settings, "norm_before_gate"),
+        .silu = strcmp(json_text(settings, "activation"), "silu") == 0,
+    };
+    const struct tensor *weight = row_parameter(given, "weight", how.norm.d);
+    const real *of_x = decode(x), *of_gate = input_like(given, "gate", x), *w = weight ? decode(weight) : NULL;
+    real *y = reals(x->count);
+    struct tensor of_y = how.norm_first ? *x : promoted(how.norm, x, weight);
+    gated_norm(how, of_x, of_gate, w, y);
+    output(outputs, "y", &of_y, y);
+    if (!backward)
+        return;
+    real *dx = reals(x->count), *dgate = reals(x->count), *dweight = reals(how.norm.d);
+    gated_norm_vjp(how, input_like(given, "dy", x), of_x, of_gate, w, dx, dgate, dweight);
+    output(outputs, "dx", x, dx);
+    output(outputs, "dgate", gate, dgate);
+    output_if(weight, outputs, "dweight", dweight);
 }
 
 static void answer_batch_norm(const struct json *message, const struct json *settings, bool backward,
@@ -378,6 +420,8 @@ struct tensor *answer(const struct json *message, const struct tensor *given)
     struct tensor *outputs = NULL;
     if (strcmp(row_norm, "rms_norm") == 0 || strcmp(row_norm, "layer_norm") == 0)
         answer_norm(message, settings, *row_norm == 'l', adds, quantised, backward, given, &outputs);
+    else if (strcmp(op, "gated_rms_norm") == 0)
+        answer_gated_norm(message, settings, backward, given, &outputs);
     else if (strcmp(op, "batch_norm") == 0)
         answer_batch_norm(message, settings, backward, given, &outputs);
     else if (strcmp(op, "rope") == 0)

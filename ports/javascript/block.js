@@ -105,7 +105,7 @@ export class Block {
   howToNorm(name, d) {
     const { eps, order, weight_offset: weightOffset } = this.config;
     const centred = this.parameter(`${name}.bias`) !== undefined;
-    return { centred, castsFirst: order === "cast_then_scale", dtype: this.dtype, eps, weightOffset, d };
+    return { centred, castsFirst: order === "cast_then_scale", dtype: this.dtype, eps, weightOffset, d, group: d };
   }
 
   norm(name, d, x) {

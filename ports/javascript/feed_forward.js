@@ -20,7 +20,7 @@ export function linearVjp({ rows, inner, out }, dy, x, weight) {
 }
 
 // 1 / (1 + exp(-x)), and exp(x) / (1 + exp(x)) below zero: neither overflows.
-function sigmoid(x) {
+export function sigmoid(x) {
   const e = Math.exp(-Math.abs(x));
   return (x < 0 ? e : 1) / (1 + e);
 }

@@ -4,6 +4,7 @@ import { attention, attentionVjp, rope } from "./attention.js";
 import { batchNorm, batchNormVjp } from "./batch_norm.js";
 import { Block } from "./block.js";
 import { gelu, geluVjp, swiglu, swigluVjp } from "./feed_forward.js";
+import { gatedNorm, gatedNormVjp } from "./gated_norm.js";
 import { norm, normVjp } from "./norms.js";
 import { added, array, round } from "./numbers.js";
 import { quantise } from "./quantise.js";
@@ -16,13 +17,14 @@ const ofThoseGiven = ({ x, weight, bias }, { dx, dweight, dbias }) => ({
   ...(bias && { dbias: like(bias, dbias) }),
 });
 
-const howToNorm = (centred, { order, eps, weight_offset: weightOffset }, x) => ({
+const howToNorm = (centred, { order, eps, weight_offset: weightOffset, settings }, x) => ({
   centred,
   castsFirst: order === "cast_then_scale",
   dtype: x.dtype,
   eps,
   weightOffset,
   d: x.shape.at(-1),
+  group: settings.group_size ?? x.shape.at(-1),
 });
 
 // s is what is normalised: x's values, or the sum of them and a residual.
@@ -94,6 +96,17 @@ export const OPS = {
   add_layer_norm: addNormOp(true),
   quantised_rms_norm: quantisedOp,
   quantised_add_rms_norm: quantisedOp,
+
+  gated_rms_norm(message, given, backward) {
+    const { x, gate, weight, dy } = given;
+    const { norm_before_gate: normFirst, activation } = message.settings;
+    const how = { ...howToNorm(false, message, x), normFirst, silu: activation === "silu" };
+    const promotes = how.castsFirst && !normFirst && weight?.dtype === "float32";
+    const y = like(x, gatedNorm(how, x.values, gate.values, weight?.values), promotes ? "float32" : x.dtype);
+    if (!backward) return { y };
+    const { dgate, ...gradients } = gatedNormVjp(how, dy.values, x.values, gate.values, weight?.values);
+    return { y, ...ofThoseGiven({ x, weight }, gradients), dgate: like(gate, dgate) };
+  },
 
   batch_norm({ eps, settings }, given, backward) {
     const { x, weight, bias, running_mean: runningMean, running_var: runningVar, dy } = given;

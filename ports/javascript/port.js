@@ -16,6 +16,7 @@ const HELLO = {
   weight_offsets: [0, 1],
   sums: ["rounded", "unrounded", "float32"],
   ys: ["rounded", "unrounded"],
+  groups: true,
   gradients: true,
   taps: true,
   device: "cpu",

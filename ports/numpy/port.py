@@ -6,7 +6,7 @@ import numpy as np
 
 import conformance.port
 from ports.numpy import attention as attending
-from ports.numpy import block, feed_forward, quantised, rows
+from ports.numpy import block, feed_forward, gated_norm, quantised, rows
 
 Array = np.ndarray
 
@@ -20,6 +20,7 @@ class Port(conformance.port.Port):
     layer_norm = staticmethod(rows.layer_norm)
     add_rms_norm = staticmethod(rows.add_rms_norm)
     add_layer_norm = staticmethod(rows.add_layer_norm)
+    gated_rms_norm = staticmethod(gated_norm.gated_rms_norm)
     quantised_rms_norm = staticmethod(quantised.quantised_rms_norm)
     quantised_add_rms_norm = staticmethod(quantised.quantised_add_rms_norm)
     batch_norm = staticmethod(rows.batch_norm)

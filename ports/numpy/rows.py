@@ -19,6 +19,14 @@ def widen(x: Array) -> Array:
     return x.astype(np.result_type(x, np.float32), copy=False)
 
 
+def mean(a: Array, group_size: int | None) -> Array:
+    """The mean of every row; or, for every feature, that of its group."""
+    if group_size is None:
+        return np.mean(a, axis=-1, keepdims=True)
+    groups = a.reshape(*a.shape[:-1], a.shape[-1] // group_size, group_size)
+    return np.repeat(np.mean(groups, axis=-1), group_size, axis=-1)
+
+
 def rms_norm(
     x: Array,
     weight: Array | None,
@@ -27,19 +35,22 @@ def rms_norm(
     weight_offset: float = 0.0,
     order: str = "cast_then_scale",
     dtype: np.dtype | None = None,
+    group_size: int | None = None,
 ) -> tuple[Array, Backward]:
     r"""Divide every row by its root mean square, then scale. `dtype` is that of y and of a cast, if it is not x's.
 
     $$ y = w\, \hat x, \qquad \hat x = r\,x, \qquad dx = r\,(g - \hat x\, \overline{g \hat x}), \quad g = w\,dy $$
+
+    With a `group_size` the means are those of so many features.
     """
     wide = widen(x)
-    rstd = 1 / np.sqrt(np.mean(np.square(wide), axis=-1, keepdims=True) + eps)  # *batch 1
+    rstd = 1 / np.sqrt(mean(np.square(wide), group_size) + eps)  # *batch d, or *batch 1
     x_hat = wide * rstd  # *batch d
     y, scale_backward = _scale(x_hat, dtype or x.dtype, weight, None, weight_offset, order)
 
     def backward(dy: Array) -> tuple[Any, ...]:
         g, dweight, _ = scale_backward(dy)
-        dx = rstd * (g - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))  # *batch d
+        dx = rstd * (g - x_hat * mean(g * x_hat, group_size))  # *batch d
         return dx.astype(x.dtype), dweight
 
     return y, backward
@@ -54,22 +65,22 @@ def layer_norm(
     weight_offset: float = 0.0,
     order: str = "scale_then_cast",
     dtype: np.dtype | None = None,
+    group_size: int | None = None,
 ) -> tuple[Array, Backward]:
-    r"""Centre every row, divide it by its standard deviation, then scale and shift. `dtype` is as in `rms_norm`.
+    r"""Centre every row, divide it by its standard deviation, then scale and shift; the last two are as in `rms_norm`.
 
     $$ y = w\, \hat x + b, \qquad \hat x = r\,(x - \mu), \qquad
        dx = r\,(g - \bar g - \hat x\, \overline{g \hat x}), \quad g = w\,dy $$
     """
     wide = widen(x)
-    centred = wide - np.mean(wide, axis=-1, keepdims=True)  # *batch d
-    rstd = 1 / np.sqrt(np.mean(np.square(centred), axis=-1, keepdims=True) + eps)  # *batch 1
+    centred = wide - mean(wide, group_size)  # *batch d
+    rstd = 1 / np.sqrt(mean(np.square(centred), group_size) + eps)  # *batch d, or *batch 1
     x_hat = centred * rstd  # *batch d
     y, scale_backward = _scale(x_hat, dtype or x.dtype, weight, bias, weight_offset, order)
 
     def backward(dy: Array) -> tuple[Any, ...]:
         g, dweight, dbias = scale_backward(dy)
-        shift = np.mean(g, axis=-1, keepdims=True)  # *batch 1
-        dx = rstd * (g - shift - x_hat * np.mean(g * x_hat, axis=-1, keepdims=True))  # *batch d
+        dx = rstd * (g - mean(g, group_size) - x_hat * mean(g * x_hat, group_size))  # *batch d
         return dx.astype(x.dtype), dweight, dbias
 
     return y, backward

@@ -41,6 +41,7 @@ DTYPES_OF = {
     "layer_norm": ("float64", "float16"),
     "add_rms_norm": ("bfloat16",),
     "add_layer_norm": ("float32",),
+    "gated_rms_norm": ("bfloat16",),
     "batch_norm": ("bfloat16",),
     "rope": ("float32",),
     "attention": ("bfloat16",),
@@ -72,9 +73,9 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-def test_there_are_twenty_one_cases_of_layouts():
+def test_there_are_twenty_three_cases_of_layouts():
     """All that impl_jax may skip."""
-    assert len(LAYOUTS) == 21
+    assert len(LAYOUTS) == 23
 
 
 # JAX in eager mode compiles every operation for every shape. The quick cases reject whatever is wrong in any case; of a

@@ -13,30 +13,33 @@ from conformance.ops.cases import select
 from conformance.ops.draw import Draw
 from conformance.ops.golden import compute
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
-from conformance.ops.norms.cases import ADD_NORMS, ROW_NORM_CASES, ROW_NORMS
+from conformance.ops.norms.cases import ROW_BY_ROW, ROW_NORM_CASES
+from conformance.ops.norms.gated_norm import GATED_NORM_CASES
+from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.port.protocol import Hello
 from conformance.question.dialects import SUMS, Dialect
 from conformance.tools.fuzzing.random_cases import cases, questions
 
-OPS = (*ROW_NORMS, *ADD_NORMS)
-HELLO = Hello("port", OPS, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True, sums=SUMS)
+HELLO = Hello("port", ROW_BY_ROW, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True, sums=SUMS)
 EVERYTHING = questions(HELLO)
+OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES)
 PLAIN = {case.dtype: case for case in select("rms_norm/*/random")}
 
 
 def test_every_case_of_the_kit_has_an_answer():
-    assert {case.id: why for case in (*ROW_NORM_CASES, *ADD_NORM_CASES) if (why := why_unanswerable(case))} == {}
+    assert {case.id: why for case in OF_THE_KIT if (why := why_unanswerable(case))} == {}
 
 
 @settings(max_examples=300, deadline=None)
-@given(cases(EVERYTHING))
+@given(cases(EVERYTHING, groups=True))
 def test_inputs_are_finite_and_every_element_has_an_interval(case):
     assert why_unanswerable(case) == ""
     golden = compute(case, 0)
     finite = {name for name, array in golden.inputs.items() if np.all(np.isfinite(array.astype(np.float64)))}
-    assert golden.inputs.keys() - finite <= ({"x", "residual"} if case.x.rows in ("nan_row", "inf_row") else set())
+    drawn = {"x", "residual"} if case.x.rows in ("nan_row", "inf_row") else set()
+    assert golden.inputs.keys() - finite <= drawn | ({"gate"} if getattr(case, "gate", "") == "nan" else set())
     assert ("x" in finite) == (case.x.rows not in ("nan_row", "inf_row"))
-    if has_answer(case, golden):
+    if has_answer(golden):
         for output in golden.outputs.values():
             lower, upper = output.interval()
             assert np.all((lower <= upper) | np.isnan(output.value))
@@ -44,7 +47,7 @@ def test_inputs_are_finite_and_every_element_has_an_interval(case):
 
 def test_every_question_is_asked():
     assert {(op, dtype, dialect) for op, dtype, dialect in EVERYTHING} == {
-        (case.op, case.dtype, case.dialect) for case in (*ROW_NORM_CASES, *ADD_NORM_CASES)
+        (case.op, case.dtype, case.dialect) for case in OF_THE_KIT
     }
 
 
@@ -103,4 +106,4 @@ def test_many_narrow_rows_are_among_them():
     ],
 )
 def test_what_only_the_numbers_tell(case, answered):
-    assert has_answer(case, compute(case, 0)) == answered
+    assert has_answer(compute(case, 0)) == answered

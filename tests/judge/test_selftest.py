@@ -32,7 +32,7 @@ def test_every_mistake_is_seen_wherever_it_can_be(result):
 
 def test_right_and_wrong_lie_far_apart(result):
     of_norms = [separation for separation in result.separations if separation.op in NORMS]
-    assert len(of_norms) == 4 * (3 + 4 + 5 + 6 + 6) + 3 * (2 + 3)
+    assert len(of_norms) == 4 * (3 + 4 + 5 + 6 + 4 + 6) + 3 * (2 + 3)
     assert min(separation.factor for separation in of_norms) >= 10 * SEPARATION
     assert {separation.output for separation in result.separations if separation.op not in NORMS} == {"outputs", "taps"}
     assert max(separation.honest for separation in result.separations) < 0.9

@@ -44,7 +44,7 @@ def test_what_is_written_runs_and_says_what_to_write_next():
     status, output = conformance("run", "mine_port.py", "--case", "*/float32/random")
     assert status == 3
     assert f"{NOT_WRITTEN} (" in output
-    assert "no op add_rms_norm, add_layer_norm, batch_norm, rope, attention" in output
+    assert "no op add_rms_norm, add_layer_norm, gated_rms_norm, batch_norm, rope, attention" in output
     assert "nothing to judge yet: " in output
     assert output.endswith("next: write rms_norm, then conformance run mine_port.py --op rms_norm")
 

@@ -26,7 +26,7 @@ Seen = TypeVar("Seen", found_factor.Scaled, found_rows.Summed, found_eps.Found)
 
 OF_EPS = ("y", "dx")
 OF_ROWS = ("dweight", "dbias")
-LOOKED_AT = ("y", "dx", *OF_ROWS)
+LOOKED_AT = ("y", "dx", "dgate", *OF_ROWS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def fitted(verdicts: Sequence[Verdict], seed: int) -> tuple[Mistake, ...]:
         if key[1] in OF_EPS and (each := found_eps.found(group.failing, group.passing, seed))
     }
     eps = _fewest(told, found_eps.candidates, found_eps.explains)
-    variances = [unit for key, group in groups.items() if key[0] in LAYER and key[1] == "y" for unit in group.failing]
+    failing = (unit for key, group in groups.items() if key[0] in LAYER and key[1] == "y" for unit in group.failing)
+    variances = [(case, output) for case, output in failing if case.group_size is None]
     one_pass = found_variance.found(variances, seed)
     return (
         *((one_pass,) if one_pass else ()),

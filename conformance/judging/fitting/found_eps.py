@@ -17,6 +17,7 @@ from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.steps import Steps
+from conformance.ops.norms.values import mean
 
 Array = np.ndarray
 
@@ -122,7 +123,7 @@ def measure(unit: Unit, seed: int) -> Told:
         return NOTHING
     with np.errstate(all="ignore"):
         scale, doubt = _scale_of_rstd(unit, seed)
-        with_eps = golden(case, seed).intermediates["rstd"] ** -2.0
+        with_eps = _rstd(true_norm(case, seed), seed) ** -2.0
         tells = np.isfinite(doubt)
     if not tells.any():
         return NOTHING
@@ -135,11 +136,11 @@ def _scale_of_rstd(unit: Unit, seed: int) -> tuple[Array, Array]:
     case, output = unit
     norm, expected = true_norm(case, seed), golden(case, seed).outputs[output.output]
     line = line_of_y(norm, seed) if output.output == "y" else _line_of_dx(norm, seed)
-    square = _sum(norm, np.square(line.slope))
-    scale = _sum(norm, (output.actual - line.fixed) * line.slope) / square
+    square = _mean(norm, np.square(line.slope))
+    scale = _mean(norm, (output.actual - line.fixed) * line.slope) / square
     lower, upper = expected.interval()
     noise = (upper - lower) / 2 * line.growth(np.abs(scale)) + ulp(output.actual, expected.dtype)
-    return scale, _sum(norm, noise * np.abs(line.slope)) / square
+    return scale, _mean(norm, noise * np.abs(line.slope)) / square
 
 
 def _told(scale: Array, doubt: Array, with_eps: Array, eps: float) -> Told:
@@ -165,23 +166,32 @@ def line_of_y(norm: Norm, seed: int) -> Line:
 
 
 def _line_of_dx(norm: Norm, seed: int) -> Line:
-    """dx = s·rstd·(g − mean(g)) − s³·rstd·x_hat·mean(g·x_hat): what is orthogonal to x_hat is a line in s."""
-    known = golden(norm.case, seed).intermediates
-    slope = norm.dy * norm.parameters(norm.weight, norm.bias, norm.offset)[0]
+    """dx = s·rstd·(g − mean(g)) − s³·rstd·x_hat·mean(g·x_hat): what is orthogonal to x_hat is a line in s.
+
+    So is what a stage before the norm makes of it.
+    """
+    x_hat = golden(norm.case, seed).intermediates["x_hat"]
+    slope = norm.after.cotangents(norm.dy, norm.x)[0] if norm.after else norm.dy
+    slope = slope * norm.parameters(norm.weight, norm.bias, norm.offset)[0]
     if not (norm.batch and not norm.batch.training):
         slope = slope - (_mean(norm, slope) if norm.centre_values else 0.0)
-        along = _sum(norm, slope * known["x_hat"]) / _sum(norm, np.square(known["x_hat"]))
-        slope = slope - known["x_hat"] * np.where(np.isfinite(along), along, 0.0)
-    fixed = norm.added.dresidual_out if norm.added else 0.0
-    return Line(slope * known["rstd"], fixed, lambda scale: np.maximum(scale, scale**3))
+        along = _mean(norm, slope * x_hat) / _mean(norm, np.square(x_hat))
+        slope = slope - x_hat * np.where(np.isfinite(along), along, 0.0)
+    slope, fixed = slope * _rstd(norm, seed), np.zeros_like(norm.x)
+    if norm.before:
+        made = norm.before.before(norm.x).made["dx"]
+        slope, fixed = made.of(slope) - made.of(fixed), made.of(fixed)
+    return Line(slope, fixed, lambda scale: np.maximum(scale, scale**3))
 
 
-def _sum(norm: Norm, terms: Array) -> Array:
-    return np.sum(terms, axis=norm.axes, keepdims=True)
+def _rstd(norm: Norm, seed: int) -> Array:
+    """The true rstd of every row, or of the group of every feature."""
+    rstd = golden(norm.case, seed).intermediates["rstd"]
+    return rstd if norm.group is None else np.repeat(rstd, norm.group, axis=-1)
 
 
 def _mean(norm: Norm, terms: Array) -> Array:
-    return np.mean(terms, axis=norm.axes, keepdims=True)
+    return mean(terms, norm.axes, norm.group)
 
 
 def candidates(group: Found) -> list[Rule]:

@@ -10,7 +10,7 @@ from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import ALL_NORMS, Mistake
 from conformance.numbers.rounding import ulp
 from conformance.ops.golden import golden
-from conformance.ops.norms.golden import exact_inputs
+from conformance.ops.norms.golden import as_the_norm_has_them
 
 Array = np.ndarray
 Times = Literal[0, 2]
@@ -59,7 +59,8 @@ class Sums:
     def ranges(self, times: Times) -> list[tuple[int, int]]:
         """The ranges of rows that, counted so often, make this sum; not all rows, and not none."""
         wanted = (self.actual - self.partial[-1]) * (times - 1)  # the sum over the rows of the range
-        j = int(np.argmax(np.abs(wanted) / self.allowed))
+        with np.errstate(over="ignore"):
+            j = int(np.argmax(np.abs(wanted) / self.allowed))
         order = np.argsort(self.partial[:, j])
         sorted_ = self.partial[order, j]
         low = np.searchsorted(sorted_, self.partial[:, j] + wanted[j] - self.allowed[j])
@@ -75,7 +76,8 @@ def sums(unit: Unit, seed: int) -> Sums | None:
     """What an output is a sum of; none where something is not finite, or the rows are too few or too narrow to tell."""
     case, output = unit
     known = golden(case, seed)
-    _, dy, _, _ = exact_inputs(known.inputs)
+    with np.errstate(all="ignore"):
+        _, dy, _ = as_the_norm_has_them(case, known.inputs)
     terms = dy * known.intermediates["x_hat"] if output.output == "dweight" else dy
     terms = terms.reshape(-1, terms.shape[-1])
     if len(terms) < 2 or terms.shape[1] < NARROWEST or not (np.isfinite(terms).all() and np.isfinite(output.actual).all()):

@@ -10,7 +10,7 @@ import numpy as np
 import reference
 from conformance.mistakes.block.heads import fused
 from conformance.mistakes.block.stages import Become, alters, reads
-from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake
+from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake, all_but
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Gelu, SwiGLU
 from conformance.ops.block.wrappers import After, Before, Map, Measured
@@ -88,10 +88,7 @@ def _both_clamped(op: SwiGLU) -> Before:
 
 
 LIMIT = 7.0  # gpt-oss's
-EXACT_GELU = dict.fromkeys(
-    ("pre_ln_block/float64", "pre_ln_block/bfloat16", "pre_ln_block/float16"),
-    "a block with an exact GELU is asked for in float32",
-)
+EXACT_GELU = {f"pre_ln_block/{dtype}": "a block with an exact GELU is asked for in float32" for dtype in all_but("float32")}
 LARGE_GATES = {"pre_ln_block/float64": "a block with large gates is asked for in float32 and in half precision"}
 SILU = Map(silu, lambda dy, x: dy * _silu_slope(x))
 TANH = "the two formulas differ by 4.7e-4 at most, a quarter of bfloat16's roundoff for the values of order one around them"

@@ -7,6 +7,8 @@ from conformance.mistakes.norms import (
     dtypes,
     dx,
     epsilon,
+    gating,
+    grouping,
     indexing,
     lanes,
     output_precision,
@@ -26,6 +28,8 @@ MISTAKES: tuple[Mistake, ...] = (
     *residual.MISTAKES,  # first: what rounds the sum is put down to the sum
     *scales.MISTAKES,
     *quantised.MISTAKES,
+    *gating.MISTAKES,
+    *grouping.MISTAKES,
     *epsilon.MISTAKES,
     *statistics.MISTAKES,
     *padding.MISTAKES,

@@ -12,7 +12,7 @@ from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, NormOp, Probe, Y
 from conformance.ops.norms.inputs import drawn_rows
-from conformance.ops.norms.steps import Added
+from conformance.ops.norms.stages import Added
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS
@@ -110,11 +110,12 @@ class AddNormCase(AddProbe, NormCase):
         """Whether something reads an output, so that it has a cotangent."""
         return output != self.unread
 
-    def added(self, given: dict[str, np.ndarray]) -> Added:
+    def parts(self, given: dict[str, np.ndarray]) -> dict[str, Any]:
         """The residual, and the cotangent of the sum: zeros where nothing reads it."""
         residual = given["residual"].astype(np.float64)
         cotangent = given.get("dresidual_out", np.zeros_like(residual)).astype(np.float64)
-        return Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), self.dialect.sum == "rounded")
+        is_rounded = self.dialect.sum == "rounded"
+        return {"added": Added(residual, cotangent, self.dialect.residual_dtype(self.dtype), is_rounded)}
 
 
 # What every dtype and dialect may show in its own way.

@@ -13,7 +13,7 @@ from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.expected import expected_outputs
 from conformance.ops.norms.formula import Formula
 from conformance.ops.norms.golden import exact_inputs, norm_golden, norm_inputs
-from conformance.ops.norms.values import NormValues, batch_axes, honest
+from conformance.ops.norms.values import NormValues, honest
 from conformance.ops.op import BACKWARDS, Backward, Style
 
 Array = np.ndarray
@@ -115,8 +115,12 @@ class Norm(Formula):
         dtype = FORMATS[self.case.dtype].compute.storage
         x, dy, weight, bias = (array.astype(dtype) for array in (self.x, self.dy, self.weight, self.bias))
         batch = self.batch and replace(self.batch, mean=self.batch.mean.astype(dtype), var=self.batch.var.astype(dtype))
-        added = self.added and self.added.astype(dtype)
-        return replace(self, x=x, dy=dy, weight=weight, bias=bias, batch=batch, added=added, noisy=True)
+        parts = {
+            "batch": batch,
+            "added": self.added and self.added.astype(dtype),
+            "gated": self.gated and self.gated.astype(dtype),
+        }
+        return replace(self, x=x, dy=dy, weight=weight, bias=bias, noisy=True, **parts)
 
     def _expected(self, values: NormValues) -> dict[str, Expected]:
         dtypes = self.output_dtypes(self.case.outputs)
@@ -130,10 +134,7 @@ def true_norm(case: NormCase, seed: int) -> Norm:
     x, dy, weight, bias = exact_inputs(given)
     centred, offset = case.centred, float(case.dialect.weight_offset)
     norm = Norm(case, seed, x, dy, weight, bias, case.dialect, case.eps, offset, centred, centred, honest(case.dtype))
-    batch = case.batch(given)
-    if batch:
-        return replace(norm, batch=batch, axes=batch_axes(x))
-    return replace(norm, added=case.added(given), quantising=case.quantising(given))
+    return replace(norm, **case.parts(given))
 
 
 def _replaced(whole: Any, path: str, value: Any) -> Any:

@@ -12,6 +12,7 @@ from conformance.numbers.rounding import DTYPES, FORMATS, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe, Y
 from conformance.ops.norms.steps import Batch
+from conformance.ops.norms.values import batch_axes
 from conformance.ops.op import Output
 from conformance.question.dialects import Dialect
 
@@ -63,10 +64,11 @@ class BatchNormCase(NormCase):
         """y and, in training, the running statistics after the batch."""
         return (Y, *STATISTICS) if self.training else (Y,)
 
-    def batch(self, given: dict[str, np.ndarray]) -> Batch:
-        """The running statistics, and how they move."""
+    def parts(self, given: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The running statistics, and how they move; the axes of the batch's."""
         mean, var = (given[name].astype(np.float64) for name in RUNNING)
-        return Batch(mean, var, self.training, self.training, self.momentum, self.correction)
+        batch = Batch(mean, var, self.training, self.training, self.momentum, self.correction)
+        return {"batch": batch, "axes": batch_axes(given["x"])}
 
     def further_inputs(self, x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """Running statistics of the kind that batches like x's leave: a little off its mean, one to two times its variance."""

@@ -10,8 +10,6 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
-from conformance.ops.norms.quantising import Quantising
-from conformance.ops.norms.steps import Added, Batch
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS, Layout
@@ -19,13 +17,17 @@ from conformance.question.dialects import Dialect
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
 AddNormOp = Literal["add_rms_norm", "add_layer_norm"]
+GatedNormOp = Literal["gated_rms_norm"]
 QuantisedOp = Literal["quantised_rms_norm", "quantised_add_rms_norm"]
-NormOp = Literal[RowNormOp, AddNormOp, "batch_norm", QuantisedOp]
+NormOp = Literal[RowNormOp, AddNormOp, GatedNormOp, QuantisedOp, "batch_norm"]
 
 ROW_NORMS: tuple[RowNormOp, ...] = get_args(RowNormOp)
 ADD_NORMS: tuple[AddNormOp, ...] = get_args(AddNormOp)
+GATED_NORMS: tuple[GatedNormOp, ...] = get_args(GatedNormOp)
 QUANTISED: tuple[QuantisedOp, ...] = get_args(QuantisedOp)
-NORMS: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, "batch_norm", *QUANTISED)
+ROW_BY_ROW: tuple[NormOp, ...] = (*ROW_NORMS, *ADD_NORMS, *GATED_NORMS, *QUANTISED)
+"""The norms of rows, whatever else they do."""
+NORMS: tuple[NormOp, ...] = (*ROW_BY_ROW, "batch_norm")
 Y = Output("y", lambda case: case.dialect.output_dtype(case.dtype))
 
 ROWS = {
@@ -42,6 +44,9 @@ def _eps(value: float) -> float:
     return float(np.float32(value))
 
 
+EPS_1E_5 = _eps(1e-5)
+
+
 @dataclass(frozen=True)
 class Probe:
     """A row of the table: a case before its op, dialect and dtype are chosen."""
@@ -49,13 +54,14 @@ class Probe:
     name: str
     exposes: str
     shape: tuple[int, ...] = (2, 3, 33)
-    eps: float = _eps(1e-5)
+    eps: float = EPS_1E_5
     x: Draw = field(default_factory=Draw)
     weight: Weight = "signed"
     bias: bool = True
     dy: Cotangent = "random"
     dy_scale: float = 1.0
     layout: Layout = "contiguous"
+    group_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,8 @@ class NormCase(Probe):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """None: a norm's constants are eps, its offset and its order."""
-        return {}
+        """What the op is called with besides eps, its offset and its order."""
+        return {} if self.group_size is None else {"group_size": self.group_size}
 
     @property
     def weight_offset(self) -> int | None:
@@ -116,7 +122,7 @@ class NormCase(Probe):
     @property
     def centred(self) -> bool:
         """Whether the mean is taken off."""
-        return "rms_norm" not in self.op
+        return not self.op.endswith("rms_norm")
 
     @property
     def activations(self) -> dict[str, str]:
@@ -158,17 +164,9 @@ class NormCase(Probe):
         """Whether something reads an output, so that it has a cotangent."""
         return True
 
-    def batch(self, given: dict[str, np.ndarray]) -> Batch | None:
-        """What BatchNorm has besides; None for a norm of rows."""
-        return None
-
-    def added(self, given: dict[str, np.ndarray]) -> Added | None:
-        """What a norm has besides that first adds a residual; None for another."""
-        return None
-
-    def quantising(self, given: dict[str, np.ndarray]) -> Quantising | None:
-        """What a norm has besides that quantises y; None for another."""
-        return None
+    def parts(self, given: dict[str, np.ndarray]) -> dict[str, Any]:
+        """What its norm has besides, as fields of a `Formula`: groups, a residual, a gate, the batch."""
+        return {"group": self.group_size}
 
     def output_shape(self, output: str) -> tuple[int, ...]:
         """Shape of an output: that of x for what is as large, one row's for what parameters and statistics are made of."""
@@ -291,10 +289,11 @@ def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
                 yield dtype, dialect, probe
 
 
-def _case(op: RowNormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
+def row_norm_case(op: RowNormOp, dtype: DType, dialect: Dialect, probe: Probe) -> NormCase:
+    """The case that a row of the table is in an op, a dtype and a dialect."""
     row = {name: getattr(probe, name) for name in Probe.__dataclass_fields__}
     row["bias"] = probe.bias and op == "layer_norm"
     return NormCase(**row, op=op, dialect=dialect, dtype=dtype)
 
 
-ROW_NORM_CASES = tuple(_case(op, *row) for op in ROW_NORMS for row in _table(op))
+ROW_NORM_CASES = tuple(row_norm_case(op, *row) for op in ROW_NORMS for row in _table(op))

@@ -37,8 +37,7 @@ def expected_outputs(
             admitted = placements.scale_then_cast(norm, budget, storage_dtype)
         case "either_order":
             admitted = placements.unrounded(norm, budget)
-    if norm.summed:
-        admitted |= placements.with_residual(admitted, norm, budget, storage_dtype)
+    admitted |= placements.with_stages(admitted, norm, budget, storage_dtype)
     modes = modes or {}
     quantised = quantising.expected(admitted["y"][0], norm, budget.rstd, modes) if quantising else {}
     return {

@@ -9,8 +9,21 @@ import numpy as np
 from conformance.numbers.rounding import Mode, Rounding, round_to, significant_bits
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.quantising import Quantising
-from conformance.ops.norms.steps import NOTHING, Added, Batch, Paths, Precision, Step, Steps
-from conformance.ops.norms.values import FEATURES, Arithmetic, Axes, NormValues, Pullback, Running, Sum, by_feature
+from conformance.ops.norms.stages import Added, Gated, around
+from conformance.ops.norms.steps import NOTHING, Batch, Paths, Precision, Step, Steps
+from conformance.ops.norms.values import (
+    FEATURES,
+    Arithmetic,
+    Axes,
+    NormValues,
+    Pullback,
+    Running,
+    Stage,
+    Sum,
+    by_feature,
+    joined,
+    split,
+)
 from conformance.ops.op import Backward
 from conformance.question.dialects import Dialect
 
@@ -54,11 +67,13 @@ class Formula:
     batch: Batch | None = None
     added: Added | None = None
     quantising: Quantising | None = None
+    gated: Gated | None = None
 
     # the statistics
     read: Callable[[Array], Array] = lambda x: x
     axes: Axes = FEATURES
-    block: int | None = None  # so many features together have statistics of their own; None: the whole row
+    group: int | None = None  # so many features together have statistics of their own; None: the whole row
+    block: int | None = None  # the same where none are asked for, and the last block may be narrower
     summed: Callable[[Array], Array] = lambda x: x  # what is averaged for the mean
     mean_divisor: Callable[[int], float] = float
     divisor: Callable[[int], float] = float
@@ -96,9 +111,19 @@ class Formula:
     sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise
 
     @property
+    def before(self) -> Added | Gated | None:
+        """What stands before the norm."""
+        return around(self.added, self.gated)[0]
+
+    @property
+    def after(self) -> Gated | None:
+        """What stands after it."""
+        return around(self.added, self.gated)[1]
+
+    @property
     def input(self) -> Array:
-        """What is normalised: x, or its sum with a residual, [*batch, d]."""
-        return self.added.sum_read(self.x) if self.added else self.x
+        """What is normalised: x, or what stands before the norm makes of it, [*batch, d]."""
+        return self.before.input(self.x) if self.before else self.x
 
     def evaluate(self, backward: Backward) -> NormValues:
         """Evaluate it forward, then backward as autograd of that forward, or by the true formula on what was saved.
@@ -107,7 +132,9 @@ class Formula:
         """
         forward, running, slope, gradient = self._forward()
         by_formula = backward == "formula" or self.saved is not _unchanged or self.projected is not _projected
-        s = replace(self.saved(forward), dy=self.cotangent(self.dy))
+        dy = self.cotangent(self.dy)
+        dz, dz_of_weight = self.after.cotangents(dy, forward.y) if self.after else (dy, dy)
+        s = replace(self.saved(forward), dy=dz)
         features, axes, none = self._count(s.x), self._axes(s.x), np.zeros_like(s.x)
         given = self.batch is not None and not self.batch.training
 
@@ -134,7 +161,7 @@ class Formula:
             return self._rounded("dweight", dweight), self._rounded("dbias", dbias)
 
         multiplicand = self.multiplicand(s) + np.zeros_like(s.x)
-        dweight, dbias = parameter_gradients(self._rounded("dy_x_hat", s.dy * multiplicand))
+        dweight, dbias = parameter_gradients(self._rounded("dy_x_hat", dz_of_weight * multiplicand))
         written = self.written(s.x)
         return NormValues(
             x=s.x,
@@ -148,13 +175,22 @@ class Formula:
             dweight=dweight,
             dbias=dbias,
             centred=self.centre_values,
-            pullback=Pullback(self.backward_weight(s), dx_paths, multiplicand, lambda terms: parameter_gradients(terms)[0]),
+            pullback=Pullback(
+                self.backward_weight(s), dx_paths, multiplicand, lambda terms: parameter_gradients(terms)[0], dz_of_weight
+            ),
             arithmetic=self.arithmetic,
             axes=axes,
             given=forward.row_mean if given else None,
             running=running,
-            summed=self.added.summed(self.x) if self.added else None,
+            group=self._group(s.x),
+            before=self.before.before(self.x) if self.before else None,
+            after=self._stored(self.after.after(dy)) if self.after else None,
         )
+
+    def _stored(self, stage: Stage) -> Stage:
+        """What stands after the norm, with y rounded as the formula says."""
+        y = stage.made["y"]
+        return replace(stage, made={**stage.made, "y": replace(y, of=lambda z: self._rounded("y", y.of(z)))})
 
     def _forward(self) -> tuple[Steps, Running | None, Array, Array]:
         """The steps, the running statistics after them, d rstd / d mean square, and n times d mean square / d x."""
@@ -184,7 +220,8 @@ class Formula:
         w, b = self.parameters(self._rounded("weight", self.weight), self.bias, self.offset)
         w, b = self._rounded("weight", w), self._rounded("bias", b + np.zeros_like(w))
         b = b + self.added.after(self.added.residual) if self.added else b
-        y = self._rounded("y", (w * x_hat + b) * self.written(x))
+        y = self._rounded("normed", (w * x_hat + b) * self.written(x))
+        y = y if self.after else self._rounded("y", y)
 
         step = 1e-20 * mean_square.astype(np.float64) + 1e-290  # of the complex step that differentiates rstd
         slope = np.imag(self.rstd(mean_square + 1j * step, eps)) / step
@@ -202,7 +239,10 @@ class Formula:
         return _times(dw, ww, db, bw).astype(dtype), _times(dw, wb, db, bb).astype(dtype)
 
     def _count(self, x: Array) -> int:
-        return max(1, int(np.prod([x.shape[axis] for axis in self._axes(x)])))
+        return self._group(x) or max(1, int(np.prod([x.shape[axis] for axis in self._axes(x)])))
+
+    def _group(self, x: Array) -> int | None:
+        return self.group if self._axes(x) == FEATURES else None
 
     def _axes(self, x: Array) -> Axes:
         return tuple(axis for axis in self.axes if axis >= -x.ndim) or FEATURES
@@ -219,7 +259,9 @@ class Formula:
         return round_to(exact, dtype, rounding.mode).astype(a.dtype)
 
     def _sum(self, name: Sum, terms: Array) -> Array:
-        """The sum over the axes of the statistics, which are kept."""
+        """The sum over the axes of the statistics, which are kept, or for every feature that over its group."""
+        if group := self._group(terms):
+            return joined(replace(self, group=None)._sum(name, split(terms, group)), group)
         axes = self._axes(terms)
         if self.block and axes == FEATURES:
             return _block_sums(terms, self.block)

@@ -11,6 +11,7 @@ from conformance.ops.norms.batch_norm import RUNNING, BatchNormCase
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.expected import expected_outputs
 from conformance.ops.norms.inputs import inputs
+from conformance.ops.norms.stages import around
 from conformance.ops.norms.values import NormValues, Running, batch_axes, honest, row_norm_values, true_pullback
 from conformance.ops.op import Golden
 
@@ -28,7 +29,7 @@ def norm_inputs(case: NormCase, seed: int) -> dict[str, Array]:
 
 
 def norm_golden(case: NormCase, seed: int) -> Golden:
-    """The golden of a row norm's case, with or without a residual."""
+    """The golden of a row norm's case, whatever stands before the norm or after it."""
     return _golden(case, seed, norm_values(case, norm_inputs(case, seed)))
 
 
@@ -40,7 +41,7 @@ def batch_norm_golden(case: BatchNormCase, seed: int) -> Golden:
 def _golden(case: NormCase, seed: int, values: Values) -> Golden:
     norm, intermediates = values
     with np.errstate(all="ignore"):
-        quantising = case.quantising(norm_inputs(case, seed))
+        quantising = case.parts(norm_inputs(case, seed)).get("quantising")
         outputs = expected_outputs(case.dtype, norm, case.dialect, case.outputs, quantising=quantising)
     if case.exact:
         outputs = {name: expected.without_noise() for name, expected in outputs.items()}
@@ -50,13 +51,29 @@ def _golden(case: NormCase, seed: int, values: Values) -> Golden:
 def norm_values(case: NormCase, given: dict[str, Array]) -> Values:
     """The exact values of a row norm on the inputs `given`, and its intermediates by name."""
     x, dy, weight, bias = exact_inputs(given)
-    added, offset = case.added(given), float(case.dialect.weight_offset)
+    before, after = around(**case.parts(given))
     with np.errstate(all="ignore"):  # rows with a NaN or an infinity are among the cases
-        read = added.sum_read(x) if added else x
         norm, intermediates = row_norm_values(
-            read, dy, weight, bias, centred=case.centred, eps=case.eps, offset=offset, arithmetic=honest(case.dtype)
+            before.input(x) if before else x,
+            after.cotangents(dy, x)[0] if after else dy,
+            weight,
+            bias,
+            centred=case.centred,
+            eps=case.eps,
+            offset=float(case.dialect.weight_offset),
+            arithmetic=honest(case.dtype),
+            group=case.group_size,
         )
-        return replace(norm, summed=added.summed(x) if added else None), intermediates
+        stages = {"before": before.before(x) if before else None, "after": after.after(dy) if after else None}
+        return replace(norm, **stages), intermediates
+
+
+def as_the_norm_has_them(case: NormCase, given: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """x, dy and the effective weight, as the norm itself has them between what stands before it and after it."""
+    x, dy, weight, _ = exact_inputs(given)
+    before, after = around(**case.parts(given))
+    read = before.input(x) if before else x
+    return read, after.cotangents(dy, read)[0] if after else dy, weight + float(case.dialect.weight_offset)
 
 
 def batch_norm_values(case: BatchNormCase, given: dict[str, Array]) -> Values:

@@ -77,6 +77,8 @@ def drawn_rows(case: NormCase, tensor: str, seed: int) -> Array:
             rows[:, ::2] = 0.0
         case "constant_columns":
             rows[:] = rows[:1]
+        case "uneven_groups":
+            rows[:] *= 2.0 ** (-5 * (np.arange(rows.shape[1]) * 3 // rows.shape[1]))
     return rows.reshape(case.shape)
 
 

@@ -6,7 +6,9 @@ from conformance.ops.norms.add_norm import ADD_NORM_CASES, RESIDUAL_OUT
 from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.batch_norm import BATCH_NORM_CASES, RUNNING, STATISTICS
 from conformance.ops.norms.cases import ROW_NORM_CASES, Y
+from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.ops.norms.golden import batch_norm_golden, norm_golden
+from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.ops.norms.quantised import QUANTISED_CASES, SCALE, Q
 from conformance.ops.op import Constant, Op, Tensor
 
@@ -15,8 +17,13 @@ RMS_NORM = Op(
     formula="x / sqrt(mean(x²) + eps) · weight; without weight if it is None.",
     tensors=(Tensor("x"), Tensor("weight")),
     outputs=(Y,),
-    constants=(Constant("eps"), Constant("order", offered=True), Constant("weight_offset", offered=True)),
-    cases=tuple(case for case in ROW_NORM_CASES if case.op == "rms_norm"),
+    constants=(
+        Constant("eps"),
+        Constant("order", offered=True),
+        Constant("weight_offset", offered=True),
+        Constant("group_size", offered=True),
+    ),
+    cases=tuple(case for case in (*ROW_NORM_CASES, *GROUPED_CASES) if case.op == "rms_norm"),
     golden=norm_golden,
     anatomy=true_norm,
 )
@@ -25,7 +32,7 @@ LAYER_NORM = replace(
     name="layer_norm",
     formula="(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
     tensors=(*RMS_NORM.tensors, Tensor("bias")),
-    cases=tuple(case for case in ROW_NORM_CASES if case.op == "layer_norm"),
+    cases=tuple(case for case in (*ROW_NORM_CASES, *GROUPED_CASES) if case.op == "layer_norm"),
 )
 ADD_RMS_NORM = replace(
     RMS_NORM,
@@ -33,7 +40,7 @@ ADD_RMS_NORM = replace(
     formula="(rms_norm(x + residual), x + residual).",
     tensors=(Tensor("x"), Tensor("residual"), Tensor("weight")),
     outputs=(Y, RESIDUAL_OUT),
-    constants=(*RMS_NORM.constants, Constant("sum", offered=True)),
+    constants=(*RMS_NORM.constants[:3], Constant("sum", offered=True)),
     cases=tuple(case for case in ADD_NORM_CASES if case.op == "add_rms_norm"),
     built_on=("rms_norm",),
 )
@@ -67,6 +74,21 @@ QUANTISED_ADD_RMS_NORM = replace(
     constants=(*QUANTISED_RMS_NORM.constants, Constant("sum", offered=True)),
     cases=tuple(case for case in QUANTISED_CASES if case.op == "quantised_add_rms_norm"),
     built_on=("quantised_rms_norm", "add_rms_norm", "rms_norm"),
+)
+GATED_RMS_NORM = replace(
+    RMS_NORM,
+    name="gated_rms_norm",
+    formula="rms_norm(x) · act(gate), or without norm_before_gate rms_norm(x · act(gate)).",
+    tensors=(Tensor("x"), Tensor("gate"), Tensor("weight")),
+    constants=(
+        Constant("eps"),
+        Constant("norm_before_gate"),
+        Constant("activation"),
+        Constant("group_size", sometimes=True),
+        Constant("order", offered=True),
+    ),
+    cases=GATED_NORM_CASES,
+    built_on=("rms_norm",),
 )
 BATCH_NORM = Op(
     name="batch_norm",

@@ -8,22 +8,26 @@ fixes the roundings of y; the gradients are those that autograd of the dialect c
   casts x to float32 more than once. Autograd rounds each, adds them one after another, and rounds every partial sum.
 - dweight: x_hat as it is; or, where the weight multiplies last, x_hat as rounded in the forward pass; or the products
   with it rounded as well, before the sum.
+
+Where a gate multiplies what the norm makes, that may be rounded or not if the weight multiplies last, and so may its gradient.
 """
 
-from collections.abc import Callable
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from conformance.numbers.expected import Interval, Placement
+from conformance.numbers.intervals import around, noise, ordered, plus, product, rounded, rounded_to, times
 from conformance.numbers.rounding import HALF, round_to
 from conformance.ops.norms.tolerances import NormBudget
-from conformance.ops.norms.values import NormValues, both_summands
+from conformance.ops.norms.values import NormValues, Stage
 
 Array = np.ndarray
 Placements = dict[str, list[Placement]]
 Read = tuple[float, float, float]
 """How much of dx's three paths (direct, through the mean, through rstd) comes back through one cast of x to float32."""
+Paths = tuple[Array, Array, Array]
 Reads = tuple[Read, ...]
 """The casts of a source, in the order in which autograd adds their gradients."""
 
@@ -54,18 +58,13 @@ CENTRED_READS: tuple[Reads, ...] = (
 def unrounded(norm: NormValues, budget: NormBudget) -> Placements:
     """float32 and float64: the exact value, and t on both sides."""
     names = ("y", "dx", "dweight", "dbias") + (("running_mean", "running_var") if norm.running else ())
-    return {name: [_around(getattr(norm, name), getattr(budget, name))] for name in names}
+    return {name: [around(getattr(norm, name), getattr(budget, name))] for name in names}
 
 
 def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
     """One rounding, at the end; dx also by the casts of x. `dtype` is x's."""
     placements = unrounded(norm, budget)
-
-    def g() -> Interval:
-        exact = norm.dy * norm.pullback.w
-        return exact, exact
-
-    pulled = _Pulled(norm, budget, dtype, g)
+    pulled = _Pulled(norm, budget, dtype, around(norm.dy * norm.pullback.w, 0.0))
     placements["dx"] += _dx_by_reads(pulled)
     placements["dx_after"] = _dx_by_reads(pulled, after=True)
     return placements
@@ -74,79 +73,100 @@ def scale_then_cast(norm: NormValues, budget: NormBudget, dtype: str) -> Placeme
 def cast_then_scale(norm: NormValues, budget: NormBudget, dtype: str, output_dtype: str) -> Placements:
     """x_hat is rounded to x's `dtype`, then multiplied; the product has the `output_dtype`."""
     placements = scale_then_cast(norm, budget, dtype)
-    x_hat = _around(norm.x_hat, budget.x_hat)
-    multiplicand = _around(norm.pullback.multiplicand, budget.x_hat)
-
-    def g() -> Interval:
-        return _rounded(_product((norm.dy, norm.dy), norm.pullback.w), dtype)
-
-    def cast(s: float) -> Interval:
-        return _rounded(x_hat(s), dtype)
-
-    def terms(s: float) -> Interval:
-        return _ordered(*(norm.dy * end for end in _rounded(multiplicand(s), dtype)))
-
+    placements["unrounded y"] = placements["y"]
+    cast = rounded_to(dtype, around(norm.x_hat, budget.x_hat))
     placements["y"] = [
-        lambda s: _sum(_product(cast(s), norm.w), norm.bias),
-        lambda s: _sum(_rounded(_product(cast(s), norm.w), output_dtype), norm.bias),
+        lambda s: plus(product(cast(s), norm.w), norm.bias),
+        lambda s: plus(rounded(product(cast(s), norm.w), output_dtype), norm.bias),
     ]
-    pulled = _Pulled(norm, budget, dtype, g)
-    placements["dx"] += [_dx(pulled), *_dx_by_reads(pulled)]
-    placements["dx_after"] += _dx_by_reads(pulled, after=True)
-    placements["dweight"] += [
-        lambda s: _sum_rows(norm, terms(s), _noise(s, budget.dweight)),
-        lambda s: _sum_rows(norm, _rounded(terms(s), output_dtype), _noise(s, budget.dweight)),
-    ]
+    dy, dy_of_weight = around(norm.dy, budget.dy), around(norm.dy_of_weight, budget.dy)
+    ways = [_backward(norm, budget, (dtype, output_dtype), dy, dy_of_weight)]
+    if norm.after:  # y may be stored in half precision before the gate, and then so is its gradient, dy
+        stored = rounded_to(dtype, dy), rounded_to(dtype, dy_of_weight)
+        ways += [_backward(norm, budget, (dtype, output_dtype), *stored, casts=casts) for casts in (True, False)]
+    for way in ways:
+        placements = {name: placed + way.get(name, []) for name, placed in placements.items()}
     return placements
 
 
-def with_residual(placements: Placements, norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
-    """What a norm of a sum returns besides, and the gradients of the two summands: ds and dresidual_out, added.
+def _backward(
+    norm: NormValues, budget: NormBudget, dtypes: tuple[str, str], dy: Placement, dy_of_weight: Placement, *, casts: bool = True
+) -> Placements:
+    """dx and dweight, from dy. It `casts` as the backward pass of a weight that multiplies last: g and x_hat are rounded."""
+    dtype, output_dtype = dtypes
+    multiplicand = around(norm.pullback.multiplicand, budget.x_hat)
 
-    Where the norm reads the sum as it is stored, in x's `dtype`, ds may be rounded to it before dresidual_out is added, or
+    def g(s: float) -> Interval:
+        return rounded(product(dy(s), norm.pullback.w), dtype) if casts else product(dy(s), norm.pullback.w)
+
+    def terms(s: float) -> Interval:
+        return times(dy_of_weight(s), rounded(multiplicand(s), dtype) if casts else multiplicand(s))
+
+    pulled = _Pulled(norm, budget, dtype, g)
+    return {
+        "dx": [_dx(pulled), *_dx_by_reads(pulled)],
+        "dx_after": _dx_by_reads(pulled, after=True),
+        "dweight": [_of_rows(norm, each, budget.dweight) for each in (terms, rounded_to(output_dtype, terms))],
+    }
+
+
+def with_stages(placements: Placements, norm: NormValues, budget: NormBudget, dtype: str) -> Placements:
+    """What is returned where something stands before the norm, or after it: what becomes of dx, and of y.
+
+    Where the norm reads a sum as it is stored, in x's `dtype`, dx may be rounded to it before dresidual_out is added, or
     dresidual_out be the first of the terms that come back.
     """
-    summed = norm.summed
-    assert summed
-    rounds = summed.stored and dtype in HALF
+    made: Placements = {}
+    if norm.before:
+        rounds = norm.reads_storage and dtype in HALF
+        dx = placements["dx"] + [rounded_to(dtype, each) for each in placements["dx"]] * rounds
+        made |= {name: _of_stage(norm.before, name, dx, budget.before) for name in norm.before.made}
+        if rounds and norm.before.first is not None:
+            made = {name: each + placements["dx_after"] for name, each in made.items()}
+        made |= {name: [around(value, 0.0)] for name, value in norm.before.exact.items()}
+    if norm.after:
+        z = [*placements.get("unrounded y", []), *placements["y"]]
+        made |= {name: _of_stage(norm.after, name, z, budget.after) for name in norm.after.made}
+        made["y"] = _of_stage(norm.after, "y", placements["y"], budget.after)
+    return made
 
-    def passed_on(ds: Placement, summand: int, rounded: bool) -> Placement:
+
+def _of_stage(stage: Stage, name: str, q: list[Placement], widths: Mapping[str, Array]) -> list[Placement]:
+    """An output that a stage makes of one of the norm's, q, for every placement of it."""
+
+    def made_of(placed: Placement) -> Placement:
         def placement(s: float) -> Interval:
-            ends = _rounded(ds(s), dtype) if rounded else ds(s)
-            low, high = _ordered(*(summed.passed(end, summed.dresidual_out)[summand] for end in ends))
-            width = _noise(s, budget.passed)
+            low, high = ordered(*(stage.made[name].of(end) for end in placed(s)))
+            width = noise(s, widths[name])
             return low - width, high + width
 
         return placement
 
-    def summand(number: int) -> list[Placement]:
-        passed = [passed_on(ds, number, rounded) for rounded in (False, True)[: 1 + rounds] for ds in placements["dx"]]
-        return passed + (placements["dx_after"] if rounds and summed.passed is both_summands else [])
-
-    return {
-        "residual_out": [lambda s: (summed.residual_out, summed.residual_out)],
-        "dx": summand(0),
-        "dresidual": summand(1),
-    }
+    return [made_of(placed) for placed in q]
 
 
 class _Pulled:
     """dx from a g that may lie between two numbers: what comes back through each cast of x, rounded to x's `dtype`."""
 
-    def __init__(self, norm: NormValues, budget: NormBudget, dtype: str, g: Callable[[], Interval]) -> None:
+    def __init__(self, norm: NormValues, budget: NormBudget, dtype: str, g: Placement) -> None:
         self.norm, self.budget, self.dtype, self._g = norm, budget, dtype, g
+        self._at: dict[float, tuple[Paths, Array]] = {}
         self._scale = 0.0
         self._rounded: dict[Read, Array] = {}  # of that scale
 
-    @cached_property
-    def paths(self) -> tuple[Array, Array, Array]:
-        """The three paths of dx, from the lower g."""
-        return self.norm.pullback.dx_paths(self._ends[0])
+    def at(self, s: float) -> tuple[Paths, Array]:
+        """The three paths of dx from the lower g, and how far dx moves where every g was rounded the other way.
 
-    @cached_property
-    def flip(self) -> Array:
-        """How far dx moves where every g was rounded the other way."""
-        norm, doubt, size = self.norm, self._ends[1] - self._ends[0], np.abs(self.norm.x_hat)
+        Kept; the same at every scale, where dy is exact.
+        """
+        s = s if self.norm.after else 0.0
+        if s not in self._at:
+            low, high = self._g(s)
+            self._at = {s: (self.norm.pullback.dx_paths(low), self._flip(high - low))}
+        return self._at[s]
+
+    def _flip(self, doubt: Array) -> Array:
+        norm, size = self.norm, np.abs(self.norm.x_hat)
         if not doubt.any():
             return doubt
         through_mean = norm.mean(doubt) if norm.centred else 0.0
@@ -161,21 +181,19 @@ class _Pulled:
             self._scale = s
             self._rounded.clear()
         if read not in self._rounded:
-            part = _through(read, self.paths)
-            width = _noise(s, self.budget.dx + np.abs(part) * self.budget.rstd) + (self.flip if any(read) else 0.0)
+            paths, flip = self.at(s)
+            part = _through(read, paths)
+            width = noise(s, self.budget.dx + np.abs(part) * self.budget.rstd) + (flip if any(read) else 0.0)
             self._rounded[read] = round_to(np.stack([part - width, part + width]), self.dtype)
         return self._rounded[read]
-
-    @cached_property
-    def _ends(self) -> Interval:
-        return self._g()
 
 
 def _dx(pulled: _Pulled) -> Placement:
     """dx from g, with nothing rounded before the end."""
 
     def placement(s: float) -> Interval:
-        dx, width = sum(pulled.paths, np.zeros_like(pulled.norm.x)), pulled.flip + _noise(s, pulled.budget.dx)
+        paths, flip = pulled.at(s)
+        dx, width = sum(paths, np.zeros_like(pulled.norm.x)), flip + noise(s, pulled.budget.dx)
         return dx - width, dx + width
 
     return placement
@@ -188,12 +206,12 @@ def _dx_by_reads(pulled: _Pulled, *, after: bool = False) -> list[Placement]:
     as it does where autograd starts with the outputs' own cotangents; only where there is one. Nothing is cast where the
     norm reads a sum that is not stored.
     """
-    summed = pulled.norm.summed
-    if pulled.norm.given is not None or not pulled.norm.reads_storage or (after and summed is None):
+    first = pulled.norm.before.first if after and pulled.norm.before else None
+    if pulled.norm.given is not None or not pulled.norm.reads_storage or (after and first is None):
         return []
     reads = CENTRED_READS if pulled.norm.centred else RMS_NORM_READS
-    if after and summed:
-        return [_dx_of_reads(pulled, each, partial(_added_in_turn, first=summed.dresidual_out)) for each in reads]
+    if first is not None:
+        return [_dx_of_reads(pulled, each, partial(_added_in_turn, first=first)) for each in reads]
     placements = [_dx_of_reads(pulled, each, _added_in_turn) for each in reads]
     if pulled.norm.centred:
         placements.append(_dx_of_reads(pulled, (DIRECT, MEAN, RSTD), _added_at_once))
@@ -214,7 +232,7 @@ def _dx_of_reads(pulled: _Pulled, reads: Reads, added: Callable[[list[Array], st
     return placement
 
 
-def _through(read: Read, paths: tuple[Array, Array, Array]) -> Array:
+def _through(read: Read, paths: Paths) -> Array:
     """What comes back through one cast: its shares of the paths. A share of zero keeps even a NaN out."""
     return sum((share * path for share, path in zip(read, paths, strict=True) if share), np.zeros_like(paths[0]))
 
@@ -232,43 +250,11 @@ def _added_at_once(parts: list[Array], dtype: str) -> Array:
     return sum(parts, np.zeros_like(parts[0]))
 
 
-def _around(value: Array, half_width: Array | float) -> Placement:
+def _of_rows(norm: NormValues, terms: Placement, half_width: Array) -> Placement:
+    """The sum over the rows."""
+
     def placement(s: float) -> Interval:
-        width = _noise(s, half_width)
-        return value - width, value + width
+        (low, high), width = (norm.pullback.sum_rows(end) for end in terms(s)), noise(s, half_width)
+        return low - width, high + width
 
     return placement
-
-
-def _noise(s: float, half_width: Array | float) -> Array | float:
-    """So much noise; none at a scale of zero, even where it may be infinite."""
-    return s * half_width if s else 0.0
-
-
-def _ordered(a: Array, b: Array) -> Interval:
-    return np.minimum(a, b), np.maximum(a, b)
-
-
-def _rounded(ends: Interval, dtype: str) -> Interval:
-    return round_to(ends[0], dtype), round_to(ends[1], dtype)
-
-
-def _product(ends: Interval, w: Array) -> Interval:
-    """The ends times w: exact, or with w, or w and the product, rounded to float32: a fused multiply-add keeps the product.
-
-    Between half-precision numbers there is no difference.
-    """
-    fused = [end * round_to(w, "float32") for end in ends]
-    candidates = [end * w for end in ends] + fused + [round_to(product, "float32") for product in fused]
-    return np.minimum.reduce(candidates), np.maximum.reduce(candidates)
-
-
-def _sum(ends: Interval, bias: Array) -> Interval:
-    """The ends plus the bias: exact, or rounded to float32."""
-    low, high = (end + bias for end in ends)
-    return np.minimum(low, round_to(low, "float32")), np.maximum(high, round_to(high, "float32"))
-
-
-def _sum_rows(norm: NormValues, terms: Interval, half_width: Array | float) -> Interval:
-    low, high = (norm.pullback.sum_rows(end) for end in terms)
-    return low - half_width, high + half_width

@@ -11,7 +11,7 @@ from conformance.numbers.draws import random_words, signed_weights
 from conformance.numbers.rounding import FORMATS, QUANTISED_DTYPES, DType, QuantisedDType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.add_norm import RESIDUAL_OUT, AddNormCase
-from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, NormCase, Probe, QuantisedOp
+from conformance.ops.norms.cases import QUANTISED, NormCase, Probe, QuantisedOp
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.quantising import Quantising, Scaling, group_size
 from conformance.ops.op import Output
@@ -121,11 +121,12 @@ class QuantisedCase(QuantisedProbe, NormCase):
             return weights
         return weights * STEP ** (np.arange(d) // NEIGHBOURS % STEPS)
 
-    def quantising(self, given: dict[str, Array]) -> Quantising:
-        """How y is quantised."""
+    def parts(self, given: dict[str, Array]) -> dict[str, Any]:
+        """How y is quantised, and what its norm has besides."""
         scale = given["scale"].astype(np.float64) if "scale" in given else None
         y_dtype = self.dtype if self.dialect.y == "rounded" else None
-        return Quantising(self.quantised_dtype, self.scaling, scale, self.scale_ub or inf, y_dtype)
+        quantising = Quantising(self.quantised_dtype, self.scaling, scale, self.scale_ub or inf, y_dtype)
+        return super().parts(given) | {"quantising": quantising}
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,6 @@ class QuantisedAddCase(QuantisedCase, AddNormCase):
     def returned(self) -> tuple[Output, ...]:
         """q, its scale where it is not given, and the sum."""
         return (*super().returned, RESIDUAL_OUT)
-
-
-def case_type(op: Any) -> type[NormCase]:
-    """The kind of case that a norm of rows has, with or without a residual, quantised or not."""
-    if op in QUANTISED:
-        return QuantisedAddCase if op == "quantised_add_rms_norm" else QuantisedCase
-    return AddNormCase if op in ADD_NORMS else NormCase
 
 
 def ties(dtype: QuantisedDType) -> Array:
@@ -227,7 +221,8 @@ def _table(op: QuantisedOp) -> Iterator[tuple[DType, Dialect, QuantisedProbe]]:
 
 def _case(op: QuantisedOp, dtype: DType, dialect: Dialect, probe: QuantisedProbe) -> NormCase:
     row = {name: getattr(probe, name) for name in QuantisedProbe.__dataclass_fields__}
-    return case_type(op)(**row, op=op, dialect=dialect, dtype=dtype)
+    kind = QuantisedAddCase if op == "quantised_add_rms_norm" else QuantisedCase
+    return kind(**row, op=op, dialect=dialect, dtype=dtype)
 
 
 QUANTISED_CASES = tuple(_case(op, *row) for op in QUANTISED for row in _table(op))

@@ -1,18 +1,31 @@
 """The numbers of one evaluation of a norm, by name, and how they may be rounded."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from conformance.numbers.rounding import DType, Rounding, round_to
-from conformance.ops.norms.values import Passed, Running, Summed, both_summands
+from conformance.numbers.rounding import DType, Rounding
+from conformance.ops.norms.values import Running
 
 Array = np.ndarray
 Step = Literal[
-    "x", "weight", "bias", "mean", "centred", "squares", "mean_square", "rstd", "x_hat", "y", "dy_x_hat", "dweight", "dbias"
+    "x",
+    "weight",
+    "bias",
+    "mean",
+    "centred",
+    "squares",
+    "mean_square",
+    "rstd",
+    "x_hat",
+    "normed",
+    "y",
+    "dy_x_hat",
+    "dweight",
+    "dbias",
 ]
 Precision = DType | Literal["storage"] | int | Rounding
 """A dtype; x's own; a number of significant bits; or a dtype with a mode of rounding."""
@@ -24,7 +37,8 @@ NOTHING: Mapping = MappingProxyType({})
 class Steps:
     """The numbers of one evaluation, under the names that a mistake's alteration calls them by; they broadcast against x.
 
-    `w` and `b` are what multiplies x_hat and what is added to it; `g` is dy times the weight of the backward pass.
+    `w` and `b` are what multiplies x_hat and what is added to it; `g` is dy times the weight of the backward pass. x and dy are
+    what the norm is given, and y what it makes, whatever stands before it or after it.
     """
 
     x: Array
@@ -71,38 +85,3 @@ class Batch:
             share=self.momentum,
             var_share=self.momentum * correction,
         )
-
-
-@dataclass(frozen=True)
-class Added:
-    """What a norm has besides that first adds a residual to x: the residual, and the cotangent of the sum, both [*batch, d].
-
-    `dtype` is that of the sum returned; `stored`: whether the norm reads the sum as it is stored, and not as it was before.
-    """
-
-    residual: Array
-    dresidual_out: Array
-    dtype: DType
-    stored: bool
-    total: Callable[[Array, Array], Array] = lambda x, residual: x + residual
-    read: Callable[[Array, Array, Array], Array] = lambda x, residual, s: (
-        s
-    )  # what the norm reads of x, the residual and the sum
-    returned: Callable[[Array, Array, Array], Array] = lambda x, residual, s: s  # what of them is returned as the sum
-    after: Callable[[Array], Array | float] = lambda residual: 0.0  # what is added to y
-    passed: Passed = both_summands
-
-    def sum_read(self, x: Array) -> Array:
-        """What the norm reads."""
-        s = self.total(x, self.residual)
-        s = round_to(s.astype(np.float64), self.dtype).astype(x.dtype) if self.stored else s
-        return self.read(x, self.residual, s)
-
-    def summed(self, x: Array) -> Summed:
-        """What is returned besides the norm's own outputs."""
-        s = self.returned(x, self.residual, self.total(x, self.residual))
-        return Summed(s, self.dresidual_out, self.stored, self.passed)
-
-    def astype(self, dtype: Any) -> "Added":
-        """The same on arrays of another dtype."""
-        return replace(self, residual=self.residual.astype(dtype), dresidual_out=self.dresidual_out.astype(dtype))

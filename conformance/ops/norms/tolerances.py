@@ -14,19 +14,24 @@ Every bound below is first order in v and holds element by element, with n featu
 w the effective weight (offset included), g = dy·w, c1 = mean g (LayerNorm; else 0), c2 = mean(g·x_hat).
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from conformance.numbers.rounding import FORMATS
-from conformance.ops.norms.values import NormValues, Running, Sum, by_feature, sum_rows
+from conformance.ops.norms.values import NormValues, Running, Stage, Sum, by_feature, sum_rows
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class NormBudget:
-    """Half-widths of the intervals around the float64 values; `rstd` is the relative error of a product with rstd."""
+    """Half-widths of the intervals around the float64 values; `rstd` is the relative error of a product with rstd.
+
+    `dy` is what the norm's dy is off by; `before` and `after` have, by name, the half-widths of what is made of dx and of y,
+    besides those of the two.
+    """
 
     rstd: Array
     x_hat: Array
@@ -36,7 +41,9 @@ class NormBudget:
     dbias: Array
     running_mean: Array | float = 0.0
     running_var: Array | float = 0.0
-    passed: Array | float = 0.0  # of what is passed on to the two summands, where a residual is added
+    dy: Array | float = 0.0
+    before: Mapping[str, Array] = field(default_factory=dict)
+    after: Mapping[str, Array] = field(default_factory=dict)
 
 
 def norm_budget(norm: NormValues) -> NormBudget:
@@ -66,6 +73,10 @@ def norm_budget(norm: NormValues) -> NormBudget:
     off, directly, in its mean, and in the mean square, by mean(|x_hat|·v|s|)·r. The sum that is returned has no room: it is
     rounded once, or to float32 first, which comes to the same, since float32 has more than twice the bits of half precision
     (Figueroa 1995, "When is double rounding innocuous?"). Another v·|dx| is due to the addition of ds and dresidual_out.
+
+    A gate. Its activation a is off by a relative α·v, α = 8 + 2|gate|·σ(−gate): an exponential may err by as much as its
+    argument is large. Where it stands before the norm, x is off by (α + 1)v|x|, as after a sum; where it stands after, dy is,
+    and so g, c2 and the terms of dweight. What it multiplies is off by the norm's own error times a, by a's own, and by v.
 
     In float64 the golden is itself one of the implementations so bounded, so the half-widths double.
 
@@ -100,8 +111,8 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
     elif norm.centred and n > 1:
         delta_mean = spread * norm.rstd
         rho = rho + delta_mean**2 / 2 + 2 * v * norm.mean(size) * norm.rstd
-    if not norm.reads_storage:
-        t_x = v * size
+    if norm.before and norm.before.doubt is not None:
+        t_x = v * norm.before.doubt
         delta_mean = delta_mean + (t_x + (norm.mean(t_x) if norm.centred else 0.0)) * norm.rstd
         rho = rho + norm.mean(x_hat * t_x) * norm.rstd
     if norm.arithmetic.one_pass:
@@ -111,17 +122,18 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
     last = 2 * v * (np.abs(norm.y) + np.abs(norm.bias)) if norm.centred else v * np.abs(norm.y)
     t_y = np.abs(norm.w) * delta + 2 * v * w_x_hat + last
 
-    t_g = 3 * v * np.abs(g)
+    t_dy = v * norm.after.doubt if norm.after and norm.after.doubt is not None else 0.0
+    through_dy = t_dy * np.abs(norm.pullback.w)
+    t_g = 3 * v * np.abs(g) + through_dy
     if norm.given is None:
-        c2, through_x_hat = norm.mean(g * norm.x_hat), norm.mean(np.abs(g) * delta)
+        c2, through_x_hat = norm.mean(g * norm.x_hat), norm.mean(np.abs(g) * delta + through_dy * x_hat)
         t_c2 = gamma(n, "projection") * norm.mean(np.abs(g * norm.x_hat)) + through_x_hat
         t_g = t_g + (np.abs(c2) + through_x_hat) * delta + x_hat * t_c2
         t_g = t_g + (gamma(n, "shift") * norm.mean(np.abs(g)) if norm.centred else 0.0)
     t_dx = norm.rstd * t_g + np.abs(norm.dx) * (rho + 2 * v)
 
-    t_dweight = gamma(rows, "dweight") * sum_rows(np.abs(norm.dy * norm.pullback.multiplicand)) + sum_rows(
-        np.abs(norm.dy) * delta
-    )
+    dy, multiplicand = np.abs(norm.dy_of_weight), np.abs(norm.pullback.multiplicand)
+    t_dweight = gamma(rows, "dweight") * sum_rows(dy * multiplicand) + sum_rows(dy * delta + t_dy * multiplicand)
     t_dbias = gamma(rows, "dbias") * sum_rows(np.abs(norm.dy))
 
     budgets = [rho + 5 * v, delta, t_y, t_dx, t_dweight, t_dbias]
@@ -130,11 +142,17 @@ def _budget(norm: NormValues, compute_dtype: str) -> NormBudget:
         t_mean, t_var = (np.nan_to_num(by_feature(t, d), nan=0.0) for t in (spread, 2 * rho / np.square(norm.rstd)))
         budgets += _running(norm.running, v, t_mean, t_var)
     golden_share = 2.0 if compute_dtype == "float64" else 1.0
-    budget = NormBudget(*(golden_share * t for t in budgets))
-    if norm.summed is None:
-        return budget
-    passed = np.maximum(*(np.abs(norm.output(name)) for name in ("dx", "dresidual")))
-    return replace(budget, passed=golden_share * v * passed)
+    return NormBudget(
+        *(golden_share * t for t in budgets),
+        dy=golden_share * t_dy if norm.after else 0.0,
+        before=_of_stage(norm.before, norm.dx, golden_share * v),
+        after=_of_stage(norm.after, norm.y, golden_share * v),
+    )
+
+
+def _of_stage(stage: Stage | None, q: Array, v: float) -> dict[str, Array]:
+    """The half-widths of what a stage makes of an exact q."""
+    return {name: v * made.size(q) for name, made in stage.made.items()} if stage else {}
 
 
 def _running(running: Running, v: float, t_mean: Array, t_var: Array) -> tuple[Array, Array]:

@@ -19,9 +19,25 @@ Axes = tuple[int, ...]
 FEATURES: Axes = (-1,)
 
 
-def mean(a: Array, axes: Axes = FEATURES) -> Array:
-    """The mean over the features, or over other axes; they are kept. That of nothing is zero."""
+def mean(a: Array, axes: Axes = FEATURES, group: int | None = None) -> Array:
+    """The mean over the features, or over other axes, which are kept; or for every feature that over its group, like `a`.
+
+    That of nothing is zero.
+    """
+    if group is not None:
+        return joined(mean(split(a, group)), group)
     return np.mean(a, axis=axes, keepdims=True) if a.size else np.sum(a, axis=axes, keepdims=True)
+
+
+def split(a: Array, group: int) -> Array:
+    """[*batch, d] as [*batch, groups, g]."""
+    return a.reshape(*a.shape[:-1], a.shape[-1] // group, group)
+
+
+def joined(a: Array, group: int) -> Array:
+    """[*batch, groups, g], or one number a group, [*batch, groups, 1], as [*batch, d]."""
+    whole = np.broadcast_to(a, (*a.shape[:-1], group))
+    return whole.reshape(*a.shape[:-2], a.shape[-2] * group)
 
 
 def by_feature(statistic: Array, d: int) -> Array:
@@ -64,13 +80,14 @@ class Pullback:
     """The backward pass as the linear maps it consists of, so that their arguments can be rounded.
 
     g = dy·`w`; dx is the sum of the three `dx_paths` of g: the direct one, the one through the mean (zeros where nothing is
-    centred), and the one through rstd; dweight is `sum_rows` of dy·`multiplicand`.
+    centred), and the one through rstd; dweight is `sum_rows` of dy·`multiplicand`, where a mistake may have another `dy`.
     """
 
     w: Array
     dx_paths: Callable[[Array], tuple[Array, Array, Array]]
     multiplicand: Array
     sum_rows: Callable[[Array], Array] = sum_rows
+    dy: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -85,26 +102,40 @@ class Running:
     var_share: float
 
 
-Passed = Callable[[Array, Array], tuple[Array, Array]]
-"""ds and dresidual_out, the gradients of a sum and of its copy that is returned -> dx and dresidual."""
+@dataclass(frozen=True)
+class Made:
+    """An output that is made of one of the norm's own, element by element; what multiplies that may be off by a `doubt`."""
 
+    of: Callable[[Array], Array]
+    doubt: Callable[[Array], Array | float] = lambda q: 0.0
 
-def both_summands(ds: Array, dresidual_out: Array) -> tuple[Array, Array]:
-    """A sum passes its gradient on to both summands whole."""
-    return ds + dresidual_out, ds + dresidual_out
+    def size(self, q: Array) -> Array:
+        """How far it may be off when it is made of an exact q, in units of v: by one rounding, and by the doubt."""
+        return np.abs(self.of(q)) + self.doubt(q)
 
 
 @dataclass(frozen=True)
-class Summed:
-    """What a norm of a sum returns besides: the sum as it was before any rounding, and what becomes of the gradients.
+class Stage:
+    """What stands before a norm or after it, and is done element by element: a sum with a residual, a product with a gate.
 
-    `stored`: whether the norm reads the sum as it is stored, and so without an error.
+    made
+        The outputs that are made of the norm's dx, if it stands before; of its y, if it stands after.
+    doubt
+        How far off what the norm is given may be, in units of v: x, or dy. None where that is exact in a storage dtype.
+    exact
+        The outputs that depend on nothing of the norm.
+    first
+        What is added to dx, where autograd may begin with it.
     """
 
-    residual_out: Array
-    dresidual_out: Array
-    stored: bool
-    passed: Passed = both_summands
+    made: Mapping[str, Made]
+    doubt: Array | None = None
+    exact: Mapping[str, Array] = field(default_factory=lambda: MappingProxyType({}))
+    first: Array | None = None
+
+    def outputs(self, q: Array) -> dict[str, Array]:
+        """All of its outputs, exactly, made of the norm's exact q."""
+        return {**{name: each.of(q) for name, each in self.made.items()}, **self.exact}
 
 
 @dataclass(frozen=True)
@@ -112,8 +143,9 @@ class NormValues:
     """Everything of one norm; `w` is the effective weight, offset included; `centred` tells RMSNorm from the others.
 
     `axes` are those that the statistics are taken over. `given` is the mean where they are not taken but given, as BatchNorm's
-    are in evaluation; `running` is what becomes of them in training. Where a residual was added, x is the sum that the norm
-    reads, dx its gradient through the norm alone, and `summed` all else.
+    are in evaluation; `running` is what becomes of them in training. `group`: so many features have statistics of their own, if
+    not the whole row. Where something stands `before` the norm or `after` it, x is what the norm reads, dx its gradient through
+    the norm alone, y what the norm makes and dy the gradient of that.
     """
 
     x: Array
@@ -132,27 +164,35 @@ class NormValues:
     axes: Axes = FEATURES
     given: Array | None = None
     running: Running | None = None
-    summed: Summed | None = None
+    group: int | None = None
+    before: Stage | None = None
+    after: Stage | None = None
 
     def output(self, name: str) -> Array:
         """An output by its name, exactly."""
-        if self.summed and name in ("dx", "dresidual"):
-            return self.summed.passed(self.dx, self.summed.dresidual_out)[name == "dresidual"]
-        return self.summed.residual_out if self.summed and name == "residual_out" else getattr(self, name)
+        for stage, q in ((self.before, self.dx), (self.after, self.y)):
+            if stage and name in (outputs := stage.outputs(q)):
+                return outputs[name]
+        return getattr(self, name)
 
     @property
     def reads_storage(self) -> bool:
-        """Whether what the norm reads is exact in a storage dtype, and no sum that carries an error of its own."""
-        return self.summed is None or self.summed.stored
+        """Whether what the norm reads is exact in a storage dtype, and carries no error of its own."""
+        return self.before is None or self.before.doubt is None
 
     def mean(self, a: Array) -> Array:
-        """The mean over the axes of the statistics; they are kept."""
-        return mean(a, self.axes)
+        """The mean over the axes of the statistics, which are kept, or over every group."""
+        return mean(a, self.axes, self.group)
 
     @property
     def count(self) -> int:
         """Of how many elements a statistic is; none where it is given."""
-        return 0 if self.given is not None else prod(self.x.shape[axis] for axis in self.axes)
+        return 0 if self.given is not None else self.group or prod(self.x.shape[axis] for axis in self.axes)
+
+    @property
+    def dy_of_weight(self) -> Array:
+        """What multiplies x_hat in dweight: dy."""
+        return self.dy if self.pullback.dy is None else self.pullback.dy
 
     @property
     def running_mean(self) -> Array:
@@ -168,7 +208,14 @@ class NormValues:
 
 
 def true_pullback(
-    w: Array, x_hat: Array, rstd: Array, *, centred: bool, axes: Axes = FEATURES, given: bool = False
+    w: Array,
+    x_hat: Array,
+    rstd: Array,
+    *,
+    centred: bool,
+    axes: Axes = FEATURES,
+    group: int | None = None,
+    given: bool = False,
 ) -> Pullback:
     """dx = r·g − r·c1 − r·x_hat·c2, dweight = Σ dy·x_hat; where the statistics are given, dx = r·g."""
 
@@ -176,8 +223,8 @@ def true_pullback(
         none = np.zeros_like(g)
         if given:
             return rstd * g, none, none
-        c1 = mean(g, axes) if centred else none
-        return rstd * g, -rstd * c1, -rstd * x_hat * mean(g * x_hat, axes)
+        c1 = mean(g, axes, group) if centred else none
+        return rstd * g, -rstd * c1, -rstd * x_hat * mean(g * x_hat, axes, group)
 
     return Pullback(w, dx_paths, x_hat)
 
@@ -192,19 +239,22 @@ def row_norm_values(
     eps: float,
     offset: float,
     arithmetic: Arithmetic,
+    group: int | None = None,
 ) -> tuple[NormValues, dict[str, Array]]:
     """The exact values of RMSNorm, or of LayerNorm if it is centred, and its intermediates by name."""
     if centred:
-        y, mean, rstd, x_hat = reference.layer_norm(x, weight, bias, eps=eps, weight_offset=offset)
-        dx, dweight, dbias = reference.layer_norm_vjp(dy, x, weight, bias, eps=eps, weight_offset=offset)
+        y, mean, rstd, x_hat = reference.layer_norm(x, weight, bias, eps=eps, weight_offset=offset, group_size=group)
+        dx, dweight, dbias = reference.layer_norm_vjp(dy, x, weight, bias, eps=eps, weight_offset=offset, group_size=group)
         intermediates = {"mean": mean, "rstd": rstd, "x_hat": x_hat}
     else:
-        y, rstd, x_hat = reference.rms_norm(x, weight, eps=eps, weight_offset=offset)
-        dx, dweight = reference.rms_norm_vjp(dy, x, weight, eps=eps, weight_offset=offset)
+        y, rstd, x_hat = reference.rms_norm(x, weight, eps=eps, weight_offset=offset, group_size=group)
+        dx, dweight = reference.rms_norm_vjp(dy, x, weight, eps=eps, weight_offset=offset, group_size=group)
         bias = dbias = np.zeros_like(weight)
         intermediates = {"rstd": rstd, "x_hat": x_hat}
     assert dweight is not None  # both were given
     assert dbias is not None
     w = weight + offset
-    pullback = true_pullback(w, x_hat, rstd, centred=centred)
-    return NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, centred, pullback, arithmetic), intermediates
+    rstd = rstd if group is None else np.repeat(rstd, group, axis=-1)  # one a feature
+    pullback = true_pullback(w, x_hat, rstd, centred=centred, group=group)
+    norm = NormValues(x, dy, w, bias, x_hat, rstd, y, dx, dweight, dbias, centred, pullback, arithmetic, group=group)
+    return norm, intermediates

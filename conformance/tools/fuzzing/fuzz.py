@@ -102,7 +102,7 @@ def fuzz(
         try:
             asked = questions(hello, op, dtype)
             if asked:
-                fuzzer.search(cases(asked), seed, most)
+                fuzzer.search(cases(asked, groups=hello.groups), seed, most)
             return fuzzer.outcome()
         finally:
             set_hypothesis_home_dir(None)
@@ -182,7 +182,7 @@ class _Fuzzer:
         if first_match(case.id, hello.expected | hello.may_fail) is not None:
             return None
         golden = compute(case, CASES_SEED)
-        if not has_answer(case, golden):
+        if not has_answer(golden):
             return None
         return judge(self._session, golden)
 
@@ -203,7 +203,7 @@ class _Fuzzer:
             if other.id != case.id and (verdict := self._verdict(other)):
                 verdicts[other.id] = verdict
 
-        _explore(cases([(case.op, case.dtype, case.dialect)]), ask, CASES_SEED, WITNESSES)
+        _explore(cases([(case.op, case.dtype, case.dialect)], groups=case.group_size is not None), ask, CASES_SEED, WITNESSES)
         return tuple(verdicts.values())
 
 

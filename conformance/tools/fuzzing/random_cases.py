@@ -10,18 +10,19 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from conformance.numbers.rounding import FORMATS, HALF, QUANTISED_DTYPES, DType
 from conformance.ops.answerable import LARGEST_X, why_unanswerable
-from conformance.ops.cases import Names, is_of
+from conformance.ops.cases import Names, case_type, is_of
 from conformance.ops.draw import Cotangent, Draw, Rows, Weight
 from conformance.ops.norms.add_norm import Residual, Unread
-from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, ROW_NORMS, NormCase, NormOp
-from conformance.ops.norms.quantised import Weights, case_type
+from conformance.ops.norms.cases import ADD_NORMS, GATED_NORMS, QUANTISED, ROW_BY_ROW, NormCase, NormOp
+from conformance.ops.norms.gated_norm import Gate
+from conformance.ops.norms.quantised import Weights
 from conformance.ops.norms.quantising import Scaling, group_size
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
-from conformance.question import dialects
 from conformance.question.case import Layout
 from conformance.question.dialects import Dialect
 from conformance.running.runner import unsupported
+from reference.gated_norm import Activation
 
 Question = tuple[NormOp, DType, Dialect]
 T = TypeVar("T")
@@ -47,18 +48,21 @@ def questions(hello: Hello, op: Names = (), dtype: Names = ()) -> tuple[Question
     plain = (
         case_type(op)(name="plain", exposes="", op=op, dtype=dtype, dialect=dialect)
         for dtype in SIMPLEST_FIRST
-        for op in (*ROW_NORMS, *ADD_NORMS, *QUANTISED)
-        for dialect in dialects.of(dtype, of_a_sum="residual" in OPS[op].arguments, quantised=op in QUANTISED)
+        for op in ROW_BY_ROW
+        for dialect in case_type(op)(name="plain", exposes="", op=op, dtype=dtype).dialects
     )
     claimed = tuple(case for case in plain if not unsupported(case, hello))
     return tuple((case.op, case.dtype, case.dialect) for case in claimed if is_of(case, op, dtype))
 
 
-def cases(asked: Sequence[Question]) -> SearchStrategy[NormCase]:
-    """Cases that have an answer, each of one of these questions. The simplest is a single value with no options."""
+def cases(asked: Sequence[Question], *, groups: bool = False) -> SearchStrategy[NormCase]:
+    """Cases that have an answer, each of one of these questions; `groups`: with groups, too.
+
+    The simplest is a single value with no options.
+    """
     by_dtype = [[question for question in asked if question[1] == dtype] for dtype in SIMPLEST_FIRST]
     questions = st.one_of([st.sampled_from(group) for group in by_dtype if group])  # half precision has more dialects
-    return _unchecked(questions).filter(lambda case: not why_unanswerable(case))
+    return _unchecked(questions, groups).filter(lambda case: not why_unanswerable(case))
 
 
 def _powers_of_two(low: int, high: int) -> SearchStrategy[float]:
@@ -95,15 +99,17 @@ _SCALINGS = st.sampled_from(get_args(Scaling))
 _STATIC_SCALES = _powers_of_two(-16, 10) | st.integers(1, 9_999).map(lambda number: float(np.float32(number / 10_000)))
 _SCALE_UBS = st.just(0.0) | _powers_of_two(-6, 3)
 _NEW_WEIGHTS = _mostly_first([weights for weights in get_args(Weights) if weights != "ties"])
+_GATES = _mostly_first(get_args(Gate))
+_ACTIVATIONS = st.sampled_from(get_args(Activation))
 _DRAWS = st.integers(0, 9_999)
 
 
 @st.composite
-def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
+def _unchecked(draw: DrawFn, questions: SearchStrategy[Question], groups: bool) -> NormCase:
     op, dtype, dialect = draw(questions)
     shape = _shape(draw, many_rows=dtype not in HALF)
     eps = draw(_EPS)
-    quantised = _quantised(draw, shape) if op in QUANTISED else {"shape": shape}
+    further = {"shape": shape, **_further(draw, op, shape, groups)}
     return case_type(op)(
         op=op,
         dtype=dtype,
@@ -117,10 +123,22 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question]) -> NormCase:
         layout=draw(_LAYOUTS),
         name=f"draw_{draw(_DRAWS)}",
         exposes="",
-        **({"residual": draw(_RESIDUALS)} if "residual" in OPS[op].arguments else {}),
-        **({"unread": draw(_UNREAD)} if op in ADD_NORMS else {}),
-        **quantised,
+        **further,
     )
+
+
+def _further(draw: DrawFn, op: NormOp, shape: tuple[int, ...], groups: bool) -> dict[str, Any]:
+    """What an op has besides: a residual, a scale, a gate; and groups of one of the sizes that divide the width."""
+    if op in QUANTISED:
+        return _quantised(draw, shape) | ({"residual": draw(_RESIDUALS)} if "residual" in OPS[op].arguments else {})
+    if op in ADD_NORMS:
+        return {"residual": draw(_RESIDUALS), "unread": draw(_UNREAD)}
+    drawn: dict[str, Any] = {}
+    if op in GATED_NORMS:
+        drawn = {"gate": draw(_GATES), "activation": draw(_ACTIVATIONS), "norm_before_gate": draw(_BOOLEANS)}
+    sizes = [size for size in range(1, shape[-1] + 1) if shape[-1] % size == 0]
+    are_grouped, number = draw(_BOOLEANS), draw(_DRAWS)
+    return drawn | ({"group_size": sizes[number % len(sizes)]} if groups and are_grouped else {})
 
 
 def _quantised(draw: DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:

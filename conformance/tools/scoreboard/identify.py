@@ -3,8 +3,8 @@
 The cast order and the offset show in the share of y's elements that equal, bit for bit, what a dialect's own roundings
 give: the right one reaches 1 but for rounding boundaries, any wrong one stays below 0.9 (the weight is neither one nor a
 power of two). Where nothing is cast, in float32 and float64, the offset shows in the share that lies in its intervals.
-What a norm of a sum reads, the sum as it is stored or as it was before, shows in the same way; and so does what is quantised,
-y as it would be stored or as it was before, in the share of q.
+What a norm of a sum reads, the sum as it is stored or as it was before, shows in the same way; so does the place of a gate, and
+its activation; and so does what is quantised, y as it would be stored or as it was before, in the share of q.
 eps shows in the scale of rows whose mean square is near it: asked in three sizes, it is what was asked, or left out, a
 constant, or never less than some number.
 """
@@ -23,16 +23,19 @@ from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Draw
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import Norm, true_norm
-from conformance.ops.norms.cases import ADD_NORMS, QUANTISED, ROW_NORMS, AddNormOp, NormCase, QuantisedOp, RowNormOp
+from conformance.ops.norms.cases import QUANTISED, ROW_BY_ROW, ROW_NORMS, NormCase, NormOp
+from conformance.ops.norms.gated_norm import GatedNormCase
 from conformance.ops.norms.quantised import QuantisedCase
+from conformance.ops.norms.stages import Gated
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.port.session import NoAnswer, Session
-from conformance.question.dialects import QUANTISED_BY, SPOKEN_BY, SUMS, Dialect, Order, QuantisedY, Sum
+from conformance.question.dialects import GATED_BY, QUANTISED_BY, SPOKEN_BY, SUMS, Dialect, Order, QuantisedY, Sum
+from reference.gated_norm import ACTIVATIONS
 
 Array = np.ndarray
-Identified = RowNormOp | AddNormOp | QuantisedOp
-IDENTIFIED: tuple[Identified, ...] = (*ROW_NORMS, *ADD_NORMS, *QUANTISED)
+Identified = NormOp
+IDENTIFIED: tuple[Identified, ...] = ROW_BY_ROW
 Ask = Callable[[NormCase], Array | str]
 """Asks a port for y, or for q: its numbers in the dtype they came in, or why there are none, in words."""
 
@@ -43,6 +46,7 @@ UNSTEADY = 0.05  # how far rows may disagree, in units of the eps that was asked
 CLOSE = 0.02  # to an eps, relative, besides four standard errors
 LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
 SHARPEST = 1e-12  # of the scatters that are told apart
+NOT_ASKED = "not asked"
 INSIDE, OUTSIDE = "inside the root", "outside the root"
 STORED: tuple[Sum, ...] = ("rounded", "float32")  # what a port is asked that does not say which sums it has: one a dtype
 YS: tuple[QuantisedY, ...] = ("rounded", "unrounded")
@@ -85,7 +89,7 @@ def identify(op: Identified, hello: Hello, ask: Ask, dtypes: tuple[DType, ...] =
     known: list[DType] = [dtype for dtype in dtypes if dtype in hello.dtypes and (op not in QUANTISED or dtype != "float64")]
     if not known:
         evidence = f"the port has {', '.join(hello.dtypes) or 'no dtype'}; asked were {', '.join(dtypes)}"
-        return (Finding("", "dialect", "not asked", evidence),)
+        return (Finding("", "dialect", NOT_ASKED, evidence),)
     return tuple(finding for dtype in known for finding in _of_dtype(op, dtype, hello, ask))
 
 
@@ -113,27 +117,35 @@ def _of_dtype(op: Identified, dtype: DType, hello: Hello, ask: Ask) -> Iterator[
     ys: list[QuantisedY] = [y for y in YS if y in (hello.ys or YS[:1])] if half and op in QUANTISED else [""]
     for sum_, y in product(sums, ys):
         for order in orders:
-            for weight_dtype in WEIGHT_DTYPES if half and not (sum_ or y) else WEIGHT_DTYPES[:1]:
-                yield _cast_order(_case(op, dtype, Dialect(order, offset, weight_dtype, sum_, y)), ask)
+            for weight_dtype in WEIGHT_DTYPES if half and op in ROW_NORMS else WEIGHT_DTYPES[:1]:
+                for case in _cases(op, dtype, Dialect(order, offset, weight_dtype, sum_, y)):
+                    yield _cast_order(case, ask)
     if op not in QUANTISED:  # of y's size too little is left
-        yield _eps(_case(op, dtype, Dialect(orders[0], offset, sum=sums[0])), ask)
+        found = [_eps(case, ask) for case in _cases(op, dtype, Dialect(orders[0], offset, sum=sums[0]))]
+        yield next((finding for finding in found if finding.found != NOT_ASKED), found[0])
 
 
-def _case(op: Identified, dtype: str, dialect: Dialect) -> NormCase:
-    """Ordinary rows, many of them, with a weight that is neither one nor a power of two."""
+def _cases(op: Identified, dtype: str, dialect: Dialect) -> list[NormCase]:
+    """Ordinary rows, many of them, with a weight that is neither one nor a power of two; every place and kind of a gate."""
     random: NormCase = next(case for case in OPS[op].cases if case.name.endswith("random"))
     case = replace(random, name="identify", dtype=dtype, dialect=dialect, shape=SHAPE)
-    return replace(case, quantised_dtype="int8", static_scale=FINE) if isinstance(case, QuantisedCase) else case
+    if isinstance(case, QuantisedCase):
+        return [replace(case, quantised_dtype="int8", static_scale=FINE)]
+    if not isinstance(case, GatedNormCase):
+        return [case]
+    ways = product((True, False), ACTIVATIONS)
+    return [replace(case, norm_before_gate=first, activation=activation) for first, activation in ways]
 
 
 def _cast_order(case: NormCase, ask: Ask) -> Finding:
     order = f"{case.dialect.order}, " if case.dtype in HALF else ""
     sum_ = f"{case.dialect.sum} sum, " if case.dialect.sum else ""
     sum_ += f"{case.dialect.y} y, " if case.dialect.y else ""
-    asked = f"{sum_}{order}{case.dialect.parameter_dtype(case.dtype)} weight"
+    gate = f"{case.mode}, {case.activation}, " if isinstance(case, GatedNormCase) else ""
+    asked = f"{sum_}{gate}{order}{case.dialect.parameter_dtype(case.dtype)} weight"
     y = ask(case)
     if isinstance(y, str):
-        return Finding(case.dtype, asked, "not asked", y)
+        return Finding(case.dtype, asked, NOT_ASKED, y)
     returned = f"{case.made[0]} is {y.dtype.name}"
     best, runner_up, *_ = matches(case, y)
     evidence = f"matches {best.share:.2%} of {y.size} elements; next is {runner_up.name}: {runner_up.share:.2%}"
@@ -154,21 +166,44 @@ def _candidates(case: NormCase, output_dtype: str) -> Iterator[tuple[str, Expect
     """Every dialect's y on this case's inputs, in the dtype that came. Where nothing is cast there is no order to tell."""
     half = case.dtype in HALF
     true = replace(true_norm(case, 0), output_dtypes=lambda dtypes: dtypes | {case.made[0]: output_dtype})
-    for variant, alter in VARIANTS.items() if half else [("", VARIANTS[""])]:
-        for order in ORDERS if half else ("either_order",):
-            for offset in (0, 1):
-                for sum_, y in product(_sums_read(case), YS if case.dialect.y else ("",)):
-                    dialect = replace(case.dialect, order=order, sum=sum_, y=y)
-                    added = true.added and replace(true.added, stored=sum_ == "rounded")
-                    y_dtype = case.dtype if y == "rounded" else None
-                    quantising = true.quantising and replace(true.quantising, y_dtype=y_dtype)
-                    norm = alter(replace(true, dialect=dialect, offset=float(offset), added=added, quantising=quantising))
-                    said = [f"{sum_} sum"] * bool(sum_) + [f"{y} y"] * bool(y) + [order] * half
-                    said += [f"weight offset {offset}"] * (offset or not half) + [variant] * bool(variant)
-                    plain = not (case.centred or offset or variant)
-                    speaker = QUANTISED_BY.get((sum_, y, order)) if y else SPOKEN_BY.get((sum_, order))
-                    who = f" (as {speaker})" if plain and speaker else ""
-                    yield ", ".join(said) + who, norm.outputs("formula")[case.made[0]]
+    variants = VARIANTS if half else {"": VARIANTS[""]}
+    orders: tuple[Order, ...] = ORDERS if half else ("either_order",)
+    offsets = (0,) if case.weight_offset is None else (0, 1)
+    ys: tuple[QuantisedY, ...] = YS if case.dialect.y else ("",)
+    for variant, order, offset, sum_, y, gated in product(variants, orders, offsets, _sums_read(case), ys, _gates(true)):
+        dialect = replace(case.dialect, order=order, sum=sum_, y=y)
+        added = true.added and replace(true.added, stored=sum_ == "rounded")
+        quantising = true.quantising and replace(true.quantising, y_dtype=case.dtype if y == "rounded" else None)
+        parts = {"added": added, "gated": gated, "quantising": quantising}
+        norm = variants[variant](replace(true, dialect=dialect, offset=float(offset), **parts))
+        said = [f"{sum_} sum"] * bool(sum_) + [f"{y} y"] * bool(y) + _gate_in_words(gated) + [order] * half
+        said += [f"weight offset {offset}"] * (len(offsets) > 1 and (offset or not half)) + [variant] * bool(variant)
+        spoken = _spoken_by(sum_, y, gated, order)
+        who = f" (as {spoken})" if spoken and not (case.centred or offset or variant) else ""
+        yield ", ".join(said) + who, norm.outputs("formula")[case.made[0]]
+
+
+def _spoken_by(sum_: Sum, y: QuantisedY, gated: Gated | None, order: Order) -> str | None:
+    """Who has the function with this sum, this gate and this order."""
+    if gated:
+        return GATED_BY.get((gated.norm_first, order))
+    return QUANTISED_BY.get((sum_, y, order)) if y else SPOKEN_BY.get((sum_, order))
+
+
+def _gates(norm: Norm) -> list[Gated | None]:
+    """The gate in every place and of every kind, the true one first; None alone for a norm that has none."""
+    if norm.gated is None:
+        return [None]
+    first, is_silu = norm.gated.norm_first, norm.gated.is_silu
+    ways = product((first, not first), (is_silu, not is_silu))
+    acts = {True: ACTIVATIONS["silu"], False: ACTIVATIONS["sigmoid"]}
+    return [replace(norm.gated, norm_first=first, is_silu=is_silu, act=acts[is_silu]) for first, is_silu in ways]
+
+
+def _gate_in_words(gated: Gated | None) -> list[str]:
+    if gated is None:
+        return []
+    return ["norm_then_gate" if gated.norm_first else "gate_then_norm", "silu" if gated.is_silu else "sigmoid"]
 
 
 def _sums_read(case: NormCase) -> tuple[Sum, ...]:
@@ -196,7 +231,7 @@ def _eps(case: NormCase, ask: Ask) -> Finding:
         small = replace(case, eps=eps, x=Draw(scale=math.sqrt(eps)))
         y = ask(small)
         if isinstance(y, str):
-            return Finding(case.dtype, "eps", "not asked", y)
+            return Finding(case.dtype, "eps", NOT_ASKED, y)
         answers.append(estimate(small, y.astype(np.float64)))
     found, evidence, told = _followed(answers)
     return Finding(case.dtype, "eps", found, evidence, told)
@@ -256,6 +291,7 @@ def estimate(case: NormCase, y: Array, seed: int = 0) -> Estimates:
     fits: list[tuple[float, Array]] = []
     for offset in (0, 1):
         weighted = x * (given["weight"] + offset) if "weight" in given else x
+        weighted = norm.after.input(weighted) if norm.after else weighted
         scale = np.sum(target * weighted, axis=-1) / np.sum(weighted**2, axis=-1)
         fits.append((float(np.sum((target - scale[..., None] * weighted) ** 2)), scale))
     rstd = min(fits, key=lambda fit: fit[0])[1]
