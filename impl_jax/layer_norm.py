@@ -1,6 +1,7 @@
 """LayerNorm (Ba, Kiros & Hinton 2016, arXiv:1607.06450) for JAX."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ def layer_norm(
     check_rows(x, weight=weight, bias=bias)
     rows, weight, bias = split(group_size, x, weight, bias)
     y_dtype = x.dtype if dtype is None else jnp.dtype(dtype)
-    return jnp.reshape(_layer_norm(order, y_dtype, rows, weight, bias, eps, weight_offset), x.shape)
+    y: Any = _layer_norm(order, y_dtype, rows, weight, bias, eps, weight_offset)
+    return jnp.reshape(y, x.shape)
 
 
 class LayerNorm(nnx.Module):

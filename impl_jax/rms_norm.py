@@ -1,6 +1,7 @@
 """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) for JAX."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def rms_norm(
     check_order(order)
     check_rows(x, weight=weight)
     rows, weight = split(group_size, x, weight)
-    y = _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), rows, weight, eps, weight_offset)
+    y: Any = _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), rows, weight, eps, weight_offset)
     return jnp.reshape(y, x.shape)
 
 
