@@ -1,6 +1,7 @@
 """LayerNorm (Ba, Kiros & Hinton 2016, arXiv:1607.06450) for JAX."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ def layer_norm(
     check_rows(x, weight=weight, bias=bias)
     rows, weight, bias = split(group_size, x, weight, bias)
     y_dtype = x.dtype if dtype is None else jnp.dtype(dtype)
-    return _layer_norm(order, y_dtype, rows, weight, bias, eps, weight_offset).reshape(x.shape)
+    y: Any = _layer_norm(order, y_dtype, rows, weight, bias, eps, weight_offset)
+    return jnp.reshape(y, x.shape)
 
 
 class LayerNorm(nnx.Module):
@@ -63,8 +65,16 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch d"], *, dtype: DTypeLike | None = None) -> Float[Array, "*batch d"]:
         bias = None if self.bias is None else self.bias[...]
-        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
-        return layer_norm(x, self.weight[...], bias, eps=self.eps, dtype=dtype, **how)
+        return layer_norm(
+            x,
+            self.weight[...],
+            bias,
+            eps=self.eps,
+            order=self.order,
+            weight_offset=self.weight_offset,
+            dtype=dtype,
+            group_size=self.group_size,
+        )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -1,6 +1,7 @@
 """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) for JAX."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ def rms_norm(
     check_order(order)
     check_rows(x, weight=weight)
     rows, weight = split(group_size, x, weight)
-    return _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), rows, weight, eps, weight_offset).reshape(x.shape)
+    y: Any = _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), rows, weight, eps, weight_offset)
+    return jnp.reshape(y, x.shape)
 
 
 class RMSNorm(nnx.Module):
@@ -62,8 +64,15 @@ class RMSNorm(nnx.Module):
         self.weight = nnx.Param(jnp.full(num_features, 1 - weight_offset, param_dtype))
 
     def __call__(self, x: Float[Array, "*batch d"], *, dtype: DTypeLike | None = None) -> Float[Array, "*batch d"]:
-        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
-        return rms_norm(x, self.weight[...], eps=self.eps, dtype=dtype, **how)
+        return rms_norm(
+            x,
+            self.weight[...],
+            eps=self.eps,
+            order=self.order,
+            weight_offset=self.weight_offset,
+            dtype=dtype,
+            group_size=self.group_size,
+        )
 
 
 # Autodiff of cast_then_scale would sum dweight in x's dtype, hence a backward pass of our own.

@@ -92,8 +92,16 @@ class LayerNorm(nn.Module):
         """
         rows = flatten_trailing(x, self.normalized_shape)
         weight, bias = (None if p is None else p.reshape(-1) for p in (self.weight, self.bias))
-        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
-        y = layer_norm(rows, weight, bias, eps=self.eps, dtype=dtype, **how)
+        y = layer_norm(
+            rows,
+            weight,
+            bias,
+            eps=self.eps,
+            order=self.order,
+            weight_offset=self.weight_offset,
+            dtype=dtype,
+            group_size=self.group_size,
+        )
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:

@@ -93,8 +93,15 @@ class RMSNorm(nn.Module):
         """
         rows = flatten_trailing(x, self.normalized_shape)
         weight = None if self.weight is None else self.weight.reshape(-1)
-        how = {"order": self.order, "weight_offset": self.weight_offset, "group_size": self.group_size}
-        y = rms_norm(rows, weight, eps=self.eps, dtype=dtype, **how)
+        y = rms_norm(
+            rows,
+            weight,
+            eps=self.eps,
+            order=self.order,
+            weight_offset=self.weight_offset,
+            dtype=dtype,
+            group_size=self.group_size,
+        )
         return y.reshape(x.shape)
 
     def extra_repr(self) -> str:

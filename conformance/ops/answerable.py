@@ -33,9 +33,9 @@ def why_unanswerable(case: NormCase) -> str:
     return _of_dialect(case) or _of_shape(case) or _of_groups(case) or _of_numbers(case) or _of_dy(case) or _of_quantising(case)
 
 
-def has_answer(golden: Golden) -> bool:
+def has_answer(case: NormCase, golden: Golden) -> bool:
     """Whether the numbers drawn leave every element with an answer; what only they can tell, and a case cannot."""
-    return not (_is_undefined(golden) or _is_subnormal(golden) or _is_repetitive(golden))
+    return not (_is_undefined(golden) or _is_subnormal(case, golden) or _is_repetitive(case, golden))
 
 
 def _is_undefined(golden: Golden) -> bool:
@@ -46,14 +46,14 @@ def _is_undefined(golden: Golden) -> bool:
     return any(bool(np.any(each & ~np.isnan(value))) for each, (value, *_) in zip(undefined, ends, strict=True))
 
 
-def _is_subnormal(golden: Golden) -> bool:
+def _is_subnormal(case: NormCase, golden: Golden) -> bool:
     """Whether float32 arithmetic meets its subnormal numbers, which may be flushed to zero, in any product or output."""
-    if golden.case.dtype == "float64":
+    if case.dtype == "float64":
         return False
-    x_hat, rstd, group = golden.intermediates["x_hat"], golden.intermediates["rstd"], golden.case.group_size
+    x_hat, rstd, group = golden.intermediates["x_hat"], golden.intermediates["rstd"], case.group_size
     rstd = rstd if group is None else np.repeat(rstd, group, axis=-1)
     with np.errstate(all="ignore"):
-        x, dy, w = as_the_norm_has_them(golden.case, golden.inputs)
+        x, dy, w = as_the_norm_has_them(case, golden.inputs)
         g = dy * w
         projected = x_hat * mean(g * x_hat, group=group)
         met = [x, dy, x_hat, g, dy * x_hat, g * x_hat, rstd * g, projected, rstd * projected]
@@ -61,11 +61,11 @@ def _is_subnormal(golden: Golden) -> bool:
         return any(bool(np.any((a != 0) & (np.abs(a) < SMALLEST_NORMAL))) for a in met)
 
 
-def _is_repetitive(golden: Golden) -> bool:
+def _is_repetitive(case: NormCase, golden: Golden) -> bool:
     """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
     x_hat = golden.intermediates["x_hat"]
     with np.errstate(all="ignore"):
-        x, dy, w = as_the_norm_has_them(golden.case, golden.inputs)
+        x, dy, w = as_the_norm_has_them(case, golden.inputs)
         columns = [terms.reshape(-1, x.shape[-1]).T for terms in (dy, dy * x_hat)]
         return any(_repeats(terms) for terms in (x, x_hat, dy * w, *columns))
 

@@ -23,7 +23,7 @@ def gated_rms_norm(
 
     What the norm makes is cast before the gate multiplies it, if x_hat is.
     """
-    how = {"eps": eps, "order": order, "group_size": group_size}
+    how: dict[str, Any] = {"eps": eps, "order": order, "group_size": group_size}
     wide, (a, slope) = widen(x), activated(widen(gate), activation)
     if norm_before_gate:
         dtype = x.dtype if order == "cast_then_scale" else wide.dtype

@@ -182,7 +182,7 @@ class _Fuzzer:
         if first_match(case.id, hello.expected | hello.may_fail) is not None:
             return None
         golden = compute(case, CASES_SEED)
-        if not has_answer(golden):
+        if not has_answer(case, golden):
             return None
         return judge(self._session, golden)
 
