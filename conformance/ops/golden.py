@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from conformance.numbers.memory import Memory
 from conformance.ops.op import Anatomy
 from conformance.ops.op import Golden as Golden
 from conformance.ops.table import OPS
@@ -19,6 +20,7 @@ def compute(case: Case, seed: int) -> Golden:
     return OPS[case.op].golden(case, seed)
 
 
+@Memory(2**28).keeps  # for all the mistakes that are tried on it
 def lay_open(case: Case, seed: int) -> Anatomy:
     """A case's op with nothing altered, for a mistake to alter."""
     return OPS[case.op].anatomy(case, seed)
