@@ -13,6 +13,7 @@ from conformance.judging.diagnose import diagnose
 from conformance.mistakes import MISTAKES
 from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import NORMS
+from conformance.ops.table import OPS
 from tests.judge.written import SETS, faults_of
 from tests.judge.written.fault import Fault, judged
 from tests.judge.written.scoring import scored
@@ -108,5 +109,7 @@ def test_two_mistakes_of_a_library_are_both_named():
 def test_honest_code_is_not_accused(fault, dtype):
     """Of a block every fourth case is asked: JAX compiles every operation for every shape."""
     if dtype in fault.dtypes:
-        cases = CASES if fault.op in NORMS else CASES[::4]
-        assert {verdict.status for verdict in judged(fault, dtype, cases=cases)} == {"pass"}
+        cases = CASES[::4] if OPS[fault.op].taps else CASES
+        statuses = {verdict.status for verdict in judged(fault, dtype, cases=cases)}
+        assert "pass" in statuses
+        assert statuses <= {"pass", "skip"}

@@ -254,8 +254,9 @@ def test_a_report_is_plain_but_on_a_terminal_and_colourless_where_that_is_asked(
 
     colour = re.compile(r"\x1b\[[\d;]*3\dm")
     assert colour.search(on_a_terminal())
-    assert not colour.search(on_a_terminal(NO_COLOR="1"))
-    assert "conforms" in on_a_terminal(NO_COLOR="1")
+    plain = on_a_terminal(NO_COLOR="1")
+    assert not colour.search(plain)
+    assert "conforms" in plain
     assert "\x1b" not in in_a_shell(*ask[3:]).stdout
 
 
@@ -349,12 +350,11 @@ def test_a_seed_gives_other_inputs(tmp_path):
     ("port", "options"),
     [
         ([WRONG], ["--seed", "7", "--mode", "eager", "--device", "mars"]),
-        (["--exec", hostile("no_file")], []),
         (["--exec", hostile("no_file", "_" * 99)], []),
         (["--exec", hostile("no_file", '"$HOME"')], []),
         (["--exec", "./no_file"], []),
     ],
-    ids=["module", "program", "long", "quotes", "bare"],
+    ids=["module", "long", "quotes", "bare"],
 )
 def test_the_command_that_a_report_prints_shows_the_same_failure(port, options, tmp_path):
     (tmp_path / "no_file").write_text(f"#!/bin/sh\nexec {hostile('no_file')}\n")
@@ -368,9 +368,7 @@ def test_the_command_that_a_report_prints_shows_the_same_failure(port, options, 
 
 
 def test_list_names_every_case():
-    status, _ = conformance("list")
-    lines = in_a_shell("list").stdout.splitlines()
-    assert status == CONFORMS
+    lines = conformance_lines("list")
     assert [re.fullmatch(r"(\S+) +(\[.*?\]) +(.*)", line).groups() for line in lines] == [
         (case.id, str(list(case.shape)), case.exposes) for case in CASES
     ]
@@ -381,7 +379,7 @@ def test_list_names_every_case():
 
 def test_list_names_every_mistake_under_what_it_alters():
     heading, listed = "", list[tuple[str, str]]()
-    for line in in_a_shell("list", "mistakes").stdout.splitlines():
+    for line in conformance_lines("list", "mistakes"):
         if line.startswith("  "):
             listed.append((heading, line.split()[0]))
         else:
