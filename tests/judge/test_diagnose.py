@@ -15,7 +15,7 @@ from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
 
 BY_ID = {mistake.id: mistake for mistake in MISTAKES}
-EVERY = 24  # the test takes every twenty-fourth mistake; `python -m benchmarks diagnosis` takes them all
+EVERY = 48  # the test takes one mistake in forty-eight; `python -m benchmarks diagnosis` takes them all
 
 
 def sampled():
@@ -83,14 +83,13 @@ def test_a_mistake_made_in_one_dtype_alone_is_named():
     assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["eps_missing"]
 
 
-@pytest.mark.parametrize("op", ROW_NORMS)
-def test_a_cast_that_a_compiler_drops_is_no_sum_in_low_precision(op):
+def test_a_cast_that_a_compiler_drops_is_no_sum_in_low_precision():
     """One dialect alone is computed as the other; a bound on a sum of half precision would hold those numbers too."""
 
     def made(case):
         return BY_ID["other_order"] if case.dialect.order == "cast_then_scale" else None
 
-    verdicts = judged(op, ("float16",), lambda case: play(case, 0, STYLES[0], made(case)))
+    verdicts = judged("rms_norm", ("float16",), lambda case: play(case, 0, STYLES[0], made(case)))
     assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == ["other_order"]
 
 
@@ -100,7 +99,7 @@ def test_a_mistake_that_what_passes_contradicts_is_not_named():
     def made(case):
         return BY_ID["variance_for_mean_square"] if case.name == "inf_row" else None
 
-    verdicts = judged("rms_norm", ("float32", "bfloat16"), lambda case: play(case, 0, STYLES[1], made(case)))
+    verdicts = judged("rms_norm", ("float32",), lambda case: play(case, 0, STYLES[1], made(case)))
     assert {verdict.case.name for verdict in verdicts if verdict.status == "fail"} == {"inf_row"}
     assert diagnose(verdicts, seed=0) == ()
 
