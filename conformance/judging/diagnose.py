@@ -23,6 +23,8 @@ from conformance.mistakes.mistake import Mistake, both
 from conformance.numbers.expected import Expected
 from conformance.ops.table import OPS
 
+Array = np.ndarray
+
 PRICE = 12.0  # bits to say that a group has a mistake, or that it does not have one that would change it
 FOUND = 0.8  # of its bits count for a mistake that was fitted to the numbers: one of the catalogue is as likely with fewer
 SHARE = 1 / 3  # of the bits that failures cost: a mistake that saves less is not named
@@ -96,9 +98,11 @@ class Search:
         self._searched = few_if_large([asked for asked in self._asked if asked.small == self._any_small_fails()])
         self._costly = any(OPS[asked.verdict.case.op].costly for asked in self._asked)
         self._right: dict[Unit, Told] = {}
+        self._size: dict[Unit, Array | float] = {}
         self._if_right = {asked: if_right(asked.verdict, seed) for asked in self._asked}
         for asked, right in self._if_right.items():
             self._right |= {unit: tell(right.get(unit.output.output), unit.output) for unit in asked.units}
+            self._size |= {unit: _size(right.get(unit.output.output)) for unit in asked.units}
         self._now = dict(self._right)
         self._known: dict[tuple[Mistake, Unit, bool], list[Told]] = {}
         self._ways: dict[tuple[Mistake, Asked, bool], list[Outputs]] = {}
@@ -255,11 +259,12 @@ class Search:
 
     def _tell(self, unit: Unit, made: Expected | None, rough: bool) -> Told:
         right = self._if_right[self._case_of[unit]].get(unit.output.output)
+        if made is right:  # which the mistake leaves alone
+            return self._right[unit]
         costly = rough and not self._costly  # whose rough intervals cost nothing
         if costly and made and right and not comes_near(made, right, unit.output.actual):
             return whole(unit.output)
-        size = np.nan_to_num(np.abs(right.value), nan=0.0, posinf=0.0) if right else 0.0
-        return tell(made, unit.output, self._right[unit].width, size, any_not_finite=True)
+        return tell(made, unit.output, self._right[unit].width, self._size[unit], any_not_finite=True)
 
     def _told_best(self, mistake: Mistake, units: Sequence[Unit], *, rough: bool = False) -> dict[Unit, Told]:
         """Those of some outputs that are of groups that have a mistake, as it tells them."""
@@ -293,6 +298,11 @@ def _first(count: int, best: Mapping[Mistake, float], share: float) -> list[Mist
 
 def _is_explained(unit: Unit, told: Mapping[Unit, Told]) -> bool:
     return unit in told and told[unit].share >= MOST
+
+
+def _size(right: Expected | None) -> Array | float:
+    """How large the right values of an output are; zero where they are not finite."""
+    return np.nan_to_num(np.abs(right.value), nan=0.0, posinf=0.0) if right else 0.0
 
 
 def _less_price(saved: float) -> float:

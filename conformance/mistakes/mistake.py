@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from conformance.numbers.expected import Expected
+from conformance.numbers.memory import Memory
 from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.golden import lay_open
 from conformance.ops.norms.steps import NOTHING
@@ -17,7 +18,7 @@ from conformance.question.case import Case
 
 Array = np.ndarray
 
-KEPT = 4096  # altered goldens kept, since every port's failures are held against the same ones
+ALTERED = Memory(2**28)  # altered goldens, since every port's failures are held against the same ones
 
 RMS: tuple[str, ...] = ("rms_norm",)
 LAYER: tuple[str, ...] = ("layer_norm",)
@@ -130,17 +131,17 @@ class Mistake:
         altered: Anatomy = self.alter(true)
         return altered.backwards(true)
 
-    @lru_cache(maxsize=KEPT)  # noqa: B019 - the catalogue lives as long as the program
+    @ALTERED.keeps
     def outputs(self, case: Case, seed: int = 0, backward: Backward = "autograd") -> dict[str, Expected]:
         """What the case would expect if this were right."""
         return self.altered(case, seed).outputs(backward)
 
-    @lru_cache(maxsize=KEPT)  # noqa: B019
+    @ALTERED.keeps
     def in_orders(self, case: Case, seed: int) -> tuple[dict[str, Expected], ...]:
         """What the case would expect in each usual order of summation, where a sum in low precision depends on it."""
         return self.altered(case, seed).in_orders()
 
-    @lru_cache(maxsize=KEPT)  # noqa: B019
+    @ALTERED.keeps
     def values(self, case: Case, seed: int) -> dict[str, Array]:
         """The outputs, exactly, if this were right."""
         return self.altered(case, seed).values()
@@ -159,7 +160,7 @@ class Mistake:
         """Whether its numbers are known up to honest noise: no sum depends on its order by more than that."""
         return self.can_be_made_in(case.op) and self._exact(case.op, case.dtype)
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - the catalogue lives as long as the program
     def _exact(self, op: str, dtype: str) -> bool:
         altered: Anatomy = self.altered(next(case for case in OPS[op].cases if case.dtype == dtype), 0)
         return altered.is_exact

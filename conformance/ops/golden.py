@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 from conformance.numbers.expected import Expected
+from conformance.numbers.memory import Memory
 from conformance.ops.op import Anatomy
 from conformance.ops.op import Golden as Golden
 from conformance.ops.table import OPS
@@ -30,6 +31,7 @@ def on_its_own(case: Case, expected: Mapping[str, Expected], returned: Mapping[s
     return {name: each.given(own[name]) if own[name] else each for name, each in expected.items()}
 
 
+@Memory(2**28).keeps  # for all the mistakes that are tried on it
 def lay_open(case: Case, seed: int) -> Anatomy:
     """A case's op with nothing altered, for a mistake to alter."""
     return OPS[case.op].anatomy(case, seed)

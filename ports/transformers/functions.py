@@ -3,14 +3,14 @@
 In eager mode: under torch.compile they are other programs, and not what a checkpoint was trained with.
 """
 
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import LlamaConfig
 from transformers.activations import ACT2FN
+from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb, eager_attention_forward
 
 import ports.torch_nn.port
@@ -41,7 +41,7 @@ class Functions(ports.torch_nn.port.Port):
         self.expected = EXPECTED  # and not torch.nn's
 
     def versions(self) -> dict[str, str]:
-        return super().versions() | {"transformers": transformers.__version__}
+        return super().versions() | {"transformers": version("transformers")}
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         if self.jit:

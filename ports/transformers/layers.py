@@ -3,17 +3,20 @@
 In eager mode: under torch.compile they are other programs, and not what a checkpoint was trained with.
 """
 
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import DynamicCache, GPT2Config, LlamaConfig, Qwen3Config
+from transformers.cache_utils import DynamicCache
 from transformers.masking_utils import create_causal_mask
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
 
 import impl_torch.port
@@ -47,7 +50,7 @@ class LlamaLayer(impl_torch.port.TorchPort):
     fixed: ClassVar[dict[str, Any]] = {"norm": "rms_norm", "qk_norm": False, "rope": "half_split", "feed_forward": "swiglu"}
 
     def versions(self) -> dict[str, str]:
-        return super().versions() | {"transformers": transformers.__version__}
+        return super().versions() | {"transformers": version("transformers")}
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         if self.jit:

@@ -4,11 +4,11 @@ They ship to be run in eager mode, and their order is the one they have there. t
 `TORCHINDUCTOR_EMULATE_PRECISION_CASTS=1` is set: a port says which order it has in the mode it is in.
 """
 
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
@@ -42,7 +42,7 @@ class Llama(impl_torch.port.TorchPort):
             self.expected = FLOAT64 | UNROUNDED
 
     def versions(self) -> dict[str, str]:
-        return super().versions() | {"transformers": transformers.__version__}
+        return super().versions() | {"transformers": version("transformers")}
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         if "weight" not in given:

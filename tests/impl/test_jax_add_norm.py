@@ -67,8 +67,7 @@ def assert_close(actual: Array, expected: Array, dtype: str = "float32") -> None
 
 
 @pytest.mark.usefixtures("_x64")
-@pytest.mark.parametrize("dtype", NOISE)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype"), [*((shape, "float64") for shape in SHAPES), (SHAPES[-1], "float32")], ids=str)
 @pytest.mark.parametrize(("op", "names"), CALLS)
 def test_values_and_gradients_are_the_references(op, names, shape, dtype):
     inputs = draw(names, *shape, dtype=dtype)
@@ -128,8 +127,7 @@ def test_the_norm_reads_the_sum_that_was_asked_for(op, order, dtype, sum):
     assert np.mean(np.asarray(y != other)) > 0.05
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("dtype", ["float32", *HALF])
+@pytest.mark.parametrize(("dtype", "platform"), [("float32", "tpu"), ("bfloat16", "tpu"), ("float16", "cuda")])
 @pytest.mark.parametrize("sum", SUMS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("op", OPS)
@@ -222,8 +220,10 @@ def test_the_constructor_takes_what_the_plain_norms_takes_but_groups_and_sum(cls
     assert (added.kind, added.default) == (added.KEYWORD_ONLY, "rounded")
 
 
-@pytest.mark.parametrize(("cls", "kwargs"), [(AddRMSNorm, {}), (AddLayerNorm, {}), (AddLayerNorm, {"use_bias": False})])
-@pytest.mark.parametrize("sum", SUMS)
+@pytest.mark.parametrize(
+    ("cls", "kwargs", "sum"),
+    [(AddRMSNorm, {}, "unrounded"), (AddLayerNorm, {}, "float32"), (AddLayerNorm, {"use_bias": False}, "rounded")],
+)
 def test_a_module_is_its_function(cls, kwargs, sum):
     """Its state is the plain module's, and so are its first parameters."""
     settings = {**SCALARS, "order": "scale_then_cast"}

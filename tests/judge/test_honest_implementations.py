@@ -19,7 +19,7 @@ from conformance.ops.norms.cases import ROW_NORMS, NormCase
 
 Array = np.ndarray
 
-SEEDS = range(4)
+SEEDS = range(2)
 
 
 def sequential(a: Array) -> Array:
@@ -191,7 +191,7 @@ def judged(style: type[Textbook], case: NormCase, seed: int) -> Verdict:
 
 def trials(op: str, dtype: str, seed: int) -> Iterator[Verdict]:
     for case in select(op=op, dtype=dtype):
-        if seed == 0 or case.name != "rows_8192":  # which takes longer than all the others together
+        if (op, seed) == ("rms_norm", 0) or case.name != "rows_8192":  # which takes longer than all the others together
             yield from (judged(style, case, seed) for style in STYLES)
 
 

@@ -76,8 +76,7 @@ def test_every_step_in_half_precision_is_told():
     assert "every step in x's dtype" in findings("rms_norm", "computed_in_storage_dtype")[0].found
 
 
-@pytest.mark.parametrize("op", ROW_NORMS)
-@pytest.mark.parametrize("style", range(len(STYLES)))
+@pytest.mark.parametrize(("op", "style"), [(ROW_NORMS[style % 2], style) for style in range(len(STYLES))])
 def test_the_right_dialect_stands_far_above_the_next(op, style):
     def ask(case):
         y = play(case, 0, STYLES[style])["y"]

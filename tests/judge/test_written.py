@@ -11,12 +11,14 @@ import pytest
 
 from conformance.judging.diagnose import diagnose
 from conformance.mistakes import MISTAKES
+from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import NORMS
+from conformance.ops.table import OPS
 from tests.judge.written import SETS, faults_of
 from tests.judge.written.fault import Fault, judged
 from tests.judge.written.scoring import scored
 
-EVERY, EVERY_COMPOSITE = 48, 110  # a block's diagnosis takes ten times as long
+EVERY, EVERY_COMPOSITE = 120, 400  # a block's diagnosis takes ten times as long
 ALL = [fault for name in SETS for fault in faults_of(name)]
 KNOWN = {mistake.id for mistake in MISTAKES}
 
@@ -38,11 +40,10 @@ ROWS = (
         ("dx", "dweight"),
     ),
     ("torch/rms_norm/rms_eps_beside_root_in_y", "float32", "eps_outside_root", ("dx", "dweight")),
-    ("torch/layer_norm/layer_unbiased_in_y", "bfloat16", "divides_by_n_minus_1", ("dx", "dweight")),
     ("torch/rms_norm/rms_weight_missing_in_y", "float32", "weight_missing", ("dx",)),
-    ("torch/rms_norm/always_dtype_of_x/bfloat16_float16", "bfloat16", "y_demoted", ()),
+    ("torch/rms_norm/always_dtype_of_x/bfloat16_float16", "float16", "y_demoted", ()),
     ("torch/rms_norm/rms_tail_not_masked", "float32", "tail_not_masked", ()),
-    ("torch/rms_norm/rms_masked_with_ones", "bfloat16", "padding_of_ones", ()),
+    ("torch/rms_norm/rms_masked_with_ones", "float32", "padding_of_ones", ()),
     ("torch/layer_norm/layer_padded_rows_clamped", "float32", "dweight_repeats_last_row_8", ()),
     ("torch/layer_norm/layer_dx_never_written", "float32", "dx_zero", ()),
     ("torch/rms_norm/rms_dweight_over_accumulation_steps", "float32", "dweight_times_0.25", ()),
@@ -108,7 +109,10 @@ def test_two_mistakes_of_a_library_are_both_named():
 
 
 @pytest.mark.parametrize("fault", honest(), ids=lambda fault: fault.id)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_honest_code_is_not_accused(fault, dtype):
-    if dtype in fault.dtypes:
-        assert {verdict.status for verdict in judged(fault, dtype)} <= {"pass", "skip"}
+def test_honest_code_is_not_accused(fault):
+    """In one dtype, and of a block every fourth case: JAX compiles every operation for every shape."""
+    dtype = fault.dtypes[-2]
+    cases = CASES[::4] if OPS[fault.op].taps else CASES
+    statuses = {verdict.status for verdict in judged(fault, dtype, cases=cases)}
+    assert "pass" in statuses
+    assert statuses <= {"pass", "skip"}

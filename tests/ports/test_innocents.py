@@ -3,6 +3,7 @@
 A failure is a fault of theirs that is not on record, or one of the kit's.
 """
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,11 +19,11 @@ from conformance.running.runner import PortRun, run_ports
 from ports.tinygrad.clang import find_clang
 
 # Who answers many is asked a third of the cases, the next one another third; `conformance scoreboard` asks them all.
-# JAX, which compiles every operation for every shape, is asked a twelfth. Under a compiler, what shows the norms' order of
-# casts is enough; torch.compile, which takes seconds for every dtype, is asked in one that has an order.
+# JAX, which compiles every operation for every shape, is asked one in twenty-four. Under a compiler, what shows the norms'
+# order of casts is enough; torch.compile, which takes seconds for every dtype, is asked one case in one that has an order.
 SHOWN = ("random", "far_from_one")
 COMPILED = tuple(case for case in CASES if case.op in ROW_NORMS and case.name in SHOWN)
-COMPILED_BY_TORCH = tuple(case for case in COMPILED if case.dtype == "bfloat16")
+COMPILED_BY_TORCH = tuple(case for case in COMPILED if (case.name, case.dtype) == ("random", "bfloat16"))
 
 
 @dataclass(frozen=True)
@@ -40,33 +41,33 @@ class Innocent:
 
 
 INNOCENTS = [
-    Innocent("ports.equinox", "eager", 12, 25, 2, ("equinox", "jax")),
+    Innocent("ports.equinox", "eager", 24, 11, 0, ("equinox", "jax")),
     Innocent("ports.equinox", "jit", 1, 16, 0, ("equinox", "jax")),
     Innocent("ports.equinox.port:SecondRope", "eager", 1, 0, 8, ("equinox", "jax")),
-    Innocent("ports.flax_linen", "eager", 12, 22, 1, ("flax", "jax")),
+    Innocent("ports.flax_linen", "eager", 24, 10, 1, ("flax", "jax")),
     Innocent("ports.flax_linen", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.flax_linen.port:TwoPass", "eager", 12, 28, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen.port:TwoPass", "eager", 24, 13, 0, ("flax", "jax")),
     Innocent("ports.flax_linen.port:TwoPass", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.flax_nnx", "eager", 12, 21, 6, ("flax", "jax")),
+    Innocent("ports.flax_nnx", "eager", 24, 10, 3, ("flax", "jax")),
     Innocent("ports.flax_nnx", "jit", 1, 8, 8, ("flax", "jax")),
-    Innocent("ports.flax_nnx.port:Careful", "eager", 12, 25, 0, ("flax", "jax")),
+    Innocent("ports.flax_nnx.port:Careful", "eager", 24, 14, 0, ("flax", "jax")),
     Innocent("ports.flax_nnx.port:Careful", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.haiku", "eager", 12, 10, 8, ("haiku", "jax")),
+    Innocent("ports.haiku", "eager", 24, 7, 4, ("haiku", "jax")),
     Innocent("ports.haiku", "jit", 1, 4, 4, ("haiku", "jax")),
-    Innocent("ports.jax_nn", "eager", 3, 9, 5, ("jax",)),
-    Innocent("ports.keras", "eager", 12, 18, 6, ("jax", "keras")),
+    Innocent("ports.jax_nn", "eager", 8, 5, 1, ("jax",)),
+    Innocent("ports.keras", "eager", 24, 11, 3, ("jax", "keras")),
     Innocent("ports.keras", "jit", 1, 10, 6, ("jax", "keras")),
     Innocent("ports.mlx", "eager", 3, 88, 32, ("mlx",)),
     Innocent("ports.mlx", "jit", 1, 6, 10, ("mlx",)),
     Innocent("ports.numpy", "eager", 3, 282, 0, ("numpy",)),
     Innocent("ports.onnxruntime", "eager", 3, 108, 2, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 1, 110, 4, ("onnx", "onnxruntime")),
-    Innocent("ports.tensorflow", "eager", 6, 103, 1, ("tensorflow",)),
-    Innocent("ports.tensorflow.port:Moments", "eager", 3, 21, 16, ("tensorflow",)),
+    Innocent("ports.tensorflow", "eager", 12, 51, 0, ("tensorflow",)),
+    Innocent("ports.tensorflow.port:Moments", "eager", 6, 11, 8, ("tensorflow",)),
     Innocent("ports.paddle", "eager", 1, 169, 1, ("paddle",)),
     Innocent("ports.tinygrad", "jit", 1, 6, 9, ("tinygrad",)),
     Innocent("ports.torch_nn", "eager", 3, 96, 28, ("torch",)),
-    Innocent("ports.torch_nn", "jit", 1, 3, 3, ("torch",)),
+    Innocent("ports.torch_nn", "jit", 1, 2, 2, ("torch",)),
     Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 5, 0, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 3, 124, 0, ("torch",)),
     Innocent("ports.torch_nn.port:Rows", "eager", 1, 62, 0, ("torch",)),
@@ -76,7 +77,7 @@ INNOCENTS = [
     Innocent("ports.transformers.layers:Qwen3Layer", "eager", 1, 4, 2, ("torch", "transformers")),
     Innocent("ports.transformers.port:Gemma", "eager", 1, 16, 4, ("torch", "transformers")),
     Innocent("ports.transformers.port:Llama", "eager", 3, 35, 7, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Llama", "jit", 1, 1, 2, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Llama", "jit", 1, 1, 1, ("torch", "transformers")),
     Innocent("ports.transformers.port:Qwen3", "eager", 3, 36, 7, ("torch", "transformers")),
     Innocent("ports.transformers.port:T5", "eager", 3, 33, 9, ("torch", "transformers")),
 ]
@@ -93,7 +94,8 @@ def judged(innocent: Innocent) -> tuple[PortRun, ...]:
     """Its run; in this process where torch, which is slow to load, need not compile, and in one of its own elsewhere."""
     in_process = innocent.mode == "eager" and "torch" in innocent.packages
     launch = Launch(innocent.spec, mode=innocent.mode, timeout=300, in_process=in_process)
-    return run_ports([launch], asked(innocent), seed=1)
+    with warnings.catch_warnings(action="ignore"):  # a framework's own, which it gives once
+        return run_ports([launch], asked(innocent), seed=1)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -61,13 +60,6 @@ def test_a_fault_is_found_and_made_small(port, elements, plain):
     assert case.x.rows == "dense"
 
 
-def test_a_crash_is_found_and_made_small():
-    found = first(faulty("CrashesAtWidth17"))
-    assert (found.verdict.status, found.verdict.message) == ("error", "the port exited with status 3")
-    assert found.verdict.case.shape == (17,)
-    assert found.again
-
-
 def test_a_port_that_hangs_costs_no_more_than_it_is_given(slow_start):
     began = time.monotonic()
     found = first(faulty("HangsOnEmptyBatches"), 4.0, timeout=1.0)
@@ -107,12 +99,12 @@ def test_a_search_goes_on_after_a_failure_and_keeps_those_that_are_unlike():
     assert sorted(kinds) == [("error", ""), ("fail", ""), ("fail", "eps_outside_root")]
     assert len({each.verdict.case.id for each in result.found}) == 3
     assert all(each.again for each in result.found)
-    [crash] = [each.verdict.case for each in result.found if each.verdict.status == "error"]
-    assert crash.shape == (17,)
+    [crash] = [each.verdict for each in result.found if each.verdict.status == "error"]
+    assert (crash.message, crash.case.shape) == ("the port exited with status 3", (17,))
 
 
 def test_a_known_failure_is_not_found_twice():
-    [found] = search(WRONG, 8.0, op="rms_norm").found
+    [found] = search(WRONG, 5.0, op="rms_norm", dtype="float32").found
     assert found.diagnosis.mistake.id == "eps_outside_root"
     assert found.count > 1
 
@@ -137,13 +129,13 @@ def test_the_same_seed_asks_the_same_and_leaves_nothing_behind(tmp_path):
 
 def test_what_is_kept_can_be_run(tmp_path):
     kept = tmp_path / "kept.json"
-    status, said = conformance("fuzz", WRONG, "--dtype", "bfloat16", "--op", "layer_norm", "--most", 1, "--keep", kept)
+    status, said = conformance("fuzz", WRONG, "--dtype", "float64", "--op", "layer_norm", "--most", 1, "--keep", kept)
     assert status == FAILS
     assert "does not conform" in said
-    assert "bfloat16" in said
+    assert "float64" in said
     assert "seed 0" in said
     case = read_case(json.loads(kept.read_text()))
-    assert (case.op, case.dtype) == ("layer_norm", "bfloat16")
+    assert (case.op, case.dtype) == ("layer_norm", "float64")
     assert as_json(case).strip() in said
     command = f"conformance run {WRONG} --cases {kept} --case '{case.id}'"
     assert f"reproduce {command}" in said
@@ -178,14 +170,14 @@ def test_what_became_of_it_is_the_exit_status(arguments, status, words):
 
 def test_all_that_is_found_is_kept_in_one_file(tmp_path):
     kept = tmp_path / "kept.json"
-    status, said = conformance("fuzz", faulty("ThreeFaults"), "--dtype", "float32", "--most", 2, "--keep", kept)
+    status, said = conformance("fuzz", faulty("TwoFaults"), "--dtype", "float32", "--most", 2, "--keep", kept)
     assert status == FAILS
     assert "2 failures unlike one another" in said
     cases = [read_case(each) for each in json.loads(kept.read_text())]
     assert len(cases) == 2
-    status, said = conformance("run", faulty("ThreeFaults"), "--cases", kept)
+    status, said = conformance("run", faulty("TwoFaults"), "--cases", kept)
     assert status == FAILS
-    assert re.search(r"does not conform: (2 failed|1 failed, 1 error) in", said)
+    assert "does not conform: 2 failed in" in said
 
 
 def test_without_hypothesis_the_extra_is_named(monkeypatch):

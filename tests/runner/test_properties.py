@@ -50,7 +50,7 @@ SHOWN_ELSEWHERE = {
     *("AddsToOldGradients", "TiresAfterTen", "RoundsUp", "Truncates", "IsCoarse"),
 }
 ALONE = set(SPOILT) - SHOWN_ELSEWHERE
-SEEDS = range(8)
+SEEDS = range(3)
 
 
 def in_process(
@@ -82,23 +82,27 @@ def of(findings: tuple[Finding, ...], *statuses: str) -> set[tuple[str, str]]:
 
 
 def test_every_property_holds_for_an_honest_port_in_every_op_and_dialect():
-    honest = ask_processes("tests.runner.bad_ports:Honest").findings
+    """In two dtypes of one op, and in the others of the other."""
+    kinds_asked = (*kinds("rms_norm", ("float64", "bfloat16")), *kinds("layer_norm", ("float32", "float16")))
+    [inquiry] = inquire_ports([Launch("tests.runner.bad_ports:Honest")], kinds_asked)
+    honest = inquiry.findings
     assert [each for each in honest if each.status not in ("holds", "rounding")] == []
     assert of(honest, "holds") | of(honest, "rounding") == {(id_, dtype) for id_ in BY_ID for dtype in ALL}
     for id_ in set(BY_ID):
         asked = {(each.case.op, each.case.dialect, each.case.dtype) for each in honest if each.property.id == id_}
-        assert asked == {(case.op, case.dialect, case.dtype) for case in kinds()}
-        assert len(asked) == 12
+        assert asked == {(case.op, case.dialect, case.dtype) for case in kinds_asked}
+    assert {case.dialect for case in kinds_asked} == {case.dialect for case in kinds()}
 
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_port_violates_its_property(name):
-    """In one op, and the next port in the other; in two dtypes."""
+    """In one op and dtype that show it, and the next port in the other op, every other pair in the other dtype."""
     property_, dtypes = SPOILT[name]
-    op = ("rms_norm", "layer_norm")[list(SPOILT).index(name) % 2]
-    asked = ("float32", "bfloat16")
-    findings = ask(f"tests.runner.impure_ports:{name}", property_, op=op, dtype=asked).findings
-    assert of(findings, "violated") == {(property_, dtype) for dtype in dtypes if dtype in asked}
+    number = list(SPOILT).index(name)
+    op, dtype = ("rms_norm", "layer_norm")[number % 2], ("float32", "bfloat16")[number // 2 % 2]
+    dtype = dtype if dtype in dtypes else dtypes[0]
+    findings = ask(f"tests.runner.impure_ports:{name}", property_, op=op, dtype=dtype).findings
+    assert of(findings, "violated") == {(property_, dtype)}
     assert not of(findings, "error", "not asked")
 
 
@@ -235,9 +239,9 @@ def test_a_port_that_cannot_be_run_says_why():
     ("arguments", "status", "words"),
     [
         (["tests.runner.bad_ports:Honest", "--property", "scale_*"], 0, "all that is required holds"),
-        (["tests.runner.impure_ports:CountsRows", "--property", "row_*"], 1, "something required does not hold"),
-        (["tests.runner.impure_ports:RoundsByRowCount", "--property", "row_*"], 0, "but for rounding"),
-        (["tests.runner.impure_ports:RoundsByRowCount", "--property", "row_*", "--bitwise"], 1, "does not hold"),
+        (["tests.runner.impure_ports:CountsRows", "--property", "row_count"], 1, "something required does not hold"),
+        (["tests.runner.impure_ports:RoundsByRowCount", "--property", "row_count"], 0, "but for rounding"),
+        (["tests.runner.impure_ports:RoundsByRowCount", "--property", "row_count", "--bitwise"], 1, "does not hold"),
         (["tests.runner.bad_ports:AlwaysDies"], 1, "the port exited with status 9"),
         (["tests.runner.bad_ports:DiesAtBirth"], 3, "could not be run: exited with status 5: stillborn"),
         (["--exec", "./no_such_program"], 3, "./no_such_program could not be run: "),

@@ -1,12 +1,11 @@
 """A norm's case -> its golden."""
 
 from dataclasses import replace
-from functools import lru_cache
-from math import prod
 
 import numpy as np
 
 import reference
+from conformance.numbers.memory import Memory
 from conformance.ops.norms.batch_norm import RUNNING, BatchNormCase
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.expected import expected_outputs
@@ -17,15 +16,12 @@ from conformance.ops.op import Golden
 
 Array = np.ndarray
 Values = tuple[NormValues, dict[str, Array]]
-KEPT = 1024  # cases whose inputs are kept, for all the mistakes that are tried on them
-KEPT_SIZE = 2**22  # elements of x in one of them: a larger one would fill the memory
-
-_kept = lru_cache(maxsize=KEPT)(inputs)
 
 
+@Memory(2**28).keeps  # for all the mistakes that are tried on them
 def norm_inputs(case: NormCase, seed: int) -> dict[str, Array]:
     """A case's tensors in their storage dtypes; not to be written to."""
-    return _kept(case, seed) if prod(case.shape) <= KEPT_SIZE else inputs(case, seed)
+    return inputs(case, seed)
 
 
 def norm_golden(case: NormCase, seed: int) -> Golden:

@@ -109,7 +109,7 @@ def _unchecked(draw: DrawFn, questions: SearchStrategy[Question], groups: bool) 
     op, dtype, dialect = draw(questions)
     shape = _shape(draw, many_rows=dtype not in HALF)
     eps = draw(_EPS)
-    further = {"shape": shape, **_further(draw, op, shape, groups)}
+    further: dict[str, Any] = {"shape": shape, **_further(draw, op, shape, groups)}
     return case_type(op)(
         op=op,
         dtype=dtype,

@@ -8,7 +8,7 @@ A composite op's mistakes are played, and seen by its outputs or, where a port e
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
@@ -162,15 +162,23 @@ def kills_of(id_: str) -> list[Kill]:
     (mistake,) = (mistake for mistake in MISTAKES if mistake.id == id_)
     telling: list[str] = []  # the cases that showed it elsewhere are tried first
     kills: list[Kill] = []
-    for op in mistake.ops:
-        for dtype in DTYPES:
-            cases = [case for case in TRIED if (case.op, case.dtype) == (op, dtype)]
-            if not cases:
-                continue
-            cases.sort(key=lambda case: (case.name in LARGE, case.name not in telling))
-            kills.append((_kill if op in NORMS else _kill_in_a_block)(mistake, op, dtype, cases))
-            telling.append(kills[-1].case.rpartition("/")[2])
+    for op, dtype in tried_in(mistake):
+        kills.append(kill(mistake, op, dtype, telling))
+        telling.append(kills[-1].case.rpartition("/")[2])
     return kills
+
+
+def tried_in(mistake: Mistake) -> list[tuple[str, DType]]:
+    """The ops and dtypes that a mistake is made in and that there is a case of."""
+    asked = {(case.op, case.dtype) for case in TRIED}
+    return [(op, dtype) for op in mistake.ops for dtype in DTYPES if (op, dtype) in asked]
+
+
+def kill(mistake: Mistake, op: str, dtype: DType, first: Collection[str] = ()) -> Kill:
+    """One mistake in one op and dtype, tried on the cases of some names `first`."""
+    cases = [case for case in TRIED if (case.op, case.dtype) == (op, dtype)]
+    cases.sort(key=lambda case: (case.name in LARGE, case.name not in first))
+    return (_kill if op in NORMS else _kill_in_a_block)(mistake, op, dtype, cases)
 
 
 def _kill(mistake: Mistake, op: str, dtype: DType, cases: list[Case]) -> Kill:
