@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impl_torch.kernels import in_triton, triton_norm
 from impl_torch.rows import (
     cast,
     check_order,
@@ -27,6 +28,7 @@ def rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     dtype: torch.dtype | None = None,
+    kernel: str | None = None,
 ) -> Tensor:
     r"""Divide every row by its root mean square, then scale.
 
@@ -36,10 +38,14 @@ def rms_norm(
     `order="cast_then_scale"` rounds x_hat to `dtype` before the weight multiplies it, and a float32 weight promotes y;
     `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
     numbers.
-    Raises `ValueError` for another order or a weight of another shape, `TypeError` for an x that is not of floating point.
+    `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed.
+    Raises `ValueError` for another order or kernel or a weight of another shape, `TypeError` for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
+    if in_triton(kernel, x):
+        settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        return triton_norm(x, None, weight, None, **settings, centred=False)[0]
     y, _ = _RMSNorm.apply(x, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
     return y
 
