@@ -31,6 +31,7 @@ def norm_backward(
     COMPUTE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    LONG: tl.constexpr,  # whether a row has more than COLUMNS numbers
 ):
     """The gradient of what the norm read, and the parts of dweight and dbias that come from this program's rows.
 
@@ -40,6 +41,7 @@ def norm_backward(
     cache, and adds to the part in memory.
     """
     columns = tl.arange(0, COLUMNS)[None, :]  # 1 COLUMNS
+    end = width if LONG else COLUMNS  # of the loops over what is beyond; a constant, and there is none to compile
     dweight = tl.zeros([ROWS, COLUMNS], COMPUTE)
     dbias = tl.zeros([ROWS, COLUMNS], COMPUTE)
     part = tl.program_id(0) * width
@@ -61,7 +63,7 @@ def norm_backward(
 
         projections = g * x_hat
         shifts = g
-        for start in range(COLUMNS, width, COLUMNS):
+        for start in range(COLUMNS, end, COLUMNS):
             beyond = exists & (start + columns < width)
             s = read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, False, COMPUTE)
             from_y = read(dy, dy_stride, rows, start + columns, beyond, COMPUTE)
@@ -77,7 +79,7 @@ def norm_backward(
         if dresidual_out is not None:
             ds += read(dresidual_out, dresidual_out_stride, rows, columns, mask, COMPUTE)
         write(ds_out, rows * width + columns, ds, mask)
-        for start in range(COLUMNS, width, COLUMNS):
+        for start in range(COLUMNS, end, COLUMNS):
             beyond = exists & (start + columns < width)
             s = read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, False, COMPUTE)
             from_y = read(dy, dy_stride, rows, start + columns, beyond, COMPUTE)

@@ -28,6 +28,7 @@ def norm_forward(
     COMPUTE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    LONG: tl.constexpr,  # whether a row has more than COLUMNS numbers
 ):
     """Normalise ROWS rows, of which the first COLUMNS numbers stay in registers: most rows have no more.
 
@@ -35,6 +36,7 @@ def norm_forward(
     """
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]  # ROWS 1
     columns = tl.arange(0, COLUMNS)[None, :]  # 1 COLUMNS
+    end = width if LONG else COLUMNS  # of the loops over what is beyond; a constant, and there is none to compile
     exists = rows < n_rows  # ROWS 1
     mask = exists & (columns < width)  # ROWS COLUMNS
     first = read_sum(x, x_stride, residual, residual_stride, rows, columns, mask, ROUNDED, COMPUTE)
@@ -42,14 +44,14 @@ def norm_forward(
     mean = tl.zeros([ROWS, 1], COMPUTE)
     if CENTRED:
         total = first
-        for start in range(COLUMNS, width, COLUMNS):
+        for start in range(COLUMNS, end, COLUMNS):
             beyond = exists & (start + columns < width)
             total += read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, ROUNDED, COMPUTE)
         mean = tl.sum(total, axis=1, keep_dims=True) / width
         tl.store(mean_out + rows, mean, mask=exists)
 
     squares = squared_distance(first, mean, mask)
-    for start in range(COLUMNS, width, COLUMNS):
+    for start in range(COLUMNS, end, COLUMNS):
         beyond = exists & (start + columns < width)
         s = read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, ROUNDED, COMPUTE)
         squares += squared_distance(s, mean, beyond)
@@ -59,7 +61,7 @@ def norm_forward(
     scaled = scale((first - mean) * rstd, weight, bias, columns, width, weight_offset, X_HAT)
     write(y, rows * width + columns, scaled, mask)
     write(residual_out, rows * width + columns, first, mask)
-    for start in range(COLUMNS, width, COLUMNS):
+    for start in range(COLUMNS, end, COLUMNS):
         beyond = exists & (start + columns < width)
         s = read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, ROUNDED, COMPUTE)
         scaled = scale((s - mean) * rstd, weight, bias, start + columns, width, weight_offset, X_HAT)
@@ -96,7 +98,8 @@ def reciprocal_root(number):
     """1 / √number. The device's own `rsqrt` is an approximation, which takes the smallest numbers for zero."""
     if number.dtype == tl.float64:
         return 1.0 / tl.sqrt(number)
-    return tl.div_rn(1.0, tl.sqrt_rn(number))
+    else:  # noqa: RET505
+        return tl.div_rn(1.0, tl.sqrt_rn(number))
 
 
 @triton.jit

@@ -28,7 +28,7 @@ FLOAT8 = {
     tl.float8e5b16: ml_dtypes.float8_e5m2fnuz,
 }
 HELD = {**FLOAT8, tl.bfloat16: ml_dtypes.bfloat16, tl.float16: np.float16, tl.float32: np.float32}
-"""NumPy's type for each of Triton's that is converted to or from eight bits."""
+"""NumPy's type for each of Triton's that is converted to float8, or from it."""
 
 OF_LIBDEVICE = frozenset(
     {"abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "copysign", "cos", "cosh", "erf", "erfc"}
@@ -158,17 +158,19 @@ def _hold_bfloat16() -> None:
     builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
 
 
-def _round_to_float8() -> None:
-    """Round to float8's nearest number, ties to even; as on a GPU, what is too large becomes the largest."""
+def _convert_float8() -> None:
+    """Convert float8 by its numbers, to the nearest one, ties to even; as on a GPU, what is too large becomes the largest."""
     convert = interpreter._convert_float
 
     def convert_float(data: np.ndarray, source: tl.dtype, dtype: tl.dtype, rounding_mode: Any) -> np.ndarray:
         to_nearest = rounding_mode in (None, interpreter._ir.ROUNDING_MODE.RTNE)
-        if not (to_nearest and dtype in FLOAT8 and source in HELD):
+        if not (to_nearest and {source, dtype} <= HELD.keys() and {source, dtype} & FLOAT8.keys()):
             return convert(data, source, dtype, rounding_mode)
         exact = np.ascontiguousarray(data).view(HELD[source]).astype(np.float32)
-        largest = float(ml_dtypes.finfo(FLOAT8[dtype]).max)
-        return np.clip(exact, -largest, largest).astype(FLOAT8[dtype]).view(np.uint8)
+        if dtype in FLOAT8:
+            largest = float(ml_dtypes.finfo(HELD[dtype]).max)
+            exact = np.clip(exact, -largest, largest)
+        return exact.astype(HELD[dtype]).view(f"u{dtype.primitive_bitwidth // 8}")
 
     interpreter._convert_float = convert_float
 
@@ -238,7 +240,7 @@ FAULTS = (
     Fault(
         "float32 is not rounded to the nearest float8",
         lambda: _gives(_cast, torch.tensor([1 + 2.0**-4]), 1.0, torch.float8_e4m3fn),
-        _round_to_float8,
+        _convert_float8,
     ),
     Fault("a float argument is no tensor", lambda: _gives(_number, 1e-5, float(np.float32(1e-5))), _convert_numbers),
     Fault("libdevice's functions return None", lambda: _gives(_rsqrt, torch.tensor([4.0]), 0.5), _compute_libdevice),

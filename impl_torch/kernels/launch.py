@@ -158,13 +158,15 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _tile(width: int, held: int) -> dict[str, int]:
-    """How many rows and columns a program works on at once, and by how many warps.
+    """How many rows and columns a program works on at once, and how it is compiled.
 
-    The width alone says, so that a row has the same bits in any batch.
+    The width alone says, so that a row has the same bits in any batch. A product and a sum may be rounded once: without a word
+    on it, Triton's versions differ.
     """
     columns = min(triton.next_power_of_2(width), held)
     rows = max(1, NUMBERS // columns)
-    return {"ROWS": rows, "COLUMNS": columns, "num_warps": min(max(4, columns // 512), 16)}
+    warps = min(max(4, columns // 512), 16)
+    return {"ROWS": rows, "COLUMNS": columns, "LONG": width > columns, "num_warps": warps, "enable_fp_fusion": True}
 
 
 def _multiprocessors(x: Tensor) -> int:

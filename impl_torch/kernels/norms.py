@@ -46,12 +46,14 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     stored = residual is not None and (rounded or residual.dtype == compute_dtype(x))
     ctx.x_dtype, ctx.sum_dtype = x.dtype, None if residual is None else residual.dtype
     ctx.save_for_backward(*((residual_out, None) if stored else (x, residual)), weight, bias, mean, rstd)
+    ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, dy: Tensor | None, dresidual_out: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     """The gradients of x, the residual, weight and bias. A gradient of y or of the sum is None where nothing reads it."""
     _, _, weight, bias, *_ = ctx.saved_tensors
+    dresidual_out = None if ctx.sum_dtype is None else dresidual_out  # what is nothing may still have a gradient, of nothing
     if dy is None:
         ds, dweight, dbias = dresidual_out, None, None
     elif torch.is_grad_enabled():
