@@ -104,10 +104,10 @@ class AddRMSNorm(RMSNorm):
 
         Raises `ValueError` if x ends otherwise, and as the function does.
         """
-        rows = [flatten_trailing(each, self.normalized_shape) for each in (x, residual)]
+        rows, residuals = (flatten_trailing(each, self.normalized_shape) for each in (x, residual))
         weight = None if self.weight is None else self.weight.reshape(-1)
         settings: Any = {"eps": self.eps, "order": self.order, "weight_offset": self.weight_offset, "sum": self.sum}
-        y, residual_out = add_rms_norm(*rows, weight, **settings)
+        y, residual_out = add_rms_norm(rows, residuals, weight, **settings)
         return y.reshape(x.shape), residual_out.reshape(x.shape)
 
     def extra_repr(self) -> str:
@@ -146,10 +146,10 @@ class AddLayerNorm(LayerNorm):
 
         Raises `ValueError` if x ends otherwise, and as the function does.
         """
-        rows = [flatten_trailing(each, self.normalized_shape) for each in (x, residual)]
+        rows, residuals = (flatten_trailing(each, self.normalized_shape) for each in (x, residual))
         weight, bias = (None if p is None else p.reshape(-1) for p in (self.weight, self.bias))
         settings: Any = {"eps": self.eps, "order": self.order, "weight_offset": self.weight_offset, "sum": self.sum}
-        y, residual_out = add_layer_norm(*rows, weight, bias, **settings)
+        y, residual_out = add_layer_norm(rows, residuals, weight, bias, **settings)
         return y.reshape(x.shape), residual_out.reshape(x.shape)
 
     def extra_repr(self) -> str:

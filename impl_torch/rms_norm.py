@@ -39,7 +39,8 @@ def rms_norm(
     `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
     numbers.
     `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed.
-    Raises `ValueError` for another order or kernel or a weight of another shape, `TypeError` for an x that is not of floating point.
+    Raises `ValueError` for another order or kernel, or a weight of another shape, `TypeError` for an x that is not of floating
+    point.
     """
     check_order(order)
     check_rows(x, weight=weight)

@@ -21,12 +21,13 @@ def in_triton(kernel: str | None, x: Tensor) -> bool:
     """
     if kernel not in ("triton", "torch", None):
         raise ValueError(f"kernel is {kernel!r}; it must be 'triton', 'torch' or None")
-    by_itself = x.is_cuda and HAS_TRITON and not torch._C._are_functorch_transforms_active()
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+    by_itself = x.is_cuda and HAS_TRITON and not transformed
     return by_itself if kernel is None else kernel == "triton"
 
 
-def triton_norm(*tensors: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
+def triton_norm(x: Tensor, *others: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
     """`impl_torch.kernels.norms.norm`. Raises `ImportError` where Triton is not installed."""
     from impl_torch.kernels.norms import norm
 
-    return norm(*tensors, **settings)
+    return norm(x, *others, **settings)

@@ -98,7 +98,7 @@ def reciprocal_root(number):
     """1 / √number. The device's own `rsqrt` is an approximation, which takes the smallest numbers for zero."""
     if number.dtype == tl.float64:
         return 1.0 / tl.sqrt(number)
-    else:  # noqa: RET505
+    else:
         return tl.div_rn(1.0, tl.sqrt_rn(number))
 
 

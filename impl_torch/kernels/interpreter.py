@@ -4,6 +4,9 @@ With TRITON_INTERPRET=1 Triton runs kernels in NumPy, where no GPU is; but trito
 small kernel for each, mends what comes out wrong, and runs it again: a version without a fault is left as it is.
 """
 
+# What is mended is Triton's own.
+# pyright: reportPrivateUsage=false, reportAttributeAccessIssue=false
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +39,14 @@ OF_LIBDEVICE = frozenset(
     | {"sin", "sinh", "sqrt", "tan", "tanh", "trunc"}
 )
 """The functions that torch has by the same name."""
-OTHER_NAMES = {"fabs": "abs", "frsqrt_rn": "rsqrt", "fsqrt_rn": "sqrt", "dsqrt_rn": "sqrt", "fast_exp": "exp", "fast_log": "log"}
+OTHER_NAMES = {
+    "fabs": "abs",
+    "frsqrt_rn": "rsqrt",
+    "fsqrt_rn": "sqrt",
+    "dsqrt_rn": "sqrt",
+    "fast_exp": "exp",
+    "fast_log": "log",
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,8 @@ def _gives(kernel: Any, x: float | Tensor, expected: float, dtype: torch.dtype =
 def _hold_bfloat16() -> None:
     """Hold bfloat16 as what NumPy computes with and rounds to, instead of its bits as integers, which memory alone reads."""
     builder, dtype_of = interpreter.InterpreterBuilder, interpreter._get_np_dtype
-    cast, convert, load, store = builder.cast_impl, builder.create_fp_to_fp, builder.create_masked_load, builder.create_masked_store
+    cast, convert = builder.cast_impl, builder.create_fp_to_fp
+    load, store = builder.create_masked_load, builder.create_masked_store
     held, bits = np.dtype(ml_dtypes.bfloat16), np.dtype(np.uint16)
 
     def numpy_dtype(dtype: tl.dtype) -> np.dtype:

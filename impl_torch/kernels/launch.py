@@ -1,5 +1,7 @@
 """What launches the kernels: custom ops, which torch.compile takes into its graph as they are."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,9 @@ from impl_torch.rows import compute_dtype
 mend()  # where kernels are interpreted: they must compute the same there
 
 TRITONS = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+ForwardOutputs = tuple[Tensor, Tensor, Tensor, Tensor]
+BackwardOutputs = tuple[Tensor, Tensor, Tensor]
+
 NUMBERS = 2048  # that a program reads at once, of as many rows as that takes
 HELD_FORWARD, HELD_BACKWARD = 16384, 8192  # numbers of a row that registers hold
 WARPS = 16  # on a multiprocessor at once
@@ -30,7 +35,7 @@ def forward(
     rounded: bool,
     x_hat_dtype: torch.dtype,
     y_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> ForwardOutputs:
     """Return y [*batch, d], the sum as it is stored, likewise, or nothing, [0], and mean and rstd, [*batch].
 
     x and the residual are [*batch, d], weight and bias [d]. `centred`: LayerNorm; its mean is else nothing, [0].
@@ -43,8 +48,9 @@ def forward(
     rows, residuals = _rows(x), None if residual is None else _rows(residual)
     n_rows, width = rows.shape
     tile = _tile(width, HELD_FORWARD)
+    kernel: Any = norm_forward[(triton.cdiv(n_rows, tile["ROWS"]),)]
     with torch.cuda.device_of(x):
-        norm_forward[(triton.cdiv(n_rows, tile["ROWS"]),)](
+        kernel(
             y,
             None if residual is None else residual_out,
             mean,
@@ -82,7 +88,7 @@ def backward(
     ds_dtype: torch.dtype,
     of_weight: bool,
     of_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> BackwardOutputs:
     """Return the gradient of what the norm read, [*batch, d], and dweight and dbias, [d], or nothing, [0].
 
     What the norm read is x, or x + residual. dweight and dbias are in the dtype of sums.
@@ -96,8 +102,9 @@ def backward(
     tile = _tile(width, HELD_BACKWARD)
     programs = min(triton.cdiv(n_rows, tile["ROWS"]), _multiprocessors(x) * max(1, WARPS // tile["num_warps"]))
     parts = [dweight.new_zeros(programs, width) if wanted else None for wanted in (of_weight, of_bias)]
+    kernel: Any = norm_backward[(programs,)]
     with torch.cuda.device_of(x):
-        norm_backward[(programs,)](
+        kernel(
             ds,
             *parts,
             dys,
@@ -125,16 +132,28 @@ def backward(
 
 
 @forward.register_fake
-def _(x, residual, weight, bias, eps, weight_offset, centred, rounded, x_hat_dtype, y_dtype):
+def _(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    weight_offset: float,
+    centred: bool,
+    rounded: bool,
+    x_hat_dtype: torch.dtype,
+    y_dtype: torch.dtype,
+) -> ForwardOutputs:
     return _forward_outputs(x, residual, y_dtype, centred)
 
 
 @backward.register_fake
-def _(dy, dresidual_out, x, residual, weight, mean, rstd, weight_offset, centred, ds_dtype, of_weight, of_bias):
+def _(dy: Tensor, dresidual_out: Tensor | None, x: Tensor, *others: Any) -> BackwardOutputs:
+    *_, ds_dtype, of_weight, of_bias = others
     return _backward_outputs(x, ds_dtype, of_weight, of_bias)
 
 
-def _forward_outputs(x: Tensor, residual: Tensor | None, y_dtype: torch.dtype, centred: bool) -> tuple[Tensor, ...]:
+def _forward_outputs(x: Tensor, residual: Tensor | None, y_dtype: torch.dtype, centred: bool) -> ForwardOutputs:
     """Memory for y, the sum, mean and rstd."""
     compute = compute_dtype(x)
     return (
@@ -145,10 +164,14 @@ def _forward_outputs(x: Tensor, residual: Tensor | None, y_dtype: torch.dtype, c
     )
 
 
-def _backward_outputs(x: Tensor, ds_dtype: torch.dtype, of_weight: bool, of_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_outputs(x: Tensor, ds_dtype: torch.dtype, of_weight: bool, of_bias: bool) -> BackwardOutputs:
     """Memory for ds, dweight and dbias."""
-    sums = (x.new_empty(x.shape[-1:] if wanted else (0,), dtype=compute_dtype(x)) for wanted in (of_weight, of_bias))
-    return x.new_empty(x.shape, dtype=ds_dtype), *sums
+    compute, d = compute_dtype(x), x.shape[-1]
+    return (
+        x.new_empty(x.shape, dtype=ds_dtype),
+        x.new_empty(d if of_weight else 0, dtype=compute),
+        x.new_empty(d if of_bias else 0, dtype=compute),
+    )
 
 
 def _rows(tensor: Tensor) -> Tensor:

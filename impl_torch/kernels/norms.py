@@ -50,7 +50,7 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dy: Tensor | None, dresidual_out: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dy: Tensor | None, dresidual_out: Tensor | None, *_of_statistics: None) -> tuple[Tensor | None, ...]:
     """The gradients of x, the residual, weight and bias. A gradient of y or of the sum is None where nothing reads it."""
     _, _, weight, bias, *_ = ctx.saved_tensors
     dresidual_out = None if ctx.sum_dtype is None else dresidual_out  # what is nothing may still have a gradient, of nothing
@@ -65,13 +65,13 @@ def _gradients(ctx: Any, dy: Tensor | None, dresidual_out: Tensor | None, *_: No
     dresidual = None if ds is None or ctx.sum_dtype is None else cast(ds, ctx.sum_dtype)
     dweight = None if dweight is None else cast(dweight, weight.dtype)
     dbias = None if dbias is None else cast(dbias, bias.dtype)
-    return dx, dresidual, dweight, dbias, *[None] * 6
+    return dx, dresidual, dweight, dbias, None, None, None, None, None, None
 
 
 def _by_the_kernel(ctx: Any, dy: Tensor, dresidual_out: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of what the norm read, in the sum's dtype, and of weight and bias, in the dtype of sums."""
     x, residual, weight, _, mean, rstd = ctx.saved_tensors
-    _, _, of_weight, of_bias, *_ = ctx.needs_input_grad
+    of_weight, of_bias = ctx.needs_input_grad[2:4]
     ds, dweight, dbias = launch.backward(
         dy,
         dresidual_out,

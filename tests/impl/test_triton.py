@@ -1,6 +1,5 @@
 """Triton kernels where no GPU is: interpreted, in processes that are told so, and compiled for a GPU without one."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from typer.testing import CliRunner
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton, on Linux")
 
 import triton
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
