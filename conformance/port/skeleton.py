@@ -71,26 +71,31 @@ def rms_norm_kernel(x, weight, y, x_stride, width, eps, COLUMNS: tl.constexpr):
     tl.store(y + row * width + columns, scaled.to(y.dtype.element_ty), mask=mask)
 
 
+def rms_norm(x, weight, eps):
+    """Launch a program for every row; rows may lie apart."""
+    width = x.shape[-1]
+    rows = x.reshape(-1, width)
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    weight = None if weight is None else weight.contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if len(rows):  # a grid of no programs is an error on a GPU
+        arguments = (rows, weight, y, rows.stride(0), width, eps)
+        columns = triton.next_power_of_2(width)
+        rms_norm_kernel[(len(rows),)](*arguments, COLUMNS=columns)
+    return y
+
+
 class Port(TritonPort):
     """The kernels of $name. What raises Skip is not judged."""
 
     name = "$name"
     dtypes = ("float32", "bfloat16", "float16")
     orders = ("scale_then_cast",)  # `conformance identify $file` tells
-    vjp = port.Port.vjp  # y alone is judged; strike this once backward is written
+    vjp = port.Port.vjp  # y alone is judged; strike this once there are gradients
 
     def rms_norm(self, x, weight, *, eps):
-        """Call what is to be judged: here the kernel, on rows that may lie apart."""
-        width = x.shape[-1]
-        rows = x.reshape(-1, width)
-        rows = rows if rows.stride(1) == 1 else rows.contiguous()
-        weight = None if weight is None else weight.contiguous()
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        if len(rows):  # a grid of no programs is an error on a GPU
-            arguments = (rows, weight, y, rows.stride(0), width, eps)
-            columns = triton.next_power_of_2(width)
-            rms_norm_kernel[(len(rows),)](*arguments, COLUMNS=columns)
-        return y
+        """Call what is to be judged."""
+        return rms_norm(x, weight, eps)
 $ops''')
 LINE = 88  # characters, as formatters have it
 
