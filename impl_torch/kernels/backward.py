@@ -9,7 +9,7 @@ import triton.language as tl
 from impl_torch.kernels.forward import read, read_sum, write
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])  # one kernel for all batches
 def norm_backward(
     # What is written: [n_rows, width], [programs, width] or None, the same; the last two are zeros to begin with.
     ds_out,
