@@ -24,7 +24,7 @@ ON_DEMAND = {  # extras, and the modules that need them
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
 INTERPRETER = "impl_torch.kernels.interpreter"  # which computes in NumPy
 PORTED = {
-    *("equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "paddle"),
+    *("equinox", "flax", "haiku", "jax", "keras", "liger_kernel", "mlx", "onnx", "onnxruntime", "paddle"),
     *("tensorflow", "tinygrad", "torch", "transformers"),
 }
 
