@@ -28,7 +28,7 @@ from benchmarks.layers import measure_layers
 
 ROOT = Path(__file__).parent.parent
 KIT = [sys.executable, "-m", "conformance"]
-RUNS = (("impl_torch", "eager", 1), ("impl_jax", "jit", 2), ("impl_torch", "jit", 3))  # port, mode, shards
+RUNS = (("impl_torch", "eager", 3), ("impl_jax", "jit", 2), ("impl_torch", "jit", 3))  # port, mode, shards
 ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # many processes share the device
     "TORCHINDUCTOR_COMPILE_THREADS": "2",  # and the processors
@@ -188,15 +188,19 @@ def _torch_steps(x: Any, device: str) -> Iterator[tuple[str, str, Step, Callable
     from torch.nn import functional
 
     import impl_torch
+    from impl_torch.kernels import in_triton
 
     width = x.shape[-1]
     weight, bias = (torch.randn(width, device=device).to(x.dtype).requires_grad_() for _ in range(2))
     x, dy = x.requires_grad_(), torch.randn_like(x)
     torch._functorch.config.donated_buffer = False  # pyright: ignore  # a backward pass is measured many times
+    kernel = "triton" if in_triton(None, x) else "torch"  # what is chosen; where it is torch, two rows are one
     norms: dict[str, tuple[Callable[..., Any], tuple]] = {
-        "impl_torch rms_norm": (impl_torch.rms_norm, (x, weight)),
+        f"impl_torch rms_norm, kernel={kernel}": (impl_torch.rms_norm, (x, weight)),
+        "impl_torch rms_norm, kernel=torch": (partial(impl_torch.rms_norm, kernel="torch"), (x, weight)),
         "F.rms_norm": (lambda x, weight: functional.rms_norm(x, (width,), weight, 1e-5), (x, weight)),
-        "impl_torch layer_norm": (impl_torch.layer_norm, (x, weight, bias)),
+        f"impl_torch layer_norm, kernel={kernel}": (impl_torch.layer_norm, (x, weight, bias)),
+        "impl_torch layer_norm, kernel=torch": (partial(impl_torch.layer_norm, kernel="torch"), (x, weight, bias)),
         "F.layer_norm": (lambda x, w, b: functional.layer_norm(x, (width,), w, b, 1e-5), (x, weight, bias)),
     }
     for mode, compiled in (("eager", lambda f: f), ("compiled", partial(torch.compile, dynamic=False))):

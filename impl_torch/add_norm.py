@@ -1,13 +1,15 @@
 """A residual and a norm in one op for PyTorch, as every Pre-LN block runs it between layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from impl_torch.kernels import in_triton, triton_norm
 from impl_torch.layer_norm import LayerNorm, layer_norm
 from impl_torch.rms_norm import RMSNorm, rms_norm
-from impl_torch.rows import as_stored, cast, check_rows, compute_dtype
+from impl_torch.rows import as_stored, cast, check_rows, compute_dtype, flatten_trailing
 
 
 def add_rms_norm(
@@ -19,6 +21,7 @@ def add_rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     sum: str = "rounded",
+    kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
@@ -29,13 +32,17 @@ def add_rms_norm(
     precision. With `sum="rounded"` it is the sum that is returned, rounded to x's dtype (Hugging Face's blocks, vLLM); with
     `"unrounded"` the float32 sum, which is rounded only where it is returned (FlashInfer); with `"float32"` the residual and
     the sum that is returned are float32 (Mamba). In float32 and float64 the three are one.
-    y has the dtype that `rms_norm` of x has.
+    y has the dtype that `rms_norm` of x has. `kernel` is as in `rms_norm`.
 
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
+    settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
+    if in_triton(kernel, x):
+        _check_residual(x, residual, sum)
+        return triton_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = rms_norm(s, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
+    y = rms_norm(s, weight, **settings, kernel=kernel)
     return y, residual_out
 
 
@@ -49,17 +56,22 @@ def add_layer_norm(
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     sum: str = "rounded",
+    kernel: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Add the residual to x; return LayerNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
 
-    x, the residual, y and the sum are [*batch, d], weight and bias [d] or None. `sum` and what is raised are as in
-    `add_rms_norm`.
+    x, the residual, y and the sum are [*batch, d], weight and bias [d] or None. `sum`, `kernel` and what is raised are as
+    in `add_rms_norm`.
     """
+    settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
+    if in_triton(kernel, x):
+        _check_residual(x, residual, sum)
+        return triton_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = layer_norm(s, weight, bias, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
+    y = layer_norm(s, weight, bias, **settings, kernel=kernel)
     return y, residual_out
 
 
@@ -92,8 +104,11 @@ class AddRMSNorm(RMSNorm):
 
         Raises `ValueError` if x ends otherwise, and as the function does.
         """
-        s, residual_out = added(x, residual, self.sum)
-        return super().forward(s, dtype=x.dtype), residual_out
+        rows, residuals = (flatten_trailing(each, self.normalized_shape) for each in (x, residual))
+        weight = None if self.weight is None else self.weight.reshape(-1)
+        settings: Any = {"eps": self.eps, "order": self.order, "weight_offset": self.weight_offset, "sum": self.sum}
+        y, residual_out = add_rms_norm(rows, residuals, weight, **settings)
+        return y.reshape(x.shape), residual_out.reshape(x.shape)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sum={self.sum!r}"
@@ -131,8 +146,11 @@ class AddLayerNorm(LayerNorm):
 
         Raises `ValueError` if x ends otherwise, and as the function does.
         """
-        s, residual_out = added(x, residual, self.sum)
-        return super().forward(s, dtype=x.dtype), residual_out
+        rows, residuals = (flatten_trailing(each, self.normalized_shape) for each in (x, residual))
+        weight, bias = (None if p is None else p.reshape(-1) for p in (self.weight, self.bias))
+        settings: Any = {"eps": self.eps, "order": self.order, "weight_offset": self.weight_offset, "sum": self.sum}
+        y, residual_out = add_layer_norm(rows, residuals, weight, bias, **settings)
+        return y.reshape(x.shape), residual_out.reshape(x.shape)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sum={self.sum!r}"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impl_torch.kernels import in_triton, triton_norm
 from impl_torch.rows import (
     cast,
     check_order,
@@ -30,17 +31,21 @@ def layer_norm(
     weight_offset: float = 0.0,
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
+    kernel: str | None = None,
 ) -> Tensor:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     x is [*batch, d], weight and bias [d] or None. Statistics and sums are in float32 (float64 for float64), forward and
-    backward; the variance is the mean square of the centred row. `order`, `dtype` and `group_size` are as in `rms_norm`; the
-    bias is added before the last rounding. Raises as `rms_norm` does.
+    backward; the variance is the mean square of the centred row. `order`, `dtype`, `group_size` and `kernel` are as in
+    `rms_norm`; the bias is added before the last rounding. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
+    if in_triton(kernel, x, group_size):
+        settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        return triton_norm(x, None, weight, bias, **settings, centred=True)[0]
     rows, weight, bias = split(group_size, x, weight, bias)
     y, _, _ = _LayerNorm.apply(rows, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
     return y if group_size is None else y.flatten(-2)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impl_torch.kernels import in_triton, triton_norm
 from impl_torch.rows import (
     cast,
     check_order,
@@ -29,6 +30,7 @@ def rms_norm(
     weight_offset: float = 0.0,
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
+    kernel: str | None = None,
 ) -> Tensor:
     r"""Divide every row by its root mean square, then scale.
 
@@ -39,11 +41,15 @@ def rms_norm(
     `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
     numbers.
     With a `group_size` the mean square is that of so many neighbouring features, each group's own.
-    Raises `ValueError` for another order, a weight of another shape or a group that does not divide d, `TypeError` for an x
-    that is not of floating point.
+    `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed; there is none for groups.
+    Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError`
+    for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
+    if in_triton(kernel, x, group_size):
+        settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        return triton_norm(x, None, weight, None, **settings, centred=False)[0]
     rows, weight = split(group_size, x, weight)
     y, _ = _RMSNorm.apply(rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
     return y if group_size is None else y.flatten(-2)

@@ -9,6 +9,7 @@ import typer
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the port is of, such as a framework.")],
     block: Annotated[bool, typer.Option("--block", help="With the ops of a Pre-LN block too.")] = False,
+    triton: Annotated[bool, typer.Option("--triton", help="Around a Triton kernel that is right, to be replaced.")] = False,
 ) -> None:
     """Write a port to begin with, NAME_port.py: it runs at once, and skips what is not written yet.
 
@@ -23,7 +24,14 @@ def new(
     path = Path(f"{name}_port.py")  # a file autograd.py would hide autograd itself
     if path.exists():
         raise typer.BadParameter(f"{path} is there already, and is left as it is", param_hint="NAME")
-    write_atomically(path, skeleton(name, str(path), block=block).encode())
+    write_atomically(path, skeleton(name, str(path), block=block, triton=triton).encode())
+    if triton:
+        print(f"""{path} is written, with a kernel that runs. Put yours in its place, then
+
+    TRITON_INTERPRET=1 conformance run {path} --op rms_norm --quick
+    conformance run {path} --op rms_norm --device cuda        # where a GPU is: without the variable
+    TRITON_INTERPRET=1 conformance run {path} --in-process --case '*/float32/random'    # to stop at a breakpoint()""")
+        return
     print(f"""{path} is written: it runs, and skips what is not written yet. Write rms_norm, then
 
     conformance run {path} --op rms_norm --dtype float32

@@ -42,14 +42,72 @@ OP = Template('''
         """$sentence"""
         raise port.Skip("$reason")
 ''')
+TRITON_PORT = Template('''\
+"""What $name's Triton kernels make of the norms.
+
+On a GPU: `conformance run $file --device cuda`.
+Anywhere, in Triton's interpreter: `TRITON_INTERPRET=1 conformance run $file`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from conformance import port
+from impl_torch.kernels.port import TritonPort
+
+
+@triton.jit
+def rms_norm_kernel(x, weight, y, x_stride, width, eps, COLUMNS: tl.constexpr):
+    """Normalise and scale one row: the statistics in float32, rounded once."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, COLUMNS)
+    mask = columns < width
+    numbers = tl.load(x + row * x_stride + columns, mask=mask, other=0.0)
+    numbers = numbers.to(tl.float32)
+    mean_square = tl.sum(numbers * numbers) / width
+    scaled = numbers * tl.rsqrt(mean_square + eps)
+    if weight is not None:
+        scaled *= tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + row * width + columns, scaled.to(y.dtype.element_ty), mask=mask)
+
+
+def rms_norm(x, weight, eps):
+    """Launch a program for every row; rows may lie apart."""
+    width = x.shape[-1]
+    rows = x.reshape(-1, width)
+    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    weight = None if weight is None else weight.contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if len(rows):  # a grid of no programs is an error on a GPU
+        arguments = (rows, weight, y, rows.stride(0), width, eps)
+        columns = triton.next_power_of_2(width)
+        rms_norm_kernel[(len(rows),)](*arguments, COLUMNS=columns)
+    return y
+
+
+class Port(TritonPort):
+    """The kernels of $name. What raises Skip is not judged."""
+
+    name = "$name"
+    dtypes = ("float32", "bfloat16", "float16")
+    orders = ("scale_then_cast",)  # `conformance identify $file` tells
+    vjp = port.Port.vjp  # y alone is judged; strike this once there are gradients
+
+    def rms_norm(self, x, weight, *, eps):
+        """Call what is to be judged."""
+        return rms_norm(x, weight, eps)
+$ops''')
 LINE = 88  # characters, as formatters have it
 
 
-def skeleton(name: str, file: str, *, block: bool) -> str:
-    """The source of a port by that name, to be written to that file; with `block`, all other ops too."""
-    ops = OPS.values() if block else [OPS[each] for each in ROW_NORMS]
-    written = [OP.substitute(definition=_wrapped(op.signature), sentence=op.formula, reason=NOT_WRITTEN) for op in ops]
-    return PORT.substitute(name=name, file=file, ops="".join(written))
+def skeleton(name: str, file: str, *, block: bool, triton: bool = False) -> str:
+    """The source of a port by that name, to be written to that file; with `block`, all other ops too.
+
+    With `triton`, the first op is there, as a Triton kernel.
+    """
+    ops = list(OPS.values()) if block else [OPS[each] for each in ROW_NORMS]
+    written = [OP.substitute(definition=_wrapped(op.signature), sentence=op.formula, reason=NOT_WRITTEN) for op in ops[triton:]]
+    return (TRITON_PORT if triton else PORT).substitute(name=name, file=file, ops="".join(written))
 
 
 def _wrapped(signature: str) -> str:

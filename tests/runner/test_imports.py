@@ -22,15 +22,16 @@ ON_DEMAND = {  # extras, and the modules that need them
     "pytest": {"conformance.pytest_plugin", "conformance.tools.testing.pytest_port"},
 }
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
+INTERPRETER = "impl_torch.kernels.interpreter"  # which computes in NumPy
 PORTED = {
-    *("equinox", "flax", "haiku", "jax", "keras", "mlx", "onnx", "onnxruntime", "paddle"),
+    *("equinox", "flax", "haiku", "jax", "keras", "liger_kernel", "mlx", "onnx", "onnxruntime", "paddle"),
     *("tensorflow", "tinygrad", "torch", "transformers"),
 }
 
 MAY_IMPORT = {
     "reference": {"jaxtyping", "numpy"},
     "conformance": {"jaxtyping", "reference"} | KIT | ON_DEMAND.keys(),
-    "impl_torch": {"jaxtyping", "safetensors", "torch"},
+    "impl_torch": {"jaxtyping", "safetensors", "torch", "triton"},
     "impl_jax": {"flax", "jax", "jaxtyping", "safetensors"},
     "ports": {"conformance.port.protocol", "reference.block_config", "reference.checkpoints", "impl_jax", "impl_torch"}
     | BRIDGE
@@ -79,7 +80,19 @@ def test_a_module_imports_what_it_may(name):
     allowed = {package} | MAY_IMPORT[package] | sys.stdlib_module_names
     if package.startswith("impl_") and name.endswith(".port"):
         allowed |= BRIDGE
+    if name == INTERPRETER:
+        allowed |= {"ml_dtypes", "numpy"}
     assert [other for other in imported(ALL[name]) if not is_within(other, allowed)] == []
+
+
+def test_impl_torch_works_without_triton():
+    """Which is there where torch is built for CUDA: its kernels are imported by the function that calls one."""
+    needs = {name for name, tree in ALL.items() if "triton" in {other.partition(".")[0] for other in imported(tree)}}
+    assert needs == {f"impl_torch.kernels.{each}" for each in ("backward", "forward", "interpreter", "launch", "port")}
+    code = "import sys, impl_torch.port; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    assert set(result.stdout.split()) & needs == set()
+    assert "impl_torch.kernels" in result.stdout.split()
 
 
 PRODUCT = {"conformance", "reference", "impl_torch", "impl_jax"}

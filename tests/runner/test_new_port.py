@@ -56,7 +56,7 @@ def test_the_ops_of_a_block_are_written_if_they_are_asked_for():
     assert output.endswith("next: write gelu, then conformance run mine_port.py --op gelu")
 
 
-@pytest.mark.parametrize("options", [[], ["--block"]], ids=["norms", "block"])
+@pytest.mark.parametrize("options", [[], ["--block"], ["--triton"]], ids=["norms", "block", "triton"])
 def test_what_is_written_is_clean(options):
     conformance("new", "mine", *options)
     ruff = [Path(sys.executable).with_name("ruff")]

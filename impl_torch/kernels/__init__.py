@@ -1,0 +1,37 @@
+"""The norms of rows as Triton kernels, for CUDA tensors, or for any in Triton's interpreter.
+
+This module is what the functions ask; it imports Triton only when a kernel is to run.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HAS_TRITON = find_spec("triton") is not None
+
+
+def in_triton(kernel: str | None, x: Tensor, group_size: int | None = None) -> bool:
+    """Whether a norm of x is to run as a Triton kernel.
+
+    `kernel` is "triton", "torch", or None: then by Triton where x is on a CUDA device and Triton is installed, but not within a
+    transform of `torch.func`, which sees through torch's own operations alone.
+    Raises `ValueError` for another kernel, and for Triton's where there are groups, which it has none for.
+    """
+    if kernel not in ("triton", "torch", None):
+        raise ValueError(f"kernel is {kernel!r}; it must be 'triton', 'torch' or None")
+    if group_size is not None:
+        if kernel == "triton":
+            raise ValueError(f"kernel is 'triton', which has no groups; group_size is {group_size}")
+        return False
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+    by_itself = x.is_cuda and HAS_TRITON and not transformed
+    return by_itself if kernel is None else kernel == "triton"
+
+
+def triton_norm(x: Tensor, *others: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
+    """`impl_torch.kernels.norms.norm`. Raises `ImportError` where Triton is not installed."""
+    from impl_torch.kernels.norms import norm
+
+    return norm(x, *others, **settings)

@@ -1,0 +1,1 @@
+"""Liger Kernel before the kit."""
