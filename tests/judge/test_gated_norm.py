@@ -1,5 +1,8 @@
 """The norm and a gate: the golden is the reference's, honest arithmetic passes, and mistakes have names of their own."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,9 +13,11 @@ from conformance.judging.simulation import STYLES, play
 from conformance.mistakes.norms import gating, grouping
 from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.golden import golden
+from conformance.ops.norms.anatomy import true_norm
 from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.question import dialects
+from conformance.tools.scoreboard.identify import matches
 
 MISTAKES = (*gating.MISTAKES, *grouping.MISTAKES)
 ALL = (*GATED_NORM_CASES, *GROUPED_CASES)
@@ -104,3 +109,20 @@ def test_the_groups_of_a_row_are_of_very_different_sizes():
         assert rstd.shape == (*case.shape[:-1], case.shape[-1] // case.group_size)
         if case.name == "groups_of_8":
             assert np.all(rstd[..., 1:] > 4 * rstd[..., :-1])
+
+
+@pytest.mark.parametrize("case", [case for case in GATED_NORM_CASES if case.name == "random" and case.dialect in dialects.HALF])
+def test_which_function_it_is_can_be_told(case):
+    """From numbers of the other one, whatever was asked for."""
+    other = true_norm(case, 0).changed({"gated.norm_first": not case.norm_before_gate})
+    best = matches(case, other.outputs("formula")["y"].nearest)[0]
+    mode = "gate_then_norm" if case.norm_before_gate else "norm_then_gate"
+    who = dialects.GATED_BY[not case.norm_before_gate, case.dialect.order]
+    assert best.name == f"{mode}, silu, {case.dialect.order} (as {who})"
+
+
+def test_the_contract_says_who_has_which_function():
+    page = (Path(__file__).parents[2] / "docs/spec.md").read_text()
+    for (first, order), who in dialects.GATED_BY.items():
+        [row] = re.findall(rf"^\| `{'norm_then_gate' if first else 'gate_then_norm'}_{order}` .*$", page, re.MULTILINE)
+        assert all(name in row for name in re.findall(r"Qwen3-Next|Mamba2|fla|mamba_ssm", who))
