@@ -59,6 +59,8 @@ class TorchPort(conformance.port.Port):
                 return _before_zeros(tensor[:1], tensor).expand(tensor.shape)
             case "at_offset":
                 return torch.cat([torch.zeros_like(tensor[:1]), tensor, torch.zeros_like(tensor[:1])])[1:-1]
+            case "aliased":
+                return tensor.detach()
             case "one_number":
                 return _before_zeros(tensor[(slice(1),) * tensor.ndim], tensor).expand(tensor.shape)
             case _:

@@ -21,6 +21,9 @@ NOT_WRITTEN = "not written yet"
 """Why an op of a port that has just been begun skips a case; a report says what to write next."""
 
 
+ALIASED = "aliased"  # the layout of a tensor that shares its memory with x
+
+
 class Skip(Exception):
     """Raised by a port for a case it does not claim to support; the reason is reported."""
 
@@ -93,7 +96,8 @@ class Port:
         return np.asarray(tensor)
 
     def lay_out(self, tensor: Any, layout: str) -> Any:
-        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset or one_number.
+        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset, one_number, or
+        aliased: another tensor in the memory of this one.
 
         Raise `Skip`, or leave it to this method, for what the framework does not have; the case is skipped.
         """
@@ -110,6 +114,8 @@ class Port:
                 return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
             case "at_offset":
                 return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
+            case "aliased":
+                return tensor.view()
             case "one_number":
                 return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
             case _:
@@ -184,7 +190,9 @@ class Port:
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
         """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
-        given |= {name: self._laid_out(given[name], layout) for name, layout in layouts(call.layout).items() if name in given}
+        for name, layout in layouts(call.layout).items():
+            if name in given:
+                given[name] = self._laid_out(given["x" if layout == ALIASED else name], layout)
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
         outputs = self.run(call, given)
         order = (*OPS[call.op].arguments, *given)

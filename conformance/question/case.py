@@ -16,8 +16,12 @@ Layout = Literal[
     "weight_strided",
     "dy_at_offset",
     "dy_one_number",
+    "residual_aliased",
 ]
-"""How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias)."""
+"""How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias).
+
+A residual that is `aliased` is x: the same numbers in the same memory.
+"""
 
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
@@ -97,5 +101,5 @@ def layouts(layout: str) -> dict[str, str]:
     if layout == "contiguous":
         return {}
     alone, _, of_one = layout.partition("_")
-    tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",)}.get(alone)
+    tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",), "residual": ("residual",)}.get(alone)
     return dict.fromkeys(tensors, of_one) if tensors else dict.fromkeys(("x", "dy"), layout)

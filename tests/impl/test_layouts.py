@@ -1,5 +1,7 @@
 """What the ports make of a layout: the same values in a memory that shows who reads it wrongly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,32 @@ def test_a_layout_is_that_of_x_and_dy_or_of_the_tensor_it_begins_with():
     assert layouts("x_at_offset") == {"x": "at_offset"}
     assert layouts("dy_one_number") == {"dy": "one_number"}
     assert layouts("weight_strided") == {"weight": "strided", "bias": "strided"}
+    assert layouts("residual_aliased") == {"residual": "aliased"}
+
+
+def test_a_tensor_that_is_aliased_is_another_in_the_same_memory():
+    x = torch.from_numpy(X.copy())
+    for tensor, of_it in ((X, Port().lay_out(X, "aliased")), (x, TorchPort(jit=False).lay_out(x, "aliased"))):
+        assert of_it is not tensor
+        assert np.shares_memory(np.asarray(of_it), np.asarray(tensor))
+
+
+class AddsInPlace(Port):
+    """The sum is written where the residual lies, as fused kernels do, and said to be."""
+
+    overwrites = ("residual",)
+
+    def add_rms_norm(self, x: Array, residual: Array, weight: Array, *, eps: float) -> tuple[Array, Array]:
+        residual += x
+        return residual / np.sqrt(np.mean(np.square(residual), axis=-1, keepdims=True) + np.float32(eps)) * weight, residual
+
+
+def test_a_residual_that_is_x_shows_what_is_written_to_it():
+    call = replace(asked("contiguous"), op="add_rms_norm", asked=("y", "residual_out"))
+    given = {"x": X.copy(), "residual": X.copy(), "weight": WEIGHT}
+    assert AddsInPlace().answer(call, given).overwrote == ("residual",)
+    aliased = replace(call, layout="residual_aliased")
+    assert AddsInPlace().answer(aliased, {"x": X.copy(), "residual": X.copy(), "weight": WEIGHT}).overwrote == ("x", "residual")
 
 
 class KnowsNothing(Port):

@@ -54,6 +54,7 @@ def altered(**fields: object) -> dict:
         ({"shape": [7], "layout": "permuted"}, "layout: permuted needs two axes"),
         ({"layout": "folded"}, f'layout: "folded" must be one of {", ".join(map(json.dumps, get_args(Layout)))}'),
         ({"layout": "weight_strided", "weight": "absent"}, "layout: weight_strided is about the weight, which is absent"),
+        ({"layout": "residual_aliased"}, "layout: residual_aliased is that of a residual that is x"),
         ({"layout": "dy_one_number", "dy": "aligned"}, "dy: aligned with x, it is not one number, which the layout asks for"),
         ({"layout": "expanded", "x__rows": "spike"}, "layout: expanded repeats the first entry, and spike makes it another"),
         ({"bias": 1}, "bias: 1 must be true or false"),

@@ -22,7 +22,7 @@ RESIDUAL_OUT = Output("residual_out", lambda case: case.dialect.residual_dtype(c
 
 LARGE, NEARLY_NOTHING = 2.0**10, 2.0**-6  # times x
 
-Residual = Literal["like_x", "cancels", "large", "zero", "alone"]
+Residual = Literal["like_x", "is_x", "cancels", "large", "zero", "alone"]
 Unread = Literal["", "y", "residual_out"]
 
 
@@ -30,8 +30,8 @@ Unread = Literal["", "y", "residual_out"]
 class AddProbe(Probe):
     """A row of the table: a case before its op, dialect and dtype are chosen.
 
-    How the residual is drawn: `like_x`, with the same scale, offset and rows; so that it nearly `cancels` x; 2¹⁰ times as
-    `large`; `zero`; or `alone`, where x is zero. `unread` is the output that nothing reads: it has no cotangent.
+    How the residual is drawn: `like_x`, with the same scale, offset and rows; as x itself, `is_x`; so that it nearly `cancels`
+    x; 2¹⁰ times as `large`; `zero`; or `alone`, where x is zero. `unread` is the output that nothing reads, without cotangent.
     """
 
     residual: Residual = "like_x"
@@ -91,6 +91,8 @@ class AddNormCase(AddProbe, NormCase):
             return scale * bell(random_words(self.id, name, seed, x.size)).reshape(x.shape)
 
         match self.residual:
+            case "is_x":
+                residual = x.astype(np.float64)
             case "cancels":
                 residual = drawn("residual", NEARLY_NOTHING * self.x.scale) - x.astype(np.float64)
             case "large":
@@ -142,6 +144,12 @@ SHAPES = (
     AddProbe("rows_257", "the last block of rows missing from dweight; an op that assumes three axes", shape=(257, 33)),
     AddProbe("strided", "strides ignored: every second feature of x and dy", layout="strided"),
     AddProbe("no_weight", "a weight made up where none is given", weight="absent", bias=False),
+    AddProbe(
+        "aliased",
+        "a sum that is written where the residual lies, and x with it",
+        residual="is_x",
+        layout="residual_aliased",
+    ),
 )
 # What the variants of a dialect (offset, float32 weight) can get wrong.
 VARIANTS = (AddProbe("random", "the dtype of an output; the offset missing or doubled; the weight rounded first"),)
