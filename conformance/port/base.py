@@ -5,7 +5,6 @@ gradients. `conformance serve NAME` turns it into a process that speaks the prot
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
+from conformance.port.calling import before_zeros, differentiated, keywords, placed
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import layouts
 from reference import BlockConfig
@@ -111,13 +111,13 @@ class Port:
             case "strided":
                 return np.repeat(tensor, 2, axis=-1)[..., ::2]
             case "expanded":
-                return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
+                return np.broadcast_to(before_zeros(tensor[:1], tensor), tensor.shape)
             case "at_offset":
                 return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
             case "aliased":
                 return tensor.view()
             case "one_number":
-                return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
+                return np.broadcast_to(before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
             case _:
                 raise Skip(f"no layout {layout}")
 
@@ -145,13 +145,13 @@ class Port:
         present = [(place, name) for place, name in names if inputs[place] is not None]
 
         def of_tensors(*tensors: Any) -> Any:
-            return _differentiated(function(*_placed(inputs, present, tensors), **constants), cotangents)
+            return differentiated(function(*placed(inputs, present, tensors), **constants), cotangents)
 
         tensors = [inputs[place] if name is None else inputs[place][name] for place, name in present]
-        y, gradients = self.gradients(of_tensors, tensors, _differentiated(cotangents, cotangents))
+        y, gradients = self.gradients(of_tensors, tensors, differentiated(cotangents, cotangents))
         if any(cotangent is None for cotangent in cotangents):  # then y is a part of what the function returns
             y = self.evaluate(function, inputs, constants)
-        return y, _placed(inputs, present, gradients)
+        return y, placed(inputs, present, gradients)
 
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
         """A block's intermediates by name, each as it is fed to what reads it."""
@@ -232,7 +232,7 @@ class Port:
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
-        takes, constants = _keywords(getattr(self, call.op)), dict[str, Any]()
+        takes, constants = keywords(getattr(self, call.op)), dict[str, Any]()
         for name in (constant.name for constant in OPS[call.op].constants):
             match name:
                 case "eps":
@@ -260,7 +260,7 @@ class Port:
         """Whether a port says what it does, or an op that may be given the keyword takes it, and so does either."""
         ops = (op for op in OPS.values() if any(each.name == keyword for each in op.constants))
         functions = (getattr(self, op.name, None) for op in ops)
-        return declared or any(_keywords(function)(keyword) for function in functions if callable(function))
+        return declared or any(keywords(function)(keyword) for function in functions if callable(function))
 
     def _laid_out(self, tensor: Any, layout: str) -> Any:
         """What `lay_out` returns; one that knows nothing of a layout may return nothing."""
@@ -275,39 +275,3 @@ class Port:
             return self.to_numpy(tensor).tobytes()
         except Exception:
             return None
-
-
-def _differentiated(values: Any, cotangents: tuple) -> Any:
-    """Of an op's outputs, or of their cotangents, those whose cotangent is there: one, or a tuple of several."""
-    pairs = zip(values if isinstance(values, tuple) else (values,), cotangents, strict=False)
-    kept = [value for value, cotangent in pairs if cotangent is not None]
-    return tuple(kept) if len(kept) > 1 else kept[0]
-
-
-def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
-    memory = np.zeros_like(whole)
-    place = tuple(slice(size) for size in part.shape)
-    memory[place] = part
-    return memory[place]
-
-
-def _keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
-    """Tells whether a function takes a keyword; one that says nothing of itself takes any but groups, which it must know of."""
-    try:
-        parameters = signature(function).parameters
-    except ValueError:
-        return lambda name: name != "group_size"
-    any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
-    return lambda name: name in parameters or (any_ and name != "group_size")
-
-
-def _placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:
-    """The inputs with other values in their places, one by one, those of dictionaries included."""
-    placed: list[Any] = [{} if isinstance(each, dict) else None for each in inputs]
-    for (place, name), value in zip(places, values, strict=True):
-        if name is None:
-            placed[place] = value
-        else:
-            placed[place][name] = value
-    return tuple(placed)

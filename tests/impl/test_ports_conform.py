@@ -25,7 +25,7 @@ def is_compiled(case: Case) -> bool:
 
 
 # What shows the most in every op, dtype and dialect; the layouts in one op, since neither op looks at strides; of blocks, two.
-TELLING = ("random", "rows_near_eps", "aligned_dy")
+TELLING = ("random", "rows_near_eps", "aligned_dy", "static_float8_e4m3fn_random")
 COMPILED = tuple(
     case
     for case in CASES
@@ -42,6 +42,8 @@ DTYPES_OF = {
     "add_rms_norm": ("bfloat16",),
     "add_layer_norm": ("float32",),
     "gated_rms_norm": ("bfloat16",),
+    "quantised_rms_norm": ("bfloat16",),
+    "quantised_add_rms_norm": ("float16",),
     "batch_norm": ("bfloat16",),
     "rope": ("float32",),
     "attention": ("bfloat16",),
@@ -73,9 +75,9 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-def test_there_are_twenty_three_cases_of_layouts():
+def test_there_are_twenty_five_cases_of_layouts():
     """All that impl_jax may skip."""
-    assert len(LAYOUTS) == 23
+    assert len(LAYOUTS) == 25
 
 
 # JAX in eager mode compiles every operation for every shape. The quick cases reject whatever is wrong in any case; of a

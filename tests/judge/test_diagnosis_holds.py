@@ -39,7 +39,7 @@ def pairs(count: int, seed: int, *ops: str) -> Iterator[Pair]:
     generator = random.Random(seed)
     for number in range(count):
         op = ops[number % len(ops)]
-        of_op = [mistake for mistake in MISTAKES if op in mistake.ops]
+        of_op = [mistake for mistake in MISTAKES if mistake.can_be_made_in(op)]
         first, second = generator.sample(of_op, 2)
         yield both(first, second), generator.choice([case for case in SMALL if case.op == op])
 

@@ -77,5 +77,5 @@ def test_the_base_port_says_how_it_is_called(op):
     [said] = re.findall(rf"^ +{op.name}\((.*?)\) ->", Port.__doc__ or "", re.MULTILINE)
     names = [name.strip() for name in said.split(",") if name.strip() != "*"]
     keywords = [tensor.name for tensor in op.tensors if tensor.by_name]
-    constants = [constant.name for constant in op.constants if not constant.offered or constant.name == "sum"]
-    assert names == [*op.arguments, *keywords, *constants]
+    said_of = [constant.name for constant in op.constants if not constant.offered or constant.name in ("sum", "y")]
+    assert names == [*op.arguments, *keywords, *said_of]

@@ -270,6 +270,9 @@ class NanSwallowed(Unaltered):
         super().__init__(case, {name: np.nan_to_num(tensor.astype(np.float64)) for name, tensor in given.items()})
 
 
+GROUPED = "*/groups_of_*"  # which the norms here have not
+
+
 def judged(norm: type[Unaltered], case: NormCase) -> Verdict:
     expected = golden(case)
     with np.errstate(all="ignore"):
@@ -295,7 +298,7 @@ PLANTED = [
 @pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_unaltered_norm_passes_every_case(op, dtype):
-    assert [case.id for case in select(op=op, dtype=dtype) if judged(Unaltered, case).status != "pass"] == []
+    assert [case.id for case in select(op=op, dtype=dtype, exclude=GROUPED) if judged(Unaltered, case).status != "pass"] == []
 
 
 @pytest.mark.parametrize(("mistake", "op", "dtype"), PLANTED)

@@ -16,13 +16,23 @@ from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.cases import ROW_BY_ROW, ROW_NORM_CASES
 from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.ops.norms.grouped import GROUPED_CASES
+from conformance.ops.norms.quantised import QUANTISED_CASES
 from conformance.port.protocol import Hello
 from conformance.question.dialects import SUMS, Dialect
 from conformance.tools.fuzzing.random_cases import cases, questions
 
-HELLO = Hello("port", ROW_BY_ROW, DTYPES, ("cast_then_scale", "scale_then_cast"), (0, 1), gradients=True, sums=SUMS)
+HELLO = Hello(
+    "port",
+    ROW_BY_ROW,
+    DTYPES,
+    ("cast_then_scale", "scale_then_cast"),
+    (0, 1),
+    gradients=True,
+    sums=SUMS,
+    ys=("rounded", "unrounded"),
+)
 EVERYTHING = questions(HELLO)
-OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES)
+OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *QUANTISED_CASES)
 PLAIN = {case.dtype: case for case in select("rms_norm/*/random")}
 
 
@@ -39,7 +49,7 @@ def test_inputs_are_finite_and_every_element_has_an_interval(case):
     drawn = {"x", "residual"} if case.x.rows in ("nan_row", "inf_row") else set()
     assert golden.inputs.keys() - finite <= drawn | ({"gate"} if getattr(case, "gate", "") == "nan" else set())
     assert ("x" in finite) == (case.x.rows not in ("nan_row", "inf_row"))
-    if has_answer(case, golden):
+    if has_answer(golden):
         for output in golden.outputs.values():
             lower, upper = output.interval()
             assert np.all((lower <= upper) | np.isnan(output.value))

@@ -71,7 +71,7 @@ def test_forward_and_gradient_are_told_apart_and_a_failure_on_record_is_a_failur
 
 def test_a_port_that_dies_or_is_not_there_costs_its_own_row(rows):
     assert [score.passed for score in rows[2].scores] == [0]
-    assert "no class" in rows[3].absent
+    assert "has nothing named" in rows[3].absent
     assert rows[4].absent == "could not be run: exited with status 1: no device"
     assert rows[5].absent == "no module no_such_module; no program no-such-program"
 

@@ -31,6 +31,7 @@ from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
 from conformance.port.session import NoAnswer, Session
 from conformance.question.dialects import GATED_BY, QUANTISED_BY, SPOKEN_BY, SUMS, Dialect, Order, QuantisedY, Sum
+from conformance.tools.scoreboard.estimated_eps import Estimates, estimate, followed
 from reference.gated_norm import ACTIVATIONS
 
 Array = np.ndarray
@@ -42,12 +43,7 @@ Ask = Callable[[NormCase], Array | str]
 DECIDES = 0.99  # the share of equal elements from which on a dialect is taken to be the one followed
 SHAPE = (128, 128)
 EPS = tuple(float(np.float32(eps)) for eps in (1e-7, 1e-5, 1e-3))  # asked in turn: one that does not change is hard-coded
-UNSTEADY = 0.05  # how far rows may disagree, in units of the eps that was asked
-CLOSE = 0.02  # to an eps, relative, besides four standard errors
-LEFT_OUT = 5e-4  # of the eps that was asked: so little is none
-SHARPEST = 1e-12  # of the scatters that are told apart
 NOT_ASKED = "not asked"
-INSIDE, OUTSIDE = "inside the root", "outside the root"
 STORED: tuple[Sum, ...] = ("rounded", "float32")  # what a port is asked that does not say which sums it has: one a dtype
 YS: tuple[QuantisedY, ...] = ("rounded", "unrounded")
 FINE = 2.0**-5  # a static scale of int8 that leaves few of y's digits and saturates little
@@ -233,74 +229,5 @@ def _eps(case: NormCase, ask: Ask) -> Finding:
         if isinstance(y, str):
             return Finding(case.dtype, "eps", NOT_ASKED, y)
         answers.append(estimate(small, y.astype(np.float64)))
-    found, evidence, told = _followed(answers)
+    found, evidence, told = followed(answers)
     return Finding(case.dtype, "eps", found, evidence, told)
-
-
-def _followed(answers: list["Estimates"]) -> tuple[str, str, bool]:
-    """What the estimates say of eps in words, the figures, and whether anything fits.
-
-    It stands where the rows agree best on it, all answers together.
-    """
-    place = min(answers[0], key=lambda place: sum(math.log(each[place].scatter) for each in answers))
-    estimates = sorted((each[place] for each in answers), key=lambda each: each.asked)
-    evidence = "; ".join(f"{each.eps:.3g} where {each.asked:.3g} is asked" for each in estimates)
-    smallest, largest = estimates[0], estimates[-1]
-    if largest.spread > UNSTEADY:
-        return "neither under the root nor added to it", f"rows disagree by {largest.spread:.0%} of it", False
-    if all(abs(each.eps) <= LEFT_OUT * each.asked + each.error for each in estimates):
-        return "left out", evidence, True
-    if all(each.is_about(each.asked) for each in estimates):
-        return f"{place}, as asked", evidence, True
-    if smallest.asked < largest.asked and all(each.is_about(smallest.eps) for each in estimates):
-        return f"{place}, hard-coded at {smallest.eps:.3g}", evidence, True
-    if smallest.eps > smallest.asked and all(each.is_about(max(each.asked, smallest.eps)) for each in estimates):
-        return f"{place}, never less than {smallest.eps:.3g}", evidence, True
-    return f"{place}, but not what is asked", evidence, True
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """eps as the scales of the rows have it, if it stands where this supposes: the median over the rows.
-
-    `spread` is how far the rows disagree, in units of the eps `asked`; `scatter` in units of the median itself; `error` is
-    four standard errors of it.
-    """
-
-    asked: float
-    eps: float
-    spread: float
-    scatter: float
-    error: float
-
-    def is_about(self, eps: float) -> bool:
-        """Whether it is this eps, as closely as it can be told."""
-        return abs(self.eps - eps) <= CLOSE * abs(eps) + self.error
-
-
-Estimates = dict[str, Estimate]
-"""The estimate for either place where eps may stand."""
-
-
-def estimate(case: NormCase, y: Array, seed: int = 0) -> Estimates:
-    """Least squares give every row's scale, rstd, for a weight with and without an offset; eps follows from it."""
-    given = {name: array.astype(np.float64) for name, array in golden(case, seed).inputs.items()}
-    norm = true_norm(case, seed)
-    x = norm.input - (np.mean(norm.input, axis=-1, keepdims=True) if norm.centre_values else 0.0)
-    target, mean_square = y - given.get("bias", 0.0), np.mean(x**2, axis=-1)
-    fits: list[tuple[float, Array]] = []
-    for offset in (0, 1):
-        weighted = x * (given["weight"] + offset) if "weight" in given else x
-        weighted = norm.after.input(weighted) if norm.after else weighted
-        scale = np.sum(target * weighted, axis=-1) / np.sum(weighted**2, axis=-1)
-        fits.append((float(np.sum((target - scale[..., None] * weighted) ** 2)), scale))
-    rstd = min(fits, key=lambda fit: fit[0])[1]
-    with np.errstate(all="ignore"):
-        places = {INSIDE: rstd**-2.0 - mean_square, OUTSIDE: 1 / rstd - np.sqrt(mean_square)}
-        return {place: _of_rows(case.eps, eps) for place, eps in places.items()}
-
-
-def _of_rows(asked: float, eps: Array) -> Estimate:
-    median, deviation = float(np.median(eps)), float(np.std(eps))
-    scatter = deviation / abs(median) if median else math.inf
-    return Estimate(asked, median, deviation / asked, max(scatter, SHARPEST), 4 * deviation / math.sqrt(eps.size))

@@ -1,0 +1,43 @@
+"""How a port's method is called: the keywords it takes, what of its outputs is differentiated, where gradients belong."""
+
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from typing import Any
+
+import numpy as np
+
+
+def differentiated(values: Any, cotangents: tuple) -> Any:
+    """Of an op's outputs, or of their cotangents, those whose cotangent is there: one, or a tuple of several."""
+    pairs = zip(values if isinstance(values, tuple) else (values,), cotangents, strict=False)
+    kept = [value for value, cotangent in pairs if cotangent is not None]
+    return tuple(kept) if len(kept) > 1 else kept[0]
+
+
+def before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
+    memory = np.zeros_like(whole)
+    place = tuple(slice(size) for size in part.shape)
+    memory[place] = part
+    return memory[place]
+
+
+def keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
+    """Tells whether a function takes a keyword; one that says nothing of itself takes any but groups, which it must know of."""
+    try:
+        parameters = signature(function).parameters
+    except ValueError:
+        return lambda name: name != "group_size"
+    any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return lambda name: name in parameters or (any_ and name != "group_size")
+
+
+def placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:
+    """The inputs with other values in their places, one by one, those of dictionaries included."""
+    placed: list[Any] = [{} if isinstance(each, dict) else None for each in inputs]
+    for (place, name), value in zip(places, values, strict=True):
+        if name is None:
+            placed[place] = value
+        else:
+            placed[place][name] = value
+    return tuple(placed)
