@@ -13,7 +13,7 @@ from rich.text import Text
 
 from conformance.cli.screen import Advance, progress
 from conformance.judging.compare import Verdict
-from conformance.judging.diagnose import Diagnosis
+from conformance.judging.diagnosis import Diagnosis
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.question.case import Case

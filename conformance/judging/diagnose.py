@@ -8,7 +8,6 @@ counts too: it costs little if the port is right, and all its digits under a mis
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from conformance.judging.asked import Asked, Group, Unit, few_if_large, spread
 from conformance.judging.bits import Told, tell, whole
 from conformance.judging.compare import Verdict, error_ratio
+from conformance.judging.diagnosis import Diagnosis
 from conformance.judging.fitting.fitted import fitted
 from conformance.judging.hypotheses import Outputs, comes_near, if_made, if_right
 from conformance.mistakes import MISTAKES
@@ -36,29 +36,6 @@ ROUNDS = ((16, 6), (6, 16), (2, None))  # so many of the best mistakes are tried
 TIES = 4  # times as many where they are as good: what tells them apart may be asked in one case alone
 NEARLY = 0.95  # of the bits of the best one: with so many a mistake may be as good, where intervals are rough
 MOST = 0.9  # the share of an output that is nearly all of it: noise before a rounding may tip an element now and then
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """A mistake, and how well it explains a port's numbers for one op.
-
-    Of the port's `failing` outputs it explains `outputs`, nearly all elements of each; they are outputs of the cases
-    `explained`. `where` names the outputs that have the mistake, `right` those that it would have changed and that pass.
-    `agreeing` counts the verdicts, of those `judged`, whose outputs of that kind lie within the mistake's own intervals,
-    passing ones included. `residual` is the largest error left in the outputs explained, in units of the tolerance around the
-    mistake's own values. `runner_up` is the next best mistake, and the number of these outputs that it explains, too.
-    """
-
-    mistake: Mistake
-    explained: tuple[Verdict, ...]
-    outputs: int
-    failing: int
-    agreeing: int
-    judged: int
-    residual: float
-    where: tuple[str, ...]
-    right: tuple[str, ...]
-    runner_up: tuple[Mistake, int] | None
 
 
 def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | None = None) -> tuple[Diagnosis, ...]:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import conformance
 from conformance.judging.compare import OutputVerdict, Verdict
-from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.diagnose import diagnose
+from conformance.judging.diagnosis import Diagnosis
 from conformance.judging.parting import where
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS

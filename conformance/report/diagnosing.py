@@ -7,7 +7,8 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 
 from conformance.judging.compare import Verdict
-from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.diagnose import diagnose
+from conformance.judging.diagnosis import Diagnosis
 from conformance.question.case import Case
 from conformance.report.causes import too_large
 

@@ -5,7 +5,8 @@ from math import prod
 
 from conformance.judging.asked import LARGE
 from conformance.judging.compare import Verdict
-from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.diagnose import diagnose
+from conformance.judging.diagnosis import Diagnosis
 from conformance.mistakes import Mistake
 from conformance.ops.table import OPS
 from conformance.report.building import assemble, entry, explained

@@ -1,6 +1,7 @@
 """The bridge to the kit for Triton kernels: a base for any, and impl_torch's own."""
 
 from functools import partial
+from types import MappingProxyType
 
 import triton
 
@@ -31,6 +32,7 @@ class Port(TritonPort):
 
     name = "impl_torch.kernels"
     compiles = True
+    skips = MappingProxyType({"*/groups_of_*": "no kernel has groups"})
     rms_norm = staticmethod(partial(impl_torch.rms_norm, kernel="triton"))
     layer_norm = staticmethod(partial(impl_torch.layer_norm, kernel="triton"))
     add_rms_norm = staticmethod(partial(impl_torch.add_rms_norm, kernel="triton"))

@@ -72,7 +72,8 @@ function blocks({ op, settings }, given, backward) {
 }
 
 // The norm of x, or of its sum with a residual, in eight bits: q and, where none is given, its scale.
-function quantisedOp({ settings, ...message }, given) {
+function quantisedOp(message, given) {
+  const { settings } = message;
   const { x, residual, scale } = given;
   const how = howToNorm(false, message, x);
   const s = residual ? added(x.values, residual.values) : x.values.slice();

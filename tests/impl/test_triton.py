@@ -51,7 +51,9 @@ def test_the_kernels_conform(monkeypatch):
     assert {case.op for case in cases} == set(OPS)
     assert {case.dtype for case in cases} == {"float64", "float32", "bfloat16", "float16"}
     [run] = run_ports([Launch("impl_torch.kernels", mode="eager", timeout=300)], cases)
-    assert [verdict.case.id for verdict in run.verdicts if verdict.status != "pass"] == []
+    grouped = {case.id for case in cases if "group_size" in case.settings}
+    assert {verdict.case.id for verdict in run.verdicts if verdict.status == "skip"} == grouped
+    assert [verdict.case.id for verdict in run.verdicts if verdict.status not in ("pass", "skip")] == []
     assert len(run.verdicts) == len(cases)
 
 
@@ -59,7 +61,7 @@ def test_the_kernels_conform(monkeypatch):
 def test_a_port_that_is_begun_conforms_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(app, ["new", "mine", "--triton"]).exit_code == 0
-    cases = tuple(case for case in QUICK if case.op == OPS[0] and case.weight_offset == 0)
+    cases = tuple(case for case in QUICK if case.op == OPS[0] and case.weight_offset == 0 and "group_size" not in case.settings)
     [run] = run_ports([Launch("mine_port.py", mode="eager", timeout=300)], cases)
     statuses = {verdict.case.id: verdict.status for verdict in run.verdicts}
     asked = {case.id for case in cases if case.dtype != "float64" and case.dialect.order != "cast_then_scale"}

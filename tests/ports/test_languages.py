@@ -96,7 +96,7 @@ def test_it_conforms(port):
     assert all(verdict.taps for verdict in run.verdicts if verdict.case.op in ("pre_ln_block", "pre_ln_stack"))
 
 
-ROOT_OF_C = "sqrt(dot(how.d, x_hat, 1, x_hat, 1) / d + how.eps)"
+ROOT_OF_C = "sqrt(dot(how.group, x_hat, 1, x_hat, 1) / n + how.eps)"
 # Language, file, what stands there, what it is made; the cases asked, and the mistake that is found.
 MISTAKEN = [
     (

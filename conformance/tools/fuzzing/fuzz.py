@@ -16,7 +16,8 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from conformance.judging.compare import Verdict, agrees
-from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.diagnose import diagnose
+from conformance.judging.diagnosis import Diagnosis
 from conformance.judging.hypotheses import if_made, if_right
 from conformance.ops.answerable import has_answer
 from conformance.ops.cases import Names

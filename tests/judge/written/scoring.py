@@ -5,7 +5,8 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from benchmarks.equivalence import equivalent
-from conformance.judging.diagnose import Diagnosis, diagnose
+from conformance.judging.diagnose import diagnose
+from conformance.judging.diagnosis import Diagnosis
 from conformance.mistakes import MISTAKES
 from conformance.numbers.rounding import DType
 from conformance.ops.norms.cases import NORMS
