@@ -41,7 +41,7 @@ PAGE = ROOT / "docs" / "gpu.md"
 PAGE_TEXT = """# On a GPU
 
 `python -m benchmarks.gpu` asks both implementations every case on a GPU, then measures. Its reports are in
-[results](../results); `python -m benchmarks.gpu --page` writes this page from them. The machine: {machine}.
+[results](../results); `python -m benchmarks.gpu --page` writes this page from them. The machine: {machine}.{kernels}
 
 ## Conformance
 
@@ -68,6 +68,11 @@ reads x and writes y, a backward pass reads x and dy and writes dx.
 Compiled, the norms of `impl_torch` are as fast as torch's own compiled ones, or faster, but in the backward pass of the
 widest rows. In eager mode every step of the formula is a kernel of its own, with float32 between them: compile it.
 """
+
+BEFORE_KERNELS = """
+
+These are of torch's own operations. The norms of `impl_torch` choose [Triton kernels](kernels.md) on a GPU since, which are
+judged in the interpreter and have not been run on a GPU yet; `kernel="torch"` is what was measured here."""
 
 Step = Callable[[], Any]
 
@@ -104,6 +109,7 @@ def page() -> str:
     shapes = [f"{rows}x{width}, {way}" for rows, width in SHAPES for way in ("forward", "backward")]
     return PAGE_TEXT.format(
         machine=rates["machine"],
+        kernels="" if any("kernel=triton" in row["what"] for row in rates["rows"]) else BEFORE_KERNELS,
         conformance=_table(("port", "mode", "versions", "verdicts"), conformance),
         layers=_table(
             ("layer", "peer", "ours, ms", "peer, ms", "ratio"),
