@@ -9,7 +9,7 @@ from impl_jax.gated_norm import RMSNormGated, gated_rms_norm
 from impl_jax.layer_norm import LayerNorm, layer_norm
 from impl_jax.pre_ln_block import PreLNBlock, pre_ln_block
 from impl_jax.pre_ln_stack import PreLNStack, pre_ln_stack
-from impl_jax.quantised_norm import quantised_add_rms_norm, quantised_rms_norm
+from impl_jax.quantised_norm import QuantisedRMSNorm, quantised_add_rms_norm, quantised_rms_norm
 from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rope import rope
 
@@ -21,6 +21,7 @@ __all__ = [
     "LayerNorm",
     "PreLNBlock",
     "PreLNStack",
+    "QuantisedRMSNorm",
     "RMSNorm",
     "RMSNormGated",
     "add_layer_norm",

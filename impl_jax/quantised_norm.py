@@ -1,14 +1,16 @@
 """RMSNorm whose output is quantised, with or without a residual that is added first, for JAX. Forward only."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from flax import nnx
 from jax import Array, lax
 from jax.core import Tracer
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from impl_jax.add_norm import added
-from impl_jax.rms_norm import rms_norm
+from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rows import compute_dtype, output_dtype, round_to
 
 GROUPS = {"per_group_128": 128, "mx": 32}
@@ -98,6 +100,47 @@ def quantised_add_rms_norm(
     made = _norm(s, x.dtype, weight, eps, order, weight_offset, y)
     q, found = _quantise(made, scale, format_, scaling, scale_ub)
     return (q, found, residual_out) if scale is None else (q, residual_out)
+
+
+class QuantisedRMSNorm(RMSNorm):
+    """`quantised_rms_norm` over the last axis, of `num_features`, or with a residual `quantised_add_rms_norm`.
+
+    It takes what `RMSNorm` takes but groups of features, and what the functions take; a static `scale` is a number.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        param_dtype: DTypeLike = jnp.float32,
+        quantised_dtype: str = "float8_e4m3fn",
+        scaling: str = "per_row",
+        scale: float | None = None,
+        scale_ub: float | None = None,
+        order: str = "cast_then_scale",
+        weight_offset: float = 0.0,
+        sum: str = "rounded",
+        y: str = "rounded",
+        rngs: nnx.Rngs | None = None,
+    ) -> None:
+        super().__init__(num_features, eps=eps, param_dtype=param_dtype, order=order, weight_offset=weight_offset)
+        self.quantised_dtype = quantised_dtype
+        self.scaling = scaling
+        self.scale = scale
+        self.scale_ub = scale_ub
+        self.sum = sum
+        self.y = y
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - it returns what the functions return
+        self, x: Float[Array, "*batch d"], residual: Float[Array, "*batch d"] | None = None
+    ) -> Array | tuple[Array, ...]:
+        scale = None if self.scale is None else jnp.full(1, self.scale, jnp.float32)
+        how: Any = {"eps": self.eps, "order": self.order, "weight_offset": self.weight_offset, "y": self.y}
+        how |= {"quantised_dtype": self.quantised_dtype, "scaling": self.scaling, "scale_ub": self.scale_ub}
+        if residual is None:
+            return quantised_rms_norm(x, self.weight[...], scale, **how)
+        return quantised_add_rms_norm(x, residual, self.weight[...], scale, **how, sum=self.sum)
 
 
 def _norm(x: Array, dtype: jnp.dtype, weight: Array | None, eps: float, order: str, weight_offset: float, y: str) -> Array:

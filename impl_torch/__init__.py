@@ -9,7 +9,7 @@ from impl_torch.gated_norm import RMSNormGated, gated_rms_norm
 from impl_torch.layer_norm import LayerNorm, layer_norm
 from impl_torch.pre_ln_block import PreLNBlock, pre_ln_block
 from impl_torch.pre_ln_stack import PreLNStack, pre_ln_stack
-from impl_torch.quantised_norm import quantised_add_rms_norm, quantised_rms_norm
+from impl_torch.quantised_norm import QuantisedRMSNorm, quantised_add_rms_norm, quantised_rms_norm
 from impl_torch.rms_norm import RMSNorm, rms_norm
 from impl_torch.rope import rope
 
@@ -21,6 +21,7 @@ __all__ = [
     "LayerNorm",
     "PreLNBlock",
     "PreLNStack",
+    "QuantisedRMSNorm",
     "RMSNorm",
     "RMSNormGated",
     "add_layer_norm",

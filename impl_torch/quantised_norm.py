@@ -1,13 +1,14 @@
 """RMSNorm whose output is quantised, with or without a residual that is added first, for PyTorch. Forward only."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from impl_torch.add_norm import added
-from impl_torch.rms_norm import rms_norm
-from impl_torch.rows import as_stored, compute_dtype
+from impl_torch.rms_norm import RMSNorm, rms_norm
+from impl_torch.rows import as_stored, compute_dtype, flatten_trailing
 
 GROUPS = {"per_group_128": 128, "mx": 32}
 LEAST_EXPONENT = -126  # of an MX scale that is a normal number of float32
@@ -96,6 +97,63 @@ def quantised_add_rms_norm(
     made = _norm(s, x.dtype, weight, eps, order, weight_offset, y)
     q, found = _quantise(made, scale, format_, scaling, scale_ub)
     return (q, found, residual_out) if scale is None else (q, residual_out)
+
+
+class QuantisedRMSNorm(RMSNorm):
+    """`quantised_rms_norm` over the trailing axes `normalized_shape`, or with a residual `quantised_add_rms_norm`.
+
+    It takes what `RMSNorm` takes but groups of features, and what the functions take; a static `scale` is a number, and becomes
+    a buffer.
+    """
+
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        quantised_dtype: str = "float8_e4m3fn",
+        scaling: str = "per_row",
+        scale: float | None = None,
+        scale_ub: float | None = None,
+        order: str = "cast_then_scale",
+        weight_offset: float = 0.0,
+        sum: str = "rounded",
+        y: str = "rounded",
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, device, dtype, order=order, weight_offset=weight_offset)
+        self.quantised_dtype = quantised_dtype
+        self.scaling = scaling
+        self.scale_ub = scale_ub
+        self.sum = sum
+        self.y = y
+        number = None if scale is None else torch.tensor([scale], dtype=torch.float32, device=device)
+        self.register_buffer("scale", number)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - it returns what the functions return
+        self, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What the functions return, of x and the residual of shape [*batch, *normalized_shape]; a scale is of the rows.
+
+        Raises as the functions do.
+        """
+        rows = flatten_trailing(x, self.normalized_shape)
+        weight = None if self.weight is None else self.weight.reshape(-1)
+        how: Any = {"eps": self.eps, "order": self.order, "weight_offset": self.weight_offset, "y": self.y}
+        how |= {"quantised_dtype": self.quantised_dtype, "scaling": self.scaling, "scale_ub": self.scale_ub}
+        if residual is None:
+            made = quantised_rms_norm(rows, weight, self.scale, **how)
+            return made.reshape(x.shape) if isinstance(made, Tensor) else (made[0].reshape(x.shape), made[1])
+        others = flatten_trailing(residual, self.normalized_shape)
+        q, *found, residual_out = quantised_add_rms_norm(rows, others, weight, self.scale, **how, sum=self.sum)
+        return q.reshape(x.shape), *found, residual_out.reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, quantised_dtype={self.quantised_dtype!r}, scaling={self.scaling!r}"
 
 
 def _norm(x: Tensor, dtype: torch.dtype, weight: Tensor | None, eps: float, order: str, weight_offset: float, y: str) -> Tensor:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from impl_jax import add_rms_norm, quantised_add_rms_norm, quantised_rms_norm
+from impl_jax import QuantisedRMSNorm, add_rms_norm, quantised_add_rms_norm, quantised_rms_norm
 
 SCALE = np.ones(1, np.float32)
 X, RESIDUAL = jax.random.normal(jax.random.key(0), (2, 3, 5, 256))
@@ -31,6 +31,17 @@ def test_q_times_its_scale_is_y(dtype, scaling, groups):
 def test_a_static_scale_is_not_returned():
     assert quantised_rms_norm(X, None, SCALE, scaling="static", quantised_dtype="int8").dtype == jnp.int8
     assert len(quantised_add_rms_norm(X, RESIDUAL, None, SCALE, scaling="static")) == 2
+
+
+def test_the_module_is_the_functions():
+    dynamic = QuantisedRMSNorm(256, scaling="per_group_128", quantised_dtype="int8", y="unrounded", sum="unrounded")
+    how = {"scaling": "per_group_128", "quantised_dtype": "int8", "y": "unrounded"}
+    for mine, theirs in zip(dynamic(X), quantised_rms_norm(X, **how), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    for mine, theirs in zip(dynamic(X, RESIDUAL), quantised_add_rms_norm(X, RESIDUAL, **how, sum="unrounded"), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    static = QuantisedRMSNorm(256, scaling="static", scale=0.25)
+    np.testing.assert_array_equal(static(X), quantised_rms_norm(X, None, jnp.full(1, 0.25), scaling="static"))
 
 
 def test_the_sum_alone_has_a_gradient():

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from impl_torch import add_rms_norm, quantised_add_rms_norm, quantised_rms_norm
+from impl_torch import QuantisedRMSNorm, add_rms_norm, quantised_add_rms_norm, quantised_rms_norm
 
 DTYPES = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2, "int8": torch.int8}
 SCALE = torch.ones(1)
@@ -35,6 +35,30 @@ def test_a_static_scale_is_not_returned():
     q = quantised_rms_norm(torch.randn(3, 4), None, SCALE, scaling="static", quantised_dtype="int8")
     assert q.dtype == torch.int8
     assert len(quantised_add_rms_norm(torch.randn(3, 4), torch.randn(3, 4), None, SCALE, scaling="static")) == 2
+
+
+@pytest.mark.parametrize(
+    "how", [{"scaling": "mx"}, {"scaling": "static", "scale": 0.25, "quantised_dtype": "int8", "y": "unrounded"}]
+)
+def test_the_module_is_the_functions(how):
+    x, residual = torch.randn(2, 3, 8, 8).bfloat16(), torch.randn(2, 3, 8, 8).bfloat16()
+    norm = QuantisedRMSNorm((8, 8), dtype=torch.bfloat16, sum="unrounded", **how)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(8, 8))
+    settings = {name: value for name, value in how.items() if name != "scale"}
+    given = x.flatten(-2), norm.weight.flatten(), norm.scale
+    expected = quantised_rms_norm(*given, **settings)
+    for mine, theirs in zip(tuple_of(norm(x)), tuple_of(expected), strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine.reshape(theirs.shape).float(), theirs.float(), rtol=0, atol=0)
+    expected = quantised_add_rms_norm(given[0], residual.flatten(-2), *given[1:], **settings, sum="unrounded")
+    for mine, theirs in zip(norm(x, residual), expected, strict=True):
+        torch.testing.assert_close(mine.reshape(theirs.shape).float(), theirs.float(), rtol=0, atol=0)
+    assert set(norm.state_dict()) == {"weight", *(["scale"] if "scale" in how else [])}
+
+
+def tuple_of(made):
+    return made if isinstance(made, tuple) else (made,)
 
 
 def test_the_sum_alone_has_a_gradient():
