@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from conformance.ops.cases import select
 from impl_torch import AddLayerNorm, AddRMSNorm, LayerNorm, RMSNorm, add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from tests.judge.written.fault import judged
+from tests.judge.written.torch_blocks.block import Block, fault
 
 OPS = {"add_rms_norm": add_rms_norm, "add_layer_norm": add_layer_norm}
 NORMS = {"add_rms_norm": rms_norm, "add_layer_norm": layer_norm}
@@ -325,3 +328,25 @@ def test_what_the_norm_refuses_is_refused(op):
     cls = AddRMSNorm if op == "add_rms_norm" else AddLayerNorm
     with pytest.raises(ValueError, match=r"x has shape \[3, 8\]; it must end in the normalized shape \[3\]"):
         cls(3)(x, residual)
+
+
+class Fused(Block):
+    """A block whose first sum and second norm are one op."""
+
+    def add_attention(self, x: Tensor, normed: Tensor, attn_out: Tensor) -> Tensor:
+        norm, how = self.config.norm, {"eps": self.config.eps, "order": self.config.order}
+        op = add_layer_norm if norm == "layer_norm" else add_rms_norm
+        parameters = (self.weight("ffn_norm"), *([self.bias("ffn_norm")] if norm == "layer_norm" else []))
+        self.normed, h = op(attn_out, x, *parameters, **how, weight_offset=float(self.config.weight_offset))
+        return h
+
+    def ffn_norm(self, h: Tensor) -> Tensor:
+        return self.normed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_block_may_be_built_on_it(dtype):
+    """The sum is rounded, as a block stores it; both kinds of norm, gradients and intermediates."""
+    verdicts = judged(fault(Fused, taps=True), dtype, cases=select("pre_ln_block/*/random"))
+    assert {verdict.case.id.split("/")[1] for verdict in verdicts} >= {"llama", "gpt2"}
+    assert {verdict.status for verdict in verdicts} == {"pass"}
