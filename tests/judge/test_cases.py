@@ -133,7 +133,7 @@ def test_shapes_and_layouts(op):
     assert rows >= {0, 1, 257, 8192}  # none, one, a prime, many
     assert {(300, 3), (2048, 2)} <= {case.shape for case in cases}  # many narrow ones
     assert {len(case.shape) for case in cases} == {1, 2, 3, 4}
-    assert {case.layout for case in cases} == set(get_args(Layout))
+    assert {case.layout for case in cases} == set(get_args(Layout)) - {"residual_aliased"}
 
 
 def test_no_two_axes_are_equal():
@@ -200,8 +200,12 @@ def test_what_nothing_reads_has_no_cotangent():
 
 
 def test_a_sum_is_stored_where_it_is_small_and_what_nothing_reads_once_a_dtype():
+    """Of float16 in two dialects."""
     left_out = [case for case in ADD_NORM_CASES if not case.has_fixture]
-    assert {case.name for case in left_out} == {"width_129", "rows_257", "y_unread", "residual_out_unread"}
+    two = dialects.HALF_SUMS[:2]
+    of_others = [case for case in left_out if case.dtype != "float16" or case.dialect in two]
+    assert {case.name for case in of_others} == {"width_129", "rows_257", "y_unread", "residual_out_unread"}
+    assert {case.dialect for case in ADD_NORM_CASES if case.dtype == "float16" and case.has_fixture} == set(two)
     stored = [case for case in ADD_NORM_CASES if case.unread and case.has_fixture]
     assert Counter((case.op, case.dtype, case.name) for case in stored) == Counter(
         product(ADD_NORMS, DTYPES, ("y_unread", "residual_out_unread"))

@@ -49,7 +49,7 @@ def test_inputs_are_finite_and_every_element_has_an_interval(case):
     drawn = {"x", "residual"} if case.x.rows in ("nan_row", "inf_row") else set()
     assert golden.inputs.keys() - finite <= drawn | ({"gate"} if getattr(case, "gate", "") == "nan" else set())
     assert ("x" in finite) == (case.x.rows not in ("nan_row", "inf_row"))
-    if has_answer(golden):
+    if has_answer(case, golden):
         for output in golden.outputs.values():
             lower, upper = output.interval()
             assert np.all((lower <= upper) | np.isnan(output.value))
