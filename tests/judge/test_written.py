@@ -6,9 +6,11 @@ A sample, in a dtype each; `python -m benchmarks diagnosis` takes them all, in e
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+from benchmarks.diagnosis import page_tables
 from conformance.judging.diagnose import diagnose
 from conformance.mistakes import MISTAKES
 from conformance.ops.cases import CASES
@@ -66,6 +68,10 @@ def honest() -> list[Fault]:
 def test_there_are_as_many_as_are_said():
     assert len(ALL) >= 600
     assert [id_ for id_, count in Counter(fault.id for fault in ALL).items() if count > 1] == []
+
+
+def test_the_page_has_the_figures_that_were_measured():
+    assert page_tables() in (Path(__file__).parents[2] / "docs/diagnosis.md").read_text(encoding="utf-8")
 
 
 def test_their_names_are_those_of_the_catalogue():
