@@ -101,7 +101,7 @@ def _of_shape(case: NormCase) -> str:
         return "layout: permuted needs two axes"
     if layouts(case.layout).keys() == {"weight", "bias"} and case.weight == "absent":
         return f"layout: {case.layout} is about the weight, which is absent"
-    if case.layout == "residual_aliased" and case.drawn.get("residual") != "is x":
+    if case.layout == "residual_aliased" and getattr(case, "residual", "") != "is_x":
         return "layout: residual_aliased is that of a residual that is x"
     if case.layout == "expanded" and case.x.rows != "dense":
         return f"layout: expanded repeats the first entry, and {case.x.rows} makes it another"

@@ -14,11 +14,7 @@ from conformance.ops.norms.cases import NormCase
 
 LIMIT = 1 << 24  # bytes of a file
 NAME = re.compile(r"[\w.+-]+")  # a part of a path
-OPTIONAL = (
-    "sum",
-    "y",
-    "group_size",
-)  # left out where nothing is added, or quantised, or there are no groups
+OPTIONAL = ("sum", "y", "group_size")  # left out where nothing is added, nothing is quantised, there are no groups
 
 
 class CaseFileError(ValueError):

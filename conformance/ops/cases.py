@@ -12,14 +12,14 @@ from conformance.question.case import Case
 CASES: tuple[Case, ...] = tuple(case for op in OPS.values() for case in op.cases)
 
 
+Names = str | Collection[str]
+"""One name, or several."""
+
+
 def case_type(op: Any) -> type[NormCase]:
     """The kind of case that a norm of rows has, such as may be drawn or read from a file; `NormCase` for anything else."""
     kinds: dict[Any, type[NormCase]] = {each: type(OPS[each].cases[0]) for each in ROW_BY_ROW}
     return kinds.get(op, NormCase)
-
-
-Names = str | Collection[str]
-"""One name, or several."""
 
 
 class NoCaseError(ValueError):

@@ -12,7 +12,7 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
-from conformance.port.calling import before_zeros, differentiated, keywords, placed
+from conformance.port.calling import differentiated, keywords, placed
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import layouts
 from reference import BlockConfig
@@ -111,13 +111,13 @@ class Port:
             case "strided":
                 return np.repeat(tensor, 2, axis=-1)[..., ::2]
             case "expanded":
-                return np.broadcast_to(before_zeros(tensor[:1], tensor), tensor.shape)
+                return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
             case "at_offset":
                 return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
             case "aliased":
                 return tensor.view()
             case "one_number":
-                return np.broadcast_to(before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
+                return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
             case _:
                 raise Skip(f"no layout {layout}")
 
@@ -275,3 +275,11 @@ class Port:
             return self.to_numpy(tensor).tobytes()
         except Exception:
             return None
+
+
+def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
+    memory = np.zeros_like(whole)
+    place = tuple(slice(size) for size in part.shape)
+    memory[place] = part
+    return memory[place]

@@ -4,22 +4,12 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
-import numpy as np
-
 
 def differentiated(values: Any, cotangents: tuple) -> Any:
     """Of an op's outputs, or of their cotangents, those whose cotangent is there: one, or a tuple of several."""
     pairs = zip(values if isinstance(values, tuple) else (values,), cotangents, strict=False)
     kept = [value for value, cotangent in pairs if cotangent is not None]
     return tuple(kept) if len(kept) > 1 else kept[0]
-
-
-def before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
-    memory = np.zeros_like(whole)
-    place = tuple(slice(size) for size in part.shape)
-    memory[place] = part
-    return memory[place]
 
 
 def keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
