@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from conformance.numbers.rounding import Mode, round_to, store
+from conformance.numbers.rounding import RoundingMode, round_to, store
 
 Array = np.ndarray
 Interval = tuple[Array, Array]
@@ -30,7 +30,7 @@ class Expected:
     dtype: str
     placements: tuple[Placement, ...]
     rms: float = float("inf")
-    mode: Mode = "nearest_even"
+    mode: RoundingMode = "nearest_even"
     of: "Callable[[Mapping[str, Array]], Expected] | None" = field(default=None, repr=False, compare=False)
     _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
 
