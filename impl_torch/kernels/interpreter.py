@@ -46,6 +46,8 @@ OTHER_NAMES = {
     "dsqrt_rn": "sqrt",
     "fast_exp": "exp",
     "fast_log": "log",
+    "rint": "round",  # torch's goes to the even one; libdevice's own `round` does not
+    "nearbyint": "round",
 }
 
 
@@ -204,8 +206,8 @@ def _compute_libdevice() -> None:
 
     def create_extern_elementwise(self: Any, _: str, __: str, symbol: str, arguments: list[Any], dtype: Any, ___: bool) -> Any:
         name = symbol.removeprefix("__nv_")
-        candidates = (OTHER_NAMES.get(each, each) for each in (name, name.removesuffix("f")))
-        function = next((getattr(torch, each) for each in candidates if each in OF_LIBDEVICE), None)
+        known = OTHER_NAMES | {each: each for each in OF_LIBDEVICE}
+        function = next((getattr(torch, known[each]) for each in (name, name.removesuffix("f")) if each in known), None)
         if function is None:
             raise NotImplementedError(f"libdevice's {name} in Triton's interpreter")
         result = function(*(torch.from_numpy(np.array(argument.data)) for argument in arguments))

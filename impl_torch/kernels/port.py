@@ -1,7 +1,6 @@
 """The bridge to the kit for Triton kernels: a base for any, and impl_torch's own."""
 
 from functools import partial
-from types import MappingProxyType
 
 import triton
 
@@ -32,8 +31,10 @@ class Port(TritonPort):
 
     name = "impl_torch.kernels"
     compiles = True
-    skips = MappingProxyType({"*/groups_of_*": "no kernel has groups"})
     rms_norm = staticmethod(partial(impl_torch.rms_norm, kernel="triton"))
     layer_norm = staticmethod(partial(impl_torch.layer_norm, kernel="triton"))
     add_rms_norm = staticmethod(partial(impl_torch.add_rms_norm, kernel="triton"))
     add_layer_norm = staticmethod(partial(impl_torch.add_layer_norm, kernel="triton"))
+    gated_rms_norm = staticmethod(partial(impl_torch.gated_rms_norm, kernel="triton"))
+    quantised_rms_norm = staticmethod(partial(impl_torch.quantised_rms_norm, kernel="triton"))
+    quantised_add_rms_norm = staticmethod(partial(impl_torch.quantised_add_rms_norm, kernel="triton"))
