@@ -59,10 +59,12 @@ def add_layer_norm(
     sum: str = "rounded",
     kernel: str | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
-    r"""Add the residual to x; return LayerNorm of the sum, and the sum. `sum`, `kernel` and what is raised are as in `add_rms_norm`.
+    r"""Add the residual to x; return LayerNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
+
+    `sum`, `kernel` and what is raised are as in `add_rms_norm`.
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     if in_pallas(kernel):

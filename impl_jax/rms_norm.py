@@ -34,10 +34,10 @@ def rms_norm(
     and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision numbers. `eps` and `weight_offset`
     are constants to every gradient.
     With a `group_size` the mean square is that of so many neighbouring features, each group's own.
-    `kernel` is "pallas", "xla", or None, which is XLA's. Pallas's compute the same, and their gradients, on a TPU and a GPU, and
-    are interpreted on a CPU; they have no second derivatives.
-    Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError` for an x
-    that is not of floating point.
+    `kernel` is "pallas", "xla", or None, which is XLA's. Pallas's compute the same on a TPU and a GPU, and are interpreted on a
+    CPU; they have gradients, and no second derivatives.
+    Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError`
+    for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)

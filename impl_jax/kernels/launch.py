@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu
-from jax.experimental.pallas import triton
+from jax.experimental.pallas import tpu, triton
 
 from impl_jax.kernels.passes import Norm, References
 

@@ -1,7 +1,6 @@
 """The norms of rows by the kernels, and their gradients."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp

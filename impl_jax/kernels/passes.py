@@ -21,9 +21,9 @@ References = dict[str, Any]
 class Norm:
     """What a kernel is compiled for.
 
-    `centred`: LayerNorm. `sum_dtype`: what the norm reads the sum in, if it is not that of `compute`. `width`: numbers of a row,
-    of which COLUMNS may be more; `n_rows` likewise. `elides`: whether the compiler may drop a rounding between two casts.
-    `masked`: whether nothing else keeps a block within its tensor, as under Triton.
+    `centred`: LayerNorm. `sum_dtype`: the dtype in which the norm reads the sum. `width` and `n_rows`: of a tensor, which
+    blocks may reach beyond. `elides`: whether the compiler may drop a rounding between two casts. `masked`: whether nothing
+    else keeps a block within its tensor, as under Triton.
     """
 
     centred: bool
