@@ -5,6 +5,7 @@ from functools import partial
 import triton
 
 import impl_torch
+from impl_torch.kernels import configs
 from impl_torch.kernels.interpreter import check_device, mend
 from impl_torch.port import TorchPort
 
@@ -20,7 +21,13 @@ class TritonPort(TorchPort):
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         check_device(device)
         mend()
+        if self.config is not None:
+            configs.pin(self.config)
         super().__init__(device, jit=jit and self.compiles)
+
+    @classmethod
+    def configs(cls) -> tuple[str, ...]:
+        return configs.described()
 
     def versions(self) -> dict[str, str]:
         return super().versions() | {"triton": triton.__version__}

@@ -157,3 +157,44 @@ def test_the_quantised_norm_compiles_for_a_gpu(scaling, dtype, width, made):
     impl_torch.quantised_rms_norm(tensors[0], weight, scale, **how, y="unrounded")
     assert len(made) == 2
     assert_16_bytes_are_read_at_a_time(made)
+
+
+TUNED = '''
+import torch, triton, triton.language as tl
+from conformance import port
+from impl_torch.kernels.port import TritonPort
+
+@triton.autotune([triton.Config({"COLUMNS": columns}) for columns in (64, 16)], key=["width"])
+@triton.jit
+def kernel(x, y, width, eps, COLUMNS: tl.constexpr):
+    row = tl.program_id(0)
+    columns = tl.arange(0, COLUMNS)
+    numbers = tl.load(x + row * width + columns, mask=columns < width, other=0.0)
+    numbers *= tl.rsqrt(tl.sum(numbers * numbers) / width + eps)
+    tl.store(y + row * width + columns, numbers, mask=columns < width)
+
+class Port(TritonPort):
+    vjp = port.Port.vjp
+    def rms_norm(self, x, weight, *, eps):
+        y = torch.empty_like(x)
+        kernel[(x.numel() // x.shape[-1],)](x, y, x.shape[-1], eps)
+        return y
+'''
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_every_config_of_an_autotuned_kernel_is_judged(tmp_path, monkeypatch):
+    """The second reads too little of a row, and it is the second that is named."""
+    monkeypatch.chdir(tmp_path)
+    Path("tuned_port.py").write_text(TUNED)
+    Path("plain.py").write_text("def rms_norm(x, weight, *, eps):\n    return x\n")
+    case = ["--case", "rms_norm/either_order/float32/no_weight", "--mode", "eager", "--jobs", "1"]
+    result = CliRunner().invoke(app, ["run", "tuned_port.py", "--configs", *case])
+    assert result.exit_code == 1
+    assert re.search(r"^tuned_port.py@0 is kernel: COLUMNS: 64,.*\ntuned_port.py@1 is kernel: COLUMNS: 16,", result.stderr, re.M)
+    assert re.search(r"^tuned_port.py@0 +rms_norm .* 1/1 .*\ntuned_port.py@1 +rms_norm .* 0/1 ", result.stdout, re.M)
+    refused = CliRunner().invoke(app, ["run", "plain.py", "--configs", *case])
+    assert refused.exit_code == 2
+    assert "plain.py has no autotuned kernel" in refused.stderr
+    [run] = run_ports([Launch("tuned_port.py@2", mode="eager")], QUICK[:1])
+    assert run.failure == "IndexError: there is no config 2: of autotuned kernels the largest choice is of 2"
