@@ -49,7 +49,9 @@ def run(
         str, typer.Option(metavar="AxB", help="One shape of x, not the kit's own cases; with --op, --dtype.")
     ] = "",
     quick: QuickOption = False,
-    configs: Annotated[bool, typer.Option("--configs", help="Every config of a port's autotuned kernels, each as a port.")] = False,
+    configs: Annotated[
+        bool, typer.Option("--configs", help="Every config of a port's autotuned kernels, each as a port.")
+    ] = False,
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",

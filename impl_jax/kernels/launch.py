@@ -14,6 +14,7 @@ from jax.experimental.pallas import tpu, triton
 from impl_jax.kernels.passes import Norm, References
 
 TPU_NUMBERS, GPU_NUMBERS = 65536, 4096  # that a program reads at once, of as many rows as that takes
+PARAMETERS = ("weight", "bias", "constants")
 LANES, SUBLANES, MOST_ROWS = 128, 8, 512  # of a tile on a TPU
 
 Kernel = Callable[[Norm, References, References], None]
@@ -30,14 +31,29 @@ def launch(kernel: Kernel, norm: Norm, given: dict[str, Array], made: Shapes, pa
     if norm.n_rows == 0:
         sums = {name: jnp.zeros((len(given["x"]), 1, norm.width), norm.compute) for name in parts}
         return sums | {name: jnp.zeros(each.shape, each.dtype) for name, each in made.items()}
+    of_triton = triton.CompilerParams(num_warps=8)
     of_tpu, of_gpu = _tpu_tile(norm.width), _gpu_tile(norm.width)
-    call = partial(_call, kernel=kernel, made=made, parts=parts)
+    call = partial(_call, kernel=kernel, parts=parts)
     return lax.platform_dependent(
         given,
-        cpu=partial(call, norm=replace(norm, elides=True), tile=of_tpu, interpret=True),
-        tpu=partial(call, norm=norm, tile=of_tpu, constants=pl.BlockSpec(memory_space=tpu.SMEM)),
-        cuda=partial(call, norm=replace(norm, masked=True), tile=of_gpu, compiler_params=triton.CompilerParams(num_warps=8)),
+        cpu=partial(_interpreted, call, norm=replace(norm, elides=True), made=made, tile=of_tpu),
+        tpu=partial(call, norm=norm, made=made, tile=of_tpu, constants=pl.BlockSpec(memory_space=tpu.SMEM)),
+        cuda=partial(call, norm=replace(norm, masked=True), made=made, tile=of_gpu, compiler_params=of_triton),
     )
+
+
+def _interpreted(
+    call: Callable[..., dict[str, Array]], given: dict[str, Array], *, norm: Norm, made: Shapes, tile: tuple[int, int]
+) -> dict[str, Array]:
+    """What is made of two tiles at least, the second beyond the last row where there is one.
+
+    XLA unrolls a loop that turns once, and then adds up a row that is alone in another order.
+    """
+    beyond = (0, 0), (0, max(0, tile[0] + 1 - norm.n_rows)), (0, 0)
+    longer = {name: jnp.pad(each, beyond) for name, each in given.items() if name not in PARAMETERS}
+    shapes = {name: jax.ShapeDtypeStruct(longer["x"].shape, each.dtype) for name, each in made.items()}
+    outputs = call(given | longer, norm=norm, made=shapes, tile=tile, interpret=True)
+    return outputs | {name: outputs[name][:, : norm.n_rows] for name in made}
 
 
 def _call(
@@ -51,26 +67,21 @@ def _call(
     constants: pl.BlockSpec | None = None,
     **compiled: Any,
 ) -> dict[str, Array]:
-    groups, tiles = len(given["x"]), pl.cdiv(norm.n_rows, tile[0])
+    groups, tiles = len(given["x"]), pl.cdiv(given["x"].shape[1], tile[0])
+    of_rows = pl.BlockSpec((None, *tile), lambda group, row: (group, row, 0))
+    of_parameter = pl.BlockSpec((None, 1, tile[1]), lambda group, row: (group, 0, 0))
     of_part = pl.BlockSpec((None, None, 1, tile[1]), lambda group, row: (group, row, 0, 0))
     shapes = made | {name: jax.ShapeDtypeStruct((groups, tiles, 1, norm.width), norm.compute) for name in parts}
-    specs = {name: _spec(each.shape, tile) for name, each in given.items()}
+    specs = {name: of_parameter if name in PARAMETERS else of_rows for name in given}
     outputs = pl.pallas_call(
         partial(kernel, norm),
         out_shape=shapes,
         grid=(groups, tiles),
         in_specs=(specs | {"constants": constants or pl.BlockSpec((2,), lambda group, row: (0,))},),
-        out_specs={name: of_part if name in parts else _spec(each.shape, tile) for name, each in shapes.items()},
+        out_specs={name: of_part if name in parts else of_rows for name in shapes},
         **compiled,
     )(given)
     return outputs | {name: jnp.sum(outputs[name], axis=1) for name in parts}
-
-
-def _spec(shape: tuple[int, ...], tile: tuple[int, int]) -> pl.BlockSpec:
-    """A tile of the rows of a group, or the row of its parameters."""
-    if shape[1:2] == (1,):
-        return pl.BlockSpec((None, 1, tile[1]), lambda group, row: (group, 0, 0))
-    return pl.BlockSpec((None, *tile), lambda group, row: (group, row, 0))
 
 
 def _tpu_tile(width: int) -> tuple[int, int]:

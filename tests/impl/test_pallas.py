@@ -1,6 +1,7 @@
 """Pallas kernels where no accelerator is: interpreted, as they are launched on each device, and lowered for a TPU and a GPU."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from conformance.running.runner import run_ports
 from impl_jax.kernels import in_pallas
 from impl_jax.kernels import launch as launching
 
+ROOT = Path(__file__).parents[2]
 OPS = {op: getattr(impl_jax, op) for op in ("rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm")}
+TWO = ("rms_norm", "add_layer_norm")  # which have, between them, all that a kernel may have
 TRITON = "__gpu$xla.gpu.triton"
 CALLS = {"tpu": "tpu_custom_call", "cuda": TRITON}
 SETTINGS = {"eps": 1e-3, "weight_offset": 1.0}  # far from every default
@@ -66,26 +69,23 @@ def test_the_kernels_conform():
 
 
 # Rows that are not whole tiles, of widths that are none; on a GPU two of four rows and 3 of 8 columns lie outside.
-@pytest.mark.parametrize("shape", [(2, 3, 5), (1030, 33), (0, 8)])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("op", "shape"), [(TWO[0], (2, 3, 5)), (TWO[1], (1030, 33)), (TWO[1], (0, 8))])
 def test_a_tile_may_reach_beyond_its_tensor(op, shape):
     assert_as_xla(op, draw(op, *shape), **SETTINGS)
 
 
 @pytest.mark.usefixtures("_on_gpu")
-@pytest.mark.parametrize("shape", [(2, 3, 5), (130, 33), (3, 4100)])
-@pytest.mark.parametrize("op", ["rms_norm", "add_layer_norm"])
+@pytest.mark.parametrize(("op", "shape"), [(TWO[0], (3, 4100)), (TWO[1], (130, 33))])
 def test_on_a_gpu_too(op, shape):
     assert_as_xla(op, draw(op, *shape), **SETTINGS)
 
 
-@pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
-def test_a_row_may_have_groups(op):
-    assert_as_xla(op, draw(op, 3, 2, 24), group_size=8, **SETTINGS)
+def test_a_row_may_have_groups():
+    assert_as_xla("layer_norm", draw("layer_norm", 3, 2, 24), group_size=8, **SETTINGS)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_a_row_has_the_same_bits_in_every_batch(op):
+def test_a_row_has_the_same_bits_in_every_batch():
+    op = "add_layer_norm"
     inputs = draw(op, 37, 129)
     whole, again = (outputs_and_gradients(op, inputs, kernel="pallas") for _ in range(2))
     assert all(map(jnp.array_equal, whole, again))
@@ -95,12 +95,11 @@ def test_a_row_has_the_same_bits_in_every_batch(op):
             assert jnp.array_equal(made[0], of_all[row])
 
 
-@pytest.mark.parametrize("width", [96, 33, 4096])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4096), ("bfloat16", 33)])
 @pytest.mark.parametrize("platform", CALLS)
 def test_the_kernels_are_lowered_for(platform, dtype, width):
     """One forward and one backward, and nothing is left to be interpreted."""
-    for op in ("rms_norm", "add_layer_norm"):
+    for op in TWO:
         inputs = draw(op, 300, width, dtype=dtype)
         how = {"kernel": "pallas", "order": "cast_then_scale"}
         function = jax.jit(lambda *each, op=op, how=how: outputs_and_gradients(op, list(each), **how))
@@ -129,10 +128,11 @@ def test_what_is_refused_is_refused_by_kernels_too(op):
 
 def test_a_port_that_is_begun_conforms_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert CliRunner().invoke(app, ["new", "mine", "--pallas"]).exit_code == 0
     assert CliRunner().invoke(app, ["new", "mine", "--pallas", "--triton"]).exit_code == 2
-    among = (case for case in QUICK if case.op == "rms_norm" and case.dialect.order == "scale_then_cast")
-    asked = tuple(case for case in among if case.weight_offset == 0 and case.dtype in ("bfloat16", "float16"))
+    among = (case for case in QUICK if case.op == "rms_norm" and case.dtype != "float64")
+    asked = tuple(case for case in among if case.dialect.order != "cast_then_scale" and case.layout == "contiguous")
     [run] = run_ports([Launch("mine_port.py", timeout=300)], asked)
     assert [verdict.case.id for verdict in run.verdicts if verdict.status not in ("pass", "skip")] == []
-    assert sum(verdict.status == "pass" for verdict in run.verdicts) >= 3
+    assert sum(verdict.status == "pass" for verdict in run.verdicts) >= 8

@@ -159,7 +159,7 @@ def test_the_quantised_norm_compiles_for_a_gpu(scaling, dtype, width, made):
     assert_16_bytes_are_read_at_a_time(made)
 
 
-TUNED = '''
+TUNED = """
 import torch, triton, triton.language as tl
 from conformance import port
 from impl_torch.kernels.port import TritonPort
@@ -176,10 +176,10 @@ def kernel(x, y, width, eps, COLUMNS: tl.constexpr):
 class Port(TritonPort):
     vjp = port.Port.vjp
     def rms_norm(self, x, weight, *, eps):
-        y = torch.empty_like(x)
+        y = torch.zeros_like(x)
         kernel[(x.numel() // x.shape[-1],)](x, y, x.shape[-1], eps)
         return y
-'''
+"""
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -191,7 +191,9 @@ def test_every_config_of_an_autotuned_kernel_is_judged(tmp_path, monkeypatch):
     case = ["--case", "rms_norm/either_order/float32/no_weight", "--mode", "eager", "--jobs", "1"]
     result = CliRunner().invoke(app, ["run", "tuned_port.py", "--configs", *case])
     assert result.exit_code == 1
-    assert re.search(r"^tuned_port.py@0 is kernel: COLUMNS: 64,.*\ntuned_port.py@1 is kernel: COLUMNS: 16,", result.stderr, re.M)
+    assert re.search(
+        r"^tuned_port.py@0 is kernel: COLUMNS: 64,.*\ntuned_port.py@1 is kernel: COLUMNS: 16,", result.stderr, re.M
+    )
     assert re.search(r"^tuned_port.py@0 +rms_norm .* 1/1 .*\ntuned_port.py@1 +rms_norm .* 0/1 ", result.stdout, re.M)
     refused = CliRunner().invoke(app, ["run", "plain.py", "--configs", *case])
     assert refused.exit_code == 2

@@ -1,0 +1,70 @@
+"""flash-linear-attention's norms as they ship: Triton kernels, on a GPU or interpreted with TRITON_INTERPRET=1."""
+
+from importlib.metadata import version
+from typing import Any
+
+from torch import Tensor
+
+from conformance.port import Skip
+from impl_torch.kernels.interpreter import mend
+
+mend()  # before its modules are imported: some look for a driver at once
+
+from fla.modules.norm.fused_norm_gate import rms_norm_gated  # noqa: E402
+from fla.modules.norm.layernorm import group_norm, layer_norm, rms_norm  # noqa: E402
+from fla.modules.norm.layernorm_gated import rmsnorm_fn  # noqa: E402
+from impl_torch.kernels.port import TritonPort  # noqa: E402
+
+
+class Port(TritonPort):
+    """Every default; a norm and a gate by the kernel that has what a case asks for."""
+
+    name = "fla"
+    dtypes = ("float32", "bfloat16", "float16")
+    orders = ("scale_then_cast",)
+    sums = ("unrounded", "float32")
+    weight_offsets = (0,)
+
+    def versions(self) -> dict[str, str]:
+        return super().versions() | {"flash-linear-attention": version("flash-linear-attention")}
+
+    @staticmethod
+    def rms_norm(x: Tensor, weight: Tensor | None, *, eps: float, group_size: int | None = None) -> Any:
+        if group_size is not None:
+            return group_norm(x, weight, None, eps=eps, is_rms_norm=True, num_groups=x.shape[-1] // group_size)
+        return rms_norm(x, weight, None, eps=eps)
+
+    @staticmethod
+    def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, group_size: int | None = None) -> Any:
+        if group_size is not None:
+            return group_norm(x, weight, bias, eps=eps, num_groups=x.shape[-1] // group_size)
+        return layer_norm(x, weight, bias, eps=eps)
+
+    @staticmethod
+    def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor | None, *, eps: float, sum: str = "") -> Any:
+        return rms_norm(x, weight, None, residual, eps=eps, prenorm=True, residual_in_fp32=sum == "float32")
+
+    @staticmethod
+    def add_layer_norm(
+        x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, sum: str = ""
+    ) -> Any:
+        return layer_norm(x, weight, bias, residual, eps=eps, prenorm=True, residual_in_fp32=sum == "float32")
+
+    @staticmethod
+    def gated_rms_norm(
+        x: Tensor,
+        gate: Tensor,
+        weight: Tensor | None,
+        *,
+        eps: float,
+        norm_before_gate: bool,
+        activation: str,
+        group_size: int | None = None,
+    ) -> Any:
+        if norm_before_gate and group_size is None:
+            return rms_norm_gated(x, gate, weight, None, activation, eps=eps)
+        if activation != "silu":
+            raise Skip("a sigmoid only after a norm of whole rows")
+        if weight is None:
+            raise Skip("a gate that comes first, or groups, only with a weight")
+        return rmsnorm_fn(x, weight, None, gate, eps, group_size, norm_before_gate)
