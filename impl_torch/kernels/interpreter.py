@@ -214,21 +214,19 @@ def _compute_libdevice() -> None:
         return interpreter.TensorHandle(result.numpy(), dtype.scalar)
 
     interpreter.InterpreterBuilder.create_extern_elementwise = create_extern_elementwise
-    functions = {name: value for name, value in vars(libdevice).items() if isinstance(value, FunctionType)}
     computed = {
-        value: partial(getattr(cuda_libdevice, name), _semantic=interpreter.interpreter_semantic)
-        for name, value in functions.items()
-        if hasattr(cuda_libdevice, name)
+        name: partial(getattr(cuda_libdevice, name), _semantic=interpreter.interpreter_semantic)
+        for name, value in vars(libdevice).items()
+        if isinstance(value, FunctionType) and hasattr(cuda_libdevice, name)
     }
-    for name, value in functions.items():
-        if value in computed:
-            setattr(libdevice, name, computed[value])
+    vars(libdevice).update(computed)
     patch = interpreter._patch_lang
 
     def patch_language(kernel: Any) -> Any:
-        """Also replaces what the kernel's module imported from libdevice before."""
+        """Also replaces what the kernel's module imported from libdevice before, or from another copy of that module."""
         names = kernel.__globals__
-        names.update({name: computed[v] for name, v in names.items() if isinstance(v, FunctionType) and v in computed})
+        imported = {k: v for k, v in names.items() if isinstance(v, FunctionType) and v.__module__ == libdevice.__name__}
+        names.update({name: computed[value.__name__] for name, value in imported.items() if value.__name__ in computed})
         return patch(kernel)
 
     interpreter._patch_lang = patch_language
