@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.kernels import in_triton, triton_gated_norm
@@ -13,9 +14,9 @@ ACTIVATIONS = {"silu": nn.functional.silu, "sigmoid": torch.sigmoid}
 
 
 def gated_rms_norm(
-    x: Tensor,
-    gate: Tensor,
-    weight: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    gate: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     norm_before_gate: bool = True,
@@ -23,7 +24,7 @@ def gated_rms_norm(
     group_size: int | None = None,
     order: str = "scale_then_cast",
     kernel: str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*batch d"]:
     r"""Multiply by an activation of the gate, after RMSNorm or, without `norm_before_gate`, before it.
 
     $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
@@ -83,7 +84,7 @@ class RMSNormGated(nn.Module):
         """Set the weight to ones."""
         nn.init.ones_(self.weight)
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch d"], gate: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Norm and gate x, [*batch, hidden_size], by a gate of its shape. Raises as the function does."""
         return gated_rms_norm(
             x,
