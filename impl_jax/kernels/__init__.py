@@ -19,7 +19,7 @@ def in_pallas(kernel: str | None) -> bool:
     return kernel == "pallas"
 
 
-def pallas_norm(x: Array, *others: Array | None, **settings: Any) -> tuple[Array, Array | None]:
+def pallas_norm(x: Array, *others: Array | None, **settings: Any) -> tuple[Array, Any]:
     """`impl_jax.kernels.norms.norm`."""
     from impl_jax.kernels.norms import norm
 

@@ -1,6 +1,7 @@
 """The norms of rows by the kernels, and their gradients."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def norm(
     centred: bool,
     sum: str = "rounded",
     group_size: int | None = None,
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Any]:
     """Return RMSNorm, or LayerNorm if it is `centred`, and the sum with the residual, or None.
 
     x and the residual are [*batch, d], weight and bias [d]. The rest is as in `add_rms_norm`, which has checked the residual.
@@ -53,7 +54,7 @@ def norm(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _norm(what: Norm, y_dtype: jnp.dtype, given: Given, constants: Array) -> tuple[Array, Array | None]:
+def _norm(what: Norm, y_dtype: jnp.dtype, given: Given, constants: Array) -> Any:
     outputs, _ = _norm_forward(what, y_dtype, given, constants)
     return outputs
 
@@ -77,8 +78,8 @@ def _norm_backward(what: Norm, y_dtype: jnp.dtype, saved: tuple[Given, Array], c
         read["dresidual_out"] = dresidual_out
     parts = tuple(f"d{name}" for name in ("weight", "bias") if name in given)
     outputs = launch(backward, what, read, {"ds": jax.ShapeDtypeStruct(given["x"].shape, ds_dtype)}, parts)
-    gradients = {"x": outputs["ds"], "residual": outputs["ds"], "weight": outputs.get("dweight"), "bias": outputs.get("dbias")}
-    return {name: gradients[name].astype(each.dtype) for name, each in given.items()}, None
+    of = {"x": "ds", "residual": "ds", "weight": "dweight", "bias": "dbias"}
+    return {name: outputs[of[name]].astype(each.dtype) for name, each in given.items()}, None
 
 
 _norm.defvjp(_norm_forward, _norm_backward)

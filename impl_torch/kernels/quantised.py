@@ -1,5 +1,8 @@
 """RMSNorm whose output is quantised as a Triton kernel, of x or of a sum with a residual."""
 
+# Triton takes a constant as it is, and None for one.
+# pyright: reportUnnecessaryComparison=false, reportAssignmentType=false
+
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice

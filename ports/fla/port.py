@@ -1,5 +1,8 @@
 """flash-linear-attention's norms as they ship: Triton kernels, on a GPU or interpreted with TRITON_INTERPRET=1."""
 
+# It is not among the packages that a check installs (README.md).
+# pyright: reportMissingImports=false
+
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +13,8 @@ from torch import Tensor
 
 from conformance.port import Skip
 from impl_torch.kernels.port import TritonPort
+
+AT_THE_ROUNDED_SUM = "gradients are taken at the rounded sum; y, which is not, is right"
 
 
 class Port(TritonPort):
@@ -22,7 +27,11 @@ class Port(TritonPort):
     weight_offsets = (0,)
     expected = dict.fromkeys(
         ("rms_norm/*/rows_0", "layer_norm/*/rows_0"), "a batch without rows has no gradients: ZeroDivisionError"
+    ) | dict.fromkeys(
+        [f"add_*/unrounded_sum*/*/{each}" for each in ("random", "rows_near_eps", "large_residual", "residual_out_unread")],
+        AT_THE_ROUNDED_SUM,
     )
+    may_fail = {"add_*/unrounded_sum*/*/cancels": AT_THE_ROUNDED_SUM}  # noqa: RUF012
 
     def versions(self) -> dict[str, str]:
         return super().versions() | {"flash-linear-attention": version("flash-linear-attention")}

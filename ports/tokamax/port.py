@@ -1,10 +1,12 @@
 """tokamax's norms as they ship: Pallas kernels for Triton, on a GPU or interpreted."""
 
+# It is not among the packages that a check installs (README.md).
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+
 from importlib.metadata import version
 from typing import Any
 
-import jax
-from jax import Array
+from jax import Array, Device
 from tokamax._src.ops.normalization.pallas_triton import Config, PallasTritonNormalization
 from tokamax._src.ops.normalization.pallas_triton_vjp import PallasTritonNormalizationVjp
 
@@ -14,14 +16,14 @@ from impl_jax.kernels.port import PallasPort
 class Forward(PallasTritonNormalization):
     """It asks the device whether it is a GPU, and how many multiprocessors it has; on a CPU neither has an answer."""
 
-    def supported_on(self, device: jax.Device) -> bool:
+    def supported_on(self, device: Device) -> bool:
         return True
 
 
 class Backward(PallasTritonNormalizationVjp):
     """Likewise."""
 
-    def supported_on(self, device: jax.Device) -> bool:
+    def supported_on(self, device: Device) -> bool:
         return True
 
 
@@ -35,7 +37,7 @@ class Port(PallasPort):
     name = "tokamax"
     dtypes = ("float32", "bfloat16", "float16")
     orders = ("scale_then_cast",)
-    expected = {"*/rows_0": "a batch without rows: a block is larger than the array"}  # noqa: RUF012
+    skips = {"*/rows_0": "Pallas's interpreter takes no array without rows"}  # noqa: RUF012
     static = (*PallasPort.static, "eps", "weight_offset")
 
     def versions(self) -> dict[str, str]:
