@@ -49,12 +49,13 @@ def norm(
     given = {name: _grouped(each, groups) for name, each in tensors.items() if each is not None}
     constants = jnp.stack([jnp.asarray(each, compute) for each in (eps, weight_offset)])
     y_dtype = output_dtype(order, jnp.dtype(dtype), weight, bias)
-    y, residual_out = _norm(what, y_dtype, given, constants)
+    outputs: Any = _norm(what, y_dtype, given, constants)
+    y, residual_out = outputs
     return _ungrouped(y, x.shape), None if residual_out is None else _ungrouped(residual_out, x.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _norm(what: Norm, y_dtype: jnp.dtype, given: Given, constants: Array) -> Any:
+def _norm(what: Norm, y_dtype: jnp.dtype, given: Given, constants: Array) -> tuple[Array, Array | None]:
     outputs, _ = _norm_forward(what, y_dtype, given, constants)
     return outputs
 
