@@ -137,7 +137,7 @@ def test_a_row_has_the_same_bits_in_every_batch(op):
             assert torch.equal(each[0], whole[place][row])
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*NORMS, next(iter(GATES))])
 def test_first_and_second_derivatives_are_those_of_finite_differences(op):
     inputs = draw(op, 2, 6)
 
