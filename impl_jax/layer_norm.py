@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from impl_jax.kernels import in_pallas, pallas_norm
 from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, split, sum_rows
 
 
@@ -23,17 +24,21 @@ def layer_norm(
     weight_offset: float = 0.0,
     dtype: DTypeLike | None = None,
     group_size: int | None = None,
+    kernel: str | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     Statistics and sums are in float32 (float64 for float64), forward and backward; the variance is the mean square of the
-    centred row. `order`, `dtype` and `group_size` are as in `rms_norm`; the bias is added before the last rounding. `eps` and
-    `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
+    centred row. `order`, `dtype`, `group_size` and `kernel` are as in `rms_norm`; the bias is added before the last rounding.
+    `eps` and `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
+    if in_pallas(kernel):
+        settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "group_size": group_size}
+        return pallas_norm(x, None, weight, bias, **settings, dtype=x.dtype if dtype is None else dtype, centred=True)[0]
     rows, weight, bias = split(group_size, x, weight, bias)
     y_dtype = x.dtype if dtype is None else jnp.dtype(dtype)
     y: Any = _layer_norm(order, y_dtype, rows, weight, bias, eps, weight_offset)

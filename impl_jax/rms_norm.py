@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from impl_jax.kernels import in_pallas, pallas_norm
 from impl_jax.rows import check_order, check_rows, compute_dtype, output_dtype, round_to, split, sum_rows
 
 
@@ -22,6 +23,7 @@ def rms_norm(
     weight_offset: float = 0.0,
     dtype: DTypeLike | None = None,
     group_size: int | None = None,
+    kernel: str | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Divide every row by its root mean square, then scale.
 
@@ -32,11 +34,16 @@ def rms_norm(
     and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision numbers. `eps` and `weight_offset`
     are constants to every gradient.
     With a `group_size` the mean square is that of so many neighbouring features, each group's own.
-    Raises `ValueError` for another order, a weight of another shape or a group that does not divide d, `TypeError` for an x
-    that is not of floating point.
+    `kernel` is "pallas", "xla", or None, which is XLA's. Pallas's compute the same on a TPU and a GPU, and are interpreted on a
+    CPU; they have gradients, and no second derivatives.
+    Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError`
+    for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
+    if in_pallas(kernel):
+        settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "group_size": group_size}
+        return pallas_norm(x, None, weight, None, **settings, dtype=x.dtype if dtype is None else dtype, centred=False)[0]
     rows, weight = split(group_size, x, weight)
     y: Any = _rms_norm(order, x.dtype if dtype is None else jnp.dtype(dtype), rows, weight, eps, weight_offset)
     return jnp.reshape(y, x.shape)

@@ -29,6 +29,7 @@ from conformance.cli.options import (
     selected,
     shaped_cases,
     shard_of,
+    swept,
 )
 from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
 from conformance.cli.screen import interruptible
@@ -48,6 +49,9 @@ def run(
         str, typer.Option(metavar="AxB", help="One shape of x, not the kit's own cases; with --op, --dtype.")
     ] = "",
     quick: QuickOption = False,
+    configs: Annotated[
+        bool, typer.Option("--configs", help="Every config of a port's autotuned kernels, each as a port.")
+    ] = False,
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
@@ -82,6 +86,8 @@ def run(
     cases, number, shards = shard_of(shard, asked)
     ops = {case.op for case in asked}
     launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=ops)
+    if configs:
+        launches = swept(launches, quiet=quiet)
     if shape:
         check_memory(cases, len(launches))
     check_targets(json=json, junit=junit, markdown=markdown, html=html)

@@ -78,6 +78,13 @@ class Port:
     expected: Mapping[str, str] = MappingProxyType({})
     may_fail: Mapping[str, str] = MappingProxyType({})
     skips: Mapping[str, str] = MappingProxyType({})
+    config: int | None = None
+    """Which of `configs` its kernels are to take; None where they choose themselves."""
+
+    @classmethod
+    def configs(cls) -> tuple[str, ...]:
+        """What its autotuned kernels choose from, in words: a sweep takes one after the other."""
+        return ()
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         self.device = device
