@@ -110,7 +110,7 @@ def as_page(figures: Figures, picture: str) -> str:
     parts += [
         "## What they let pass, and whom they accuse",
         "Mistakes let pass of those that can be seen, by y or by the gradients alone; honest outputs rejected of\n"
-        "those judged; the same on the judge's own inputs, where they are known ([own.py](../conformance/tools/judges/own.py)).",
+        "those judged; the same on its own inputs, where they are known ([own.py](../conformance/tools/judges/own.py)).",
     ]
     for title, dtypes in (("All three dtypes", DTYPES), *((dtype, (dtype,)) for dtype in DTYPES)):
         parts += [f"### {title}", _table(COLUMNS, _rows(figures, dtypes), figures=True)]
