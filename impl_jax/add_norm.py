@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from impl_jax.layer_norm import LayerNorm, layer_norm
+from impl_jax.mesh import AxisName
 from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rows import check_rows, compute_dtype, round_to
 
@@ -20,6 +21,7 @@ def add_rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     sum: str = "rounded",
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
@@ -29,13 +31,13 @@ def add_rms_norm(
     Implementations differ in what the norm reads in half precision. With `sum="rounded"` it is the sum that is returned,
     rounded to x's dtype (Hugging Face's blocks, vLLM); with `"unrounded"` the float32 sum, which is rounded only where it is
     returned (FlashInfer); with `"float32"` the residual and the sum that is returned are float32 (Mamba). In
-    float32 and float64 the three are one. y has the dtype that `rms_norm` of x has.
+    float32 and float64 the three are one. y has the dtype that `rms_norm` of x has. `axis_name` is as in `rms_norm`.
 
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
     s, residual_out = added(x, residual, sum)
-    y = rms_norm(s, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
+    y = rms_norm(s, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype, axis_name=axis_name)
     return y, residual_out
 
 
@@ -49,14 +51,15 @@ def add_layer_norm(
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     sum: str = "rounded",
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
-    r"""Add the residual to x; return LayerNorm of the sum, and the sum. `sum` and what is raised are as in `add_rms_norm`.
+    r"""Add the residual to x; return LayerNorm of the sum, and the sum. All is as in `add_rms_norm`.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
     """
     s, residual_out = added(x, residual, sum)
-    y = layer_norm(s, weight, bias, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
+    y = layer_norm(s, weight, bias, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype, axis_name=axis_name)
     return y, residual_out
 
 

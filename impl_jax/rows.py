@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from impl_jax.mesh import AxisName
+
 
 def compute_dtype(x: Array) -> jnp.dtype:
     """The dtype of statistics and sums: float32, or float64 for float64."""
@@ -64,13 +66,17 @@ def sum_rows(a: Array, kept: int = 1) -> Array:
     return jnp.sum(a, axis=tuple(range(a.ndim - kept)))
 
 
-def split(group_size: int | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
+def split(group_size: int | None, axis_name: AxisName | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
     """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
 
-    Raises `ValueError` for a group that does not divide the last axis.
+    Raises `ValueError` for a group that does not divide the last axis, and for one where an `axis_name` says that this is split.
     """
     if group_size is None:
         return x, *parameters
+    if axis_name is not None:
+        raise ValueError(
+            f"group_size is {group_size}; with an axis_name, {axis_name!r}, it must be None: groups are of one part"
+        )
     d = x.shape[-1]
     if group_size < 1 or d % group_size:
         raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {d}")
