@@ -30,8 +30,8 @@ def batch_norm(
     In training, returns y and new running statistics, (1 − momentum)·old + momentum·new, of the variance divided by R − 1 for
     R rows, or by R with `unbiased=False`, as flax does. In evaluation, returns y, normalised by the running statistics.
     Statistics and sums are in float32 (float64 for float64), forward and backward; y has x's dtype. `momentum` is the share
-    of the new, as in PyTorch: one less flax's. Inside `jax.shard_map` the `axis_name` is the mesh axis over which rows are split,
-    evenly, and whose rows are one batch: R is the number of all (PyTorch's SyncBatchNorm).
+    of the new, as in PyTorch: one less flax's. Inside `jax.shard_map` rows may be split, evenly,
+    over the mesh axis `axis_name`: its devices' rows are one batch, of R in all (PyTorch's SyncBatchNorm).
 
     Raises `TypeError` for an x that is not of floating point; `ValueError` for a shape that does not fit, and for a training
     batch of too few rows.

@@ -31,8 +31,8 @@ def layer_norm(
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     Statistics and sums are in float32 (float64 for float64), forward and backward; the variance is the mean square of the
-    centred row. `order`, `dtype`, `group_size` and `axis_name` are as in `rms_norm`; the bias is added before the last rounding.
-    `eps` and `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
+    centred row. `order`, `dtype`, `group_size` and `axis_name` are as in `rms_norm`; the bias is added before the last
+    rounding. `eps` and `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)

@@ -1,4 +1,4 @@
-"""What is split over the devices of a mesh: means of whole rows, and cotangents of what every device has, in `jax.shard_map`."""
+"""What the norms need inside `jax.shard_map`: means of rows that are split, and cotangents of what is whole."""
 
 from collections.abc import Hashable
 

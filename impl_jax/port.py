@@ -1,6 +1,7 @@
 """The bridge to the kit: JAX arrays, jax.vjp, jax.jit."""
 
 import os
+from contextlib import suppress
 from functools import cache, partial
 from itertools import zip_longest
 from typing import Any
@@ -10,9 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import conformance.port
 import impl_jax
+
+MESHES = {"sharded_rows": (4, 1), "sharded_features": (1, 4), "sharded_both": (2, 2)}
+"""Of every layout of split arrays, into how many parts it splits rows, and features."""
+AXES = ("rows", "features")
 
 
 class JaxPort(conformance.port.Port):
@@ -30,6 +36,8 @@ class JaxPort(conformance.port.Port):
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_disable_jit", not jit)
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # an accelerator is shared with other ports
+        with suppress(RuntimeError):  # where JAX has computed before, its devices are those that it has
+            jax.config.update("jax_num_cpu_devices", 4)
         self.place = jax.devices(device)[0]  # a device that is not there is said so at once
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(conformance.port.cache_folder("jax")))
@@ -42,6 +50,17 @@ class JaxPort(conformance.port.Port):
 
     def to_tensor(self, array: np.ndarray) -> Array:
         return jax.device_put(array, self.place)
+
+    def lay_out(self, tensor: Array, layout: str) -> Array:
+        if layout not in MESHES:
+            return super().lay_out(tensor, layout)
+        devices, parts = jax.devices(self.device), MESHES[layout]
+        if len(devices) < 4:
+            raise conformance.port.Skip(f"no four devices to split an array over: {self.device} has {len(devices)}")
+        if tensor.ndim > 1 and any(tensor.shape[axis] % count for axis, count in zip((0, -1), parts, strict=True)):
+            raise conformance.port.Skip("no uneven parts of an array")
+        mesh = Mesh(np.array(devices[:4]).reshape(parts), AXES)
+        return jax.device_put(tensor, NamedSharding(mesh, split(tensor.shape, mesh)))
 
     def to_numpy(self, tensor: Array) -> np.ndarray:
         return np.asarray(tensor)
@@ -77,6 +96,62 @@ class Port(JaxPort):
 
     def vjp_and_taps(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple, dict]:
         return _compiled(_vjp_and_taps, self.static)(function, inputs, dy, **constants, taps=True)
+
+
+class InShardMap(JaxPort):
+    """A port's norms inside `jax.shard_map`, which checks what varies over the mesh; for arrays that are split, and no others.
+
+    Autodiff goes through it, so that each device differentiates its own part. The norms take an `axis_name`.
+    """
+
+    def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
+        return super().evaluate(_mapped(function, _mesh(inputs)), inputs, constants)
+
+    def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
+        return super().vjp(_mapped(function, _mesh(inputs)), inputs, dy, constants)
+
+
+class ShardMap(InShardMap, Port):
+    """impl_jax's norms inside `jax.shard_map`."""
+
+    name = "impl_jax, shard_map"
+
+
+def split(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How an array is split over a mesh: its rows along the first axis, if it has any, its features along the last.
+
+    What has one entry for all features, such as the scale of a row, is whole.
+    """
+    features = "features" if shape and shape[-1] % mesh.shape["features"] == 0 else None
+    return PartitionSpec(*("rows",) * (len(shape) > 1), *(None,) * (len(shape) - 2), *(features,) * len(shape[-1:]))
+
+
+def _mesh(inputs: tuple) -> Mesh:
+    """The mesh over which x is split."""
+    if not isinstance(inputs[0].sharding, NamedSharding):
+        raise conformance.port.Skip("asked for split arrays alone")
+    return inputs[0].sharding.mesh
+
+
+@cache  # so that jax.jit knows it again
+def _mapped(function: Any, mesh: Mesh) -> Any:
+    """A norm of whole arrays, which each device computes of its part."""
+    axis_name = "rows" if function.__name__ == "batch_norm" else "features"
+
+    def mapped(*inputs: Array | None, **constants: Any) -> Any:
+        arrays = {name: each for name, each in constants.items() if isinstance(each, Array)}
+        others = {name: each for name, each in constants.items() if name not in arrays}
+
+        def of_part(inputs: tuple, arrays: dict[str, Array]) -> Any:
+            return function(*inputs, **arrays, **others, axis_name=axis_name)
+
+        parts, made = jax.tree.map(
+            lambda each: split(each.shape, mesh),
+            ((inputs, arrays), jax.eval_shape(partial(function, **others), *inputs, **arrays)),
+        )
+        return jax.shard_map(of_part, mesh=mesh, in_specs=parts, out_specs=made)(inputs, arrays)
+
+    return mapped
 
 
 @cache

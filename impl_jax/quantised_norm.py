@@ -64,8 +64,8 @@ def quantised_rms_norm(
     rms_norm_dynamic_per_token_quant), `"per_group_128"` one for every 128 features (its rms_norm_per_block_quant), `"mx"` a
     power of two for every 32, 2^(floor(log2 max) − emax), as OCP Microscaling Formats 1.0 has it.
     With `y="rounded"` y is rounded to x's dtype first, as it would be stored (vLLM); with `"unrounded"` it is not (FlashInfer).
-    q has no gradient. `axis_name` is as in `rms_norm`; the largest number of a row is then that of all its parts, and a group is of
-    one part.
+    q has no gradient. `axis_name` is as in `rms_norm`; the largest number of a row is then that of all its
+    parts, and a group is of one part.
 
     Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with
     mx, for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite

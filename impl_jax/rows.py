@@ -69,7 +69,7 @@ def sum_rows(a: Array, kept: int = 1) -> Array:
 def split(group_size: int | None, axis_name: AxisName | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
     """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
 
-    Raises `ValueError` for a group that does not divide the last axis, and for one where an `axis_name` says that this is split.
+    Raises `ValueError` for a group that does not divide the last axis, or one beside an `axis_name`, over which that is split.
     """
     if group_size is None:
         return x, *parameters
