@@ -16,9 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import conformance.port
 import impl_jax
 
-MESHES = {"sharded_rows": (4, 1), "sharded_features": (1, 4), "sharded_both": (2, 2)}
-"""Of every layout of split arrays, into how many parts it splits rows, and features."""
-AXES = ("rows", "features")
+MESHES = {"sharded_rows": {"rows": 4}, "sharded_features": {"features": 4}, "sharded_both": {"rows": 2, "features": 2}}
+"""Of every layout of split arrays the axes of its mesh, and into how many parts they split what they are called after."""
 
 
 class JaxPort(conformance.port.Port):
@@ -54,23 +53,28 @@ class JaxPort(conformance.port.Port):
     def lay_out(self, tensor: Array, layout: str) -> Array:
         if layout not in MESHES:
             return super().lay_out(tensor, layout)
-        devices, parts = jax.devices(self.device), MESHES[layout]
+        devices, axes = jax.devices(self.device), MESHES[layout]
         if len(devices) < 4:
             raise conformance.port.Skip(f"no four devices to split an array over: {self.device} has {len(devices)}")
-        if tensor.ndim > 1 and any(tensor.shape[axis] % count for axis, count in zip((0, -1), parts, strict=True)):
+        mesh = Mesh(np.array(devices[:4]).reshape(tuple(axes.values())), tuple(axes))
+        parts = split(tensor.shape, mesh)
+        if any(name and size % axes[name] for name, size in zip(parts, tensor.shape, strict=True)):
             raise conformance.port.Skip("no uneven parts of an array")
-        mesh = Mesh(np.array(devices[:4]).reshape(parts), AXES)
-        return jax.device_put(tensor, NamedSharding(mesh, split(tensor.shape, mesh)))
+        return jax.device_put(tensor, NamedSharding(mesh, parts))
 
     def to_numpy(self, tensor: Array) -> np.ndarray:
         return np.asarray(tensor)
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
-        return _compiled(_evaluate, self.static)(function, inputs, **constants)
+        return self.program(_evaluate)(function, inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
-        vjp = _compiled(_vjp, self.static) if self.jit else _vjp
+        vjp = self.program(_vjp) if self.jit else _vjp
         return vjp(function, inputs, dy, **constants)
+
+    def program(self, how: Any) -> Any:
+        """A way to call an op, under `jax.jit`."""
+        return _compiled(how, self.static)
 
 
 class Port(JaxPort):
@@ -95,7 +99,7 @@ class Port(JaxPort):
     pre_ln_stack = staticmethod(impl_jax.pre_ln_stack)
 
     def vjp_and_taps(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple, dict]:
-        return _compiled(_vjp_and_taps, self.static)(function, inputs, dy, **constants, taps=True)
+        return self.program(_vjp_and_taps)(function, inputs, dy, **constants, taps=True)
 
 
 class InShardMap(JaxPort):
@@ -118,12 +122,16 @@ class ShardMap(InShardMap, Port):
 
 
 def split(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How an array is split over a mesh: its rows along the first axis, if it has any, its features along the last.
+    """How an array is split over a mesh: its features along the last axis, its rows, if it has any, along the first.
 
-    What has one entry for all features, such as the scale of a row, is whole.
+    What has one number for all features, such as the scale of a row, is whole there.
     """
-    features = "features" if shape and shape[-1] % mesh.shape["features"] == 0 else None
-    return PartitionSpec(*("rows",) * (len(shape) > 1), *(None,) * (len(shape) - 2), *(features,) * len(shape[-1:]))
+    names: list[str | None] = [None] * len(shape)
+    if "rows" in mesh.shape and len(shape) > 1:
+        names[0] = "rows"
+    if "features" in mesh.shape and shape[-1] > 1:
+        names[-1] = "features"
+    return PartitionSpec(*names)
 
 
 def _mesh(inputs: tuple) -> Mesh:
@@ -137,13 +145,14 @@ def _mesh(inputs: tuple) -> Mesh:
 def _mapped(function: Any, mesh: Mesh) -> Any:
     """A norm of whole arrays, which each device computes of its part."""
     axis_name = "rows" if function.__name__ == "batch_norm" else "features"
+    summed_over = axis_name if axis_name in mesh.shape else None
 
     def mapped(*inputs: Array | None, **constants: Any) -> Any:
         arrays = {name: each for name, each in constants.items() if isinstance(each, Array)}
         others = {name: each for name, each in constants.items() if name not in arrays}
 
         def of_part(inputs: tuple, arrays: dict[str, Array]) -> Any:
-            return function(*inputs, **arrays, **others, axis_name=axis_name)
+            return function(*inputs, **arrays, **others, axis_name=summed_over)
 
         parts, made = jax.tree.map(
             lambda each: split(each.shape, mesh),
@@ -170,8 +179,12 @@ def _evaluate(function: Any, inputs: tuple, **constants: Any) -> Any:
 
 def _vjp(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple[Any, tuple]:
     made, pullback = jax.vjp(partial(function, **constants), *inputs)
+    return made, pullback(cotangents(made, dy))
+
+
+def cotangents(made: Any, dy: Any) -> Any:
+    """One for each output: an output without a cotangent passes zeros back."""
     if not isinstance(made, tuple):
-        return made, pullback(dy)
-    cotangents = dy if isinstance(dy, tuple) else (dy,)
-    pairs = zip_longest(made, cotangents)  # an output without a cotangent passes zeros back
-    return made, pullback(tuple(jnp.zeros_like(y) if each is None else each for y, each in pairs))
+        return dy
+    pairs = zip_longest(made, dy if isinstance(dy, tuple) else (dy,))
+    return tuple(jnp.zeros_like(y) if each is None else each for y, each in pairs)
