@@ -129,7 +129,7 @@ def split(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     names: list[str | None] = [None] * len(shape)
     if "rows" in mesh.shape and len(shape) > 1:
         names[0] = "rows"
-    if "features" in mesh.shape and shape[-1] > 1:
+    if "features" in mesh.shape and shape and shape[-1] > 1:
         names[-1] = "features"
     return PartitionSpec(*names)
 
