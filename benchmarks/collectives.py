@@ -1,11 +1,13 @@
 """The collectives of norms whose arrays are split over devices, in the programs that XLA compiles: how many, how many bytes."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +27,8 @@ ARRAY = re.compile(r"(?P<dtype>[a-z]+)(?P<bits>\d+)\[(?P<shape>[\d,]*)\]")
 PORTS: tuple[type[JaxPort], ...] = (Port, ShardMap, ports.flax_nnx.port.Careful, ports.flax_nnx.port.ShardMap)
 ASKED = {(op, "float32") for op in NORMS if op not in ("add_layer_norm", "quantised_add_rms_norm")}
 SPLITS = ("sharded_rows", "sharded_features")
+WAYS = ("forward", "backward")
+RESULTS = Path(__file__).parent.parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,23 @@ def measure_collectives() -> list[dict[str, str | float]]:
                     "op": case.op,
                     "split": case.layout.removeprefix("sharded_"),
                     "forward": str(forward),
-                    "at least": str(least_forward),
+                    "least forward": str(least_forward),
                     "backward": str(backward),
-                    "at least ": str(least_backward),
+                    "least backward": str(least_backward),
                 }
             )
     return rows
+
+
+def page_table(file: Path = RESULTS / "collectives.json") -> str:
+    """The table of docs/sharding.md, from the figures in a file: a row for every norm and split, and what each port takes."""
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    names = list(dict.fromkeys(row["port"] for row in rows))
+    head = ("norm", "split", *(f"least {way}" for way in WAYS), *(f"{name}: forward, backward" for name in names))
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for op, split in dict.fromkeys((row["op"], row["split"]) for row in rows):
+        of_it = {row["port"]: row for row in rows if (row["op"], row["split"]) == (op, split)}
+        least = [of_it[names[0]][f"least {way}"] for way in WAYS]
+        counts = [", ".join(of_it[name][way] for way in WAYS) if name in of_it else "" for name in names]
+        lines.append(f"| {' | '.join((op, split, *least, *counts))} |")
+    return "\n".join(lines)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.collectives import COLLECTIVE, Count, counted, least, programs
+from benchmarks.collectives import COLLECTIVE, Count, counted, least, page_table, programs
 from conformance.judging.compare import Verdict, compare
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
@@ -87,6 +88,10 @@ def test_no_collective_is_run_that_the_split_does_not_need():
         for split in ("sharded_rows", "sharded_features"):
             case = BY_ID[f"rms_norm/either_order/float32/{split}"]
             assert tuple(map(counted, programs(port, case))) == least(case)
+
+
+def test_the_page_has_the_counts_that_were_measured():
+    assert page_table() in (Path(__file__).parents[2] / "docs/sharding.md").read_text(encoding="utf-8")
 
 
 def test_collectives_are_read_from_the_text_of_a_program():

@@ -15,7 +15,7 @@ from conformance.ops.golden import golden
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.cases import ADD_NORMS, ROW_NORM_CASES, ROW_NORMS
 from conformance.question import dialects
-from conformance.question.case import Layout
+from conformance.question.case import SHARDED, Layout
 
 COUNTS = {
     ("rms_norm", "float64"): 29,
@@ -226,6 +226,7 @@ def test_only_small_cases_have_a_fixture():
         "rows_257",
         "rows_2048_of_2",
         "rows_8192",
+        *(str(how["name"]) for how in SHARDED),
     }
 
 
