@@ -1,5 +1,6 @@
 """impl_jax on arrays that are split over four devices: under jit, inside shard_map with its checks on, and a whole block."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from impl_jax import layer_norm, rms_norm
 from impl_jax.linear import linear
 from impl_jax.port import JaxPort, Port, ShardMap
 
+PAGE = (Path(__file__).parents[2] / "docs/sharding.md").read_text(encoding="utf-8")
 ROWS, FEATURES = PartitionSpec("rows"), PartitionSpec(None, "features")
 IN_BFLOAT16 = [case for case in CASES if case.layout == "sharded_both" and case.dtype == "bfloat16"]
 BY_ID = {case.id: case for case in CASES}
@@ -91,7 +93,18 @@ def test_no_collective_is_run_that_the_split_does_not_need():
 
 
 def test_the_page_has_the_counts_that_were_measured():
-    assert page_table() in (Path(__file__).parents[2] / "docs/sharding.md").read_text(encoding="utf-8")
+    assert page_table() in PAGE
+
+
+def test_the_code_of_the_page_is_a_norm_of_split_arrays():
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    x, weight = draw(4, 6, 32), draw(32, seed=1)
+    names = {"x": x, "weight": weight}
+    exec(code, names)
+    np.testing.assert_allclose(names["y"], rms_norm(x, weight), rtol=1e-5, atol=1e-6)
+    whole = jax.vjp(rms_norm, x, weight)[1](x)
+    for actual, expected in zip(names["pullback"](x), whole, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_collectives_are_read_from_the_text_of_a_program():
