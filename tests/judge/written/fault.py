@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from conformance.judging.asked import is_small
 from conformance.judging.compare import Verdict, compare
 from conformance.numbers.rounding import DTYPES, DType
 from conformance.ops.cases import CASES
@@ -62,7 +63,7 @@ def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = 
     if fault.layout:
         asked = [case for case in of_op if case.layout == fault.layout]
     else:
-        asked = [case for case in of_op if case.has_fixture or fault.op not in NORMS]
+        asked = [case for case in of_op if is_small(case) or fault.op not in NORMS]
     return tuple(_verdict(port, case, seed) for case in asked)
 
 
