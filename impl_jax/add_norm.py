@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from impl_jax.kernels import in_pallas, pallas_norm
 from impl_jax.layer_norm import LayerNorm, layer_norm
+from impl_jax.mesh import AxisName
 from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rows import check_rows, compute_dtype, round_to
 
@@ -24,6 +25,7 @@ def add_rms_norm(
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
@@ -33,17 +35,18 @@ def add_rms_norm(
     Implementations differ in what the norm reads in half precision. With `sum="rounded"` it is the sum that is returned,
     rounded to x's dtype (Hugging Face's blocks, vLLM); with `"unrounded"` the float32 sum, which is rounded only where it is
     returned (FlashInfer); with `"float32"` the residual and the sum that is returned are float32 (Mamba). In
-    float32 and float64 the three are one. y has the dtype that `rms_norm` of x has. `kernel` is as in `rms_norm`.
+    float32 and float64 the three are one. y has the dtype that `rms_norm` of x has. `kernel` and `axis_name` are as in
+    `rms_norm`.
 
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
-    if in_pallas(kernel):
+    if in_pallas(kernel, axis_name):
         check_residual(x, residual, sum)
         return pallas_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = rms_norm(s, weight, **settings)
+    y = rms_norm(s, weight, **settings, axis_name=axis_name)
     return y, residual_out
 
 
@@ -58,20 +61,19 @@ def add_layer_norm(
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
-    r"""Add the residual to x; return LayerNorm of the sum, and the sum.
+    r"""Add the residual to x; return LayerNorm of the sum, and the sum. All is as in `add_rms_norm`.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
-
-    `sum`, `kernel` and what is raised are as in `add_rms_norm`.
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
-    if in_pallas(kernel):
+    if in_pallas(kernel, axis_name):
         check_residual(x, residual, sum)
         return pallas_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = layer_norm(s, weight, bias, **settings)
+    y = layer_norm(s, weight, bias, **settings, axis_name=axis_name)
     return y, residual_out
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from impl_jax.mesh import AxisName
+
 
 def compute_dtype(x: Array) -> jnp.dtype:
     """The dtype of statistics and sums: float32, or float64 for float64."""
@@ -73,12 +75,16 @@ def groups_of(group_size: int | None, x: Array) -> int:
     return x.shape[-1] // group_size
 
 
-def split(group_size: int | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
+def split(group_size: int | None, axis_name: AxisName | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
     """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
 
-    Raises `ValueError` for a group that does not divide the last axis.
+    Raises `ValueError` for a group that does not divide the last axis, or one beside an `axis_name`, over which that is split.
     """
     groups = groups_of(group_size, x), group_size
     if group_size is None:
         return x, *parameters
+    if axis_name is not None:
+        raise ValueError(
+            f"group_size is {group_size}; with an axis_name, {axis_name!r}, it must be None: groups are of one part"
+        )
     return tuple(each if each is None else each.reshape(*each.shape[:-1], *groups) for each in (x, *parameters))

@@ -17,11 +17,25 @@ Layout = Literal[
     "dy_at_offset",
     "dy_one_number",
     "residual_aliased",
+    "sharded_rows",
+    "sharded_features",
+    "sharded_both",
 ]
 """How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias).
 
-A residual that is `aliased` is x: the same numbers in the same memory.
+A residual that is `aliased` is x: the same numbers in the same memory. `sharded` tensors are all of a case's, split over
+devices: the first axis of those of rows, the last axis of every tensor that has features, or both.
 """
+
+SHARDED: tuple[dict[str, Any], ...] = tuple(
+    {"name": layout, "exposes": exposes, "shape": (8, 5, 32), "layout": layout}
+    for layout, exposes in {
+        "sharded_rows": "dweight of a part of the rows, averaged over the parts, or added up in the storage dtype",
+        "sharded_features": "statistics of a part of the features, or sums over them divided by its width",
+        "sharded_both": "a sum over all devices where it is one over some",
+    }.items()
+)
+"""The questions about arrays that are split: four devices divide the axes, and the rows are no part of a block of 64."""
 
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
@@ -93,6 +107,11 @@ class Case(Protocol):
         ...
 
 
+def is_split(layout: str) -> bool:
+    """Whether arrays are split over devices, all of a case's; how they lie in memory is then each device's own affair."""
+    return layout.startswith("sharded")
+
+
 def layouts(layout: str) -> dict[str, str]:
     """A case's layout, by the tensors that have it: it is that of x and dy, unless it begins with the tensor that alone has it.
 
@@ -101,7 +120,7 @@ def layouts(layout: str) -> dict[str, str]:
     >>> layouts("weight_strided")
     {'weight': 'strided', 'bias': 'strided'}
     """
-    if layout == "contiguous":
+    if layout == "contiguous" or is_split(layout):
         return {}
     alone, _, of_one = layout.partition("_")
     tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",), "residual": ("residual",)}.get(alone)

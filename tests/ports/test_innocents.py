@@ -54,7 +54,7 @@ INNOCENTS = [
     Innocent("ports.flax_nnx", "jit", 1, 8, 8, ("flax", "jax")),
     Innocent("ports.flax_nnx.port:Careful", "eager", 24, 10, 0, ("flax", "jax")),
     Innocent("ports.flax_nnx.port:Careful", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.haiku", "eager", 24, 4, 6, ("haiku", "jax")),
+    Innocent("ports.haiku", "eager", 24, 4, 7, ("haiku", "jax")),
     Innocent("ports.haiku", "jit", 1, 4, 4, ("haiku", "jax")),
     Innocent("ports.jax_nn", "eager", 8, 4, 3, ("jax",)),
     Innocent("ports.keras", "eager", 24, 7, 2, ("jax", "keras")),

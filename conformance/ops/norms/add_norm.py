@@ -15,7 +15,7 @@ from conformance.ops.norms.inputs import drawn_rows
 from conformance.ops.norms.stages import Added
 from conformance.ops.op import Output
 from conformance.question import dialects
-from conformance.question.case import FIXTURE_ELEMENTS
+from conformance.question.case import FIXTURE_ELEMENTS, SHARDED
 from conformance.question.dialects import Dialect
 
 RESIDUAL_OUT = Output("residual_out", lambda case: case.dialect.residual_dtype(case.dtype))
@@ -153,6 +153,8 @@ SHAPES = (
         layout="residual_aliased",
     ),
 )
+# Rows, and features, that are split over devices.
+SPLIT = tuple(AddProbe(**how) for how in SHARDED[:2])
 # What the variants of a dialect (offset, float32 weight) can get wrong.
 VARIANTS = (AddProbe("random", "the dtype of an output; the offset missing or doubled; the weight rounded first"),)
 
@@ -160,12 +162,12 @@ VARIANTS = (AddProbe("random", "the dtype of an output; the offset missing or do
 def _table(dtype: DType) -> Iterator[tuple[Dialect, AddProbe]]:
     if dtype not in HALF:
         [plain], [variant] = dialects.SINGLE, dialects.SINGLE_VARIANTS
-        for probe in SUMS + (VALUES + SHAPES if dtype == "float32" else ()):
+        for probe in SUMS + SPLIT + (VALUES + SHAPES if dtype == "float32" else ()):
             yield plain, probe
         yield variant, VARIANTS[0]
         return
     for dialect in dialects.HALF_SUMS:
-        for probe in SUMS + (VALUES if dialect == dialects.HALF_SUMS[0] else ()):
+        for probe in SUMS + (SPLIT + VALUES if dialect == dialects.HALF_SUMS[0] else ()):
             yield dialect, probe
     for dialect in dialects.HALF_SUM_VARIANTS:
         for probe in VARIANTS:

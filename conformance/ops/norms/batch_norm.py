@@ -14,6 +14,7 @@ from conformance.ops.norms.cases import NormCase, Probe, Y
 from conformance.ops.norms.steps import Batch
 from conformance.ops.norms.values import batch_axes
 from conformance.ops.op import Output
+from conformance.question.case import SHARDED
 from conformance.question.dialects import Dialect
 
 EPS = float(np.float32(1e-6))
@@ -101,6 +102,8 @@ SHAPES = (
     Probe("permuted", "strides ignored: channels that are laid out first", layout="permuted"),
     Probe("no_parameters", "a weight or a bias made up where none is given", weight="absent", bias=False),
 )
+# Rows, the whole of which is one batch, and features, that are split over devices.
+SPLIT = tuple(Probe(**how) for how in SHARDED[:2])
 MOMENTUM = Probe("momentum_0.01", "a momentum that is hard-coded, or that is the share of the old")
 MANY_ROWS = Probe("rows_8192", "sums accumulated in half precision", shape=(2, 4096, 33))
 
@@ -110,9 +113,9 @@ def _table(dtype: DType) -> Iterator[BatchNormCase]:
     dialect = Dialect("either_order", weight_dtype="float32" if half else "storage")
     values = VALUES + TRAINING_VALUES + (() if dtype == "float16" else WIDE_VALUES)
     shapes = (SHAPES if dtype == "float32" else ()) + ((MANY_ROWS,) if dtype in ("float32", "bfloat16") else ())
-    for probe in values + shapes:
+    for probe in values + shapes + SPLIT:
         yield _case(probe, dtype, dialect)
-    for probe in values:  # for those whose running variance is the biased one
+    for probe in values + SPLIT:  # for those whose running variance is the biased one
         yield replace(_case(probe, dtype, dialect), unbiased=False)
     if dtype == "float32":
         slow = _case(MOMENTUM, dtype, dialect)

@@ -13,7 +13,7 @@ from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import EPS_1E_5, GATED_NORMS, GatedNormOp, NormCase, Probe
 from conformance.ops.norms.stages import Gated
 from conformance.question import dialects
-from conformance.question.case import FIXTURE_ELEMENTS
+from conformance.question.case import FIXTURE_ELEMENTS, SHARDED
 from conformance.question.dialects import Dialect
 from reference.gated_norm import ACTIVATIONS, Activation
 
@@ -148,12 +148,14 @@ EDGES = (
     GatedProbe("no_weight", "a weight made up where none is given", weight="absent"),
     GatedProbe("rows_257", "the last block of rows missing from dweight; an op that assumes three axes", shape=(257, 24)),
 )
+# Rows, and features, that are split over devices.
+SPLIT = tuple(GatedProbe(**how) for how in SHARDED[:2])
 
 
 def _table(dtype: DType, norm_before_gate: bool) -> Iterator[tuple[Dialect, GatedProbe]]:
     plain, *others = dialects.HALF_GATES if dtype in HALF else dialects.SINGLE
     probes = NORM_FIRST if norm_before_gate else GATE_FIRST
-    for probe in probes + VALUES + (EDGES if dtype == "float32" else ()):
+    for probe in probes + VALUES + SPLIT + (EDGES if dtype == "float32" else ()):
         yield plain, probe
     for dialect in others:
         for probe in probes if dialect.is_plain else probes[:1]:
