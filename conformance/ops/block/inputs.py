@@ -31,6 +31,8 @@ def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
             tensors[name] = case.x.offset + case.x.scale * draw(name, shape)
         else:
             tensors[name] = draw(name, shape)
+        if kind == "sink":
+            tensors[name] = tensors[name] + case.deep * (np.arange(*shape) % 2)
         if name == "q" or name.endswith("attention.q.weight"):
             tensors[name] = case.hot * tensors[name]
         if name.endswith(("feed_forward.gate.weight", "feed_forward.up.weight")):
