@@ -1,7 +1,7 @@
 """What a Pre-LN block is made of."""
 
 from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,26 @@ class BlockConfig:
             choices, given = get_args(field.type), getattr(self, field.name)
             if get_origin(field.type) is Literal and given not in choices:
                 raise ValueError(f"BlockConfig: {field.name} is {given!r}; it must be one of {', '.join(choices)}")
+
+    @property
+    def norm_constants(self) -> dict[str, Any]:
+        """What the norms are given besides tensors."""
+        return {"eps": self.eps, "weight_offset": self.weight_offset}
+
+    @property
+    def qk_norm_constants(self) -> dict[str, Any]:
+        """What the norms of queries and keys are given besides tensors."""
+        return self.norm_constants | ({} if self.qk_norm_offset else {"weight_offset": 0.0})
+
+    @property
+    def rope_constants(self) -> dict[str, Any]:
+        """What rope is given besides tensors."""
+        return {"base": self.rope_base, "interleaved": self.rope == "interleaved", "rotary_features": self.rotary_features}
+
+    @property
+    def attention_constants(self) -> dict[str, Any]:
+        """What attention is given besides tensors."""
+        return {name: getattr(self, name) for name in ("causal", "window", "softcap", "attention_scale")}
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""

@@ -13,6 +13,7 @@ from jax import Array
 
 import conformance.port
 import impl_jax
+from reference import FEATURES
 
 
 class JaxPort(conformance.port.Port):
@@ -59,7 +60,11 @@ class Port(JaxPort):
 
     name = "impl_jax"
     taps = True
-    static = (*JaxPort.static, "base", "interleaved", "causal", "approximate", "config", "n_layers", "taps")
+    features = FEATURES
+    static = (
+        *(*JaxPort.static, "base", "interleaved", "rotary_features", "causal", "window", "softcap", "attention_scale"),
+        *("approximate", "config", "n_layers", "taps"),
+    )
     rms_norm = staticmethod(impl_jax.rms_norm)
     layer_norm = staticmethod(impl_jax.layer_norm)
     add_rms_norm = staticmethod(impl_jax.add_rms_norm)

@@ -71,6 +71,21 @@ class BlockConfig:
         """What the norms are given besides tensors."""
         return {"eps": self.eps, "weight_offset": self.weight_offset}
 
+    @property
+    def qk_norm_constants(self) -> dict[str, Any]:
+        """What the norms of queries and keys are given besides tensors."""
+        return self.norm_constants | ({} if self.qk_norm_offset else {"weight_offset": 0.0})
+
+    @property
+    def rope_constants(self) -> dict[str, Any]:
+        """What rope is given besides tensors."""
+        return {"base": self.rope_base, "interleaved": self.rope == "interleaved", "rotary_features": self.rotary_features}
+
+    @property
+    def attention_constants(self) -> dict[str, Any]:
+        """What attention is given besides tensors."""
+        return {name: getattr(self, name) for name in ("causal", "window", "softcap", "attention_scale")}
+
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head

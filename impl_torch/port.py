@@ -11,6 +11,7 @@ from torch import Tensor
 
 import conformance.port
 import impl_torch
+from reference import FEATURES
 
 
 class TorchPort(conformance.port.Port):
@@ -97,6 +98,7 @@ class Port(TorchPort):
 
     name = "impl_torch"
     taps = True
+    features = FEATURES
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)

@@ -110,6 +110,11 @@ class NormCase(Probe):
         return {} if self.group_size is None else {"group_size": self.group_size}
 
     @property
+    def features(self) -> dict[str, Any]:
+        """None: it is no part of a block."""
+        return {}
+
+    @property
     def weight_offset(self) -> int | None:
         """What is added to the weight, if there is one."""
         return None if self.weight == "absent" else self.dialect.weight_offset
