@@ -74,7 +74,7 @@ class BlockConfig:
     @property
     def qk_norm_constants(self) -> dict[str, Any]:
         """What the norms of queries and keys are given besides tensors."""
-        return self.norm_constants | ({} if self.qk_norm_offset else {"weight_offset": 0.0})
+        return self.norm_constants | {"weight_offset": self.weight_offset if self.qk_norm_offset else 0.0}
 
     @property
     def rope_constants(self) -> dict[str, Any]:
@@ -85,6 +85,10 @@ class BlockConfig:
     def attention_constants(self) -> dict[str, Any]:
         """What attention is given besides tensors."""
         return {name: getattr(self, name) for name in ("causal", "window", "softcap", "attention_scale")}
+
+    def offset_of(self, norm: str) -> float:
+        """What is added to a norm's weight."""
+        return (self.qk_norm_constants if "attention." in norm else self.norm_constants)["weight_offset"]
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""

@@ -13,7 +13,6 @@ from jax import Array
 
 import conformance.port
 import impl_jax
-from reference import FEATURES
 
 
 class JaxPort(conformance.port.Port):
@@ -60,7 +59,7 @@ class Port(JaxPort):
 
     name = "impl_jax"
     taps = True
-    features = FEATURES
+    features = conformance.port.FEATURES
     static = (
         *(*JaxPort.static, "base", "interleaved", "rotary_features", "causal", "window", "softcap", "attention_scale"),
         *("approximate", "config", "n_layers", "taps"),

@@ -92,10 +92,7 @@ def initializer(name: str, config: BlockConfig) -> nnx.Initializer:
     """Biases begin as zeros, effective norm weights as ones, others with a deviation of 0.02, as GPT-2's and Llama's do."""
     if name.endswith("bias"):
         return nnx.initializers.zeros
-    if "norm" not in name:
-        return nnx.initializers.normal(0.02)
-    of_head = name.startswith("attention.") and not config.qk_norm_offset
-    return nnx.initializers.constant(1.0 if of_head else 1 - config.weight_offset)
+    return nnx.initializers.constant(1 - config.offset_of(name)) if "norm" in name else nnx.initializers.normal(0.02)
 
 
 def block_taps(

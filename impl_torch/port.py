@@ -11,7 +11,6 @@ from torch import Tensor
 
 import conformance.port
 import impl_torch
-from reference import FEATURES
 
 
 class TorchPort(conformance.port.Port):
@@ -98,7 +97,7 @@ class Port(TorchPort):
 
     name = "impl_torch"
     taps = True
-    features = FEATURES
+    features = conformance.port.FEATURES
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)

@@ -78,8 +78,7 @@ class PreLNBlock(nn.Module):
             if name.endswith(".bias"):
                 nn.init.zeros_(parameter)
             elif "norm" in name:
-                of_head = name.startswith("attention.") and not self.config.qk_norm_offset
-                nn.init.constant_(parameter, 1.0 if of_head else 1.0 - self.config.weight_offset)
+                nn.init.constant_(parameter, 1.0 - self.config.offset_of(name))
             else:
                 nn.init.normal_(parameter, std=0.02)
 

@@ -74,7 +74,7 @@ class BlockConfig:
     @property
     def qk_norm_constants(self) -> dict[str, Any]:
         """What the norms of queries and keys are given besides tensors."""
-        return self.norm_constants | ({} if self.qk_norm_offset else {"weight_offset": 0.0})
+        return self.norm_constants | {"weight_offset": self.weight_offset if self.qk_norm_offset else 0.0}
 
     @property
     def rope_constants(self) -> dict[str, Any]:
@@ -91,6 +91,10 @@ class BlockConfig:
         """What it has that a plain block has not: the fields of `FEATURES` that are not at their defaults."""
         chosen = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
         return {name: chosen[name] for name in FEATURES if name in chosen}
+
+    def offset_of(self, norm: str) -> float:
+        """What is added to a norm's weight."""
+        return (self.qk_norm_constants if "attention." in norm else self.norm_constants)["weight_offset"]
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""

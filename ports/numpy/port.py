@@ -7,7 +7,6 @@ import numpy as np
 import conformance.port
 from ports.numpy import attention as attending
 from ports.numpy import block, feed_forward, gated_norm, quantised, rows
-from reference import FEATURES
 
 Array = np.ndarray
 
@@ -17,7 +16,7 @@ class Port(conformance.port.Port):
 
     name = "numpy"
     taps = True
-    features = FEATURES
+    features = conformance.port.FEATURES
     rms_norm = staticmethod(rows.rms_norm)
     layer_norm = staticmethod(rows.layer_norm)
     add_rms_norm = staticmethod(rows.add_rms_norm)

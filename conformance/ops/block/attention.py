@@ -67,8 +67,9 @@ ADDED = (
     ),
 )
 WINDOWS = (
-    AttentionCase("window", "narrow", "a window off by one", replace(LLAMA, window=4)),
-    AttentionCase("window", "cached", "a window counted without the cached keys", replace(LLAMA, window=4), s=3, past=6),
+    AttentionCase(
+        "window", "cached", "a window off by one, or counted without the cached keys", replace(LLAMA, window=4), s=3, past=6
+    ),
     AttentionCase("window", "as_wide", "a window off by one, at the last query alone", replace(LLAMA, window=9), s=3, past=6),
     AttentionCase("window", "wider", "a window narrower than it is said to be", replace(LLAMA, window=11), s=3, past=6),
 )

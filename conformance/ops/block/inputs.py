@@ -24,7 +24,7 @@ def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
             tensors[name] = _key_mask(case)
         elif kind == "weight" and len(shape) == 1:
             words = random_words(case.id, name, seed, shape[0])
-            tensors[name] = signed_weights(words) - case.config.weight_offset
+            tensors[name] = signed_weights(words) - case.config.offset_of(name)
         elif kind == "weight":
             tensors[name] = draw(name, shape) / np.sqrt(shape[-1])
         elif kind in ("x", "gate", "up"):

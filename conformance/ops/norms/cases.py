@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod, sqrt
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class NormCase(Probe):
     op: NormOp = "rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
     dtype: DType = "float32"
+    features: ClassVar[dict[str, Any]] = {}  # those of a block, which it is no part of
 
     @property
     def id(self) -> str:
@@ -108,11 +109,6 @@ class NormCase(Probe):
     def settings(self) -> dict[str, Any]:
         """What the op is called with besides eps, its offset and its order."""
         return {} if self.group_size is None else {"group_size": self.group_size}
-
-    @property
-    def features(self) -> dict[str, Any]:
-        """None: it is no part of a block."""
-        return {}
 
     @property
     def weight_offset(self) -> int | None:
