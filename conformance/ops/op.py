@@ -33,12 +33,14 @@ class Constant:
     """A number or a choice that an op is called with, by name.
 
     `offered` to a method that takes it, and to no other, such as a norm's order; `sometimes` passed, in the cases that have it,
-    so that a method gives it a default.
+    so that a method gives it a default. `explicit`: a method takes it only if it names it; `**keywords` do not say that it
+    knows what is meant.
     """
 
     name: str
     offered: bool = False
     sometimes: bool = False
+    explicit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
-from conformance.port.calling import differentiated, keywords, placed
+from conformance.port.calling import differentiated, placed, takes
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import layouts
 from reference import BlockConfig
@@ -237,21 +237,22 @@ class Port:
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
-        takes, constants = keywords(getattr(self, call.op)), dict[str, Any]()
-        for name in (constant.name for constant in OPS[call.op].constants):
+        function, constants = getattr(self, call.op), dict[str, Any]()
+        for constant in OPS[call.op].constants:
+            name, is_taken = constant.name, takes(function, constant)
             match name:
                 case "eps":
                     constants["eps"] = call.eps
                 case "order":
-                    if call.order != "either_order" and takes("order"):
+                    if call.order != "either_order" and is_taken:
                         constants["order"] = call.order
                 case "sum" | "y":
-                    if name in call.settings and takes(name):
+                    if name in call.settings and is_taken:
                         constants[name] = call.settings[name]
-                case "group_size" if name in call.settings and not takes(name):
+                case "group_size" if name in call.settings and not is_taken:
                     raise Skip("no groups")
                 case "weight_offset":
-                    if self.weight_offsets != (0,) and takes("weight_offset"):
+                    if self.weight_offsets != (0,) and is_taken:
                         constants["weight_offset"] = float(call.weight_offset)
                     elif call.weight_offset and 0 in self.weight_offsets:
                         raise Skip(f"no weight offset {call.weight_offset}")
@@ -263,9 +264,8 @@ class Port:
 
     def _tells(self, keyword: str, declared: bool) -> bool:
         """Whether a port says what it does, or an op that may be given the keyword takes it, and so does either."""
-        ops = (op for op in OPS.values() if any(each.name == keyword for each in op.constants))
-        functions = (getattr(self, op.name, None) for op in ops)
-        return declared or any(keywords(function)(keyword) for function in functions if callable(function))
+        offers = [(getattr(self, op.name, None), each) for op in OPS.values() for each in op.constants if each.name == keyword]
+        return declared or any(takes(function, constant) for function, constant in offers if callable(function))
 
     def _laid_out(self, tensor: Any, layout: str) -> Any:
         """What `lay_out` returns; one that knows nothing of a layout may return nothing."""
