@@ -19,6 +19,7 @@ from conformance.mistakes.block import (
     qk_norms,
     residual,
     rotation,
+    sink_gradients,
     sinks,
     visibility,
     weight_gradients,
@@ -48,5 +49,6 @@ MISTAKES: tuple[Mistake, ...] = (
     *feed_forward_gradients.MISTAKES,
     *weight_gradients.MISTAKES,
     *attention_gradients.MISTAKES,
+    *sink_gradients.MISTAKES,
     *precision.MISTAKES,
 )

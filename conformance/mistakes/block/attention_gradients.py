@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from conformance.mistakes.block.caps import CAPPED, is_capped
 from conformance.mistakes.block.feed_forward_gradients import FORMULA
 from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, nothing, scales
 from conformance.mistakes.block.heads import MULTI_HEAD
 from conformance.mistakes.block.stages import Become, pulls
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake, Of
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
+from conformance.ops.block.attention_primitives import DotProducts, Mix, SoftCap, Softmax
 from conformance.ops.block.primitives import Rotate
 
 Array = np.ndarray
@@ -80,6 +81,15 @@ def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Of:
         return pulls(scales(factor if q else 1.0, factor if k else 1.0))
 
     return Of(scaled)
+
+
+def _straight_through(op: SoftCap) -> Callable[..., Cotangents]:
+    return lambda dy, scores: (dy,)
+
+
+def _slope(make: Callable[[SoftCap], float]) -> Callable[[SoftCap], Callable[..., Cotangents]]:
+    """The slope times a number."""
+    return lambda op: lambda dy, scores: (make(op) * op.vjp(EXACT, dy, scores)[0],)
 
 
 def _exchanged(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
@@ -239,5 +249,25 @@ MISTAKES = (
         "dx and the first norm's gradients; those of the projections are right.",
         "planted: one of three terms",
         BLOCKS,
+    ),
+    Mistake(
+        "softcap_backward_missing",
+        "the cap passes back what it is given",
+        {"capped": made_by(SoftCap, _straight_through)},
+        "dq and dk of scores beyond the cap, which should be small.",
+        "planted: a function whose slope nobody wrote",
+        MASKED,
+        CAPPED,
+        where=is_capped,
+    ),
+    Mistake(
+        "softcap_backward_over_cap",
+        "the cap's slope is divided by the cap",
+        {"capped": made_by(SoftCap, _slope(lambda op: 1 / op.cap))},
+        "dq and dk are too small by the cap.",
+        "planted: the inner derivative without the outer factor",
+        MASKED,
+        CAPPED,
+        where=is_capped,
     ),
 )

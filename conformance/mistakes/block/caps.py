@@ -1,13 +1,11 @@
 """The soft cap of scores, and a scale other than d_head^-1/2."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from conformance.mistakes.block.attending import scaled
-from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by
 from conformance.mistakes.block.stages import Become, alters
 from conformance.mistakes.mistake import MASKED, Mistake, Of
 from conformance.numbers.rounding import HALF
@@ -36,20 +34,12 @@ def _after_mask(composite: Composite) -> Become:
     return alters(Softmax, capped)
 
 
-def _straight_through(op: SoftCap) -> Callable[..., Cotangents]:
-    return lambda dy, scores: (dy,)
-
-
-def _slope(make: Callable[[SoftCap], float]) -> Callable[[SoftCap], Callable[..., Cotangents]]:
-    """The slope times a number."""
-    return lambda op: lambda dy, scores: (make(op) * op.vjp(EXACT, dy, scores)[0],)
-
-
 def _divided(cap: float) -> Map:
     return Map(lambda scores: scores / cap, lambda dy, scores: dy / cap)
 
 
-def _is_capped(composite: Composite) -> bool:
+def is_capped(composite: Composite) -> bool:
+    """Whether there is a soft cap."""
     return composite.config.softcap is not None
 
 
@@ -72,7 +62,7 @@ MISTAKES = (
         "aprender#2100",
         MASKED,
         CAPPED,
-        where=_is_capped,
+        where=is_capped,
     ),
     Mistake(
         "softcap_before_scale",
@@ -82,7 +72,7 @@ MISTAKES = (
         "aprender#2100",
         MASKED,
         CAPPED,
-        where=_is_capped,
+        where=is_capped,
     ),
     Mistake(
         "softcap_after_mask",
@@ -92,7 +82,7 @@ MISTAKES = (
         "planted: the order of two lines",
         MASKED,
         CAPPED,
-        where=_is_capped,
+        where=is_capped,
     ),
     Mistake(
         "softcap_not_multiplied_back",
@@ -102,27 +92,7 @@ MISTAKES = (
         "planted: one of two factors",
         MASKED,
         CAPPED,
-        where=_is_capped,
-    ),
-    Mistake(
-        "softcap_backward_missing",
-        "the cap passes back what it is given",
-        {"capped": made_by(SoftCap, _straight_through)},
-        "dq and dk of scores beyond the cap, which should be small.",
-        "planted: a function whose slope nobody wrote",
-        MASKED,
-        CAPPED,
-        where=_is_capped,
-    ),
-    Mistake(
-        "softcap_backward_over_cap",
-        "the cap's slope is divided by the cap",
-        {"capped": made_by(SoftCap, _slope(lambda op: 1 / op.cap))},
-        "dq and dk are too small by the cap.",
-        "planted: the inner derivative without the outer factor",
-        MASKED,
-        CAPPED,
-        where=_is_capped,
+        where=is_capped,
     ),
     Mistake(
         "scale_of_d_head",

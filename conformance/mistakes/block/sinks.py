@@ -1,15 +1,11 @@
-"""Sinks, one more score a head in the softmax: what they are added to, whose they are, and what is passed back to them."""
+"""Sinks, one more score a head in the softmax: what they are added to, and whose they are."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from conformance.mistakes.block.attending import in_float32
-from conformance.mistakes.block.feed_forward_gradients import FORMULA
-from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, scales
-from conformance.mistakes.block.stages import Become, alters, pulls
+from conformance.mistakes.block.stages import Become, alters
 from conformance.mistakes.mistake import MASKED, Mistake, Of
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
@@ -70,19 +66,6 @@ class _AddedAfter(Measured):
         return 1 / (1 + np.exp(sink[0][:, None, None])) if sink else 1.0
 
 
-@dataclass(frozen=True)
-class _BeyondMaximum(Softmax):
-    """With the sink left out of the maximum: its exponential overflows in float32, and its share is infinity by infinity."""
-
-    def vjp(self, m: Machine, dy: Array, scores: Array, *sink: Array) -> tuple[Array, ...]:
-        dscores, *dsink = super().vjp(m, dy, scores, *sink)
-        return dscores, *(np.where(self._overflows(scores, each), np.nan, d) for each, d in zip(sink, dsink, strict=True))
-
-    def _overflows(self, scores: Array, sink: Array) -> Array:
-        _, top = self._exponents(scores)
-        return np.any(np.isinf(in_float32(np.exp(sink[:, None, None] - top))), axis=(0, -2, -1))
-
-
 def _other_sink(make: Map) -> Become:
     return alters(Softmax, lambda op: Before(op, make, SINK))
 
@@ -95,30 +78,8 @@ def _scale(composite: Composite) -> float:
     return 1 / math.sqrt(composite.config.d_head)
 
 
-def _dsink(make: Callable[[Array, Array], Array]) -> Become:
-    """The sink's gradient, made of its share of every row and of the row's mean of the probabilities' cotangents."""
-
-    def other(op: Softmax) -> Callable[..., Cotangents]:
-        def made(dy: Array, scores: Array, *sink: Array) -> Cotangents:
-            probs = op.forward(EXACT, scores, *sink)
-            share, mean = 1 - np.sum(probs, axis=-1), np.sum(probs * dy, axis=-1)  # batch h s
-            return op.vjp(EXACT, dy, scores, *sink)[0], *(make(share, mean) for _ in sink)
-
-        return made
-
-    return made_by(Softmax, other)
-
-
-def _of_keys_alone(op: Softmax) -> Callable[..., Cotangents]:
-    """Backward, the probabilities are made again without the sink."""
-
-    def made(dy: Array, scores: Array, *sink: Array) -> Cotangents:
-        return op.vjp(EXACT, dy, scores)[0], *op.vjp(EXACT, dy, scores, *sink)[1:]
-
-    return made
-
-
-def _has_sink(composite: Composite) -> bool:
+def has_sink(composite: Composite) -> bool:
+    """Whether heads have sinks."""
     return composite.config.sink
 
 
@@ -132,7 +93,7 @@ MISTAKES = (
         "TransformerEngine#2541",
         MASKED,
         HIDDEN,
-        where=_has_sink,
+        where=has_sink,
     ),
     Mistake(
         "sink_has_a_value",
@@ -142,7 +103,7 @@ MISTAKES = (
         "planted: the sink of streaming attention, which is the first token",
         MASKED,
         HIDDEN,
-        where=_has_sink,
+        where=has_sink,
     ),
     Mistake(
         "sink_after_softmax",
@@ -152,7 +113,7 @@ MISTAKES = (
         "planted: a kernel's output corrected without its row's logarithm",
         MASKED,
         HIDDEN,
-        where=_has_sink,
+        where=has_sink,
     ),
     Mistake(
         "sink_of_first_head",
@@ -162,7 +123,7 @@ MISTAKES = (
         "planted: a vector broadcast along the wrong axis",
         MASKED,
         HIDDEN,
-        where=_has_sink,
+        where=has_sink,
     ),
     Mistake(
         "sink_scaled",
@@ -176,86 +137,6 @@ MISTAKES = (
         "planted: joined to the dot products before they are scaled",
         MASKED,
         HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "sink_left_out_of_maximum",
-        "the row's maximum is that of its keys, and the sink's exponential overflows",
-        {"probs": alters(Softmax, lambda op: _BeyondMaximum(op.visible, op.inner))},
-        "A sink that is 89 above all keys has a gradient of NaN; without one nothing.",
-        "planted: a maximum that is older than the sink",
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "sink_without_gradient",
-        "sinks have no gradient",
-        {"probs": pulls(scales(1.0, 0.0))},
-        "dsink is zero.",
-        "planted: a buffer for a parameter",
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "softmax_backward_without_sink",
-        "the probabilities made again for the backward pass know of no sink",
-        {"probs": made_by(Softmax, _of_keys_alone)},
-        "dq and dk are too large.",
-        FORMULA,
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "dsink_sign",
-        "dsink has the other sign",
-        {"probs": pulls(scales(1.0, -1.0))},
-        "Sinks grow where they should shrink.",
-        FORMULA,
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "dsink_without_share",
-        "dsink leaves out the sink's own probability",
-        {"probs": _dsink(lambda share, mean: -np.sum(mean, axis=(0, -1)))},
-        "A sink that dominates hides it.",
-        FORMULA,
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "dsink_of_last_query",
-        "dsink is that of the last query",
-        {"probs": _dsink(lambda share, mean: -np.sum((share * mean)[..., -1], axis=0))},
-        "A single query hides it.",
-        "planted: assigned where it should be added",
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "dsink_of_first_sequence",
-        "dsink is that of the first sequence",
-        {"probs": _dsink(lambda share, mean: -np.sum((share * mean)[0], axis=-1))},
-        "A single sequence hides it.",
-        "planted: a sum over one axis of two",
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
-    ),
-    Mistake(
-        "dsink_averaged",
-        "dsink is averaged over the rows, not added up",
-        {"probs": _dsink(lambda share, mean: -np.mean(share * mean, axis=(0, -1)))},
-        "dsink is too small by the number of rows.",
-        "planted: a mean for a sum",
-        MASKED,
-        HIDDEN,
-        where=_has_sink,
+        where=has_sink,
     ),
 )
