@@ -29,14 +29,17 @@ FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stor
 class Case(Protocol):
     """One question to a port: an op, a dtype, and inputs that follow from the case and a seed. Immutable, and its own key.
 
-    `id` is a path, op/kind/dtype/name; `exposes` says in words which fault the case is about; `shape` is that of the first
-    input; `settings` are the op's constants beside eps, order and offset; `weight_offset` is None where no norm has a weight.
+    `id` is a path, op/kind/dtype/name, and a port may have code of its own for every kind; `exposes` says in words which fault
+    the case is about; `shape` is that of the first input; `settings` are the op's constants beside eps, order and offset;
+    `weight_offset` is None where no norm has a weight.
     """
 
     @property
     def op(self) -> str: ...
     @property
     def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property

@@ -39,12 +39,7 @@ class BatchNormCase(NormCase):
     unbiased: bool = True
 
     @property
-    def id(self) -> str:
-        """The path that names the case: `batch_norm/mode/dtype/name`."""
-        return f"{self.op}/{self.mode}/{self.dtype}/{self.name}"
-
-    @property
-    def mode(self) -> str:
+    def kind(self) -> str:
         """`training`, with `_biased` where the variance that runs is; or `evaluation`."""
         return ("training" if self.unbiased else "training_biased") if self.training else "evaluation"
 

@@ -57,12 +57,12 @@ class GatedNormCase(GatedProbe, NormCase):
     norm_before_gate: bool = True
 
     @property
-    def id(self) -> str:
-        """The path that names the case: `gated_rms_norm/norm_then_gate_cast_then_scale/bfloat16/random`."""
-        return f"{self.op}/{self.mode}_{self.dialect.name}/{self.dtype}/{self.name}"
+    def kind(self) -> str:
+        """Which comes first, and the dialect."""
+        return f"{self.first}_{self.dialect.name}"
 
     @property
-    def mode(self) -> str:
+    def first(self) -> str:
         """Which comes first."""
         return "norm_then_gate" if self.norm_before_gate else "gate_then_norm"
 

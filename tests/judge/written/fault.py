@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from conformance.judging.asked import is_small
 from conformance.judging.compare import Verdict, compare
 from conformance.numbers.rounding import DTYPES, DType
 from conformance.ops.cases import CASES
@@ -56,7 +57,7 @@ def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = 
     """The verdicts on a fault, in eager mode, over the small cases of a norm, or all cases of another op, in a dtype."""
     port = _port(fault)
     of_op = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype)]
-    asked = [case for case in of_op if case.has_fixture or fault.op not in NORMS]
+    asked = [case for case in of_op if is_small(case) or fault.op not in NORMS]
     return tuple(_verdict(port, case, seed) for case in asked)
 
 
