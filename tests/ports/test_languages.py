@@ -107,7 +107,14 @@ MISTAKEN = [
         "rms_norm/*/float32/rows_*",
         "eps_outside_root",
     ),
-    ("c", "attention.c", "how.causal ? own + 1", "how.causal ? i + 1", "attention/*/float32/cached", "causal_mask_without_cache"),
+    (
+        "c",
+        "attention.c",
+        "how.causal ? own + 1",
+        "how.causal ? i + 1",
+        "attention/*/float32/cached",
+        "causal_mask_without_cache",
+    ),
     (
         "javascript",
         "batch_norm.js",
