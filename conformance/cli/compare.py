@@ -1,6 +1,7 @@
 """`conformance compare`."""
 
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +21,8 @@ from conformance.cli.options import (
     launch_of,
     selected,
 )
-from conformance.cli.screen import interruptible, progress, stdout
+from conformance.cli.screen import Advance, interruptible, progress, stdout
+from conformance.judging.compare import Verdict
 from conformance.ops.cases import CASES
 from conformance.ops.quick import QUICK
 from conformance.port.launch import Mode
@@ -52,20 +54,22 @@ def compare(
 
     cases = selected(case, op, dtype, exclude, among=QUICK if quick else CASES)
     ops = {each.op for each in cases}
-    launches = tuple(
-        launch_of(port, None, device=device, mode=its, timeout=timeout, in_process=False, ops=ops)
-        for port, its in ((a, mode), (b, mode_b or mode))
-    )
+    settings: Any = {"device": device, "timeout": timeout, "in_process": False, "ops": ops}
+    launches = launch_of(a, None, mode=mode, **settings), launch_of(b, None, mode=mode_b or mode, **settings)
     check_target(json, "--json")
     names = ["a", "b"]
     with interruptible("nothing was compared"), progress(names, len(cases)) as advance:
-        runs = tuple(
-            run_port(launch, cases, seed, lambda verdict, name=name: advance(name, failed=verdict.failed))
-            for name, launch in zip(names, launches, strict=True)
+        of_a, of_b = (
+            run_port(launch, cases, seed, partial(_on, advance, name)) for name, launch in zip(names, launches, strict=True)
         )
-    pairs = () if any(run.failure for run in runs) else compare_runs(*runs, seed)
-    comparison = Comparison(launches, runs, pairs, seed)
+    pairs = () if of_a.failure or of_b.failure else compare_runs(of_a, of_b, seed)
+    comparison = Comparison(launches, (of_a, of_b), pairs, seed)
     if json:
         write_atomically(json, as_json(comparison).encode())
     show(comparison, stdout())
     raise typer.Exit(comparison.exit_status)
+
+
+def _on(advance: Advance, name: str, verdict: Verdict) -> None:
+    """A step of the progress for a verdict."""
+    advance(name, failed=verdict.failed)

@@ -121,6 +121,19 @@ class Expected:
         of = self.of and (lambda outputs: self.given(outputs).times(factor))
         return Expected(factor * self.value, self.dtype, placements, abs(factor) * self.rms, self.mode, of)
 
+    def reshaped(self, shape: tuple[int, ...]) -> "Expected":
+        """The same elements in another shape."""
+
+        def placed(placement: Placement) -> Placement:
+            def ends(s: float) -> Interval:
+                low, high = placement(s)
+                return np.reshape(low, shape), np.reshape(high, shape)
+
+            return ends
+
+        of = self.of and (lambda outputs: self.given(outputs).reshaped(shape))
+        return Expected(self.value.reshape(shape), self.dtype, tuple(map(placed, self.placements)), self.rms, self.mode, of)
+
     @property
     def nearest(self) -> Array:
         """What an implementation without any noise returns, in the output's dtype."""

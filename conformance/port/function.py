@@ -20,6 +20,7 @@ from conformance.ops.op import Op
 from conformance.ops.table import OPS
 from conformance.port.base import Port, Skip
 from conformance.question.dialects import Dialect
+from reference import FEATURES
 
 Array = np.ndarray
 Function = Callable[..., Any]
@@ -81,7 +82,7 @@ class _Method:
         self.__signature__ = signature(function).replace(parameters=taken, return_annotation=Any)
 
     def __call__(self, *tensors: Any, **constants: Any) -> Any:
-        for name, tensor in list(zip(self._op.arguments, tensors, strict=True))[self._tensors :]:
+        for name, tensor in list(zip(self._op.arguments, tensors, strict=False))[self._tensors :]:
             if tensor is not None:
                 raise Skip(f"the function takes no {name}")
         if self._eps and "eps" in constants:
@@ -90,7 +91,7 @@ class _Method:
         try:
             return self._function(*tensors[: self._tensors], **given)
         except Exception as error:
-            absent = [name for name, tensor in zip(self._op.arguments, tensors, strict=True) if tensor is None]
+            absent = [name for name, tensor in zip(self._op.arguments, tensors, strict=False) if tensor is None]
             if not absent:
                 raise
             raise Skip(f"the function cannot do without {absent[0]}: {type(error).__name__}: {error}") from None
@@ -150,6 +151,7 @@ def _with_dialects(port: type[Port], methods: Mapping[str, _Method]) -> type[Por
             sums |= {dialect.sum: None} if dialect.sum else {}
     takes = {name for method in methods.values() for name in signature(method).parameters}
     port.orders = Port.orders if "order" in takes else orders
+    port.features = tuple(name for name in FEATURES if name in takes)
     port.sums = Port.sums if "sum" in takes else tuple(sums)
     port.weight_offsets = Port.weight_offsets if "weight_offset" in takes else tuple(offsets) or (0,)
     return port
