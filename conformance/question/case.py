@@ -27,16 +27,6 @@ A residual that is `aliased` is x: the same numbers in the same memory. `sharded
 devices: the first axis of those of rows, the last axis of every tensor that has features, or both.
 """
 
-SHARDED: tuple[dict[str, Any], ...] = tuple(
-    {"name": layout, "exposes": exposes, "shape": (8, 5, 32), "layout": layout}
-    for layout, exposes in {
-        "sharded_rows": "dweight of a part of the rows, averaged over the parts, or added up in the storage dtype",
-        "sharded_features": "statistics of a part of the features, or sums over them divided by its width",
-        "sharded_both": "a sum over all devices where it is one over some",
-    }.items()
-)
-"""The questions about arrays that are split: four devices divide the axes, and the rows are no part of a block of 64."""
-
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
 

@@ -14,8 +14,9 @@ from conformance.ops.cases import CASES, NoCaseError, require, select
 from conformance.ops.golden import golden
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.cases import ADD_NORMS, ROW_NORM_CASES, ROW_NORMS
+from conformance.ops.norms.sharded import SHARDED
 from conformance.question import dialects
-from conformance.question.case import SHARDED, Layout
+from conformance.question.case import Layout
 
 COUNTS = {
     ("rms_norm", "float64"): 29,

@@ -10,9 +10,10 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES, HALF, DType
 from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.op import Output
 from conformance.question import dialects
-from conformance.question.case import FIXTURE_ELEMENTS, SHARDED, Layout
+from conformance.question.case import FIXTURE_ELEMENTS, Layout
 from conformance.question.dialects import Dialect
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
@@ -282,8 +283,7 @@ def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
         if dtype == "bfloat16":
             probes += SHAPES
         for dialect in dialects.HALF if half else dialects.SINGLE:
-            for probe in (*probes, *(Probe(**how) for how in SHARDED)):
-                yield dtype, dialect, probe
+            yield from ((dtype, dialect, probe) for probe in (*probes, *(Probe(**how) for how in SHARDED)))
         for dialect in dialects.HALF_VARIANTS if half else dialects.SINGLE_VARIANTS:
             both = dialect.weight_offset and dialect.weight_dtype == "float32"
             for probe in VARIANTS[:2] if both else VARIANTS:  # each is asked about on its own as well
