@@ -33,9 +33,10 @@ FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stor
 class Case(Protocol):
     """One question to a port: an op, a dtype, and inputs that follow from the case and a seed. Immutable, and its own key.
 
-    `id` is a path, op/kind/dtype/name, and a port may have code of its own for every kind; `exposes` says in words which fault
-    the case is about; `shape` is that of the first input; `settings` are the op's constants beside eps, order and offset;
-    `weight_offset` is None where no norm has a weight.
+    `id` is a path, op/kind/dtype/name; `variant` names the function that is asked for, of those that go by the op's name, each
+    of which a port may have code of its own for; `exposes` says in words which fault the case is about; `shape` is that of the
+    first input; `settings` are the op's constants beside eps, order and offset; `weight_offset` is None where no norm has a
+    weight.
     """
 
     @property
@@ -43,7 +44,7 @@ class Case(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def kind(self) -> str: ...
+    def variant(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property

@@ -18,7 +18,7 @@ from conformance.port.launch import Launch
 from conformance.port.process import Family, PortFailure, RunningPort
 from conformance.port.protocol import Hello
 from conformance.port.session import STARTS_IN_A_ROW
-from conformance.question.case import Case, is_split
+from conformance.question.case import Case
 from conformance.report.building import build
 from conformance.report.console import show
 from conformance.report.html import as_html
@@ -56,23 +56,20 @@ def run(launch: Launch, *cases: Case, **options) -> PortRun:
     return result
 
 
-WHOLE = tuple(case for case in ROW_NORM_CASES if not is_split(case.layout))  # which every framework has
-
-
 def statuses(port_run: PortRun) -> list[str]:
     return [verdict.status for verdict in port_run.verdicts]
 
 
 def test_an_honest_port_passes_every_case():
-    result = run(bad_port("Honest"), *WHOLE)
+    result = run(bad_port("Honest"), *ROW_NORM_CASES)
     assert [verdict for verdict in result.verdicts if verdict.status != "pass"] == []
-    assert [verdict.case for verdict in result.verdicts] == list(WHOLE)
+    assert [verdict.case for verdict in result.verdicts] == list(ROW_NORM_CASES)
 
 
 def test_processes_share_the_cases_and_not_a_family():
     """What a compiler keeps for a program would be compiled in both."""
-    result = run(bad_port("SaysItsProcess"), *WHOLE, jobs=2)
-    assert [verdict.case for verdict in result.verdicts] == list(WHOLE)
+    result = run(bad_port("SaysItsProcess"), *ROW_NORM_CASES, jobs=2)
+    assert [verdict.case for verdict in result.verdicts] == list(ROW_NORM_CASES)
     processes: dict[object, set[str]] = {}
     for verdict in result.verdicts:
         processes.setdefault(program(verdict.case), set()).add(verdict.message)

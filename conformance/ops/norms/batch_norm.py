@@ -40,7 +40,7 @@ class BatchNormCase(NormCase):
     unbiased: bool = True
 
     @property
-    def kind(self) -> str:
+    def variant(self) -> str:
         """`training`, with `_biased` where the variance that runs is; or `evaluation`."""
         return ("training" if self.unbiased else "training_biased") if self.training else "evaluation"
 

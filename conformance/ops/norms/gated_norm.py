@@ -58,7 +58,7 @@ class GatedNormCase(GatedProbe, NormCase):
     norm_before_gate: bool = True
 
     @property
-    def kind(self) -> str:
+    def variant(self) -> str:
         """Which comes first, and the dialect."""
         return f"{self.first}_{self.dialect.name}"
 
