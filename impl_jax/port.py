@@ -1,6 +1,8 @@
 """The bridge to the kit: JAX arrays, jax.vjp, jax.jit."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import zip_longest
 from typing import Any
@@ -53,6 +55,22 @@ class JaxPort(conformance.port.Port):
         vjp = _compiled(_vjp, self.static) if self.jit else _vjp
         return vjp(function, inputs, dy, **constants)
 
+    def pullback(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, Callable[[], tuple]]:
+        made = self.evaluate(function, inputs, constants)
+        gradients = _compiled(_gradients, self.static) if self.jit else _gradients
+        return made, lambda: gradients(function, inputs, dy, **constants)
+
+    def finish(self, made: Any) -> None:
+        jax.block_until_ready(made)
+
+    @contextmanager
+    def copiers(self, array: np.ndarray) -> Iterator[tuple[Callable[[], Any], ...]]:
+        if self.device == "cpu":
+            with super().copiers(array) as steps:
+                yield steps
+        else:
+            yield (partial(jnp.copy, self.to_tensor(array)),)
+
 
 class Port(JaxPort):
     """impl_jax's functions."""
@@ -91,6 +109,11 @@ def _vjp_and_taps(function: Any, inputs: tuple, dy: Array, **constants: Any) -> 
 
 def _evaluate(function: Any, inputs: tuple, **constants: Any) -> Any:
     return function(*inputs, **constants)
+
+
+def _gradients(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple:
+    """The gradients alone, for which y is not stored; what the forward pass would have kept is computed again."""
+    return _vjp(function, inputs, dy, **constants)[1]
 
 
 def _vjp(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple[Any, tuple]:

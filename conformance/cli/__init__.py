@@ -17,6 +17,7 @@ from conformance.cli.run import run
 from conformance.cli.scoreboard import scoreboard
 from conformance.cli.selftest import selftest
 from conformance.cli.serve import serve
+from conformance.cli.speed import speed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Judge implementations of RMSNorm, LayerNorm and the Pre-LN transformer block against an exact golden.",
 )
-for command in (new, run, judge, merge, identify, properties, fuzz, locate, list_, explain, selftest, scoreboard, serve):
+for command in (new, run, judge, merge, identify, properties, speed, fuzz, locate, list_, explain, selftest, scoreboard, serve):
     app.command(command.__name__.rstrip("_"))(command)
 
 fixtures = typer.Typer(no_args_is_help=True, help="The committed golden data: generate it, or check it.")

@@ -13,6 +13,7 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.port.calling import differentiated, keywords, placed
+from conformance.port.clock import Clock, Step
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import layouts
 from reference import BlockConfig
@@ -28,7 +29,7 @@ class Skip(Exception):
     """Raised by a port for a case it does not claim to support; the reason is reported."""
 
 
-class Port:
+class Port(Clock):
     """The base of a port.
 
     An op is supported if the subclass has a method of its name:
@@ -153,6 +154,10 @@ class Port:
             y = self.evaluate(function, inputs, constants)
         return y, placed(inputs, present, gradients)
 
+    def pullback(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, Step]:
+        """y, and the step that returns `vjp`'s gradients from it, to be timed alone. Raise `Skip` where the two are one."""
+        raise Skip("no backward pass apart from the forward pass")
+
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
         """A block's intermediates by name, each as it is fed to what reads it."""
         return self.evaluate(function, inputs, constants | {"taps": True})[1]
@@ -185,6 +190,7 @@ class Port:
             sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
             ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
             groups=self._tells("group_size", declared=False),
+            times=True,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -202,14 +208,7 @@ class Port:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
         if (reason := first_match(call.case, self.skips)) is not None:
             raise Skip(reason)
-        op, function, constants = OPS[call.op], getattr(self, call.op), self._constants(call)
-        made = tuple(name for name in call.asked if name not in call.gradients)
-        names = op.arguments
-        others = {name: tensor for name, tensor in given.items() if name not in (*names, *op.cotangents)}
-        inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
-        constants |= {} if "parameters" in names else others
-        cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
-        dy = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
+        function, inputs, dy, constants = self.arguments(call, given)
         taps: dict[str, Any] = {}
         if not call.gradients:
             y, gradients = self.evaluate(function, inputs, constants), tuple[Any, ...]()
@@ -218,17 +217,32 @@ class Port:
             y, gradients, taps = self.vjp_and_taps(function, inputs, dy, constants)
         else:
             y, gradients = self.vjp(function, inputs, dy, constants)
+        wanted = self.named(call, given, y, gradients) | {f"tap.{name}": tap for name, tap in taps.items()}
+        return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
+
+    def arguments(self, call: Call, given: dict[str, Any]) -> tuple[Any, tuple, Any, dict[str, Any]]:
+        """The op's method, its tensors by place, the cotangent or a tuple of them, and the keywords."""
+        op = OPS[call.op]
+        others = {name: tensor for name, tensor in given.items() if name not in (*op.arguments, *op.cotangents)}
+        inputs = tuple(others if name == "parameters" else given.get(name) for name in op.arguments)
+        constants = self._constants(call) | ({} if "parameters" in op.arguments else others)
+        cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
+        return getattr(self, call.op), inputs, cotangents[0] if len(cotangents) == 1 else tuple(cotangents), constants
+
+    def named(self, call: Call, given: dict[str, Any], y: Any, gradients: tuple) -> dict[str, Any]:
+        """What an op and its `vjp` returned, by name: what was asked for. Raises `ValueError` where some of it is missing."""
+        made = tuple(name for name in call.asked if name not in call.gradients)
         if len(made) > 1 and not isinstance(y, tuple):
+            function, inputs, _, constants = self.arguments(call, given)
             y = (y, *self.evaluate(function, inputs, constants)[1:])
-        outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True))
-        for name, gradient in zip(names, gradients, strict=bool(call.gradients)):
+        outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True)) if made else {}
+        for name, gradient in zip(OPS[call.op].arguments, gradients, strict=bool(call.gradients)):
             each = gradient if isinstance(gradient, dict) else {name: gradient}
             outputs |= {f"d{name}": of_one for name, of_one in each.items()}
         missing = [name for name in call.asked if outputs.get(name) is None]
         if missing:
             raise ValueError(f"{call.op} gave no output {missing[0]!r}")
-        wanted = {name: outputs[name] for name in call.asked} | {f"tap.{name}": tap for name, tap in taps.items()}
-        return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
+        return {name: outputs[name] for name in call.asked}
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""

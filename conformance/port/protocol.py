@@ -5,6 +5,7 @@ The runner asks, the port answers, one line each way:
     {"type": "hello", "protocol": 2, "device": "cpu", "mode": "jit"}
                                             ->  {"type": "hello", "protocol": 2, "name": …, "ops": […], …}
     {"type": "case", "id": 7, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 7, …}
+    {"type": "time", "id": 8, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 8, "seconds": […], …}
     {"type": "bye"}                         ->  the port exits
 """
 
@@ -12,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -58,6 +59,8 @@ class Hello:
     """What its norms that quantise y quantise in half precision: y `rounded` to x's dtype first, or `unrounded`."""
     groups: bool = False
     """Whether its norms of rows take a `group_size`."""
+    times: bool = False
+    """Whether it can be asked to time its calls."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -100,6 +103,45 @@ class Answer:
 
     outputs: dict[str, np.ndarray]
     overwrote: tuple[str, ...] | None = None
+
+
+Part = Literal["forward", "backward", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A request to answer one case many times and say how long each call took.
+
+    There is a call for each of `shifts`. The file of inputs has so many `sets` of tensors, such as `1.x`; call i reads set i
+    modulo their number, its rows moved on by its shift. `part` is what is timed: the forward pass, the gradients alone, or
+    both. The outputs of the calls that are `kept` are written, such as `4.y`.
+    """
+
+    call: Call
+    part: Part
+    sets: int
+    shifts: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Repeated:
+    """What a port says of repeated calls; one figure a call, in seconds.
+
+    `copy_seconds` is what it takes to copy x, as fast as the device can. Of the outputs, the first reading is when a result
+    that was put off is computed; `next_read_seconds` is what reading alone takes.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    copy_seconds: list[float] = field(default_factory=list)
+    first_read_seconds: list[float] = field(default_factory=list)
+    next_read_seconds: list[float] = field(default_factory=list)
+    overwrote: set[str] = field(default_factory=set)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+TIMES = ("seconds", "cpu_seconds", "copy_seconds", "first_read_seconds", "next_read_seconds")
 
 
 def encode(type_: str, **fields: Any) -> str:
@@ -194,6 +236,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "sums": ([], _is_list_of_strings, "a list of strings"),
     "ys": ([], _is_list_of_strings, "a list of strings"),
     "groups": (False, _is_bool, "true or false"),
+    "times": (False, _is_bool, "true or false"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 
@@ -229,3 +272,19 @@ def read_call(message: dict[str, Any]) -> Call:
     fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
     fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents")}
     return Call(**fields)
+
+
+def read_repeat(message: dict[str, Any]) -> Repeat:
+    """A request to time a case, on the port's side."""
+    return Repeat(read_call(message), message["part"], message["sets"], tuple(message["shifts"]), tuple(message["kept"]))
+
+
+def read_repeated(message: dict[str, Any], calls: int, outputs: dict[str, np.ndarray]) -> Repeated:
+    """A port's answer with the outputs it kept. Raises `ProtocolError` unless there is a number of seconds for every call."""
+    repeated = Repeated(overwrote=set(read_overwrote(message) or ()), outputs=outputs)
+    for name in TIMES:
+        value = message.get(name)
+        if not isinstance(value, list) or len(value) != calls or not all(type(each) is float and each >= 0 for each in value):
+            raise ProtocolError(f"field {name!r} is {_excerpt(value)}; it must be a list of {calls} seconds")
+        setattr(repeated, name, value)
+    return repeated

@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -17,11 +17,23 @@ from conformance.ops.table import OPS
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
 from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
-from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
+from conformance.port.protocol import (
+    Answer,
+    Call,
+    Hello,
+    Part,
+    ProtocolError,
+    Repeated,
+    encode,
+    read_overwrote,
+    read_repeated,
+    read_text,
+)
 from conformance.question.answer import malformed
 from conformance.question.case import Case
 
 Array = np.ndarray
+T = TypeVar("T")
 
 OUTPUTS_LIMIT = 1 << 29  # bytes of the outputs' file: no case of the kit's own comes near
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
@@ -132,38 +144,67 @@ class Session:
 
         Raises `NoAnswer` where it gives no outputs.
         """
+        return self._in_a_folder(partial(self._exchange, case, given))
+
+    def repeat(self, case: Case, sets: Sequence[dict[str, Array]], part: Part, shifts: list[int], kept: list[int]) -> Repeated:
+        """How long a call for each of the `shifts` took, on the `sets` of inputs in turn, with the answers of those `kept`.
+
+        Raises `NoAnswer` where the port does not time its calls, or not this part of them.
+        """
+        if not self.hello.times:
+            raise NoAnswer("skip", "the port does not time its calls")
+        request = {"part": part, "sets": len(sets), "shifts": shifts, "kept": kept}
+        return self._in_a_folder(partial(self._repeat, case, sets, request))
+
+    def _in_a_folder(self, exchange: Callable[[Path], T]) -> T:
         if self.given_up:
             raise NoAnswer("error", NOT_ASKED)
         # A folder for every case: whatever the port does to it, the next one is as it should be.
         folder = tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True)
         self._folders.append(folder)
         try:
-            return self._exchange(case, given, Path(folder.name))
+            return exchange(Path(folder.name))
         except PortFailure as failure:
             self._failures += 1
             self._end()
             raise NoAnswer("error", f"the port {failure}") from None
+        except (TensorFileError, ProtocolError) as error:
+            raise NoAnswer("error", f"the port said done, but {error}") from None
         finally:
             _remove(folder)
 
     def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
-        inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
-        write_tensors(inputs, given)
-        paths = {"inputs": str(inputs), "outputs": str(outputs)}
-        call = call_of(case, asked_of(case, self.hello), given, id_=self._asked, **paths, taps=self.hello.taps)
-        answer = self._put(call)
+        call = self._call(case, asked_of(case, self.hello), given, folder)
+        answer, outputs = self._put("case", call, given, outputs_limit(case))
+        return Answer(outputs, read_overwrote(answer))
+
+    def _repeat(self, case: Case, sets: Sequence[dict[str, Array]], request: dict[str, Any], folder: Path) -> Repeated:
+        gradients = tuple(name for name in case.outputs if name not in case.made)
+        asked = {"forward": case.made, "backward": gradients, "both": tuple(case.outputs)}[request["part"]]
+        call = self._call(case, asked, sets[0], folder)
+        given = {f"{number}.{name}": array for number, inputs in enumerate(sets) for name, array in inputs.items()}
+        answer, outputs = self._put("time", call, given, outputs_limit(case) * max(1, len(request["kept"])), **request)
+        return read_repeated(answer, len(request["shifts"]), outputs)
+
+    def _call(self, case: Case, asked: tuple[str, ...], given: Collection[str], folder: Path) -> Call:
+        paths = {name: str(folder / f"{name}.safetensors") for name in ("inputs", "outputs")}
+        return call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps)
+
+    def _put(
+        self, type_: str, call: Call, given: dict[str, Array], limit: int, **request: Any
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The answer `done` to a question about these tensors, and what is in the file of outputs."""
+        write_tensors(Path(call.inputs), given)
+        answer = self._answer(encode(type_, **asdict(call), **request))
         self._failures = 0
         if answer["type"] != "done":
             key = "reason" if answer["type"] == "skip" else "message"
             raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
-        try:
-            return Answer(read_tensors(outputs, outputs_limit(case)), read_overwrote(answer))
-        except (TensorFileError, ProtocolError) as error:
-            raise NoAnswer("error", f"the port said done, but {error}") from None
+        return answer, read_tensors(Path(call.outputs), limit)
 
-    def _put(self, call: Call) -> dict:
+    def _answer(self, request: str) -> dict[str, Any]:
         """The answer of the running process or, where that one failed before it took the question in, of another."""
-        question = self._asked, encode("case", **asdict(call)), self.launch.timeout
+        question = self._asked, request, self.launch.timeout
         self._asked += 1
         self.aftermath = ""
         try:
