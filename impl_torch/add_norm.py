@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from impl_torch.kernels import in_triton, triton_norm
@@ -13,16 +14,16 @@ from impl_torch.rows import as_stored, cast, check_rows, compute_dtype, flatten_
 
 
 def add_rms_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    residual: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{rms\_norm}(s), \qquad
@@ -39,7 +40,7 @@ def add_rms_norm(
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     if in_triton(kernel, x):
-        _check_residual(x, residual, sum)
+        check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
     y = rms_norm(s, weight, **settings, kernel=kernel)
@@ -47,17 +48,17 @@ def add_rms_norm(
 
 
 def add_layer_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    residual: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
+    bias: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     r"""Add the residual to x; return LayerNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
@@ -68,7 +69,7 @@ def add_layer_norm(
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     if in_triton(kernel, x):
-        _check_residual(x, residual, sum)
+        check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)
     y = layer_norm(s, weight, bias, **settings, kernel=kernel)
@@ -158,7 +159,7 @@ class AddLayerNorm(LayerNorm):
 
 def added(x: Tensor, residual: Tensor, sum: str) -> tuple[Tensor, Tensor]:
     """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
-    _check_residual(x, residual, sum)
+    check_residual(x, residual, sum)
     compute = compute_dtype(x)
     s = x.to(compute) + residual.to(compute)  # *batch d
     residual_out = as_stored(cast(s, residual.dtype))  # *batch d
@@ -171,7 +172,7 @@ def _check_sum(sum: str) -> None:
         raise ValueError(f"sum is {sum!r}; it must be 'rounded', 'unrounded' or 'float32'")
 
 
-def _check_residual(x: Tensor, residual: Tensor, sum: str) -> None:
+def check_residual(x: Tensor, residual: Tensor, sum: str) -> None:
     """Raise unless the residual has x's shape (`ValueError`) and the dtype that the sum asks for (`TypeError`)."""
     _check_sum(sum)
     check_rows(x)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.kernels import in_triton, triton_norm
@@ -22,9 +23,9 @@ from impl_torch.rows import (
 
 
 def layer_norm(
-    x: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
+    bias: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "scale_then_cast",
@@ -32,7 +33,7 @@ def layer_norm(
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
     kernel: str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*batch d"]:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
@@ -43,8 +44,9 @@ def layer_norm(
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    if in_triton(kernel, x, group_size):
+    if in_triton(kernel, x):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        settings["group_size"] = group_size
         return triton_norm(x, None, weight, bias, **settings, centred=True)[0]
     rows, weight, bias = split(group_size, x, weight, bias)
     y, _, _ = _LayerNorm.apply(rows, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)

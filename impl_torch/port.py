@@ -2,8 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -94,9 +93,9 @@ class TorchPort(conformance.port.Port):
 
         def gradients() -> tuple:
             computed = torch.autograd.grad(ys, leaves, dys, allow_unused=True, materialize_grads=unread)
-            of = dict(zip(leaves, computed, strict=True))
+            by_leaf = dict(zip(leaves, computed, strict=True))
             return tuple(
-                {name: of[leaf] for name, leaf in value.items()} if isinstance(value, dict) else of.get(value)
+                {name: by_leaf[leaf] for name, leaf in value.items()} if isinstance(value, dict) else by_leaf.get(value)
                 for value in inputs
             )
 
@@ -105,7 +104,7 @@ class TorchPort(conformance.port.Port):
     def timed(self, step: Callable[[], Any]) -> tuple[Any, float, float]:
         if torch.device(self.device).type != "cuda":
             return super().timed(step)
-        # The device's clock. What a call has put on another stream is not waited for, so that its answer is wrong.
+        # By the device's clock. What a call has put on another stream is not waited for, so that its answer is wrong.
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         worked = time.process_time()
         before.record()
@@ -114,14 +113,11 @@ class TorchPort(conformance.port.Port):
         after.synchronize()
         return made, before.elapsed_time(after) / 1e3, time.process_time() - worked
 
-    @contextmanager
-    def copiers(self, array: np.ndarray) -> Iterator[tuple[Callable[[], Any], ...]]:
+    def copies(self, n_bytes: int) -> tuple[Callable[[], Any], ...]:
         if self.device == "cpu":
-            with super().copiers(array) as steps:
-                yield steps
-        else:
-            source = self.to_tensor(array)
-            yield (partial(torch.empty_like(source).copy_, source),)
+            return super().copies(n_bytes)
+        source = torch.ones(n_bytes // 2, dtype=torch.uint8, device=self.device)
+        return (partial(torch.empty_like(source).copy_, source),)
 
 
 class Port(TorchPort):
@@ -129,6 +125,7 @@ class Port(TorchPort):
 
     name = "impl_torch"
     taps = True
+    features = conformance.port.FEATURES
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.kernels import in_triton, triton_norm
@@ -22,8 +23,8 @@ from impl_torch.rows import (
 
 
 def rms_norm(
-    x: Tensor,
-    weight: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "cast_then_scale",
@@ -31,7 +32,7 @@ def rms_norm(
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
     kernel: str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*batch d"]:
     r"""Divide every row by its root mean square, then scale.
 
     $$ y_i = (w_i + o)\, \hat x_i, \qquad \hat x_i = x_i / \sqrt{\tfrac1d \textstyle\sum_j x_j^2 + \varepsilon} $$
@@ -41,14 +42,15 @@ def rms_norm(
     `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
     numbers.
     With a `group_size` the mean square is that of so many neighbouring features, each group's own.
-    `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed; there is none for groups.
+    `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed.
     Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError`
     for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    if in_triton(kernel, x, group_size):
+    if in_triton(kernel, x):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        settings["group_size"] = group_size
         return triton_norm(x, None, weight, None, **settings, centred=False)[0]
     rows, weight = split(group_size, x, weight)
     y, _ = _RMSNorm.apply(rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)

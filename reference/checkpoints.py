@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# Hugging Face's Llama and Qwen3, and MiniMind of 2026.
+# Hugging Face's Llama and Qwen3, the attention of gpt-oss, and MiniMind of 2026.
 HF = {
     "attention_norm": "input_layernorm",
     "attention.q": "self_attn.q_proj",
@@ -17,6 +17,7 @@ HF = {
     "attention.v": "self_attn.v_proj",
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
+    "attention.sink": "self_attn.sinks",
     "attention.o": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "feed_forward.gate": "mlp.gate_proj",
@@ -37,14 +38,16 @@ META = {
     "feed_forward.down": "feed_forward.w2",
 }
 
-QK_NORM = {"attention.q_norm", "attention.k_norm"}
+SINK = "attention.sink"  # a parameter itself, of no kind
+OPTIONAL = {"attention.q_norm", "attention.k_norm", SINK}
 
 
 def from_hf(state_dict: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
     """The parameters of a block from a state dict of Hugging Face's.
 
     `prefix` picks one layer of a model, such as `model.layers.3.`; what begins otherwise is left.
-    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases and QK-norm are not.
+    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases, QK-norm and sinks are not.
+    Matrices that are one, as Phi's and GLM's gate and up are, must be split before: their names are unknown.
     """
     return _from(state_dict, HF, prefix)
 
@@ -67,20 +70,25 @@ def to_meta(parameters: Mapping[str, Value], prefix: str = "") -> dict[str, Valu
 def _from(state_dict: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:
     layer = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     return _rename(
-        layer, {their: our for our, their in theirs.items()}, {theirs[our] for our in theirs.keys() - QK_NORM}, prefix
+        layer, {their: our for our, their in theirs.items()}, {theirs[our] for our in theirs.keys() - OPTIONAL}, prefix
     )
 
 
 def _to(parameters: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:
-    renamed = _rename(parameters, theirs, theirs.keys() - QK_NORM, "")
+    renamed = _rename(parameters, theirs, theirs.keys() - OPTIONAL, "")
     return {f"{prefix}{name}": value for name, value in renamed.items()}
 
 
 def _rename(values: Mapping[str, Value], names: dict[str, str], needed: set[str], prefix: str) -> dict[str, Value]:
-    known = {f"{name}.{kind}": f"{names[name]}.{kind}" for name in names for kind in ("weight", "bias")}
+    known = {name + kind: names[name] + kind for name in names for kind in _kinds(name)}
     unknown = [prefix + name for name in values if name not in known]
     missing = [f"{prefix}{name}.weight" for name in names if name in needed and f"{name}.weight" not in values]
     for fault, found in {"unknown": unknown, "missing": missing}.items():
         if found:
             raise ValueError(f"parameters are {fault}: {', '.join(found)}")
     return {new: values[name] for name, new in known.items() if name in values}
+
+
+def _kinds(name: str) -> tuple[str, ...]:
+    """What ends the names of a layer's parameters, its own or another code's."""
+    return ("",) if name in (SINK, HF[SINK]) else (".weight", ".bias")

@@ -12,10 +12,10 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
-from conformance.port.calling import differentiated, keywords, placed
+from conformance.port.calling import arranged, differentiated, named, placed, takes
 from conformance.port.clock import Clock, Step
 from conformance.port.protocol import Answer, Call, Hello, first_match
-from conformance.question.case import layouts
+from conformance.question.case import is_split, layouts
 from reference import BlockConfig
 
 NOT_WRITTEN = "not written yet"
@@ -44,8 +44,9 @@ class Port(Clock):
             residual_out); where a scale is given there is none to return; scale_ub is passed where there is one
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
-        rope(x, *, position, base, interleaved) -> y
-        attention(q, k, v, key_mask, *, causal) -> y
+        rope(x, *, position, base, interleaved, rotary_features) -> y; rotary_features if not all are turned
+        attention(q, k, v, key_mask, sink, *, causal, window, softcap, attention_scale) -> y; what follows the mask, or causal,
+            if it is there
         swiglu(gate, up) -> y
         gelu(x, *, approximate) -> y
         pre_ln_block(x, parameters, k_cache, v_cache, key_mask, *, config, position) -> out
@@ -57,7 +58,8 @@ class Port(Clock):
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
     take it is asked once `sums` says which it has; so are `y`, what is quantised, and `ys`. A norm that takes `group_size` by
-    that name, None by default, is asked for groups, and no other. `parameters` are a dict by name, and `config` a
+    that name, None by default, is asked for groups, and no other. `features` says what attention, rope and the
+    blocks have that plain ones have not, of `reference.FEATURES`. `parameters` are a dict by name, and `config` a
     `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
     with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
@@ -73,12 +75,20 @@ class Port(Clock):
     weight_offsets: tuple[int, ...] = (0, 1)
     sums: tuple[str, ...] = ("rounded", "unrounded", "float32")
     ys: tuple[str, ...] = ("rounded", "unrounded")
+    features: tuple[str, ...] = ()
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
     expected: Mapping[str, str] = MappingProxyType({})
     may_fail: Mapping[str, str] = MappingProxyType({})
     skips: Mapping[str, str] = MappingProxyType({})
+    config: int | None = None
+    """Which of `configs` its kernels are to take; None where they choose themselves."""
+
+    @classmethod
+    def configs(cls) -> tuple[str, ...]:
+        """What its autotuned kernels choose from, in words: a sweep takes one after the other."""
+        return ()
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         self.device = device
@@ -97,11 +107,13 @@ class Port(Clock):
         return np.asarray(tensor)
 
     def lay_out(self, tensor: Any, layout: str) -> Any:
-        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset, one_number, or
-        aliased: another tensor in the memory of this one.
+        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset, one_number,
+        aliased: another tensor in the memory of this one, or sharded_rows, sharded_features, sharded_both: one tensor in parts.
 
         Raise `Skip`, or leave it to this method, for what the framework does not have; the case is skipped.
         """
+        if is_split(layout):
+            raise Skip("no tensors that are split over devices")
         if not isinstance(tensor, np.ndarray):
             raise Skip("no strides to lay tensors out with")
         match layout:
@@ -155,7 +167,7 @@ class Port(Clock):
         return y, placed(inputs, present, gradients)
 
     def pullback(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, Step]:
-        """y, and the step that returns `vjp`'s gradients from it, to be timed alone. Raise `Skip` where the two are one."""
+        """y, and the step that returns `vjp`'s gradients from it, to be timed alone; where the two passes are one, a `Skip`."""
         raise Skip("no backward pass apart from the forward pass")
 
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
@@ -190,19 +202,20 @@ class Port(Clock):
             sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
             ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
             groups=self._tells("group_size", declared=False),
-            times=True,
+            features=self.features,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
         """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
-        for name, layout in layouts(call.layout).items():
+        laid_out = dict.fromkeys(given, call.layout) if is_split(call.layout) else layouts(call.layout)
+        for name, layout in laid_out.items():
             if name in given:
                 given[name] = self._laid_out(given["x" if layout == ALIASED else name], layout)
-        before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
+        before = {name: bits(self.to_numpy(tensor)) for name, tensor in given.items()}
         outputs = self.run(call, given)
         order = (*OPS[call.op].arguments, *given)
-        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if self._bits(given[n]) != before[n]))
+        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if bits(self.held(given[n])) != before[n]))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
@@ -217,50 +230,34 @@ class Port(Clock):
             y, gradients, taps = self.vjp_and_taps(function, inputs, dy, constants)
         else:
             y, gradients = self.vjp(function, inputs, dy, constants)
-        wanted = self.named(call, given, y, gradients) | {f"tap.{name}": tap for name, tap in taps.items()}
-        return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
+        if len(call.asked) - len(call.gradients) > 1 and not isinstance(y, tuple):
+            y = (y, *self.evaluate(function, inputs, constants)[1:])
+        outputs = named(call, given, y, gradients) | {f"tap.{name}": tap for name, tap in taps.items()}
+        return {name: self.to_numpy(tensor) for name, tensor in outputs.items()}
 
     def arguments(self, call: Call, given: dict[str, Any]) -> tuple[Any, tuple, Any, dict[str, Any]]:
         """The op's method, its tensors by place, the cotangent or a tuple of them, and the keywords."""
-        op = OPS[call.op]
-        others = {name: tensor for name, tensor in given.items() if name not in (*op.arguments, *op.cotangents)}
-        inputs = tuple(others if name == "parameters" else given.get(name) for name in op.arguments)
-        constants = self._constants(call) | ({} if "parameters" in op.arguments else others)
-        cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
-        return getattr(self, call.op), inputs, cotangents[0] if len(cotangents) == 1 else tuple(cotangents), constants
-
-    def named(self, call: Call, given: dict[str, Any], y: Any, gradients: tuple) -> dict[str, Any]:
-        """What an op and its `vjp` returned, by name: what was asked for. Raises `ValueError` where some of it is missing."""
-        made = tuple(name for name in call.asked if name not in call.gradients)
-        if len(made) > 1 and not isinstance(y, tuple):
-            function, inputs, _, constants = self.arguments(call, given)
-            y = (y, *self.evaluate(function, inputs, constants)[1:])
-        outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True)) if made else {}
-        for name, gradient in zip(OPS[call.op].arguments, gradients, strict=bool(call.gradients)):
-            each = gradient if isinstance(gradient, dict) else {name: gradient}
-            outputs |= {f"d{name}": of_one for name, of_one in each.items()}
-        missing = [name for name in call.asked if outputs.get(name) is None]
-        if missing:
-            raise ValueError(f"{call.op} gave no output {missing[0]!r}")
-        return {name: outputs[name] for name in call.asked}
+        inputs, dy, others = arranged(call, given)
+        return getattr(self, call.op), inputs, dy, self._constants(call) | others
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
-        takes, constants = keywords(getattr(self, call.op)), dict[str, Any]()
-        for name in (constant.name for constant in OPS[call.op].constants):
+        function, constants = getattr(self, call.op), dict[str, Any]()
+        for constant in OPS[call.op].constants:
+            name, is_taken = constant.name, takes(function, constant)
             match name:
                 case "eps":
                     constants["eps"] = call.eps
                 case "order":
-                    if call.order != "either_order" and takes("order"):
+                    if call.order != "either_order" and is_taken:
                         constants["order"] = call.order
                 case "sum" | "y":
-                    if name in call.settings and takes(name):
+                    if name in call.settings and is_taken:
                         constants[name] = call.settings[name]
-                case "group_size" if name in call.settings and not takes(name):
+                case "group_size" if name in call.settings and not is_taken:
                     raise Skip("no groups")
                 case "weight_offset":
-                    if self.weight_offsets != (0,) and takes("weight_offset"):
+                    if self.weight_offsets != (0,) and is_taken:
                         constants["weight_offset"] = float(call.weight_offset)
                     elif call.weight_offset and 0 in self.weight_offsets:
                         raise Skip(f"no weight offset {call.weight_offset}")
@@ -272,9 +269,8 @@ class Port(Clock):
 
     def _tells(self, keyword: str, declared: bool) -> bool:
         """Whether a port says what it does, or an op that may be given the keyword takes it, and so does either."""
-        ops = (op for op in OPS.values() if any(each.name == keyword for each in op.constants))
-        functions = (getattr(self, op.name, None) for op in ops)
-        return declared or any(keywords(function)(keyword) for function in functions if callable(function))
+        offers = [(getattr(self, op.name, None), each) for op in OPS.values() for each in op.constants if each.name == keyword]
+        return declared or any(takes(function, constant) for function, constant in offers if callable(function))
 
     def _laid_out(self, tensor: Any, layout: str) -> Any:
         """What `lay_out` returns; one that knows nothing of a layout may return nothing."""
@@ -283,12 +279,17 @@ class Port(Clock):
             raise Skip(f"no layout {layout}")
         return laid_out
 
-    def _bits(self, tensor: Any) -> bytes | None:
+    def held(self, tensor: Any) -> np.ndarray | None:
         """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""
         try:
-            return self.to_numpy(tensor).tobytes()
+            return self.to_numpy(tensor)
         except Exception:
             return None
+
+
+def bits(array: np.ndarray | None) -> bytes | None:
+    """The bytes of an array, if there is one."""
+    return None if array is None else array.tobytes()
 
 
 def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

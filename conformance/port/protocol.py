@@ -5,8 +5,11 @@ The runner asks, the port answers, one line each way:
     {"type": "hello", "protocol": 2, "device": "cpu", "mode": "jit"}
                                             ->  {"type": "hello", "protocol": 2, "name": …, "ops": […], …}
     {"type": "case", "id": 7, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 7, …}
-    {"type": "time", "id": 8, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 8, "seconds": […], …}
     {"type": "bye"}                         ->  the port exits
+
+A port in Python is also asked to time itself; for one in another language nothing depends on it:
+
+    {"type": "time", "id": 8, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 8, "seconds": […], …}
 """
 
 import json
@@ -59,8 +62,8 @@ class Hello:
     """What its norms that quantise y quantise in half precision: y `rounded` to x's dtype first, or `unrounded`."""
     groups: bool = False
     """Whether its norms of rows take a `group_size`."""
-    times: bool = False
-    """Whether it can be asked to time its calls."""
+    features: tuple[str, ...] = ()
+    """What its attention, rope and blocks have that plain ones have not, of `reference.FEATURES`."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -110,38 +113,37 @@ Part = Literal["forward", "backward", "both"]
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A request to answer one case many times and say how long each call took.
+    """A request to answer one case many times, and to say how long each call took.
 
-    There is a call for each of `shifts`. The file of inputs has so many `sets` of tensors, such as `1.x`; call i reads set i
-    modulo their number, its rows moved on by its shift. `part` is what is timed: the forward pass, the gradients alone, or
-    both. The outputs of the calls that are `kept` are written, such as `4.y`.
+    There is a call for each of `seeds`, which says in which order the rows of its inputs stand. The file of inputs has so many
+    `sets` of tensors, such as `1.x`, which take turns. `part` is what is timed: the forward pass, the gradients alone, or both
+    passes in one; `n_bytes` is what it has to read and write at least. The outputs of the calls that are `kept` are written,
+    such as `4.y`.
     """
 
     call: Call
     part: Part
     sets: int
-    shifts: tuple[int, ...]
+    seeds: tuple[int, ...]
     kept: tuple[int, ...]
+    n_bytes: int
 
 
 @dataclass(slots=True)
 class Repeated:
-    """What a port says of repeated calls; one figure a call, in seconds.
+    """What a port says of repeated calls: for each call some seconds, and the inputs that any has overwritten.
 
-    `copy_seconds` is what it takes to copy x, as fast as the device can. Of the outputs, the first reading is when a result
-    that was put off is computed; `next_read_seconds` is what reading alone takes.
+    `copy_seconds` is what it takes to copy `n_bytes`, as fast as the device can. `read_seconds` is the first reading of the
+    outputs, when a result that was put off is computed; `plain_read_seconds` that of the inputs, which are there.
     """
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     copy_seconds: list[float] = field(default_factory=list)
-    first_read_seconds: list[float] = field(default_factory=list)
-    next_read_seconds: list[float] = field(default_factory=list)
-    overwrote: set[str] = field(default_factory=set)
+    read_seconds: list[float] = field(default_factory=list)
+    plain_read_seconds: list[float] = field(default_factory=list)
+    overwrote: list[str] = field(default_factory=list)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-TIMES = ("seconds", "cpu_seconds", "copy_seconds", "first_read_seconds", "next_read_seconds")
 
 
 def encode(type_: str, **fields: Any) -> str:
@@ -236,7 +238,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "sums": ([], _is_list_of_strings, "a list of strings"),
     "ys": ([], _is_list_of_strings, "a list of strings"),
     "groups": (False, _is_bool, "true or false"),
-    "times": (False, _is_bool, "true or false"),
+    "features": ([], _is_list_of_strings, "a list of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 
@@ -276,15 +278,5 @@ def read_call(message: dict[str, Any]) -> Call:
 
 def read_repeat(message: dict[str, Any]) -> Repeat:
     """A request to time a case, on the port's side."""
-    return Repeat(read_call(message), message["part"], message["sets"], tuple(message["shifts"]), tuple(message["kept"]))
-
-
-def read_repeated(message: dict[str, Any], calls: int, outputs: dict[str, np.ndarray]) -> Repeated:
-    """A port's answer with the outputs it kept. Raises `ProtocolError` unless there is a number of seconds for every call."""
-    repeated = Repeated(overwrote=set(read_overwrote(message) or ()), outputs=outputs)
-    for name in TIMES:
-        value = message.get(name)
-        if not isinstance(value, list) or len(value) != calls or not all(type(each) is float and each >= 0 for each in value):
-            raise ProtocolError(f"field {name!r} is {_excerpt(value)}; it must be a list of {calls} seconds")
-        setattr(repeated, name, value)
-    return repeated
+    others = {name: message[name] for name in Repeat.__dataclass_fields__ if name != "call"}
+    return Repeat(read_call(message), **others)

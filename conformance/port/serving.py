@@ -14,7 +14,7 @@ import numpy as np
 from conformance.numbers.tensors import read_tensors, write_tensors
 from conformance.port.base import Port, Skip
 from conformance.port.naming import load
-from conformance.port.protocol import PROTOCOL, TIMES, decode, encode, read_call, read_repeat
+from conformance.port.protocol import PROTOCOL, decode, encode, read_call, read_repeat
 from conformance.port.timing import repeated
 
 
@@ -59,13 +59,12 @@ def greeting(port: Port) -> str:
 
 
 def answered(port: Port, message: dict[str, Any]) -> str:
-    """A port's answer to a case, or to a case that is timed, its outputs written. Raises whatever the port raises."""
+    """A port's answer to a case, once or timed, its outputs written. Raises whatever the port raises."""
     if message["type"] == "time":
         repeat = read_repeat(message)
-        timed = repeated(port, repeat, read_tensors(Path(repeat.call.inputs)))
-        write_tensors(Path(repeat.call.outputs), timed.outputs)
-        times = {name: getattr(timed, name) for name in TIMES}
-        return encode("done", id=repeat.call.id, overwrote=sorted(timed.overwrote), **times)
+        told = asdict(repeated(port, repeat, read_tensors(Path(repeat.call.inputs))))
+        write_tensors(Path(repeat.call.outputs), told.pop("outputs"))
+        return encode("done", id=repeat.call.id, **told)
     call = read_call(message)
     given = port.answer(call, read_tensors(Path(call.inputs)))
     outputs: dict[str, Any] = dict(given.outputs)

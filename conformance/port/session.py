@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,23 +17,11 @@ from conformance.ops.table import OPS
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
 from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
-from conformance.port.protocol import (
-    Answer,
-    Call,
-    Hello,
-    Part,
-    ProtocolError,
-    Repeated,
-    encode,
-    read_overwrote,
-    read_repeated,
-    read_text,
-)
+from conformance.port.protocol import Answer, Call, Hello, ProtocolError, Repeated, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
 from conformance.question.case import Case
 
 Array = np.ndarray
-T = TypeVar("T")
 
 OUTPUTS_LIMIT = 1 << 29  # bytes of the outputs' file: no case of the kit's own comes near
 STARTS_IN_A_ROW = 3  # a port that dies or hangs this often with no answer in between is not started again
@@ -144,26 +132,33 @@ class Session:
 
         Raises `NoAnswer` where it gives no outputs.
         """
-        return self._in_a_folder(partial(self._exchange, case, given))
+        with self._folder() as folder:
+            call = self._call(case, asked_of(case, self.hello), given, folder)
+            answer, outputs = self._put(encode("case", **asdict(call)), call, given, outputs_limit(case))
+            return Answer(outputs, read_overwrote(answer))
 
-    def repeat(self, case: Case, sets: Sequence[dict[str, Array]], part: Part, shifts: list[int], kept: list[int]) -> Repeated:
-        """How long a call for each of the `shifts` took, on the `sets` of inputs in turn, with the answers of those `kept`.
+    def repeat(self, case: Case, sets: Sequence[dict[str, Array]], asked: tuple[str, ...], **how: Any) -> Repeated:
+        """How long calls on the `sets` of inputs take, in turn, with some of their outputs; `how` are fields of `Repeat`.
 
-        Raises `NoAnswer` where the port does not time its calls, or not this part of them.
+        Raises `NoAnswer` where the port cannot be asked so. It must be one in Python.
         """
-        if not self.hello.times:
-            raise NoAnswer("skip", "the port does not time its calls")
-        request = {"part": part, "sets": len(sets), "shifts": shifts, "kept": kept}
-        return self._in_a_folder(partial(self._repeat, case, sets, request))
+        with self._folder() as folder:
+            call = self._call(case, asked, sets[0], folder)
+            given = {f"{number}.{name}": array for number, inputs in enumerate(sets) for name, array in inputs.items()}
+            request, limit = encode("time", **asdict(call), sets=len(sets), **how), outputs_limit(case) * len(how["kept"])
+            answer, outputs = self._put(request, call, given, limit)
+            told = {name: answer[name] for name in Repeated.__dataclass_fields__ if name != "outputs"}
+            return Repeated(**told, outputs=outputs)
 
-    def _in_a_folder(self, exchange: Callable[[Path], T]) -> T:
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A folder for one question: whatever the port does to it, the next one is as it should be. Raises `NoAnswer`."""
         if self.given_up:
             raise NoAnswer("error", NOT_ASKED)
-        # A folder for every case: whatever the port does to it, the next one is as it should be.
         folder = tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True)
         self._folders.append(folder)
         try:
-            return exchange(Path(folder.name))
+            yield Path(folder.name)
         except PortFailure as failure:
             self._failures += 1
             self._end()
@@ -173,29 +168,14 @@ class Session:
         finally:
             _remove(folder)
 
-    def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
-        call = self._call(case, asked_of(case, self.hello), given, folder)
-        answer, outputs = self._put("case", call, given, outputs_limit(case))
-        return Answer(outputs, read_overwrote(answer))
-
-    def _repeat(self, case: Case, sets: Sequence[dict[str, Array]], request: dict[str, Any], folder: Path) -> Repeated:
-        gradients = tuple(name for name in case.outputs if name not in case.made)
-        asked = {"forward": case.made, "backward": gradients, "both": tuple(case.outputs)}[request["part"]]
-        call = self._call(case, asked, sets[0], folder)
-        given = {f"{number}.{name}": array for number, inputs in enumerate(sets) for name, array in inputs.items()}
-        answer, outputs = self._put("time", call, given, outputs_limit(case) * max(1, len(request["kept"])), **request)
-        return read_repeated(answer, len(request["shifts"]), outputs)
-
     def _call(self, case: Case, asked: tuple[str, ...], given: Collection[str], folder: Path) -> Call:
         paths = {name: str(folder / f"{name}.safetensors") for name in ("inputs", "outputs")}
         return call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps)
 
-    def _put(
-        self, type_: str, call: Call, given: dict[str, Array], limit: int, **request: Any
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
-        """The answer `done` to a question about these tensors, and what is in the file of outputs."""
+    def _put(self, request: str, call: Call, given: dict[str, Array], limit: int) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The answer `done` to a request about these tensors, and what is in the file of outputs, of so many bytes at most."""
         write_tensors(Path(call.inputs), given)
-        answer = self._answer(encode(type_, **asdict(call), **request))
+        answer = self._answer(request)
         self._failures = 0
         if answer["type"] != "done":
             key = "reason" if answer["type"] == "skip" else "message"

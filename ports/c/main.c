@@ -26,7 +26,8 @@ static const char abilities[] =
     "\"dtypes\": [\"float64\", \"float32\", \"bfloat16\", \"float16\"], "
     "\"orders\": [\"cast_then_scale\", \"scale_then_cast\"], \"weight_offsets\": [0, 1], "
     "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"ys\": [\"rounded\", \"unrounded\"], "
-    "\"groups\": true, \"gradients\": true, \"taps\": true";
+    "\"features\": [\"window\", \"sink\", \"softcap\", \"attention_scale\", \"rotary_features\", \"qk_norm_over\", "
+    "\"qk_norm_offset\"], \"groups\": true, \"gradients\": true, \"taps\": true";
 
 static void hello(void)
 {
@@ -41,7 +42,7 @@ static void hello(void)
 static void answer_case(void)
 {
     if (strcmp(json_text(message, "layout"), "contiguous") != 0)
-        skip("no strided tensors");
+        skip("no layout but contiguous");
     const struct tensor *given = read_tensors(json_text(message, "inputs"));
     int in_double = strcmp(json_text(message, "dtype"), "float64") == 0;
     const struct tensor *outputs = in_double ? answer_double(message, given) : answer_float(message, given);

@@ -18,8 +18,12 @@ export class Block {
     const batch = given.x.values.length / (s * d);
     this.leading = given.x.shape.slice(0, -2);
     this.sizes = { batch, s, t, h, hKv, dHead, dQ: h * dHead, dKv: hKv * dHead, d, dFf: config.d_ff };
-    this.attends = { ...this.sizes, causal: config.causal, keyMask: given.key_mask?.values };
-    this.turns = { s, dHead, position, base: config.rope_base, interleaved: config.rope === "interleaved" };
+    const { causal, window, softcap, attention_scale, rotary_features } = config; // undefined where a block has none
+    const sink = this.parameter("attention.sink")?.values;
+    this.attends = { ...this.sizes, causal, window, softcap, attention_scale, sink, keyMask: given.key_mask?.values };
+    this.turns = { s, dHead, position, base: config.rope_base, interleaved: config.rope === "interleaved", rotary_features };
+    const together = config.qk_norm_over === "all_heads";
+    this.normed = together ? [h * dHead, hKv * dHead] : [dHead, dHead];
     this.taps = {};
     this.gradients = {};
   }
@@ -40,8 +44,8 @@ export class Block {
     m.k_in = keep("k", this.linear("attention.k", d, dKv, m.attention_norm), [s, hKv, dHead]);
     keep("v", this.linear("attention.v", d, dKv, m.attention_norm), [s, hKv, dHead]);
     if (config.qk_norm) {
-      m.q_in = keep("q_norm", this.norm("attention.q_norm", dHead, m.q), [s, h, dHead]);
-      m.k_in = keep("k_norm", this.norm("attention.k_norm", dHead, m.k), [s, hKv, dHead]);
+      m.q_in = keep("q_norm", this.norm("attention.q_norm", this.normed[0], m.q), [s, h, dHead]);
+      m.k_in = keep("k_norm", this.norm("attention.k_norm", this.normed[1], m.k), [s, hKv, dHead]);
     }
     if (config.rope !== "none") {
       m.q_in = keep("q_rope", rope({ ...this.turns, heads: h }, m.q_in), [s, h, dHead]);
@@ -49,11 +53,12 @@ export class Block {
     }
     m.keys = this.withCache("k_cache", m.k_in);
     m.values = this.withCache("v_cache", m.v);
-    const { scores, probs, y } = attention(this.attends, m.q_in, m.keys, m.values);
+    m.attended = attention(this.attends, m.q_in, m.keys, m.values);
     const computed = this.dtype === "float64" ? "float64" : "float32";
-    keep("scores", scores, [h, s, t], computed);
-    keep("probs", probs, [h, s, t], computed);
-    keep("attn", y, [s, dQ]);
+    keep("scores", m.attended.scores, [h, s, t], computed);
+    if (config.softcap) keep("capped", m.attended.capped, [h, s, t], computed);
+    keep("probs", m.attended.probs, [h, s, t], computed);
+    keep("attn", m.attended.y, [s, dQ]);
     keep("attn_out", this.linear("attention.o", dQ, d, m.attn), [s, d]);
     keep("h", added(x, m.attn_out), [s, d]);
 
@@ -79,15 +84,17 @@ export class Block {
     const dh = added(dout, this.normVjp("ffn_norm", d, added(...dffnNorm), m.h));
 
     const dattn = this.linearVjp("attention.o", dQ, d, dh, m.attn);
-    const { dq: dqIn, dk: dkeys, dv: dvalues } = attentionVjp(this.attends, dattn, m.q_in, m.keys, m.values, m.probs);
-    let [dq, dk, dv] = [dqIn, this.withoutCache(dkeys), this.withoutCache(dvalues)];
+    const attended = attentionVjp(this.attends, dattn, m.q_in, m.keys, m.values, m.attended);
+    let [dq, dk, dv] = [attended.dq, this.withoutCache(attended.dk), this.withoutCache(attended.dv)];
+    const sink = this.parameter("attention.sink");
+    if (sink) this.gradients[`d${this.layer}attention.sink`] = { ...sink, values: attended.dsink };
     if (config.rope !== "none") {
       dq = rope({ ...this.turns, heads: h, backwards: true }, dq);
       dk = rope({ ...this.turns, heads: hKv, backwards: true }, dk);
     }
     if (config.qk_norm) {
-      dq = this.normVjp("attention.q_norm", dHead, dq, m.q);
-      dk = this.normVjp("attention.k_norm", dHead, dk, m.k);
+      dq = this.normVjp("attention.q_norm", this.normed[0], dq, m.q);
+      dk = this.normVjp("attention.k_norm", this.normed[1], dk, m.k);
     }
     const dattentionNorm = added(
       this.linearVjp("attention.q", d, dQ, dq, m.attention_norm),
@@ -103,7 +110,8 @@ export class Block {
 
   // The norm with a bias is LayerNorm.
   howToNorm(name, d) {
-    const { eps, order, weight_offset: weightOffset } = this.config;
+    const { eps, order, qk_norm_offset: ofHeads = true } = this.config;
+    const weightOffset = ofHeads || !name.startsWith("attention.") ? this.config.weight_offset : 0;
     const centred = this.parameter(`${name}.bias`) !== undefined;
     return { centred, castsFirst: order === "cast_then_scale", dtype: this.dtype, eps, weightOffset, d, group: d };
   }

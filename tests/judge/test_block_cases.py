@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES
+from conformance.numbers.rounding import DTYPES, HALF, NUMPY_DTYPES
 from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.cases import select
 from conformance.ops.table import COMPOSITES, OPS
-from reference import PRESETS
+from reference import FEATURES, PRESETS
 
 COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
 BLOCKS = [case for case in COMPOSITE_CASES if case.op == "pre_ln_block"]
@@ -16,7 +16,10 @@ SMALL = [case for case in COMPOSITE_CASES if case.dtype == "float32"]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_preset_is_asked_in_every_dtype(dtype):
-    assert {case.kind for case in BLOCKS if case.dtype == dtype and case.name == "random"} >= set(PRESETS)
+    """One whose attention has more than a plain one's is asked in float32, and one of them in half precision."""
+    kinds = {case.kind for case in BLOCKS if case.dtype == dtype and case.name == "random"}
+    plain = {name for name, config in PRESETS.items() if not config.features}
+    assert kinds >= (set(PRESETS) if dtype == "float32" else plain | {"gpt_oss"} if dtype in HALF else plain)
 
 
 def test_all_that_a_config_offers_is_asked():
@@ -25,6 +28,8 @@ def test_all_that_a_config_offers_is_asked():
     assert {config.norm for config in configs} == {"rms_norm", "layer_norm"}
     assert {config.order for config in configs} == {"cast_then_scale", "scale_then_cast"}
     assert {config.feed_forward for config in configs} == {"swiglu", "gelu", "gelu_tanh"}
+    for field in FEATURES:
+        assert len({getattr(config, field) for config in configs}) > 1
     for field in ("qk_norm", "qkv_bias", "o_bias", "feed_forward_bias", "causal", "weight_offset"):
         assert {bool(getattr(config, field)) for config in configs} == {True, False}
     shared = {config.n_heads // config.n_kv_heads for config in configs}
@@ -65,9 +70,20 @@ def test_a_key_mask_hides_what_it_says():
     assert np.argwhere(composite_inputs(hides, 0)["key_mask"] == 0).tolist() == [[0, 0]]
 
 
+def test_a_window_is_narrower_than_the_keys_as_wide_and_wider_each_with_a_cache():
+    cached = [case for case in select("attention/window/*") if case.past]
+    assert {np.sign(case.config.window - case.past - case.s) for case in cached} == {-1, 0, 1}
+
+
+def test_a_sink_that_dominates_is_beyond_what_float32_has_an_exponential_of():
+    for case in select("*/dominates"):
+        (sink,) = (tensor for name, tensor in composite_inputs(case, 0).items() if name.endswith("sink"))
+        assert np.all((sink.astype(np.float64) > 100) == (np.arange(len(sink)) % 2 == 1))
+
+
 def test_norm_weights_are_never_one_nor_a_power_of_two():
     for case in BLOCKS:
         for name, tensor in composite_inputs(case, 0).items():
             if name.endswith("norm.weight"):
-                w = np.abs(tensor.astype(np.float64) + case.config.weight_offset)
+                w = np.abs(tensor.astype(np.float64) + case.config.offset_of(name))
                 assert np.all((w > 1) & (w < 2))

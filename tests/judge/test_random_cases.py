@@ -17,6 +17,7 @@ from conformance.ops.norms.cases import ROW_BY_ROW, ROW_NORM_CASES
 from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.ops.norms.quantised import QUANTISED_CASES
+from conformance.ops.norms.sharded import SHARDED_CASES
 from conformance.port.protocol import Hello
 from conformance.question.dialects import SUMS, Dialect
 from conformance.tools.fuzzing.random_cases import cases, questions
@@ -32,7 +33,7 @@ HELLO = Hello(
     ys=("rounded", "unrounded"),
 )
 EVERYTHING = questions(HELLO)
-OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *QUANTISED_CASES)
+OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *SHARDED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *QUANTISED_CASES)
 PLAIN = {case.dtype: case for case in select("rms_norm/*/random")}
 
 
@@ -92,6 +93,9 @@ def test_many_narrow_rows_are_among_them():
         (replace(PLAIN["float32"], layout="dy_one_number", shape=(3, 27)), True),
         (replace(PLAIN["float32"], layout="dy_one_number", shape=(27, 3)), False),
         (replace(PLAIN["float32"], shape=(100_000, 2)), True),
+        (replace(PLAIN["float32"], x=Draw(offset=1024.0), dy="aligned", shape=(4096, 2)), True),
+        (replace(PLAIN["float32"], x=Draw(offset=1024.0), dy="aligned", shape=(46_798, 2)), False),
+        (replace(PLAIN["float64"], x=Draw(offset=1024.0), dy="aligned", shape=(46_798, 2)), True),
         (replace(PLAIN["float32"], dy_scale=2.0**-20), True),
         (replace(PLAIN["float32"], dy_scale=2.0**-120), False),
         (replace(PLAIN["float64"], dy_scale=2.0**-120), True),
@@ -108,6 +112,9 @@ def test_many_narrow_rows_are_among_them():
         "equal gradients with weights",
         "equal gradients in rows",
         "many narrow rows",
+        "rows a little alike",
+        "rows nearly alike",
+        "rows nearly alike in float64",
         "small",
         "subnormal",
         "float64",

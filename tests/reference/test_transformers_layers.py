@@ -27,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 TOLERANCE = 20 * 8 * 2.0**-53
 
 LLAMA, GPT2 = small(PRESETS["llama"]), small(PRESETS["gpt2"])
-CONFIGS = {name: small(config) for name, config in PRESETS.items()} | {
+CONFIGS = {name: small(config) for name, config in PRESETS.items() if not config.features} | {
     "multi_head": replace(LLAMA, n_kv_heads=LLAMA.n_heads),
     "multi_query": replace(LLAMA, n_kv_heads=1),
     "biases": replace(LLAMA, qkv_bias=True, o_bias=True, feed_forward_bias=True),

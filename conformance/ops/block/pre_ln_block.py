@@ -1,23 +1,36 @@
 """The ops `pre_ln_block` and `pre_ln_stack`: a Pre-LN transformer block, and several of them one after another."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import reference
 from conformance.numbers.rounding import HALF
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention import attention_stages
-from conformance.ops.block.case import GELU, INTERLEAVED, LLAMA, MULTI_QUERY, CompositeCase, in_dtypes, sized
+from conformance.ops.block.case import (
+    GELU,
+    GEMMA3,
+    GLM4,
+    GPT_OSS,
+    INTERLEAVED,
+    LLAMA,
+    MULTI_QUERY,
+    PHI,
+    CompositeCase,
+    described,
+    in_dtypes,
+    sized,
+)
 from conformance.ops.block.feed_forward import gelu_of
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
-from conformance.ops.block.primitives import Add, Concatenate, Linear, Normalise, SwiGLU
+from conformance.ops.block.primitives import Add, Concatenate, Linear, Normalise, OverHeads, SwiGLU
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.block.rope import rotate
 from conformance.ops.draw import Draw
 from conformance.ops.op import Constant, Golden, Op, Output, Tensor
 from conformance.question.dialects import Dialect
-from reference import PRESETS, BlockConfig
+from reference import FEATURES, PRESETS, BlockConfig
 
 OUT = Output("out")
 
@@ -27,6 +40,7 @@ class BlockCase(CompositeCase):
     """x is [batch, s, d_model], after `past` cached positions."""
 
     op: str = field(default="pre_ln_block", init=False)
+    known = FEATURES
 
     @property
     def returned(self) -> tuple[Output, ...]:
@@ -52,8 +66,8 @@ class BlockCase(CompositeCase):
 
     @property
     def has_fixture(self) -> bool:
-        """Whether golden values are stored: of the presets in float32 and bfloat16, and of all of Llama in float32."""
-        plain = self.name == "random" and self.kind in PRESETS and self.dtype in ("float32", "bfloat16")
+        """Whether golden values are stored: of the plain presets in float32 and bfloat16, and of all of Llama in float32."""
+        plain = self.name == "random" and self.kind in PLAIN and self.dtype in ("float32", "bfloat16")
         return plain or (self.kind == "llama" and self.dtype == "float32")
 
     @property
@@ -69,7 +83,7 @@ class BlockCase(CompositeCase):
     @property
     def settings(self) -> dict[str, Any]:
         """The config, and the position of the first query."""
-        return {"config": asdict(self.config), "position": self.position + self.past}
+        return {"config": described(self.config), "position": self.position + self.past}
 
 
 @dataclass(frozen=True)
@@ -96,12 +110,15 @@ class StackCase(BlockCase):
 
 BIASED = replace(INTERLEAVED, qkv_bias=True, o_bias=True, feed_forward_bias=True)
 ENCODER = replace(GELU, causal=False)  # a vision transformer's block, and torch.nn.TransformerEncoderLayer's with norm_first
+CAPPED = replace(LLAMA, softcap=1.5, attention_scale=0.5)
+ALL_HEADS = replace(LLAMA, qk_norm=True, qk_norm_over="all_heads", weight_offset=1.0, qk_norm_offset=False)
 GEMMA = replace(MULTI_QUERY, weight_offset=1.0)  # but for its tanh GELU in the gate
+
+PLAIN = tuple(kind for kind, config in PRESETS.items() if not config.features)
 
 # Asked in every dtype.
 OF_PRESETS = tuple(
-    BlockCase(kind, "random", "the block's formula itself, as people know it", sized(config))
-    for kind, config in PRESETS.items()
+    BlockCase(kind, "random", "the block's formula itself, as people know it", sized(PRESETS[kind])) for kind in PLAIN
 )
 # In float32 and in half precision; all share one program, that of the preset itself.
 VALUES = (
@@ -141,6 +158,19 @@ CONFIGS = (
     BlockCase("gemma", "random", "the norms' offset missing or doubled; one key head for all", GEMMA),
     BlockCase("biased", "random", "biases left out; pairs of halves instead of neighbours", BIASED, position=30),
 )
+# What today's models add to it. Half precision is asked of one of them: the others' features round nowhere else.
+OF_TODAY = (
+    BlockCase("gpt_oss", "random", "a sink left out; a window off by one", GPT_OSS),
+    BlockCase("gpt_oss", "dominates", "a sink that the row's maximum does not know of", GPT_OSS, deep=128.0),
+)
+OF_TODAY_ONCE = (
+    BlockCase("gpt_oss", "cached", "a window counted without the cached keys", GPT_OSS, s=3, past=6),
+    BlockCase("gemma3", "random", "the offset of norms of queries and keys left out; the usual scale", GEMMA3, position=20),
+    BlockCase("glm4", "random", "all features turned; frequencies of the whole head", GLM4, position=20),
+    BlockCase("phi", "random", "the first of the features that are turned, the last, and the next", PHI, position=20),
+    BlockCase("capped", "random", "a soft cap left out, before the scale, or on hidden scores", CAPPED, hot=4.0),
+    BlockCase("all_heads", "random", "queries and keys normalised head by head, or with one head's weight", ALL_HEADS),
+)
 STACK = StackCase("llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=2)
 
 
@@ -161,8 +191,11 @@ def _stages(case: BlockCase, given: Values) -> Iterator[Stage]:
     for name in ("q", "k", "v"):
         yield Stage(name, Linear(c.d_head), ("attention_norm", *_parameters(c, f"attention.{name}")))
     if c.qk_norm:
+        offset = c.weight_offset if c.qk_norm_offset else 0.0
+        of_head = replace(norm, centred=False, weight_offset=offset)
         for name in (q, k):
-            yield Stage(f"{name}_norm", replace(norm, centred=False), (name, f"attention.{name}_norm.weight"))
+            of_all = OverHeads(of_head) if c.qk_norm_over == "all_heads" else of_head
+            yield Stage(f"{name}_norm", of_all, (name, f"attention.{name}_norm.weight"))
         q, k = "q_norm", "k_norm"
     if c.rope != "none":
         turn = rotate(case, case.settings["position"])
@@ -226,7 +259,7 @@ PRE_LN_BLOCK = Op(
     outputs=(OUT,),
     constants=(Constant("config"), Constant("position")),
     taps=True,
-    cases=tuple(in_dtypes(OF_PRESETS, VALUES, (*MASKED, *CONFIGS), MASKED_MANY_ROWS)),
+    cases=tuple(in_dtypes(OF_PRESETS, (*VALUES, *OF_TODAY), (*MASKED, *CONFIGS, *OF_TODAY_ONCE), MASKED_MANY_ROWS)),
     golden=_golden,
     anatomy=_anatomy,
     costly=True,

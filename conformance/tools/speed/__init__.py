@@ -1,1 +1,1 @@
-"""Time beside correctness: how long a port takes, what no port can do without, and whether what it answered was right."""
+"""How long a port takes, beside whether what it answers is right."""

@@ -10,7 +10,7 @@ from rich.text import Text
 import conformance
 from conformance.port.launch import Launch
 from conformance.report.report import CONFORMS, FAILS, NOT_RUN
-from conformance.tools.speed.figures import Row, Spread
+from conformance.tools.speed.figures import Row, Timing
 
 FORMAT = 1
 
@@ -26,71 +26,62 @@ class SpeedReport:
 
     @property
     def exit_status(self) -> int:
-        """0 all that was timed conforms; 1 something does not, or a figure is an error; 3 nothing was timed."""
-        if not any(row.timing for row in self.rows):
-            return NOT_RUN
-        return FAILS if any(row.timing and not row.ranks for row in self.rows) else CONFORMS
+        """Of the port, not of the one it is compared with: 0 it conforms; 1 it does not, or a figure is an error; 3 no time."""
+        rows = [row for row in self.rows if row.port == self.launches[0].spec]
+        if any(row.faults or (row.timing and row.timing.errors) for row in rows):
+            return FAILS
+        return CONFORMS if any(row.timing for row in rows) else NOT_RUN
 
 
 def show(report: SpeedReport, console: Console) -> None:
     """Print the report."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    ports = list(dict.fromkeys(row.port for row in report.rows))
     heads = ("port", "op", "dtype", "shape", "pass", "ms", "quartiles", "CPU ms", "GB/s", "of a copy")
-    for head in (*heads, *([f"time / {ports[1]}"] if len(ports) > 1 else [])):
+    for head in (*heads, *(f"time / {launch.spec}" for launch in report.launches[1:])):
         table.add_column(head, no_wrap=True)
     for row in report.rows:
         if row.timing:
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row, row.timing))
     console.print(table, soft_wrap=True)
-    for line in dict.fromkeys(_remarks(report.rows)):
-        console.print(line, soft_wrap=True)
-    console.print(_conclusion(report))
+    for row in report.rows:
+        for of, words in _remarks(row):
+            console.print(Text.assemble((of, "bold"), words), soft_wrap=True)
+    style, words = {
+        CONFORMS: ("bold green", "all that was timed conforms"),
+        FAILS: ("bold red", "what is struck through does not count"),
+        NOT_RUN: ("bold red", "nothing was timed"),
+    }[report.exit_status]
+    console.print(Text(words, style), Text(f"in {report.seconds:.1f} s, seed {report.seed}"), sep=", ")
 
 
-def _cells(row: Row) -> list[Text]:
-    """A row of the table; its figures are struck through, in signs as well, where they count for nothing."""
-    timing = row.timing
-    assert timing is not None
-    shape = "x".join(map(str, row.case.shape))
-    seconds, cpu = timing.seconds, timing.cpu_seconds
-    quartiles = f"{_ms(seconds.lower)}-{_ms(seconds.upper)}"
-    rate, share = f"{timing.gigabytes_per_second:.3g}", f"{timing.of_copy:.2f}"
-    shown = [Text(text) for text in (row.port, row.case.op, row.case.dtype, shape, row.part)]
-    for text in (_ms(seconds.median), quartiles, _ms(cpu.median), rate, share):
-        shown.append(Text(text) if row.ranks else Text(f"~~{text}~~", style="strike red"))
-    return [*shown, Text(_ratio(row.ratio))] if row.ratio else shown
+def _cells(row: Row, timing: Timing) -> list[Text]:
+    """A row of the table; its figures are struck through, in plain text as well, where they count for nothing."""
+    seconds = timing.seconds
+    figures = (
+        _ms(seconds.median),
+        f"{_ms(seconds.lower)}-{_ms(seconds.upper)}",
+        _ms(timing.cpu_seconds.median),
+        f"{timing.bytes_per_second / 1e9:.3g}",
+        f"{timing.of_copy:.2f}",
+    )
+    ratio = f"{row.ratio.median:.2f} ({row.ratio.lower:.2f}-{row.ratio.upper:.2f})" if row.ratio else ""
+    names = [Text(text) for text in (row.port, row.case.op, row.case.dtype, "x".join(map(str, row.case.shape)), row.part)]
+    return [*names, *(Text(each) if row.ranks else Text(f"~~{each}~~", "strike red") for each in figures), Text(ratio)]
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}"
 
 
-def _ratio(ratio: Spread) -> str:
-    return f"{ratio.median:.2f} ({ratio.lower:.2f}-{ratio.upper:.2f})"
-
-
-def _remarks(rows: tuple[Row, ...]) -> list[Text]:
-    """Why figures are struck through, or there are none."""
-    said = list[Text]()
-    for row in rows:
-        where = f"{row.port} {row.case.op}/{row.case.dtype}"
-        said += [Text.assemble((f"{where} does not conform: ", "bold"), (fault, "red")) for fault in row.faults]
-        if row.timing:
-            of = f"{where}, {row.part}, error: "
-            said += [Text.assemble((of, "bold"), (error, "red")) for error in row.timing.errors]
-        elif row.reason:
-            said.append(Text.assemble((f"{where}, {row.part}: ", "bold"), f"not timed: {row.reason}"))
+def _remarks(row: Row) -> list[tuple[str, str]]:
+    """Why figures are struck through, or there are none: of which row, and why."""
+    where = f"{row.port} {row.case.op} {row.case.dtype} {row.part}"
+    said = [(f"{where} does not conform: ", fault) for fault in row.faults]
+    if row.timing:
+        said += [(f"{where}, error: ", error) for error in row.timing.errors]
+    elif row.reason:
+        said.append((f"{where} is not timed: ", row.reason))
     return said
-
-
-def _conclusion(report: SpeedReport) -> Text:
-    style, words = {
-        CONFORMS: ("bold green", "all that was timed conforms"),
-        FAILS: ("bold red", "what is struck through does not count"),
-        NOT_RUN: ("bold red", "nothing was timed"),
-    }[report.exit_status]
-    return Text.assemble((words, style), f": {sum(row.ranks for row in report.rows)} figures in {report.seconds:.1f} s")
 
 
 def as_json(report: SpeedReport) -> str:
