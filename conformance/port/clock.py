@@ -16,7 +16,7 @@ class Clock:
     """What a port overrides to be timed right: how to wait, the clock of its device, and how the device copies."""
 
     def finish(self, made: Any) -> None:
-        """Wait until what a call returned is computed; for a framework whose calls return before that."""
+        """Wait until what a step returned is computed, tensors in tuples and dictionaries; where calls return before that."""
 
     def timed(self, step: Step) -> tuple[Any, float, float]:
         """What a step returns, the seconds that it takes, and the CPU seconds of all threads of this process."""

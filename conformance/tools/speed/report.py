@@ -13,6 +13,7 @@ from conformance.report.report import CONFORMS, FAILS, NOT_RUN
 from conformance.tools.speed.figures import Row, Timing
 
 FORMAT = 1
+WIDEST = 1000  # characters of a line of the table
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,16 @@ class SpeedReport:
 
 def show(report: SpeedReport, console: Console) -> None:
     """Print the report."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     heads = ("port", "op", "dtype", "shape", "pass", "ms", "quartiles", "CPU ms", "GB/s", "of a copy")
     for head in (*heads, *(f"time / {launch.spec}" for launch in report.launches[1:])):
         table.add_column(head, no_wrap=True)
     for row in report.rows:
         if row.timing:
             table.add_row(*_cells(row, row.timing))
-    console.print(table, soft_wrap=True)
+    # As wide as it is: a figure that is cut off is another figure.
+    table.width = table.__rich_measure__(console, console.options.update(width=WIDEST)).maximum
+    console.print(table, crop=False)
     for row in report.rows:
         for of, words in _remarks(row):
             console.print(Text.assemble((of, "bold"), words), soft_wrap=True)

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import SystemRandom
 
 import numpy as np
@@ -28,25 +28,20 @@ KEPT = 2  # answers of every turn that are judged
 
 @dataclass(slots=True)
 class Contender:
-    """A port that is timed."""
+    """A port that is timed: its verdicts on the quick cases of each op and dtype, and on each case that is timed itself."""
 
     session: Session
-    seed: int
-    _quick: dict[tuple[str, str], list[Verdict]] = field(default_factory=dict)
+    quick: dict[tuple[str, str], list[Verdict]] = field(default_factory=dict)
+    own: dict[Case, Verdict] = field(default_factory=dict)
 
-    @property
-    def spec(self) -> str:
-        """Its name."""
-        return self.session.launch.spec
-
-    def quick(self, case: Case) -> list[Verdict]:
-        """The verdicts on the quick cases of a case's op and dtype, which are asked once."""
-        kind = case.op, case.dtype
-        if kind not in self._quick:
-            examined = Examination(self.session, self.seed)
-            asked = [examined.judge(each) for each in QUICK if (each.op, each.dtype) == kind]
-            self._quick[kind] = [verdict for verdict in asked if verdict.status != "skip"]
-        return self._quick[kind]
+    def examine(self, golden: Golden, seed: int) -> None:
+        """Judge it in a case; before the first one of an op and a dtype, in the quick ones of these."""
+        case = golden.case
+        if (case.op, case.dtype) not in self.quick:
+            examined = Examination(self.session, seed)
+            verdicts = [examined.judge(each) for each in QUICK if (each.op, each.dtype) == (case.op, case.dtype)]
+            self.quick[case.op, case.dtype] = [verdict for verdict in verdicts if verdict.status != "skip"]
+        self.own[case] = judge(self.session, golden)
 
 
 def time_ports(
@@ -59,96 +54,104 @@ def time_ports(
     """
     rows = list[Row]()
     with ExitStack() as stack:
-        contenders = [Contender(stack.enter_context(Session(launch)), seed) for launch in launches]
+        contenders = [Contender(stack.enter_context(Session(launch))) for launch in launches]
         chosen: dict[tuple[str, str, tuple[int, ...]], Case] = {}
         for case in asked:
             if not any(unsupported(case, each.session.hello) for each in contenders):
                 chosen.setdefault((case.op, case.dtype, case.shape), case)
         for case in chosen.values():
             on_case(case.id)
-            rows += time_case(contenders, case, seed)
+            goldens = [compute(case, seed + number) for number in range(SETS)]
+            for each in contenders:
+                each.examine(goldens[0], seed)
+            rows += _rows(contenders, goldens)
     return rows
 
 
-def time_case(contenders: Sequence[Contender], case: Case, seed: int) -> list[Row]:
-    """The forward pass of a case, and the backward pass alone or, where some port has none apart, the two together."""
-    goldens = [compute(case, seed + number) for number in range(SETS)]
-    own = {each.spec: judge(each.session, goldens[0]) for each in contenders}
-    rows = _time_part(contenders, goldens, "forward", own)
+def _rows(contenders: Sequence[Contender], goldens: list[Golden]) -> list[Row]:
+    """The forward pass of a case, and the backward pass alone or, where a port has none apart, the two together."""
+    forward = _in_turns(contenders, goldens, "forward")
     if not all(each.session.hello.gradients for each in contenders):
-        return rows
-    backward = _time_part(contenders, goldens, "backward", own)
-    return rows + (backward if all(row.timing for row in backward) else _time_part(contenders, goldens, "both", own))
+        return forward
+    backward = _in_turns(contenders, goldens, "backward")
+    return forward + (backward if all(row.timing for row in backward) else _in_turns(contenders, goldens, "both"))
 
 
-def _time_part(contenders: Sequence[Contender], goldens: list[Golden], part: Part, own: dict[str, Verdict]) -> list[Row]:
-    case = goldens[0].case
-    turns: dict[str, list[Repeated]] = {each.spec: [] for each in contenders}
-    wrong: dict[str, list[str]] = {each.spec: [] for each in contenders}
-    reasons: dict[str, str] = {spec: verdict.message for spec, verdict in own.items() if verdict.status in ("skip", "error")}
-    for _ in range(TURNS + 1):
-        for each in contenders:
-            if each.spec in reasons:
-                continue
-            try:
-                turns[each.spec].append(_turn(each, goldens, part, turns[each.spec], wrong[each.spec]))
-            except NoAnswer as none:
-                reasons[each.spec] = str(none)
-    rows = list[Row]()
-    for each in contenders:
-        faults = tuple(_faults(each.quick(case), own[each.spec], part, wrong[each.spec]))
-        if each.spec in reasons:
-            rows.append(Row(each.spec, case, part, faults, reason=reasons[each.spec]))
-        else:
-            rows.append(Row(each.spec, case, part, faults, timing_of(turns[each.spec][1:], floor(goldens[0], part))))
-    return compared(rows)
+def _in_turns(contenders: Sequence[Contender], goldens: list[Golden], part: Part) -> list[Row]:
+    trials = [Trial(each, goldens, part) for each in contenders]
+    for _ in range(1 + TURNS):
+        for trial in trials:
+            trial.turn()
+    return compared([trial.row() for trial in trials])
 
 
-def _turn(contender: Contender, goldens: list[Golden], part: Part, before: list[Repeated], wrong: list[str]) -> Repeated:
-    """So many calls as take `SECONDS`; what is wrong with the answers that are judged joins `wrong`. Raises `NoAnswer`."""
-    case = goldens[0].case
-    taken = statistics.median(before[-1].seconds) if before else SECONDS
-    calls = max(FEWEST, min(MOST, round(SECONDS / max(taken, 1e-9))))
-    chance = SystemRandom()  # a port cannot know which rows come, nor which answers are judged
-    seeds, kept = [chance.getrandbits(63) for _ in range(calls)], sorted(chance.sample(range(calls), KEPT))
-    asked = _asked(goldens[0], part)
-    how = {"part": part, "seeds": seeds, "kept": kept, "n_bytes": floor(goldens[0], part)}
-    repeated = contender.session.repeat(case, [each.inputs for each in goldens], asked, **how)
-    overwrote = set(repeated.overwrote) - set(contender.session.hello.overwrites)
-    wrong += [f"overwrites {', '.join(sorted(overwrote))}"] * bool(overwrote)
-    for number in kept:
-        back = np.argsort(order_of(seeds[number], case.shape))
-        made = {name.partition(".")[2]: array for name, array in repeated.outputs.items() if name.startswith(f"{number}.")}
-        outputs = {name: shuffled(array, back, case.shape) for name, array in made.items()}
-        verdict = compare(contender.spec, goldens[number % SETS], outputs, asked)
-        wrong += [_words(verdict)] * (verdict.status != "pass")
-    repeated.outputs = {}
-    return repeated
+class Trial:
+    """The turns of one port in one part of a case, as long as it answers."""
 
+    def __init__(self, contender: Contender, goldens: list[Golden], part: Part) -> None:
+        self._session, self._goldens, self._part = contender.session, goldens, part
+        self._case = case = goldens[0].case
+        self._quick, self._own = contender.quick[case.op, case.dtype], contender.own[case]
+        self._turns: list[Repeated] = []
+        self._wrong: list[str] = []  # answers of timed calls, in words
+        self._reason = self._own.message if self._own.status in ("skip", "error") else ""
+        self._n_bytes = floor(goldens[0], part)
 
-def _asked(golden: Golden, part: Part) -> tuple[str, ...]:
-    """The outputs of a part of a case: of both passes in one, what has a cotangent, and the gradients."""
-    made = tuple(name for name in golden.case.made if part == "forward" or f"d{name}" in golden.inputs)
-    gradients = tuple(name for name in golden.case.outputs if name not in golden.case.made)
-    return {"forward": made, "backward": gradients, "both": made + gradients}[part]
+    def turn(self) -> None:
+        """Time so many calls as take `SECONDS`, and judge some of their answers."""
+        if self._reason:
+            return
+        taken = statistics.median(self._turns[-1].seconds) if self._turns else SECONDS
+        calls = max(FEWEST, min(MOST, round(SECONDS / max(taken, 1e-9))))
+        chance = SystemRandom()  # a port cannot know which order the rows have, nor which answers are judged
+        seeds, kept = [chance.getrandbits(63) for _ in range(calls)], sorted(chance.sample(range(calls), KEPT))
+        how = {"part": self._part, "seeds": seeds, "kept": kept, "n_bytes": self._n_bytes}
+        try:
+            repeated = self._session.repeat(self._case, [each.inputs for each in self._goldens], self._asked(), **how)
+        except NoAnswer as none:
+            self._reason = str(none)
+            return
+        self._turns.append(replace(repeated, outputs={}))
+        if overwrote := set(repeated.overwrote) - set(self._session.hello.overwrites):
+            self._wrong.append(f"overwrites {', '.join(sorted(overwrote))}")
+        for number in kept:
+            outputs = {n.partition(".")[2]: array for n, array in repeated.outputs.items() if n.startswith(f"{number}.")}
+            self._judge(outputs, self._goldens[number % SETS], seeds[number])
 
+    def _judge(self, outputs: dict[str, np.ndarray], golden: Golden, seed: int) -> None:
+        shape = self._case.shape
+        back = np.argsort(order_of(seed, shape))
+        in_order = {name: shuffled(array, back, shape) for name, array in outputs.items()}
+        verdict = compare(self._session.launch.spec, golden, in_order, self._asked())
+        if verdict.status != "pass":
+            self._wrong.append(_words(verdict))
 
-def _faults(quick: Sequence[Verdict], own: Verdict, part: Part, timed: list[str]) -> Iterator[str]:
-    """What is wrong with a part of a port, in words; what it is expected to do wrong is wrong, too."""
-    failing = [verdict for verdict in quick if _fails(verdict, part)]
-    if failing:
-        yield f"{len(failing)} of {len(quick)} quick cases fail, such as {failing[0].case.id}: {_words(failing[0])}"
-    if _fails(own, part):
-        yield f"wrong in this shape: {_words(own)}"
-    elif timed:
-        yield f"wrong when it is timed, {len(timed)} times: {timed[0]}"
+    def _asked(self) -> tuple[str, ...]:
+        """The outputs of this part of the case: of both passes in one, those with a cotangent, and the gradients."""
+        case, given = self._case, self._goldens[0].inputs
+        gradients = tuple(name for name in case.outputs if name not in case.made)
+        with_cotangent = tuple(name for name in case.made if f"d{name}" in given)
+        return {"forward": case.made, "backward": gradients, "both": with_cotangent + gradients}[self._part]
 
+    def row(self) -> Row:
+        """What the turns come to; the first has warmed the port up, and does not count."""
+        timing = None if self._reason else timing_of(self._turns[1:], self._n_bytes)
+        return Row(self._session.launch.spec, self._case, self._part, tuple(self._faults()), timing, self._reason)
 
-def _fails(verdict: Verdict, part: Part) -> bool:
-    """Whether an output of this part is wrong, or there is none; a backward pass whose y is wrong is wrong."""
-    names = verdict.case.made if part == "forward" else tuple(verdict.case.outputs)
-    wrong = not verdict.outputs or any(not each.passes for each in verdict.outputs if each.output in names)
-    return verdict.status not in ("pass", "skip") and wrong
+    def _faults(self) -> Iterator[str]:
+        """What is wrong, in words; what a port is expected to do wrong is wrong, too."""
+        if failing := [verdict for verdict in self._quick if self._fails(verdict)]:
+            yield f"{len(failing)} of {len(self._quick)} quick cases fail, such as {failing[0].case.id}: {_words(failing[0])}"
+        if self._fails(self._own):
+            yield f"wrong in this shape: {_words(self._own)}"
+        elif self._wrong:
+            yield f"wrong when it is timed, {len(self._wrong)} times: {self._wrong[0]}"
+
+    def _fails(self, verdict: Verdict) -> bool:
+        """Whether an output of this part is wrong, or there is none; a backward pass whose y is wrong is wrong."""
+        names = verdict.case.made if self._part == "forward" else tuple(verdict.case.outputs)
+        wrong = not verdict.outputs or any(not each.passes for each in verdict.outputs if each.output in names)
+        return verdict.status not in ("pass", "skip") and wrong
 
 
 def _words(verdict: Verdict) -> str:
