@@ -23,7 +23,7 @@ class Cheat(NoGradients):
 
 class RemembersWhereXLies(Cheat):
     def answer_to(self, y, inputs):
-        return self.answers.setdefault((inputs[0].ctypes.data, y.shape), y).copy()
+        return self.answers.setdefault((inputs[0].ctypes.data, y.shape), y.copy()).copy()
 
 
 class RemembersASum(Cheat):
@@ -31,7 +31,7 @@ class RemembersASum(Cheat):
 
     def answer_to(self, y, inputs):
         sum_ = round(float(np.abs(inputs[0].astype(np.float64)).sum()), 3)
-        return self.answers.setdefault((sum_, y.shape), y.copy())
+        return self.answers.setdefault((sum_, y.shape), y.copy()).copy()
 
 
 class ReturnsEarly(Cheat):
