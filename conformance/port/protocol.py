@@ -117,15 +117,14 @@ class Repeat:
 
     There is a call for each of `seeds`, which says in which order the rows of its inputs stand. The file of inputs has so many
     `sets` of tensors, such as `1.x`, which take turns. `part` is what is timed: the forward pass, the gradients alone, or both
-    passes in one; `n_bytes` is what it has to read and write at least. The outputs of the calls that are `kept` are written,
-    such as `4.y`.
+    passes in one; `n_bytes` is what it has to read and write at least. The outputs of the call that is `kept` are written.
     """
 
     call: Call
     part: Part
     sets: int
     seeds: tuple[int, ...]
-    kept: tuple[int, ...]
+    kept: int
     n_bytes: int
 
 

@@ -138,15 +138,15 @@ class Session:
             return Answer(outputs, read_overwrote(answer))
 
     def repeat(self, case: Case, sets: Sequence[dict[str, Array]], asked: tuple[str, ...], **how: Any) -> Repeated:
-        """How long calls on the `sets` of inputs take, in turn, with some of their outputs; `how` are fields of `Repeat`.
+        """How long calls on the `sets` of inputs take, in turn, and the outputs of one; `how` are fields of `Repeat`.
 
         Raises `NoAnswer` where the port cannot be asked so. It must be one in Python.
         """
         with self._folder() as folder:
             call = self._call(case, asked, sets[0], folder)
             given = {f"{number}.{name}": array for number, inputs in enumerate(sets) for name, array in inputs.items()}
-            request, limit = encode("time", **asdict(call), sets=len(sets), **how), outputs_limit(case) * len(how["kept"])
-            answer, outputs = self._put(request, call, given, limit)
+            request = encode("time", **asdict(call), sets=len(sets), **how)
+            answer, outputs = self._put(request, call, given, outputs_limit(case))
             told = {name: answer[name] for name in Repeated.__dataclass_fields__ if name != "outputs"}
             return Repeated(**told, outputs=outputs)
 

@@ -1,8 +1,8 @@
-"""A case that is asked many times, on inputs that differ from call to call: what every call took, and some of the answers.
+"""A case that is asked many times, on inputs that differ from call to call: what every call took, and one of the answers.
 
 What a kernel could win by without computing is taken away. Each call finds other numbers in the memory where the last one
 found its own. An answer is read as soon as the call returns; then all that was read and written is overwritten. Nothing
-tells a call from one whose answer is judged.
+tells a call that its answer is judged.
 """
 
 import time
@@ -44,8 +44,8 @@ def repeated(port: Port, repeat: Repeat, tensors: dict[str, Array]) -> Repeated:
         result.seconds.append(seconds)
         result.cpu_seconds.append(cpu_seconds)
         result.overwrote += [name for name, array in values.items() if bits(held[name]) != bits(array)]
-        if number in repeat.kept:
-            result.outputs |= {f"{number}.{name}": output.copy() for name, output in outputs.items()}
+        if number == repeat.kept:
+            result.outputs = {name: output.copy() for name, output in outputs.items()}
         for array in (*outputs.values(), *memory.values()):
             _poison(array)
     return result

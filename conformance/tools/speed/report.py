@@ -50,11 +50,11 @@ def show(report: SpeedReport, console: Console) -> None:
         for of, words in _remarks(row):
             console.print(Text.assemble((of, "bold"), words), soft_wrap=True)
     style, words = {
-        CONFORMS: ("bold green", "all that was timed conforms"),
-        FAILS: ("bold red", "what is struck through does not count"),
-        NOT_RUN: ("bold red", "nothing was timed"),
+        CONFORMS: ("bold green", "conforms in all that was timed"),
+        FAILS: ("bold red", "has figures that do not count: they are struck through"),
+        NOT_RUN: ("bold red", "was not timed"),
     }[report.exit_status]
-    console.print(Text(words, style), Text(f"in {report.seconds:.1f} s, seed {report.seed}"), sep=", ")
+    console.print(Text.assemble((f"{report.launches[0].spec} {words}", style), f": {report.seconds:.1f} s, seed {report.seed}"))
 
 
 def _cells(row: Row, timing: Timing) -> list[Text]:

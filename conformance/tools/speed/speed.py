@@ -8,40 +8,38 @@ from random import SystemRandom
 
 import numpy as np
 
-from conformance.judging.compare import Verdict, compare
-from conformance.ops.golden import Golden, compute
+from conformance.judging.compare import Verdict
+from conformance.ops.golden import Golden, compute, on_its_own
 from conformance.ops.quick import QUICK
 from conformance.port.launch import Launch
 from conformance.port.protocol import Part, Repeated
 from conformance.port.session import NoAnswer, Session
 from conformance.port.timing import order_of, shuffled
+from conformance.question.answer import malformed
 from conformance.question.case import Case
-from conformance.running.runner import Examination, judge, unsupported
+from conformance.report.counting import count_of
+from conformance.running.runner import Examination, unsupported
 from conformance.tools.speed.figures import Row, compared, timing_of
 from conformance.tools.speed.floor import floor
 
 SETS = 2  # of inputs, which take turns, their rows in another order every time
 TURNS = 5  # of every port; one more before them warms it up, and does not count
 SECONDS, FEWEST, MOST = 0.2, 4, 40  # what one turn should take, and how many calls it has
-KEPT = 2  # answers of every turn that are judged
 
 
 @dataclass(slots=True)
 class Contender:
-    """A port that is timed: its verdicts on the quick cases of each op and dtype, and on each case that is timed itself."""
+    """A port that is timed, and its verdicts on the quick cases of each op and dtype."""
 
     session: Session
-    quick: dict[tuple[str, str], list[Verdict]] = field(default_factory=dict)
-    own: dict[Case, Verdict] = field(default_factory=dict)
+    verdicts: dict[tuple[str, str], list[Verdict]] = field(default_factory=dict)
 
-    def examine(self, golden: Golden, seed: int) -> None:
-        """Judge it in a case; before the first one of an op and a dtype, in the quick ones of these."""
-        case = golden.case
-        if (case.op, case.dtype) not in self.quick:
+    def examine(self, case: Case, seed: int) -> None:
+        """Judge it in the quick cases of a case's op and dtype, once."""
+        kind = case.op, case.dtype
+        if kind not in self.verdicts:
             examined = Examination(self.session, seed)
-            verdicts = [examined.judge(each) for each in QUICK if (each.op, each.dtype) == (case.op, case.dtype)]
-            self.quick[case.op, case.dtype] = [verdict for verdict in verdicts if verdict.status != "skip"]
-        self.own[case] = judge(self.session, golden)
+            self.verdicts[kind] = [examined.judge(each) for each in QUICK if (each.op, each.dtype) == kind]
 
 
 def time_ports(
@@ -61,10 +59,9 @@ def time_ports(
                 chosen.setdefault((case.op, case.dtype, case.shape), case)
         for case in chosen.values():
             on_case(case.id)
-            goldens = [compute(case, seed + number) for number in range(SETS)]
             for each in contenders:
-                each.examine(goldens[0], seed)
-            rows += _rows(contenders, goldens)
+                each.examine(case, seed)
+            rows += _rows(contenders, [compute(case, seed + number) for number in range(SETS)])
     return rows
 
 
@@ -90,48 +87,35 @@ class Trial:
 
     def __init__(self, contender: Contender, goldens: list[Golden], part: Part) -> None:
         self._session, self._goldens, self._part = contender.session, goldens, part
-        self._case = case = goldens[0].case
-        self._quick, self._own = contender.quick[case.op, case.dtype], contender.own[case]
+        self._case = goldens[0].case
+        self._verdicts = contender.verdicts[self._case.op, self._case.dtype]
         self._turns: list[Repeated] = []
-        self._wrong: list[str] = []  # answers of timed calls, in words
-        self._reason = self._own.message if self._own.status in ("skip", "error") else ""
+        self._wrong: list[str] = []  # of timed calls, in words
+        self._reason = ""
         self._n_bytes = floor(goldens[0], part)
 
     def turn(self) -> None:
-        """Time so many calls as take `SECONDS`, and judge some of their answers."""
+        """Time so many calls as take `SECONDS`, and judge the answer of one."""
         if self._reason:
             return
         taken = statistics.median(self._turns[-1].seconds) if self._turns else SECONDS
         calls = max(FEWEST, min(MOST, round(SECONDS / max(taken, 1e-9))))
-        chance = SystemRandom()  # a port cannot know which order the rows have, nor which answers are judged
-        seeds, kept = [chance.getrandbits(63) for _ in range(calls)], sorted(chance.sample(range(calls), KEPT))
+        chance = SystemRandom()  # a port cannot know which order the rows have, nor which answer is judged
+        seeds, kept = [chance.getrandbits(63) for _ in range(calls)], chance.randrange(calls)
+        asked, inputs = _outputs_of(self._case, self._part), [golden.inputs for golden in self._goldens]
         how = {"part": self._part, "seeds": seeds, "kept": kept, "n_bytes": self._n_bytes}
         try:
-            repeated = self._session.repeat(self._case, [each.inputs for each in self._goldens], self._asked(), **how)
+            repeated = self._session.repeat(self._case, inputs, asked, **how)
         except NoAnswer as none:
             self._reason = str(none)
             return
         self._turns.append(replace(repeated, outputs={}))
         if overwrote := set(repeated.overwrote) - set(self._session.hello.overwrites):
             self._wrong.append(f"overwrites {', '.join(sorted(overwrote))}")
-        for number in kept:
-            outputs = {n.partition(".")[2]: array for n, array in repeated.outputs.items() if n.startswith(f"{number}.")}
-            self._judge(outputs, self._goldens[number % SETS], seeds[number])
-
-    def _judge(self, outputs: dict[str, np.ndarray], golden: Golden, seed: int) -> None:
         shape = self._case.shape
-        back = np.argsort(order_of(seed, shape))
-        in_order = {name: shuffled(array, back, shape) for name, array in outputs.items()}
-        verdict = compare(self._session.launch.spec, golden, in_order, self._asked())
-        if verdict.status != "pass":
-            self._wrong.append(_words(verdict))
-
-    def _asked(self) -> tuple[str, ...]:
-        """The outputs of this part of the case: of both passes in one, those with a cotangent, and the gradients."""
-        case, given = self._case, self._goldens[0].inputs
-        gradients = tuple(name for name in case.outputs if name not in case.made)
-        with_cotangent = tuple(name for name in case.made if f"d{name}" in given)
-        return {"forward": case.made, "backward": gradients, "both": with_cotangent + gradients}[self._part]
+        back = np.argsort(order_of(seeds[kept], shape))
+        outputs = {name: shuffled(array, back, shape) for name, array in repeated.outputs.items()}
+        self._wrong += _wrong(self._goldens[kept % SETS], outputs, asked)
 
     def row(self) -> Row:
         """What the turns come to; the first has warmed the port up, and does not count."""
@@ -140,21 +124,45 @@ class Trial:
 
     def _faults(self) -> Iterator[str]:
         """What is wrong, in words; what a port is expected to do wrong is wrong, too."""
-        if failing := [verdict for verdict in self._quick if self._fails(verdict)]:
-            yield f"{len(failing)} of {len(self._quick)} quick cases fail, such as {failing[0].case.id}: {_words(failing[0])}"
-        if self._fails(self._own):
-            yield f"wrong in this shape: {_words(self._own)}"
-        elif self._wrong:
-            yield f"wrong when it is timed, {len(self._wrong)} times: {self._wrong[0]}"
+        judged = [verdict for verdict in self._verdicts if verdict.status != "skip"]
+        if failing := [verdict for verdict in judged if _fails(verdict, self._part)]:
+            first = failing[0]
+            yield f"{len(failing)} of {len(judged)} quick cases fail, such as {first.case.id}: {_words(first)}"
+        if self._wrong:
+            yield f"wrong when it is timed, {count_of(len(self._wrong), 'time')}: {self._wrong[0]}"
 
-    def _fails(self, verdict: Verdict) -> bool:
-        """Whether an output of this part is wrong, or there is none; a backward pass whose y is wrong is wrong."""
-        names = verdict.case.made if self._part == "forward" else tuple(verdict.case.outputs)
-        wrong = not verdict.outputs or any(not each.passes for each in verdict.outputs if each.output in names)
-        return verdict.status not in ("pass", "skip") and wrong
+
+def _outputs_of(case: Case, part: Part) -> tuple[str, ...]:
+    """The outputs by which a part of a case is judged; of both passes in one, the gradients."""
+    return case.made if part == "forward" else tuple(name for name in case.outputs if name not in case.made)
+
+
+def _fails(verdict: Verdict, part: Part) -> bool:
+    """Whether an output of this part is wrong, or there is none."""
+    outputs = [each for each in verdict.outputs if each.output in _outputs_of(verdict.case, part)]
+    return verdict.status not in ("pass", "skip") and not (outputs and all(each.passes for each in outputs))
 
 
 def _words(verdict: Verdict) -> str:
     """Why a verdict is no pass."""
-    outside = [f"{each.outside} of {each.size} elements of {each.output}" for each in verdict.outputs if not each.passes]
+    outside = [_outside(each.outside, each.size, each.output) for each in verdict.outputs if not each.passes]
     return verdict.message or ", ".join(outside)
+
+
+def _wrong(golden: Golden, outputs: dict[str, np.ndarray], asked: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong with outputs, which may be too large to ask by how much."""
+    if problem := malformed(golden.case, outputs, asked):
+        yield problem
+        return
+    expected = on_its_own(golden.case, golden.outputs, outputs)
+    for name in asked:
+        actual = outputs[name].astype(np.float64)
+        outside = np.count_nonzero(~expected[name].within(actual))
+        if outputs[name].dtype.name != expected[name].dtype:
+            yield f"{name} is {outputs[name].dtype.name}; expected {expected[name].dtype}"
+        elif outside:
+            yield _outside(outside, actual.size, name)
+
+
+def _outside(outside: int, size: int, name: str) -> str:
+    return f"{outside} of {size} elements of {name}"
