@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -151,7 +151,7 @@ class Session:
             return Repeated(**told, outputs=outputs)
 
     @contextmanager
-    def _folder(self) -> Iterator[Path]:
+    def _folder(self) -> Generator[Path]:
         """A folder for one question: whatever the port does to it, the next one is as it should be. Raises `NoAnswer`."""
         if self.given_up:
             raise NoAnswer("error", NOT_ASKED)

@@ -86,7 +86,8 @@ class Trial:
     """The turns of one port in one part of a case, as long as it answers."""
 
     def __init__(self, contender: Contender, goldens: list[Golden], part: Part) -> None:
-        self._session, self._goldens, self._part = contender.session, goldens, part
+        self._session, self._goldens = contender.session, goldens
+        self._part: Part = part
         self._case = goldens[0].case
         self._verdicts = contender.verdicts[self._case.op, self._case.dtype]
         self._turns: list[Repeated] = []
@@ -157,7 +158,7 @@ def _wrong(golden: Golden, outputs: dict[str, np.ndarray], asked: tuple[str, ...
     expected = on_its_own(golden.case, golden.outputs, outputs)
     for name in asked:
         actual = outputs[name].astype(np.float64)
-        outside = np.count_nonzero(~expected[name].within(actual))
+        outside = int(np.count_nonzero(~expected[name].within(actual)))
         if outputs[name].dtype.name != expected[name].dtype:
             yield f"{name} is {outputs[name].dtype.name}; expected {expected[name].dtype}"
         elif outside:
