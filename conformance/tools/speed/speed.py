@@ -116,7 +116,8 @@ class Trial:
         shape = self._case.shape
         back = np.argsort(order_of(seeds[kept], shape))
         outputs = {name: shuffled(array, back, shape) for name, array in repeated.outputs.items()}
-        self._wrong += _wrong(self._goldens[kept % SETS], outputs, asked)
+        if wrong := ", ".join(_wrong(self._goldens[kept % SETS], outputs, asked)):
+            self._wrong.append(wrong)
 
     def row(self) -> Row:
         """What the turns come to; the first has warmed the port up, and does not count."""
