@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
+from conformance.numbers.tensors import TensorFileError, as_bytes, read_tensors
 from conformance.ops.table import OPS
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
@@ -174,7 +174,7 @@ class Session:
 
     def _put(self, request: str, call: Call, given: dict[str, Array], limit: int) -> tuple[dict[str, Any], dict[str, Array]]:
         """The answer `done` to a request about these tensors, and what is in the file of outputs, of so many bytes at most."""
-        write_tensors(Path(call.inputs), given)
+        Path(call.inputs).write_bytes(as_bytes(given))
         answer = self._answer(request)
         self._failures = 0
         if answer["type"] != "done":
