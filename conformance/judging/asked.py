@@ -14,13 +14,14 @@ FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a port may have code of its own for: an output in one dtype and kind of case, of arrays that are split over devices
-    or not, in small cases or in large ones.
+    """What a port may have code of its own for: an output in one dtype and kind of case, quantised to one dtype, of arrays that
+    are split over devices or not, in small cases or in large ones.
     """
 
     output: str
     dtype: str
     kind: str
+    quantised_dtype: str
     is_split: bool
     small: bool
 
@@ -51,7 +52,8 @@ class Asked:
     def of(cls, verdict: Verdict) -> "Asked":
         """A case as it was judged."""
         case, small = verdict.case, is_small(verdict.case)
-        groups = [Group(output.output, case.dtype, case.kind, is_split(case.layout), small) for output in verdict.judged]
+        branch = case.dtype, case.kind, case.settings.get("quantised_dtype", ""), is_split(case.layout), small
+        groups = [Group(output.output, *branch) for output in verdict.judged]
         return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 
