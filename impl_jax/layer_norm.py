@@ -36,11 +36,11 @@ def layer_norm(
     centred row. `order`, `dtype`, `group_size`, `kernel` and `axis_name` are as in `rms_norm`; the bias is added before the
     last rounding. `eps` and `weight_offset` are constants to every gradient. Raises as `rms_norm` does.
     """
-    check_order(order)
-    check_rows(x, weight=weight, bias=bias)
     if in_pallas(kernel, axis_name):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "group_size": group_size}
         return pallas_norm(x, None, weight, bias, **settings, dtype=x.dtype if dtype is None else dtype, centred=True)[0]
+    check_order(order)
+    check_rows(x, weight=weight, bias=bias)
     rows, weight, bias = split(group_size, axis_name, x, weight, bias)
     y_dtype = x.dtype if dtype is None else jnp.dtype(dtype)
     y: Any = _layer_norm(order, y_dtype, axis_name, rows, weight, bias, eps, weight_offset)

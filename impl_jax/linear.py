@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from impl_jax.mesh import cotangent
+from impl_jax.mesh import cotangent, summed
 from impl_jax.rows import compute_dtype, round_to, sum_rows
 
 
@@ -49,7 +49,7 @@ def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array | Non
     dx = contract("...o,oi->...i", dy, weight.astype(x.dtype))  # *batch d_in
     dweight = contract("ro,ri->oi", dy_rows, rows)  # d_out d_in
     dbias = None if bias is None else cotangent(bias, sum_rows(dy.astype(compute_dtype(dy))))  # d_out
-    return cotangent(x, dx), cotangent(weight, dweight), dbias
+    return round_to(summed(x, dx), x.dtype), cotangent(weight, dweight), dbias
 
 
 linear.defvjp(_linear_forward, _linear_backward)

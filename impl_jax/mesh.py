@@ -25,6 +25,10 @@ def cotangent(of: Array, a: Array) -> Array:
     Autodiff does so by itself; a backward pass of our own has to, where `jax.shard_map` checks (`check_vma`): each device has
     the gradient of its part. Nothing is summed outside of it, nor where it does not check, and sums there itself.
     """
+    return summed(of, a).astype(of.dtype)
+
+
+def summed(of: Array, a: Array) -> Array:
+    """The same, before it is rounded."""
     split = jax.typeof(a).manual_axis_type.varying - jax.typeof(of).manual_axis_type.varying
-    whole = lax.psum(a, tuple(sorted(split, key=str))) if split else a
-    return whole.astype(of.dtype)
+    return lax.psum(a, tuple(sorted(split, key=str))) if split else a

@@ -42,11 +42,11 @@ def rms_norm(
     Raises `ValueError` for another order or kernel, a weight of another shape, a group that does not divide d or one beside an
     `axis_name`, `TypeError` for an x that is not of floating point.
     """
-    check_order(order)
-    check_rows(x, weight=weight)
     if in_pallas(kernel, axis_name):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "group_size": group_size}
         return pallas_norm(x, None, weight, None, **settings, dtype=x.dtype if dtype is None else dtype, centred=False)[0]
+    check_order(order)
+    check_rows(x, weight=weight)
     rows, weight = split(group_size, axis_name, x, weight)
     y_dtype = x.dtype if dtype is None else jnp.dtype(dtype)
     y: Any = _rms_norm(order, y_dtype, axis_name, rows, weight, eps, weight_offset)

@@ -14,14 +14,13 @@ FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a port may have code of its own for: an output in one dtype and kind of case, quantised to one dtype, of arrays that
-    are split over devices or not, in small cases or in large ones.
+    """What a port may have code of its own for: an output in one dtype and variant of its op, of arrays that are split over
+    devices or not, in small cases or in large ones.
     """
 
     output: str
     dtype: str
-    kind: str
-    quantised_dtype: str
+    variant: str
     is_split: bool
     small: bool
 
@@ -52,8 +51,7 @@ class Asked:
     def of(cls, verdict: Verdict) -> "Asked":
         """A case as it was judged."""
         case, small = verdict.case, is_small(verdict.case)
-        branch = case.dtype, case.kind, case.settings.get("quantised_dtype", ""), is_split(case.layout), small
-        groups = [Group(output.output, *branch) for output in verdict.judged]
+        groups = [Group(output.output, case.dtype, case.variant, is_split(case.layout), small) for output in verdict.judged]
         return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 

@@ -27,25 +27,16 @@ A residual that is `aliased` is x: the same numbers in the same memory. `sharded
 devices: the first axis of those of rows, the last axis of every tensor that has features, or both.
 """
 
-SHARDED: tuple[dict[str, Any], ...] = tuple(
-    {"name": layout, "exposes": exposes, "shape": (8, 5, 32), "layout": layout}
-    for layout, exposes in {
-        "sharded_rows": "dweight of a part of the rows, averaged over the parts, or added up in the storage dtype",
-        "sharded_features": "statistics of a part of the features, or sums over them divided by its width",
-        "sharded_both": "a sum over all devices where it is one over some",
-    }.items()
-)
-"""The questions about arrays that are split: four devices divide the axes, and the rows are no part of a block of 64."""
-
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
 
 class Case(Protocol):
     """One question to a port: an op, a dtype, and inputs that follow from the case and a seed. Immutable, and its own key.
 
-    `id` is a path, op/kind/dtype/name, and a port may have code of its own for every kind; `exposes` says in words which fault
-    the case is about; `shape` is that of the first input; `settings` are the op's constants beside eps, order and offset;
-    `weight_offset` is None where no norm has a weight.
+    `id` is a path, op/kind/dtype/name; `variant` names the function that is asked for, of those that go by the op's name, each
+    of which a port may have code of its own for; `exposes` says in words which fault the case is about; `shape` is that of the
+    first input; `settings` are the op's constants beside eps, order and offset; `weight_offset` is None where no norm has a
+    weight.
     """
 
     @property
@@ -53,7 +44,7 @@ class Case(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def kind(self) -> str: ...
+    def variant(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property

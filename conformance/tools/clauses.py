@@ -12,7 +12,7 @@ from pathlib import Path
 from conformance.mistakes.mistake import Mistake
 from conformance.ops.block.case import CompositeCase
 from conformance.ops.norms.cases import NORMS, NormCase
-from conformance.question.case import Case
+from conformance.question.case import Case, is_split
 
 SPEC = Path(__file__).parents[2] / "docs" / "spec.md"
 ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
@@ -56,7 +56,9 @@ def _of_case(case: Case) -> Iterator[str]:
         yield f"weight_offset-{case.weight_offset}"
     if case.dialect.weight_dtype == "float32" and case.dtype != "float32":
         yield "weight_dtype-float32"
-    if case.layout != "contiguous":
+    if is_split(case.layout):
+        yield "split"
+    elif case.layout != "contiguous":
         yield "not-written-into" if case.layout.endswith("aliased") else "strides"
     yield "exact" if case.exact else "interval"
     yield from {"rounding", "compute-dtype", "output-dtype"} if case.dialect.order != "either_order" else ()

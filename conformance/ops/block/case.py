@@ -65,6 +65,11 @@ class CompositeCase(ABC):
         return f"{self.op}/{self.kind}/{self.dtype}/{self.name}"
 
     @property
+    def variant(self) -> str:
+        """None to speak of: a config is an argument of one function."""
+        return ""
+
+    @property
     def returned(self) -> tuple[Output, ...]:
         """The op's own outputs."""
         return (Y,)

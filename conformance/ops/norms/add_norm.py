@@ -12,10 +12,11 @@ from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, NormOp, Probe, Y
 from conformance.ops.norms.inputs import drawn_rows
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.norms.stages import Added
 from conformance.ops.op import Output
 from conformance.question import dialects
-from conformance.question.case import FIXTURE_ELEMENTS, SHARDED
+from conformance.question.case import FIXTURE_ELEMENTS
 from conformance.question.dialects import Dialect
 
 RESIDUAL_OUT = Output("residual_out", lambda case: case.dialect.residual_dtype(case.dtype))

@@ -11,10 +11,10 @@ from conformance.numbers.draws import bell, random_words, signed_weights
 from conformance.numbers.rounding import DTYPES, FORMATS, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe, Y
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.norms.steps import Batch
 from conformance.ops.norms.values import batch_axes
 from conformance.ops.op import Output
-from conformance.question.case import SHARDED
 from conformance.question.dialects import Dialect
 
 EPS = float(np.float32(1e-6))
@@ -40,7 +40,7 @@ class BatchNormCase(NormCase):
     unbiased: bool = True
 
     @property
-    def kind(self) -> str:
+    def variant(self) -> str:
         """`training`, with `_biased` where the variance that runs is; or `evaluation`."""
         return ("training" if self.unbiased else "training_biased") if self.training else "evaluation"
 

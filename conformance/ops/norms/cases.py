@@ -12,7 +12,7 @@ from conformance.ops.draw import Cotangent, Draw, Weight
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.op import Output
 from conformance.question import dialects
-from conformance.question.case import FIXTURE_ELEMENTS, SHARDED, Layout
+from conformance.question.case import FIXTURE_ELEMENTS, Layout
 from conformance.question.dialects import Dialect
 
 RowNormOp = Literal["rms_norm", "layer_norm"]
@@ -75,10 +75,10 @@ class NormCase(Probe):
     @property
     def id(self) -> str:
         """The path that names the case."""
-        return f"{self.op}/{self.kind}/{self.dtype}/{self.name}"
+        return f"{self.op}/{self.variant}/{self.dtype}/{self.name}"
 
     @property
-    def kind(self) -> str:
+    def variant(self) -> str:
         """Its dialect."""
         return self.dialect.name
 
@@ -282,7 +282,7 @@ def _table(op: RowNormOp) -> Iterator[tuple[DType, Dialect, Probe]]:
         if dtype == "bfloat16":
             probes += SHAPES
         for dialect in dialects.HALF if half else dialects.SINGLE:
-            for probe in (*probes, *(Probe(**how) for how in SHARDED)):
+            for probe in probes:
                 yield dtype, dialect, probe
         for dialect in dialects.HALF_VARIANTS if half else dialects.SINGLE_VARIANTS:
             both = dialect.weight_offset and dialect.weight_dtype == "float32"

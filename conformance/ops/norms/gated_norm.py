@@ -11,9 +11,10 @@ from conformance.numbers.draws import LARGEST_BELL, bell, random_words
 from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import EPS_1E_5, GATED_NORMS, GatedNormOp, NormCase, Probe
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.norms.stages import Gated
 from conformance.question import dialects
-from conformance.question.case import FIXTURE_ELEMENTS, SHARDED
+from conformance.question.case import FIXTURE_ELEMENTS
 from conformance.question.dialects import Dialect
 from reference.gated_norm import ACTIVATIONS, Activation
 
@@ -57,7 +58,7 @@ class GatedNormCase(GatedProbe, NormCase):
     norm_before_gate: bool = True
 
     @property
-    def kind(self) -> str:
+    def variant(self) -> str:
         """Which comes first, and the dialect."""
         return f"{self.first}_{self.dialect.name}"
 

@@ -14,9 +14,9 @@ from conformance.ops.norms.add_norm import RESIDUAL_OUT, AddNormCase
 from conformance.ops.norms.cases import QUANTISED, NormCase, Probe, QuantisedOp
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.quantising import Quantising, Scaling, group_size
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.op import Output
 from conformance.question import dialects
-from conformance.question.case import SHARDED
 from conformance.question.dialects import Dialect
 
 Array = np.ndarray

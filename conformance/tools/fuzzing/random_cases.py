@@ -88,9 +88,9 @@ _BOOLEANS = st.booleans()
 _SCALES = {dtype: st.just(1.0) | _powers_of_two(-30, int(log2(_room(dtype)))) for dtype in SIMPLEST_FIRST}
 _OFFSETS = st.just(0.0) | _powers_of_two(-2, 14)
 _ROWS = _mostly_first([rows for rows in get_args(Rows) if rows != "exact"])
-_WEIGHTS = st.sampled_from(get_args(Weight)[1:])
-_WEIGHTS_OR_NONE = st.sampled_from(get_args(Weight))
-_DY = _mostly_first(get_args(Cotangent))
+_WEIGHTS_OR_NONE = st.sampled_from([weight for weight in get_args(Weight) if weight != "ones"])  # which hide a lost weight
+_WEIGHTS = st.sampled_from([weight for weight in get_args(Weight) if weight not in ("ones", "absent")])
+_DY = _mostly_first([dy for dy in get_args(Cotangent) if dy != "ones"])
 _DY_SCALES = st.just(1.0) | _powers_of_two(-14, 4)
 _LAYOUTS = _mostly_first([layout for layout in get_args(Layout) if not layout.startswith(("residual", "sharded"))])
 _RESIDUALS = _mostly_first(get_args(Residual))

@@ -3,6 +3,7 @@
 from conformance.tools.judges import own, rules
 from conformance.tools.judges.judge import Judge
 
+HALF_OF_LIGER = {"float16": (2e-2, 2e-1), "bfloat16": (2e-2, 2e-1)}
 HALF_AT_1E_2 = {"float16": (1e-2, 1e-2), "bfloat16": (1e-2, 1e-2)}
 
 JUDGES = (
@@ -52,9 +53,7 @@ JUDGES = (
         "FlashInfer",
         "flashinfer-ai/flashinfer, tests/utils/test_norm.py",
         "1e-3, both, and 1e-2 of a LayerNorm; y alone",
-        lambda question, actual: rules.close(rules.everywhere(*(2 * (1e-2,) if question.case.centred else 2 * (1e-3,))))(
-            question, actual
-        ),
+        rules.by_norm(rules.close(rules.everywhere(1e-3, 1e-3)), rules.close(rules.everywhere(1e-2, 1e-2))),
         asks_gradients=False,
         own=own.FLASHINFER,
     ),
@@ -63,13 +62,9 @@ JUDGES = (
         "Liger",
         "linkedin/Liger-Kernel, test/transformers/test_rms_norm.py, test_layer_norm.py",
         "float32: rtol 1e-6 and atol 1e-4, of a LayerNorm 1e-5, both; half precision: rtol 2e-2 and atol 2e-1",
-        lambda question, actual: rules.close(
-            {
-                "float32": (1e-5, 1e-5) if question.case.centred else (1e-6, 1e-4),
-                "bfloat16": (2e-2, 2e-1),
-                "float16": (2e-2, 2e-1),
-            }
-        )(question, actual),
+        rules.by_norm(
+            rules.close({"float32": (1e-6, 1e-4)} | HALF_OF_LIGER), rules.close({"float32": (1e-5, 1e-5)} | HALF_OF_LIGER)
+        ),
         own=own.LIGER,
     ),
     Judge(

@@ -70,6 +70,9 @@ statistic that is off projected out. It is there and not in the verdicts, becaus
 row: in {tosa} of honest outputs it is what TOSA's rule rejects here, in narrow rows whose rstd is one float off.
 """
 
+SEEN = """\
+Hidden from the kit, and rejected by a judge that does not reject the exact answer. What is no mistake in a dtype stands here
+too, such as float32 arithmetic in half precision: a judge that sees it accuses the honest."""
 NOTHING = "No mistake of the catalogue that is hidden from the kit in an op and a dtype is seen by another judge there."
 
 
@@ -154,9 +157,7 @@ def _beyond(figures: Figures) -> str:
     if not seen:
         return f"{text}\n\n{NOTHING}"
     rows = [[f"`{each.mistake}`", each.op, each.dtype, ", ".join(titles[id_] for id_ in each.seen_by)] for each in seen]
-    return f"{text}\n\nHidden from the kit, and rejected by a judge that does not reject the exact answer:\n\n" + _table(
-        ("mistake", "op", "dtype", "who sees it"), rows
-    )
+    return f"{text}\n\n{SEEN}\n\n{_table(('mistake', 'op', 'dtype', 'who sees it'), rows)}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]], *, figures: bool = False) -> str:

@@ -4,6 +4,7 @@ from math import sqrt
 
 from conformance.tools.judges.figures import Figures
 from conformance.tools.judges.judges import JUDGES
+from conformance.tools.judges.trial import KIT
 
 LEFT, TOP, WIDTH, HEIGHT = 52, 34, 392, 330  # of the axes, in a picture of 460 across
 TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -35,7 +36,8 @@ def as_svg(figures: Figures) -> str:
         f"{judge.title} lets {missed:.1%} pass and rejects {accused:.1%}"
         for judge, (accused, missed) in zip(JUDGES, points, strict=True)
     )
-    drawn = [HEAD.format(height=height, description=f"{said}; norm-conformance lies at the origin.")]
+    kit = figures.rejected(KIT, "ours").share  # what can be seen is what the kit sees, so it lets nothing pass
+    drawn = [HEAD.format(height=height, description=f"{said}; norm-conformance rejects {kit:.1%}.")]
     drawn.append('<text class="soft" x="8" y="20">mistakes let pass</text>')
     drawn.append(f'<text class="soft end" x="{LEFT + WIDTH}" y="{TOP + HEIGHT + 40}">honest outputs rejected</text>')
     for tick in TICKS:
@@ -43,8 +45,8 @@ def as_svg(figures: Figures) -> str:
         drawn.append(f'<path class="axis" d="M{x:.1f} {TOP}V{TOP + HEIGHT}M{LEFT} {y:.1f}H{LEFT + WIDTH}"/>')
         drawn.append(f'<text class="soft middle" x="{x:.1f}" y="{TOP + HEIGHT + 20}">{tick:.0%}</text>')
         drawn.append(f'<text class="soft end" x="{LEFT - 6}" y="{y + 4:.1f}">{tick:.0%}</text>')
-    taken = [(_x(0.0), _y(0.0)), *((_x(accused), _y(missed)) for accused, missed in points)]
-    drawn.append(f'<circle class="kit" cx="{_x(0.0):.1f}" cy="{_y(0.0):.1f}" r="6"/>')
+    taken = [(_x(kit), _y(0.0)), *((_x(accused), _y(missed)) for accused, missed in points)]
+    drawn.append(f'<circle class="kit" cx="{_x(kit):.1f}" cy="{_y(0.0):.1f}" r="6"/>')
     for number, (accused, missed) in enumerate(points, 1):
         x, y = _x(accused), _y(missed)
         at = _free(x, y, taken)

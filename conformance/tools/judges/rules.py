@@ -28,6 +28,11 @@ def close(forward: Mapping[str, Tolerance], gradients: Mapping[str, Tolerance] |
     return rule
 
 
+def by_norm(rms_norm: Rule, layer_norm: Rule) -> Rule:
+    """One rule of RMSNorm, and one of LayerNorm."""
+    return lambda question, actual: (layer_norm if question.case.centred else rms_norm)(question, actual)
+
+
 def everywhere(rtol: float, atol: float) -> dict[str, Tolerance]:
     """The same in every dtype."""
     return dict.fromkeys(FORMATS, (rtol, atol))
