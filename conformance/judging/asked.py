@@ -14,13 +14,14 @@ FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a port may have code of its own for: an output in one dtype and variant of its op, of arrays that are split over
-    devices or not, in small cases or in large ones.
+    """What a port may have code of its own for: an output in one dtype and variant of its op, with one scaling where it is
+    quantised, of arrays that are split over devices or not, in small cases or in large ones.
     """
 
     output: str
     dtype: str
     variant: str
+    scaling: str
     is_split: bool
     small: bool
 
@@ -51,7 +52,8 @@ class Asked:
     def of(cls, verdict: Verdict) -> "Asked":
         """A case as it was judged."""
         case, small = verdict.case, is_small(verdict.case)
-        groups = [Group(output.output, case.dtype, case.variant, is_split(case.layout), small) for output in verdict.judged]
+        branch = case.dtype, case.variant, case.settings.get("scaling", ""), is_split(case.layout), small
+        groups = [Group(output.output, *branch) for output in verdict.judged]
         return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 
