@@ -61,6 +61,8 @@ class Port:
     blocks have that plain ones have not, of `reference.FEATURES`. `parameters` are a dict by name, and `config` a
     `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
     with `taps=True`, and then returns out and a dict of its intermediates.
+    `splits` says of what it can be given a part, where it is run on several ranks: "rows", "features". `self.call` is what is
+    asked: its `rank`, of how many `ranks`, what is `split`, and the `shape` of the whole x.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
@@ -75,6 +77,7 @@ class Port:
     sums: tuple[str, ...] = ("rounded", "unrounded", "float32")
     ys: tuple[str, ...] = ("rounded", "unrounded")
     features: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
@@ -83,6 +86,8 @@ class Port:
     skips: Mapping[str, str] = MappingProxyType({})
     config: int | None = None
     """Which of `configs` its kernels are to take; None where they choose themselves."""
+    call: Call
+    """What is being asked."""
 
     @classmethod
     def configs(cls) -> tuple[str, ...]:
@@ -198,10 +203,12 @@ class Port:
             ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
             groups=self._tells("group_size", declared=False),
             features=self.features,
+            splits=self.splits,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
         """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
+        self.call = call
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
         laid_out = dict.fromkeys(given, call.layout) if is_split(call.layout) else layouts(call.layout)
         for name, layout in laid_out.items():

@@ -60,6 +60,8 @@ class Hello:
     """Whether its norms of rows take a `group_size`."""
     features: tuple[str, ...] = ()
     """What its attention, rope and blocks have that plain ones have not, of `reference.FEATURES`."""
+    splits: tuple[str, ...] = ()
+    """What it can be given a part of, on several ranks: `rows`, `features`."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -77,6 +79,9 @@ class Call:
     and dy are to lie in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id.
     `settings` are an op's constants beside eps, order and offset. With `taps` the port writes its intermediates as well, each
     as `tap.` and its name.
+
+    Of several `ranks` each is asked, with its own `rank` and its own files. What is there of x is then a part: of the whole
+    of this `shape`, `rows` are `split`, along the first axis, or `features`, along the last.
     """
 
     id: int
@@ -94,14 +99,22 @@ class Call:
     outputs: str
     settings: dict[str, Any] = field(default_factory=dict)
     taps: bool = False
+    rank: int = 0
+    ranks: int = 1
+    split: str = ""
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say."""
+    """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say.
+
+    Of several ranks the outputs are joined; those that every rank has `whole` are there as each returned them, too.
+    """
 
     outputs: dict[str, np.ndarray]
     overwrote: tuple[str, ...] | None = None
+    whole: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
 
 def encode(type_: str, **fields: Any) -> str:
@@ -197,6 +210,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "ys": ([], _is_list_of_strings, "a list of strings"),
     "groups": (False, _is_bool, "true or false"),
     "features": ([], _is_list_of_strings, "a list of strings"),
+    "splits": ([], _is_list_of_strings, "a list of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 
@@ -228,7 +242,7 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
 
 def read_call(message: dict[str, Any]) -> Call:
     """The runner's question, on the port's side; fields that this version does not know are ignored."""
-    optional = {"settings", "taps"} - message.keys()
+    optional = {"settings", "taps", "rank", "ranks", "split", "shape"} - message.keys()
     fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
-    fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents")}
+    fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents", "shape") if name in fields}
     return Call(**fields)

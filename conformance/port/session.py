@@ -14,12 +14,14 @@ import numpy as np
 
 from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
 from conformance.ops.table import OPS
+from conformance.port.group import PortGroup, of_rank
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
+from conformance.port.parts import PartError, cut, join, whole
 from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
 from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
-from conformance.question.case import Case
+from conformance.question.case import Case, split_over_ranks
 
 Array = np.ndarray
 
@@ -57,12 +59,13 @@ def call_of(
     inputs: str = "",
     outputs: str = "",
     taps: bool,
+    ranks: int = 1,
 ) -> Call:
     """A case as a port is asked it: what is asked, the names of what is given, and the paths of the files with both.
 
     `taps`: whether the port exports intermediates.
     """
-    op = OPS[case.op]
+    op, split = OPS[case.op], split_over_ranks(case.layout)
     return Call(
         id=id_,
         case=case.id,
@@ -71,7 +74,7 @@ def call_of(
         order=case.dialect.order,
         weight_offset=case.weight_offset or 0,
         eps=case.eps,
-        layout=case.layout,
+        layout="contiguous" if split else case.layout,
         asked=asked,
         gradients=tuple(name for name in asked if name not in case.made),
         cotangents=tuple(name for name in op.cotangents if name in given),
@@ -79,11 +82,16 @@ def call_of(
         outputs=outputs,
         settings=case.settings,
         taps=taps and op.taps,
+        ranks=ranks,
+        split=split or "",
+        shape=case.shape,
     )
 
 
 def start(launch: Launch, family: Family | None) -> RunningPort:
-    """A port that has said hello, in this process or in one of its own, of that family. Raises `PortFailure`."""
+    """A port that has said hello, in this process, in one of its own or in several, of that family. Raises `PortFailure`."""
+    if launch.ranks > 1:
+        return PortGroup(launch, family)
     return PortInProcess(launch) if launch.in_process else PortProcess(launch, family)
 
 
@@ -148,18 +156,27 @@ class Session:
 
     def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
-        write_tensors(inputs, given)
+        ranks, asked = self.launch.ranks, asked_of(case, self.hello)
+        for rank, part in enumerate(cut(case, given, ranks)):
+            write_tensors(of_rank(inputs, rank, ranks), part)
         paths = {"inputs": str(inputs), "outputs": str(outputs)}
-        call = call_of(case, asked_of(case, self.hello), given, id_=self._asked, **paths, taps=self.hello.taps)
+        call = call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps, ranks=ranks)
         answer = self._put(call)
         self._failures = 0
         if answer["type"] != "done":
             key = "reason" if answer["type"] == "skip" else "message"
             raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
         try:
-            return Answer(read_tensors(outputs, outputs_limit(case)), read_overwrote(answer))
+            parts = [read_tensors(of_rank(outputs, rank, ranks), outputs_limit(case)) for rank in range(ranks)]
+            overwrote = read_overwrote(answer)
         except (TensorFileError, ProtocolError) as error:
             raise NoAnswer("error", f"the port said done, but {error}") from None
+        if ranks == 1:
+            return Answer(parts[0], overwrote)
+        try:
+            return Answer(join(case, parts, asked), overwrote, whole(case, parts, asked))
+        except PartError as error:
+            raise NoAnswer("error", str(error)) from None
 
     def _put(self, call: Call) -> dict:
         """The answer of the running process or, where that one failed before it took the question in, of another."""
