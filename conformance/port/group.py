@@ -81,18 +81,23 @@ class PortGroup:
             own = variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             self._processes[rank] = PortProcess(launch, self._own, own)
 
-        self._together([partial(begin, rank) for rank in range(launch.ranks)])
+        self._together([partial(begin, rank) for rank in range(launch.ranks)], words="on rank {}: {}")
 
     def _end(self, *, politely: bool) -> None:
         for process in self._processes.values():
             process.close(politely=politely)
         self._processes = {}
 
-    def _together(self, tasks: Sequence[Callable[[], T]], is_trouble: Callable[[T], bool] = lambda result: False) -> dict[int, T]:
+    def _together(
+        self,
+        tasks: Sequence[Callable[[], T]],
+        is_trouble: Callable[[T], bool] = lambda result: False,
+        words: str = "on rank {} {}",
+    ) -> dict[int, T]:
         """What the tasks return, one for each rank, in the order in which they end.
 
         Where one fails or returns trouble the others have a moment more; then all processes are ended, and those ranks are
-        left out. Raises the `PortFailure` that is to blame.
+        left out. Raises the `PortFailure` that is to blame, with its rank in these words.
         """
         with ThreadPoolExecutor(len(tasks)) as pool:
             futures = {pool.submit(task): rank for rank, task in enumerate(tasks)}
@@ -108,7 +113,7 @@ class PortGroup:
                 self._own.end()
         failures = {futures[each]: error for each in ended if (error := each.exception())}
         if failures:
-            raise _blamed(failures)
+            raise _blamed(failures, words)
         return {futures[each]: each.result() for each in ended}
 
 
@@ -139,19 +144,15 @@ def _is_trouble(answer: dict[str, Any]) -> bool:
     return answer["type"] != "done"
 
 
-def _blamed(failures: dict[int, BaseException]) -> BaseException:
+def _blamed(failures: dict[int, BaseException], words: str) -> BaseException:
     """The failure that explains the others, with its rank: first what was over before the request, last mere silence."""
-    for rank, error in failures.items():
-        if not isinstance(error, PortFailure):
-            return error
-        if isinstance(error, Aftermath):
-            return Aftermath(f"on rank {rank} {error}")
-    for rank, error in failures.items():
-        if not isinstance(error, Silence):
-            return PortFailure(f"on rank {rank} {error}")
-    first, *others = sorted(failures)
-    also = f" (nor on {', '.join(f'rank {rank}' for rank in others)})" if others else ""
-    return Silence(f"on rank {first} {failures[first]}{also}")
+    for kind in (Aftermath, PortFailure, Silence):
+        for rank, error in failures.items():
+            if type(error) is kind:
+                silent = sorted(set(failures) - {rank}) if kind is Silence else ()
+                nor = "".join(f", nor on rank {other}" for other in silent)
+                return kind(words.format(rank, error) + nor)
+    return next(iter(failures.values()))
 
 
 def _joined(id_: int, answers: dict[int, dict[str, Any]], ranks: int) -> dict[str, Any]:

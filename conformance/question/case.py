@@ -104,7 +104,12 @@ class Case(Protocol):
 
 def is_split(layout: str) -> bool:
     """Whether arrays are split over devices, all of a case's; how they lie in memory is then each device's own affair."""
-    return layout.startswith("sharded") or split_over_ranks(layout) is not None
+    return bool(split(layout))
+
+
+def split(layout: str) -> str:
+    """What is split over devices, in one process or in several: `rows`, `features`, `both`; empty where tensors are whole."""
+    return split_over_ranks(layout) or (layout.removeprefix("sharded_") if layout.startswith("sharded_") else "")
 
 
 def split_over_ranks(layout: str) -> Split | None:

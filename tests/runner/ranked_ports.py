@@ -153,8 +153,73 @@ class DiesAtBirth(Honest):
         super().__init__(device, jit=jit)
 
 
-class OwnDweight(Honest):
-    """dweight is that of a rank's own rows."""
+class WholeY(Honest):
+    """Rank 1 returns two rows too many."""
 
+    def rms_norm(self, x: Array, weight: Array | None, *, eps: float) -> Array:
+        y = super().rms_norm(x, weight, eps=eps)
+        return np.concatenate([y, y]) if self.call.rank else y
+
+    def vjp(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple]:
+        return function(*inputs, **constants), super().vjp(function, inputs, dy, constants)[1]
+
+
+# Wrong by arithmetic: what people do who sum over ranks.
+
+
+class DweightOfOwnRows(Honest):
     def summed(self, a: Array, dtype: Any) -> Array:
         return a.astype(dtype)
+
+
+class DweightAveraged(Honest):
+    def summed(self, a: Array, dtype: Any) -> Array:
+        return super().summed(a / a.dtype.type(self.ranks.size), dtype) if self.call.split == "rows" else a.astype(dtype)
+
+
+class DweightSummedTwice(Honest):
+    def summed(self, a: Array, dtype: Any) -> Array:
+        return super().summed(self.ranks.sum(a) if self.call.split == "rows" else a, dtype)
+
+
+class DweightSummedInStorage(Honest):
+    def summed(self, a: Array, dtype: Any) -> Array:
+        return super().summed(a.astype(dtype), dtype)
+
+
+class OwnStatistics(Honest):
+    def mean(self, a: Array) -> Array:
+        return a.mean(axis=-1, keepdims=True)
+
+    def mean_of_g(self, a: Array) -> Array:
+        return super().mean(a)
+
+
+class OwnMeansInBackward(Honest):
+    def mean_of_g(self, a: Array) -> Array:
+        return a.mean(axis=-1, keepdims=True)
+
+
+class MeanOfMeans(Honest):
+    """Parts of 17 and of 16 features count alike."""
+
+    def mean(self, a: Array) -> Array:
+        own = a.mean(axis=-1, keepdims=True)
+        return own if self.call.split == "rows" else self.ranks.sum(own) / a.dtype.type(self.ranks.size)
+
+
+class RstdsAveraged(Honest):
+    def rstd(self, row: Array, eps: float) -> Array:
+        own = 1 / np.sqrt((row * row).mean(axis=-1, keepdims=True) + row.dtype.type(eps))
+        return own if self.call.split == "rows" else self.ranks.sum(own) / row.dtype.type(self.ranks.size)
+
+
+class EpsOnEveryRank(Honest):
+    def rstd(self, row: Array, eps: float) -> Array:
+        return super().rstd(row, eps * self.ranks.size if self.call.split == "features" else eps)
+
+
+class OwnWidth(Honest):
+    def mean(self, a: Array) -> Array:
+        mean = super().mean(a)
+        return mean if self.call.split == "rows" else mean * a.dtype.type(self.call.shape[-1] / a.shape[-1])
