@@ -1,12 +1,14 @@
 """The bridge to the kit: PyTorch tensors, autograd, torch.compile."""
 
 import inspect
+import os
 from functools import cache
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import conformance.port
@@ -98,6 +100,7 @@ class Port(TorchPort):
     name = "impl_torch"
     taps = True
     features = conformance.port.FEATURES
+    splits = ("rows", "features")
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)
@@ -112,6 +115,21 @@ class Port(TorchPort):
     gelu = staticmethod(impl_torch.gelu)
     pre_ln_block = staticmethod(impl_torch.pre_ln_block)
     pre_ln_stack = staticmethod(impl_torch.pre_ln_stack)
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=jit)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+    def constants_of(self, call: conformance.port.Call) -> dict[str, Any]:
+        constants = super().constants_of(call)
+        if call.ranks == 1:
+            return constants
+        if "process_group" not in inspect.signature(getattr(self, call.op)).parameters:
+            raise conformance.port.Skip(f"no {call.op} on several ranks")
+        sums = "rows" if call.op == "batch_norm" else "features"  # over what the statistics are
+        groups = {"process_group": call.split == sums, "rows_group": call.split == "rows"}
+        return constants | {name: dist.group.WORLD for name, is_split in groups.items() if is_split}
 
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Tensor]:
         return function(*inputs, **constants, taps=True)[1]  # op by op: another program is not worth compiling

@@ -223,7 +223,7 @@ class Port:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
         if (reason := first_match(call.case, self.skips)) is not None:
             raise Skip(reason)
-        op, function, constants = OPS[call.op], getattr(self, call.op), self._constants(call)
+        op, function, constants = OPS[call.op], getattr(self, call.op), self.constants_of(call)
         made = tuple(name for name in call.asked if name not in call.gradients)
         absent = {tensor.name for tensor in op.tensors if tensor.sometimes} - given.keys()
         names = tuple(name for name in op.arguments if name not in absent)
@@ -252,7 +252,7 @@ class Port:
         wanted = {name: outputs[name] for name in call.asked} | {f"tap.{name}": tap for name, tap in taps.items()}
         return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
 
-    def _constants(self, call: Call) -> dict[str, Any]:
+    def constants_of(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
         function, constants = getattr(self, call.op), dict[str, Any]()
         for constant in OPS[call.op].constants:

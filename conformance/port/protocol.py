@@ -10,7 +10,7 @@ The runner asks, the port answers, one line each way:
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ PROTOCOL = 2
 SERVED = (1, PROTOCOL)  # what a port may speak: protocol 2 adds `gradients` and `cotangents` to a case, and takes nothing away
 EXCERPT = 200  # characters of what is wrong that are shown
 TEXT_LIMIT = 10_000  # characters of a message that are kept
+
+ON_RANKS = ("rank", "ranks", "split", "shape")  # what a case says where several ranks are asked
 
 T = TypeVar("T")
 
@@ -103,6 +105,11 @@ class Call:
     ranks: int = 1
     split: str = ""
     shape: tuple[int, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What its message says: of ranks nothing, where there is one."""
+        return {name: value for name, value in asdict(self).items() if self.ranks > 1 or name not in ON_RANKS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +249,7 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
 
 def read_call(message: dict[str, Any]) -> Call:
     """The runner's question, on the port's side; fields that this version does not know are ignored."""
-    optional = {"settings", "taps", "rank", "ranks", "split", "shape"} - message.keys()
+    optional = {"settings", "taps", *ON_RANKS} - message.keys()
     fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
     fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents", "shape") if name in fields}
     return Call(**fields)

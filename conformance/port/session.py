@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -180,7 +179,7 @@ class Session:
 
     def _put(self, call: Call) -> dict:
         """The answer of the running process or, where that one failed before it took the question in, of another."""
-        question = self._asked, encode("case", **asdict(call)), self.launch.timeout
+        question = self._asked, encode("case", **call.fields), self.launch.timeout
         self._asked += 1
         self.aftermath = ""
         try:
