@@ -117,8 +117,11 @@ class Port(TorchPort):
     pre_ln_stack = staticmethod(impl_torch.pre_ln_stack)
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
-        super().__init__(device, jit=jit)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        on_ranks = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        # Op by op there: torch keeps no graph with a collective in it between runs, and to compile them takes minutes.
+        super().__init__(device, jit=jit and not on_ranks)
+        if on_ranks:
+            self.compiles = False
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
     def constants_of(self, call: conformance.port.Call) -> dict[str, Any]:

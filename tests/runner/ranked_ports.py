@@ -124,6 +124,11 @@ class OnVictim(Honest):
         return super().run(call, given)
 
     def fail(self) -> None:
+        raise NotImplementedError
+
+
+class Raises(OnVictim):
+    def fail(self) -> None:
         raise ValueError("no zeros here")
 
 
