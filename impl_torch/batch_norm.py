@@ -34,8 +34,8 @@ def batch_norm(
     `unbiased=False`; those given are not changed. In evaluation, returns y, normalised by the running statistics.
     Statistics and sums are in float32 (float64 for float64), forward and backward; y has x's dtype.
     Where rows are split over the ranks of a `process_group`, in any numbers, the batch is that of all ranks: what
-    `torch.nn.SyncBatchNorm` does. With a `rows_group`, the same most often, dweight and dbias are summed over its ranks; without
-    it they are those of this rank's rows, as `DistributedDataParallel` and FSDP take them.
+    `torch.nn.SyncBatchNorm` does. With a `rows_group`, most often the same, dweight and dbias are summed over its ranks;
+    without it they are those of this rank's rows, as `DistributedDataParallel` and FSDP take them.
 
     Raises `TypeError` for an x that is not of floating point; `ValueError` for a shape that does not fit, and for a training
     batch of too few rows.

@@ -34,8 +34,9 @@ def gated_rms_norm(
     $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
 
     x and the gate are [*batch, d], weight [d] or None. `activation` is "silu" or "sigmoid"; it and both products are in float32
-    (float64 for float64). `group_size`, `order`, `kernel` and the groups of ranks are as in `rms_norm`: with "scale_then_cast" nothing is rounded
-    before the end (fla, mamba_ssm), with "cast_then_scale" x_hat is, and then what the norm makes (Hugging Face).
+    (float64 for float64). `group_size`, `order`, `kernel` and the groups of ranks are as in `rms_norm`: with "scale_then_cast"
+    nothing is rounded before the end (fla, mamba_ssm), with "cast_then_scale" x_hat is, and then what the norm makes (Hugging
+    Face).
 
     Raises `ValueError` for another activation and for a gate of another shape than x's, `TypeError` for one of another dtype,
     and as `rms_norm` does.

@@ -1,4 +1,4 @@
-"""What the norms need where tensors are split over the ranks of a process group: means of rows, and gradients of what is whole."""
+"""What the norms need where tensors are split over the ranks of a process group: means of rows, gradients of what is whole."""
 
 from typing import Any
 

@@ -62,7 +62,9 @@ def rms_norm(
         settings["group_size"] = group_size
         return triton_norm(x, None, weight, None, **settings, centred=False)[0]
     rows, weight = split(group_size, x, weight)
-    y, _ = _RMSNorm.apply(rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype, process_group, rows_group)
+    y, _ = _RMSNorm.apply(
+        rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype, process_group, rows_group
+    )
     return y if group_size is None else y.flatten(-2)
 
 
@@ -135,8 +137,14 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, eps: float, weight_offset: float, order: str, dtype: torch.dtype,
-        process_group: ProcessGroup | None, rows_group: ProcessGroup | None,
+        x: Tensor,
+        weight: Tensor | None,
+        eps: float,
+        weight_offset: float,
+        order: str,
+        dtype: torch.dtype,
+        process_group: ProcessGroup | None,
+        rows_group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
         compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight)
         (mean_square,) = row_means(x.to(compute).square(), group=process_group)  # *batch 1

@@ -13,6 +13,7 @@ import numpy as np
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.port.calling import differentiated, placed, takes
+from conformance.port.layouts import strided
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import is_split, layouts
 from reference import BlockConfig
@@ -61,8 +62,8 @@ class Port:
     blocks have that plain ones have not, of `reference.FEATURES`. `parameters` are a dict by name, and `config` a
     `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
     with `taps=True`, and then returns out and a dict of its intermediates.
-    `splits` says of what it can be given a part, where it is run on several ranks: "rows", "features". `self.call` is what is
-    asked: its `rank`, of how many `ranks`, what is `split`, and the `shape` of the whole x.
+    `splits` says of what it can be given a part, on several ranks: "rows", "features". `self.call` is what is being asked, with
+    `rank`, `ranks`, what is `split`, and the `shape` of the whole x.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
@@ -87,7 +88,6 @@ class Port:
     config: int | None = None
     """Which of `configs` its kernels are to take; None where they choose themselves."""
     call: Call
-    """What is being asked."""
 
     @classmethod
     def configs(cls) -> tuple[str, ...]:
@@ -120,23 +120,9 @@ class Port:
             raise Skip("no tensors that are split over devices")
         if not isinstance(tensor, np.ndarray):
             raise Skip("no strides to lay tensors out with")
-        match layout:
-            case "permuted":
-                return np.swapaxes(np.swapaxes(tensor, -1, -2).copy(), -1, -2)
-            case "sliced":
-                return np.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(3, 4)])[..., 3:-4]
-            case "strided":
-                return np.repeat(tensor, 2, axis=-1)[..., ::2]
-            case "expanded":
-                return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
-            case "at_offset":
-                return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
-            case "aliased":
-                return tensor.view()
-            case "one_number":
-                return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
-            case _:
-                raise Skip(f"no layout {layout}")
+        if (laid_out := strided(tensor, layout)) is None:
+            raise Skip(f"no layout {layout}")
+        return laid_out
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
         """y alone, where no gradients are asked for; compiled, where `self.jit` says so."""
@@ -297,11 +283,3 @@ class Port:
             return self.to_numpy(tensor).tobytes()
         except Exception:
             return None
-
-
-def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
-    memory = np.zeros_like(whole)
-    place = tuple(slice(size) for size in part.shape)
-    memory[place] = part
-    return memory[place]

@@ -137,7 +137,9 @@ def _free_port() -> int:
 def _of_rank(call: dict[str, Any], rank: int, ranks: int) -> str:
     """A request as one rank is asked it."""
     files = {name: str(of_rank(Path(call[name]), rank, ranks)) for name in ("inputs", "outputs")}
-    return encode(**{name: value for name, value in call.items() if name != "type"} | files | {"rank": rank, "type_": call["type"]})
+    return encode(
+        **{name: value for name, value in call.items() if name != "type"} | files | {"rank": rank, "type_": call["type"]}
+    )
 
 
 def _is_trouble(answer: dict[str, Any]) -> bool:
@@ -146,13 +148,16 @@ def _is_trouble(answer: dict[str, Any]) -> bool:
 
 def _blamed(failures: dict[int, BaseException], words: str) -> BaseException:
     """The failure that explains the others, with its rank: first what was over before the request, last mere silence."""
-    for kind in (Aftermath, PortFailure, Silence):
+    for error in failures.values():
+        if not isinstance(error, PortFailure):
+            return error
+    for kind in (Aftermath, PortFailure):
         for rank, error in failures.items():
             if type(error) is kind:
-                silent = sorted(set(failures) - {rank}) if kind is Silence else ()
-                nor = "".join(f", nor on rank {other}" for other in silent)
-                return kind(words.format(rank, error) + nor)
-    return next(iter(failures.values()))
+                return kind(words.format(rank, error))
+    first, *others = sorted(failures)  # any of them may be what the others wait for
+    nor = "".join(f", nor on rank {rank}" for rank in others)
+    return Silence(words.format(first, failures[first]) + nor)
 
 
 def _joined(id_: int, answers: dict[int, dict[str, Any]], ranks: int) -> dict[str, Any]:

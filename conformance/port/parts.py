@@ -14,7 +14,7 @@ class PartError(ValueError):
 
 
 def bounds(size: int, ranks: int) -> tuple[slice, ...]:
-    """What each rank has of an axis: parts of ⌈size / ranks⌉, the last of them shorter or empty, as `torch.chunk` and DTensor do.
+    """What each rank has of an axis: parts of ⌈size / ranks⌉, the last of them shorter or empty, as those of `torch.chunk`.
 
     >>> bounds(5, 4)
     (slice(0, 2, None), slice(2, 4, None), slice(4, 5, None), slice(5, 5, None))

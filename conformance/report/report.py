@@ -22,8 +22,9 @@ class Settings:
     """What repeats a run.
 
     `cases` is the file that the cases are from, `shape` the one shape that was asked for; both are empty if the cases are the
-    kit's own. `quick` says that the quick ones alone were asked, `ranks` on how many processes each case was. `asked` counts the cases that every port is asked, by all
-    shards together, and `digest` is theirs: two reports with the same one are about the same questions.
+    kit's own. `quick` says that the quick ones alone were asked, `ranks` on how many processes each was. `asked` counts the
+    cases that every port is asked, by all shards together, and `digest` is theirs: two reports with the same one are about the
+    same questions.
     """
 
     seed: int

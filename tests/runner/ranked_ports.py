@@ -228,3 +228,15 @@ class OwnWidth(Honest):
     def mean(self, a: Array) -> Array:
         mean = super().mean(a)
         return mean if self.call.split == "rows" else mean * a.dtype.type(self.call.shape[-1] / a.shape[-1])
+
+
+class Mistaken(Honest):
+    """Makes the mistake that a case's name begins with, so that one group of processes makes them all."""
+
+    def run(self, call, given):
+        mistake = call.case.rpartition("/")[2].partition("-")[0]
+        self.__class__ = globals()[mistake]
+        try:
+            return self.run(call, given)
+        finally:
+            self.__class__ = Mistaken

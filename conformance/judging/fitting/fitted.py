@@ -3,8 +3,8 @@
 An output times a factor, found by least squares; dweight or dbias without some rows, or with them twice, found by exclusion;
 an eps that is not the one asked for, found from the sizes of rows; the variances that rows have in one pass.
 A rule is found for a group: one output in one dtype and one dialect, of arrays that are whole or are split over devices in one
-way, each of which may have code of its own. It must hold in every case of the group, passing ones too. So noise suggests nothing, and
-neither does a fault of another kind.
+way, each of which may have code of its own. It must hold in every case of the group, passing ones too. So noise suggests
+nothing, and neither does a fault of another kind.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ LOOKED_AT = ("y", "dx", "dgate", *OF_ROWS)
 
 @dataclass(frozen=True)
 class Group:
-    """One output in one op, dtype and dialect, of whole arrays or of those split in one way: where it fails, and where it passes."""
+    """One output in one op, dtype and dialect, of arrays whole or split in one way: where it fails, and where it passes."""
 
     failing: list[Unit] = field(default_factory=list)
     passing: list[Unit] = field(default_factory=list)
