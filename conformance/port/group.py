@@ -136,10 +136,9 @@ def _free_port() -> int:
 
 def _of_rank(call: dict[str, Any], rank: int, ranks: int) -> str:
     """A request as one rank is asked it."""
-    files = {name: str(of_rank(Path(call[name]), rank, ranks)) for name in ("inputs", "outputs")}
-    return encode(
-        **{name: value for name, value in call.items() if name != "type"} | files | {"rank": rank, "type_": call["type"]}
-    )
+    own = {name: str(of_rank(Path(call[name]), rank, ranks)) for name in ("inputs", "outputs")} | {"rank": rank}
+    fields = {name: value for name, value in call.items() if name != "type"} | own
+    return encode(call["type"], **fields)
 
 
 def _is_trouble(answer: dict[str, Any]) -> bool:

@@ -114,7 +114,8 @@ def split(layout: str) -> str:
 
 def split_over_ranks(layout: str) -> Split | None:
     """What is split over several processes; None where each tensor is whole, or is split within one process."""
-    return {"rows_over_ranks": "rows", "features_over_ranks": "features"}.get(layout)
+    splits: dict[str, Split] = {"rows_over_ranks": "rows", "features_over_ranks": "features"}
+    return splits.get(layout)
 
 
 def layouts(layout: str) -> dict[str, str]:
