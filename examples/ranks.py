@@ -1,6 +1,6 @@
 """RMSNorm on several ranks, in plain torch and gloo.
 
-    conformance run examples/ranks.py --ranks 2
+conformance run examples/ranks.py --ranks 2
 """
 
 import numpy as np

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import NormCase
 from conformance.question.case import Case, Layout, Split
 
+EVEN = tuple(case for case in CASES if case.layout in ("sharded_rows", "sharded_features"))
+"""Cases whose parts are as large on every rank; they are asked with the quick ones, for ports that have no others."""
 SPLITS: dict[Split, Layout] = {"rows": "rows_over_ranks", "features": "features_over_ranks"}
 FEW, UNEVEN = 2, 5
 """Entries of the first axis of most cases; and as many as make uneven parts of it on two ranks, and on four an empty one."""

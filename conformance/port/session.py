@@ -83,7 +83,7 @@ def call_of(
         taps=taps and op.taps,
         ranks=ranks,
         split=split or "",
-        shape=case.shape,
+        shape=case.shape if ranks > 1 else (),
     )
 
 
