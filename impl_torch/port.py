@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, init_device_mesh
 
 import conformance.port
 import impl_torch
@@ -136,6 +137,51 @@ class Port(TorchPort):
 
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Tensor]:
         return function(*inputs, **constants, taps=True)[1]  # op by op: another program is not worth compiling
+
+
+class OnDTensors(TorchPort):
+    """A port's functions on several ranks: of DTensors. What they return is redistributed as the inputs are."""
+
+    splits = ("rows", "features")
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=False)
+        self.compiles = False
+        self.mesh = init_device_mesh(device, (int(os.environ["WORLD_SIZE"]),))
+
+    def run(self, call: conformance.port.Call, given: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        return super().run(call, {name: self._whole(part) for name, part in given.items()})
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        if isinstance(tensor, DTensor):
+            tensor = tensor.detach().redistribute(self.mesh, [self._placement(tensor.shape)]).to_local()
+        return super().to_numpy(tensor)
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """The tensor of which this rank has a part."""
+        call, shape = self.call, list(part.shape)
+        if call.split == "rows" and part.ndim > 1:
+            shape[0] = call.shape[0]
+        elif call.split == "features":
+            shape[-1] = call.shape[-1]
+        whole = torch.empty(shape, device="meta")
+        placements = [self._placement(whole.shape)]
+        return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
+
+    def _placement(self, shape: torch.Size) -> Any:
+        if self.call.split == "rows" and len(shape) > 1:
+            return Shard(0)
+        return Shard(len(shape) - 1) if self.call.split == "features" else Replicate()
+
+
+class DTensors(OnDTensors, Port):
+    """impl_torch's functions of DTensors."""
+
+    name = "impl_torch, DTensor"
+    splits = ("rows", "features")
+
+    def constants_of(self, call: conformance.port.Call) -> dict[str, Any]:
+        return TorchPort.constants_of(self, call)  # no process group: the tensors know theirs
 
 
 def _leaves(inputs: tuple) -> list[Tensor]:

@@ -21,10 +21,21 @@ def check_ranks(
 def total(a: Tensor, group: ProcessGroup | None) -> Tensor:
     """The sum over the ranks of a group, the same on each; `a` itself without one. It has no gradient of its own."""
     if group is None:
-        return a
+        return settled(a)
     summed = a.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(summed, group=group)
     return summed
+
+
+def settled(a: Tensor) -> Tensor:
+    """A DTensor with the sums over ranks made that it has put off, before it is rounded; any other tensor as it is."""
+    placements: Any = getattr(a, "placements", ())
+    if not any(each.is_partial() for each in placements):
+        return a
+    from torch.distributed.tensor import Replicate
+
+    made: Any = [Replicate() if each.is_partial() else each for each in placements]
+    return a.redistribute(placements=made)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
 
 def row_means(*of: Tensor, group: ProcessGroup | None = None) -> tuple[Tensor, ...]:
@@ -34,7 +45,7 @@ def row_means(*of: Tensor, group: ProcessGroup | None = None) -> tuple[Tensor, .
     with the rows.
     """
     if group is None:
-        return tuple(each.mean(dim=-1, keepdim=True) for each in of)
+        return tuple(settled(each.mean(dim=-1, keepdim=True)) for each in of)
     sums = torch.cat([each.sum(dim=-1, keepdim=True) for each in of], dim=-1)  # *batch k
     width = sums.new_zeros(1) + of[0].shape[-1]  # 1
     everything = total(torch.cat([sums.flatten(), width]), group)
