@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
+from conformance.numbers.tensors import TensorFileError, as_bytes, read_tensors
 from conformance.ops.table import OPS
 from conformance.port.group import PortGroup, of_rank
 from conformance.port.in_process import PortInProcess
@@ -157,7 +157,7 @@ class Session:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
         ranks, asked = self.launch.ranks, asked_of(case, self.hello)
         for rank, part in enumerate(cut(case, given, ranks)):
-            write_tensors(of_rank(inputs, rank, ranks), part)
+            of_rank(inputs, rank, ranks).write_bytes(as_bytes(part))
         paths = {"inputs": str(inputs), "outputs": str(outputs)}
         call = call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps, ranks=ranks)
         answer = self._put(call)
