@@ -1,7 +1,7 @@
 """The bridge to the kit: JAX arrays, jax.vjp, jax.jit."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from itertools import zip_longest
@@ -96,6 +96,7 @@ class Port(JaxPort):
     name = "impl_jax"
     taps = True
     features = conformance.port.FEATURES
+    splits = ("rows", "features")
     static = (
         *(*JaxPort.static, "base", "interleaved", "rotary_features", "causal", "window", "softcap", "attention_scale"),
         *("approximate", "config", "n_layers", "taps"),
@@ -114,6 +115,37 @@ class Port(JaxPort):
     gelu = staticmethod(impl_jax.gelu)
     pre_ln_block = staticmethod(impl_jax.pre_ln_block)
     pre_ln_stack = staticmethod(impl_jax.pre_ln_stack)
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        own = _join_ranks(os.environ) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+        super().__init__(device, jit=jit)
+        self.place = own or self.place
+
+    def run(self, call: conformance.port.Call, given: dict[str, Array]) -> dict[str, np.ndarray]:
+        if call.ranks == 1:
+            return super().run(call, given)
+        if call.shape[0 if call.split == "rows" else -1] % call.ranks:
+            raise conformance.port.Skip("no uneven parts of an array")
+        return super().run(call, {name: self._joined(part) for name, part in given.items()})
+
+    def to_numpy(self, tensor: Array) -> np.ndarray:
+        if tensor.is_fully_addressable:
+            return np.asarray(tensor)
+        own = jax.jit(lambda a: a, out_shardings=self._sharding(tensor.shape))(tensor)
+        return np.asarray(own.addressable_data(0))
+
+    def _joined(self, part: Array) -> Array:
+        """The array that all ranks have together, each its part, in a device of its own."""
+        call, shape = self.call, part.shape
+        if call.split == "rows" and part.ndim > 1:
+            shape = (call.shape[0], *shape[1:])
+        if call.split == "features" and shape[-1:] == (call.shape[-1] // call.ranks,):
+            shape = (*shape[:-1], call.shape[-1])
+        return jax.make_array_from_process_local_data(self._sharding(shape), np.asarray(part), shape)
+
+    def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+        mesh = Mesh(np.array(jax.devices()), (self.call.split,))
+        return NamedSharding(mesh, split(shape, mesh))
 
     def vjp_and_taps(self, function: Any, inputs: tuple, dy: Array, constants: dict[str, Any]) -> tuple[Array, tuple, dict]:
         return self.program(_vjp_and_taps)(function, inputs, dy, **constants, taps=True)
@@ -136,6 +168,14 @@ class ShardMap(InShardMap, Port):
     """impl_jax's norms inside `jax.shard_map`."""
 
     name = "impl_jax, shard_map"
+
+
+def _join_ranks(said: Mapping[str, str]) -> Any:
+    """Join the other processes, as torchrun's variables say; return this one's device."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.distributed.initialize(f"{said['MASTER_ADDR']}:{said['MASTER_PORT']}", int(said["WORLD_SIZE"]), int(said["RANK"]))
+    return jax.local_devices()[0]  # from here on JAX has the devices that it has
 
 
 def split(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

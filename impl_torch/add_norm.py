@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from impl_torch.kernels import in_triton, triton_norm
 from impl_torch.layer_norm import LayerNorm, layer_norm
@@ -23,6 +24,8 @@ def add_rms_norm(
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
+    process_group: ProcessGroup | None = None,
+    rows_group: ProcessGroup | None = None,
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
@@ -33,17 +36,18 @@ def add_rms_norm(
     precision. With `sum="rounded"` it is the sum that is returned, rounded to x's dtype (Hugging Face's blocks, vLLM); with
     `"unrounded"` the float32 sum, which is rounded only where it is returned (FlashInfer); with `"float32"` the residual and
     the sum that is returned are float32 (Mamba). In float32 and float64 the three are one.
-    y has the dtype that `rms_norm` of x has. `kernel` is as in `rms_norm`.
+    y has the dtype that `rms_norm` of x has. `kernel`, `process_group` and `rows_group` are as in `rms_norm`.
 
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
-    if in_triton(kernel, x):
+    groups: Any = {"process_group": process_group, "rows_group": rows_group}
+    if process_group is None and rows_group is None and in_triton(kernel, x):
         check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = rms_norm(s, weight, **settings, kernel=kernel)
+    y = rms_norm(s, weight, **settings, **groups, kernel=kernel)
     return y, residual_out
 
 
@@ -58,21 +62,24 @@ def add_layer_norm(
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
+    process_group: ProcessGroup | None = None,
+    rows_group: ProcessGroup | None = None,
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     r"""Add the residual to x; return LayerNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
 
-    x, the residual, y and the sum are [*batch, d], weight and bias [d] or None. `sum`, `kernel` and what is raised are as
-    in `add_rms_norm`.
+    x, the residual, y and the sum are [*batch, d], weight and bias [d] or None. `sum`, `kernel`, `process_group`,
+    `rows_group` and what is raised are as in `add_rms_norm`.
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
-    if in_triton(kernel, x):
+    groups: Any = {"process_group": process_group, "rows_group": rows_group}
+    if process_group is None and rows_group is None and in_triton(kernel, x):
         check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = layer_norm(s, weight, bias, **settings, kernel=kernel)
+    y = layer_norm(s, weight, bias, **settings, **groups, kernel=kernel)
     return y, residual_out
 
 

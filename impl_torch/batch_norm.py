@@ -1,9 +1,13 @@
 """BatchNorm (Ioffe & Szegedy 2015, arXiv:1502.03167) for PyTorch."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
+from impl_torch.ranks import summed, total, whole
 from impl_torch.rows import check_rows, compute_dtype, sum_rows
 
 
@@ -18,6 +22,8 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     unbiased: bool = True,
+    process_group: ProcessGroup | None = None,
+    rows_group: ProcessGroup | None = None,
 ) -> Float[Tensor, "*batch d"] | tuple[Float[Tensor, "*batch d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
     r"""Centre every feature and divide it by its standard deviation, over the batch or as it ran so far; scale and shift.
 
@@ -27,24 +33,29 @@ def batch_norm(
     new running statistics, (1 − momentum)·old + momentum·new, of the variance divided by R − 1 for R rows, or by R with
     `unbiased=False`; those given are not changed. In evaluation, returns y, normalised by the running statistics.
     Statistics and sums are in float32 (float64 for float64), forward and backward; y has x's dtype.
+    Where rows are split over the ranks of a `process_group`, in any numbers, the batch is that of all ranks: what
+    `torch.nn.SyncBatchNorm` does. With a `rows_group`, most often the same, dweight and dbias are summed over its ranks;
+    without it they are those of this rank's rows, as `DistributedDataParallel` and FSDP take them.
 
     Raises `TypeError` for an x that is not of floating point; `ValueError` for a shape that does not fit, and for a training
     batch of too few rows.
     """
     check_rows(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    rows = x.numel() // x.shape[-1]
-    if training and rows < 1 + unbiased:
+    rows: Any = x.numel() // x.shape[-1]
+    if training and process_group is not None:
+        rows = total(running_mean.new_zeros(()) + rows, process_group)
+    elif training and rows < 1 + unbiased:
         raise ValueError(f"x has shape {list(x.shape)}: {rows} rows are too few to train on with unbiased={unbiased}")
     wide = x.to(compute_dtype(x))  # *batch d
-    mean = sum_rows(wide) / rows if training else running_mean  # d
+    mean = summed(sum_rows(wide), process_group) / rows if training else running_mean  # d
     centred = wide - mean  # *batch d
-    squares = sum_rows(centred.square()) if training else None  # d
+    squares = summed(sum_rows(centred.square()), process_group) if training else None  # d
     var = running_var if squares is None else squares / rows  # d
     y = centred * torch.rsqrt(var + eps)  # *batch d
     if weight is not None:
-        y = y * weight  # *batch d
+        y = y * whole(weight, rows_group)  # *batch d
     if bias is not None:
-        y = y + bias  # *batch d
+        y = y + whole(bias, rows_group)  # *batch d
     y = y.to(x.dtype)
     if squares is None:
         return y

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from impl_torch.kernels import in_triton, triton_gated_norm
+from impl_torch.ranks import check_ranks
 from impl_torch.rms_norm import rms_norm
 from impl_torch.rows import cast, check_rows, compute_dtype
 
@@ -24,14 +26,17 @@ def gated_rms_norm(
     group_size: int | None = None,
     order: str = "scale_then_cast",
     kernel: str | None = None,
+    process_group: ProcessGroup | None = None,
+    rows_group: ProcessGroup | None = None,
 ) -> Float[Tensor, "*batch d"]:
     r"""Multiply by an activation of the gate, after RMSNorm or, without `norm_before_gate`, before it.
 
     $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
 
     x and the gate are [*batch, d], weight [d] or None. `activation` is "silu" or "sigmoid"; it and both products are in float32
-    (float64 for float64). `group_size`, `order` and `kernel` are as in `rms_norm`: with "scale_then_cast" nothing is rounded
-    before the end (fla, mamba_ssm), with "cast_then_scale" x_hat is, and then what the norm makes (Hugging Face).
+    (float64 for float64). `group_size`, `order`, `kernel` and the groups of ranks are as in `rms_norm`: with "scale_then_cast"
+    nothing is rounded before the end (fla, mamba_ssm), with "cast_then_scale" x_hat is, and then what the norm makes (Hugging
+    Face).
 
     Raises `ValueError` for another activation and for a gate of another shape than x's, `TypeError` for one of another dtype,
     and as `rms_norm` does.
@@ -39,9 +44,10 @@ def gated_rms_norm(
     _check_activation(activation)
     _check_gate(x, gate)
     settings: Any = {"eps": eps, "order": order, "group_size": group_size}
-    if in_triton(kernel, x):
+    check_ranks(kernel, group_size, process_group, rows_group)
+    if process_group is None and rows_group is None and in_triton(kernel, x):
         return triton_gated_norm(x, gate, weight, **settings, norm_before_gate=norm_before_gate, activation=activation)
-    settings["kernel"] = "torch"
+    settings |= {"kernel": "torch", "process_group": process_group, "rows_group": rows_group}
     a = ACTIVATIONS[activation](gate.to(compute_dtype(x)))  # *batch d
     if not norm_before_gate:
         return rms_norm(x.to(a.dtype) * a, weight, **settings, dtype=x.dtype)

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from impl_torch.kernels import in_triton, triton_norm
+from impl_torch.ranks import check_ranks, row_means, total
 from impl_torch.rows import (
     cast,
     check_order,
@@ -33,23 +35,27 @@ def layer_norm(
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
     kernel: str | None = None,
+    process_group: ProcessGroup | None = None,
+    rows_group: ProcessGroup | None = None,
 ) -> Float[Tensor, "*batch d"]:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$
 
     x is [*batch, d], weight and bias [d] or None. Statistics and sums are in float32 (float64 for float64), forward and
-    backward; the variance is the mean square of the centred row. `order`, `dtype`, `group_size` and `kernel` are as in
-    `rms_norm`; the bias is added before the last rounding. Raises as `rms_norm` does.
+    backward; the variance is the mean square of the centred row. `order`, `dtype`, `group_size`, `kernel`, `process_group` and
+    `rows_group` are as in `rms_norm`; the bias is added before the last rounding. Raises as `rms_norm` does.
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    if in_triton(kernel, x):
+    check_ranks(kernel, group_size, process_group, rows_group)
+    if process_group is None and rows_group is None and in_triton(kernel, x):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
         settings["group_size"] = group_size
         return triton_norm(x, None, weight, bias, **settings, centred=True)[0]
     rows, weight, bias = split(group_size, x, weight, bias)
-    y, _, _ = _LayerNorm.apply(rows, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
+    numbers = operand(eps, x), operand(weight_offset, x)
+    y, _, _ = _LayerNorm.apply(rows, weight, bias, *numbers, order, dtype or x.dtype, process_group, rows_group)
     return y if group_size is None else y.flatten(-2)
 
 
@@ -132,11 +138,13 @@ class _LayerNorm(torch.autograd.Function):
         weight_offset: float,
         order: str,
         dtype: torch.dtype,
+        process_group: ProcessGroup | None,
+        rows_group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight, bias)
-        mean = x.to(compute).mean(dim=-1, keepdim=True)  # *batch 1
+        (mean,) = row_means(x.to(compute), group=process_group)  # *batch 1
         centred = x.to(compute) - mean  # *batch d
-        var = centred.square().mean(dim=-1, keepdim=True)  # *batch 1
+        (var,) = row_means(centred.square(), group=process_group)  # *batch 1
         rstd = torch.rsqrt(var + eps)  # *batch 1
         x_hat = centred * rstd  # *batch d
         y = cast(round_to(x_hat, dtype), compute) if order == "cast_then_scale" else x_hat
@@ -148,7 +156,7 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, bias, _, ctx.weight_offset, *_ = inputs
+        x, weight, bias, _, ctx.weight_offset, _, _, ctx.process_group, ctx.rows_group = inputs
         _, mean, rstd = output
         ctx.bias_dtype, ctx.bias_ndim = (None, 0) if bias is None else (bias.dtype, bias.ndim)
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -165,17 +173,16 @@ class _LayerNorm(torch.autograd.Function):
         if dy is not None:
             dy = dy.to(compute)
             g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
-            shift = g.mean(dim=-1, keepdim=True)  # *batch 1
-            projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
+            shift, projection = row_means(g, g * x_hat, group=ctx.process_group)  # *batch 1
             dx = rstd * (g - shift - x_hat * projection)  # *batch d
-            dweight = (
-                sum_rows(dy * x_hat, weight.ndim).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None
-            )  # d
-            dbias = sum_rows(dy, ctx.bias_ndim).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None  # d
+            if weight is not None and ctx.needs_input_grad[1]:
+                dweight = total(sum_rows(dy * x_hat, weight.ndim), ctx.rows_group).to(weight.dtype)  # d
+            if ctx.needs_input_grad[2]:
+                dbias = total(sum_rows(dy, ctx.bias_ndim), ctx.rows_group).to(ctx.bias_dtype)  # d
         if dmean is not None:  # this and the next only where the backward pass is itself differentiated
             through_mean = (dmean / x.shape[-1]).expand(x.shape)
             dx = through_mean if dx is None else dx + through_mean
         if drstd is not None:
             through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
             dx = through_rstd if dx is None else dx + through_rstd
-        return None if dx is None else dx.to(x.dtype), dweight, dbias, None, None, None, None
+        return None if dx is None else dx.to(x.dtype), dweight, dbias, *[None] * 6

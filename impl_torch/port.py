@@ -1,6 +1,7 @@
 """The bridge to the kit: PyTorch tensors, autograd, torch.compile."""
 
 import inspect
+import os
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -9,7 +10,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, init_device_mesh
 
 import conformance.port
 import impl_torch
@@ -126,6 +129,7 @@ class Port(TorchPort):
     name = "impl_torch"
     taps = True
     features = conformance.port.FEATURES
+    splits = ("rows", "features")
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)
@@ -141,8 +145,72 @@ class Port(TorchPort):
     pre_ln_block = staticmethod(impl_torch.pre_ln_block)
     pre_ln_stack = staticmethod(impl_torch.pre_ln_stack)
 
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        on_ranks = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        # Op by op there: torch keeps no graph with a collective in it between runs, and to compile them takes minutes.
+        super().__init__(device, jit=jit and not on_ranks)
+        if on_ranks:
+            self.compiles = False
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+    def constants_of(self, call: conformance.port.Call) -> dict[str, Any]:
+        constants = super().constants_of(call)
+        if call.ranks == 1 or (call.split == "rows" and not call.gradients and call.op != "batch_norm"):
+            return constants  # there is nothing to sum
+        if "process_group" not in inspect.signature(getattr(self, call.op)).parameters:
+            raise conformance.port.Skip(f"no {call.op} on several ranks")
+        sums = "rows" if call.op == "batch_norm" else "features"  # over what the statistics are
+        groups = {"process_group": call.split == sums, "rows_group": call.split == "rows"}
+        return constants | {name: dist.group.WORLD for name, is_split in groups.items() if is_split}
+
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Tensor]:
         return function(*inputs, **constants, taps=True)[1]  # op by op: another program is not worth compiling
+
+
+class OnDTensors(TorchPort):
+    """A port's functions on several ranks: of DTensors. What they return is redistributed as the inputs are."""
+
+    splits = ("rows", "features")
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=False)
+        self.compiles = False
+        self.mesh = init_device_mesh(device, (int(os.environ["WORLD_SIZE"]),))
+
+    def run(self, call: conformance.port.Call, given: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        return super().run(call, {name: self._whole(part) for name, part in given.items()})
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        if isinstance(tensor, DTensor):
+            tensor = tensor.redistribute(self.mesh, [self._placement(tensor.shape)]).to_local()
+        return super().to_numpy(tensor)
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """The tensor of which this rank has a part."""
+        call, shape = self.call, list(part.shape)
+        if call.split == "rows" and part.ndim > 1:
+            shape[0] = call.shape[0]
+        elif call.split == "features":
+            shape[-1] = call.shape[-1]
+        whole = torch.empty(shape, device="meta")
+        placements = [self._placement(whole.shape)]
+        return DTensor.from_local(part, self.mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
+
+    def _placement(self, shape: torch.Size) -> Any:
+        if self.call.split == "rows" and len(shape) > 1:
+            return Shard(0)
+        return Shard(len(shape) - 1) if self.call.split == "features" else Replicate()
+
+
+class DTensors(OnDTensors, Port):
+    """impl_torch's functions of DTensors."""
+
+    name = "impl_torch, DTensor"
+    splits = ("rows", "features")
+    skips = {"quantised_*": "no quantised norm of DTensors"}  # noqa: RUF012
+
+    def constants_of(self, call: conformance.port.Call) -> dict[str, Any]:
+        return TorchPort.constants_of(self, call)  # no process group: the tensors know theirs
 
 
 def _leaves(inputs: tuple) -> list[Tensor]:

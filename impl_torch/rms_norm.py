@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from impl_torch.kernels import in_triton, triton_norm
+from impl_torch.ranks import check_ranks, row_means, total
 from impl_torch.rows import (
     cast,
     check_order,
@@ -32,6 +34,8 @@ def rms_norm(
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
     kernel: str | None = None,
+    process_group: ProcessGroup | None = None,
+    rows_group: ProcessGroup | None = None,
 ) -> Float[Tensor, "*batch d"]:
     r"""Divide every row by its root mean square, then scale.
 
@@ -43,17 +47,24 @@ def rms_norm(
     numbers.
     With a `group_size` the mean square is that of so many neighbouring features, each group's own.
     `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed.
-    Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError`
-    for an x that is not of floating point.
+    Where features are split over the ranks of a `process_group`, x and weight are this rank's parts, and the statistics are
+    summed over the ranks. Where rows are split over those of a `rows_group`, dweight is summed over them before it is rounded;
+    without it dweight is that of this rank's rows, as `DistributedDataParallel` and FSDP take it. Both are for first
+    derivatives, and not for Triton.
+    Raises `ValueError` for another order or kernel, a weight of another shape, a group that does not divide d or is split,
+    `TypeError` for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    if in_triton(kernel, x):
+    check_ranks(kernel, group_size, process_group, rows_group)
+    if process_group is None and rows_group is None and in_triton(kernel, x):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
         settings["group_size"] = group_size
         return triton_norm(x, None, weight, None, **settings, centred=False)[0]
     rows, weight = split(group_size, x, weight)
-    y, _ = _RMSNorm.apply(rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)
+    y, _ = _RMSNorm.apply(
+        rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype, process_group, rows_group
+    )
     return y if group_size is None else y.flatten(-2)
 
 
@@ -126,10 +137,17 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, eps: float, weight_offset: float, order: str, dtype: torch.dtype
+        x: Tensor,
+        weight: Tensor | None,
+        eps: float,
+        weight_offset: float,
+        order: str,
+        dtype: torch.dtype,
+        process_group: ProcessGroup | None,
+        rows_group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor]:
         compute, y_dtype = compute_dtype(x), output_dtype(order, dtype, weight)
-        mean_square = x.to(compute).square().mean(dim=-1, keepdim=True)  # *batch 1
+        (mean_square,) = row_means(x.to(compute).square(), group=process_group)  # *batch 1
         rstd = torch.rsqrt(mean_square + eps)  # *batch 1
         x_hat = x.to(compute) * rstd  # *batch d
         y = cast(round_to(x_hat, dtype), compute) if order == "cast_then_scale" else x_hat
@@ -139,7 +157,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, _, ctx.weight_offset, *_ = inputs
+        x, weight, _, ctx.weight_offset, _, _, ctx.process_group, ctx.rows_group = inputs
         _, rstd = output
         ctx.save_for_backward(x, weight, rstd)
         ctx.set_materialize_grads(False)
@@ -155,12 +173,11 @@ class _RMSNorm(torch.autograd.Function):
         if dy is not None:
             dy = dy.to(compute)
             g = dy if weight is None else dy * (weight.to(compute) + ctx.weight_offset)  # *batch d
-            projection = (g * x_hat).mean(dim=-1, keepdim=True)  # *batch 1
+            (projection,) = row_means(g * x_hat, group=ctx.process_group)  # *batch 1
             dx = rstd * (g - x_hat * projection)  # *batch d
-            dweight = (
-                sum_rows(dy * x_hat, weight.ndim).to(weight.dtype) if weight is not None and ctx.needs_input_grad[1] else None
-            )  # d
+            if weight is not None and ctx.needs_input_grad[1]:
+                dweight = total(sum_rows(dy * x_hat, weight.ndim), ctx.rows_group).to(weight.dtype)  # d
         if drstd is not None:  # only where the backward pass is itself differentiated
             through_rstd = -drstd * rstd.square() * x_hat / x.shape[-1]
             dx = through_rstd if dx is None else dx + through_rstd
-        return None if dx is None else dx.to(x.dtype), dweight, None, None, None, None
+        return None if dx is None else dx.to(x.dtype), dweight, *[None] * 6

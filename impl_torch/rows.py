@@ -63,6 +63,8 @@ def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
     through integer arithmetic on the bits.
     """
     rounded = cast(x, dtype)
+    if hasattr(x, "placements"):  # a DTensor, in eager mode
+        return rounded
     return (rounded.view(torch.int16) + 0).view(dtype) if dtype in HALF else rounded
 
 

@@ -96,6 +96,9 @@ NoCacheOption = Annotated[
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="Few cases, which reject every known mistake that all of them reject.")
 ]
+RanksOption = Annotated[
+    int, typer.Option(min=1, help="On so many processes, each with a part of every norm's case: rows, then features.")
+]
 ShardOption = Annotated[str, typer.Option(metavar="I/N", help="Only part I of N of the cases; `merge` joins the reports.")]
 DeviceOption = Annotated[str, typer.Option(help="Where the ports compute, in their framework's words.")]
 ModeOption = Annotated[Mode, typer.Option(help="Compiled, or operation by operation.")]
@@ -110,6 +113,7 @@ def launches_of(
     device: str,
     mode: Mode,
     timeout: float,
+    ranks: int = 1,
     in_process: bool = False,
     ops: Collection[str] = (),
 ) -> tuple[Launch, ...]:
@@ -123,8 +127,12 @@ def launches_of(
         if in_process and not launch.is_python:
             said = f"{launch.spec} is a program; only a port in Python can be run here"
             raise typer.BadParameter(said, param_hint="--in-process")
+    if ranks > 1 and in_process:
+        raise typer.BadParameter("several ranks are several processes", param_hint="--in-process")
+    if ranks > 1 and len(named) > 1 and "MASTER_PORT" in os.environ:
+        raise typer.BadParameter("MASTER_PORT is set, and is for one port at a time; name one", param_hint="--ranks")
     op = next(iter(ops)) if len(ops) == 1 else ""
-    told = partial(replace, device=device, mode=mode, timeout=timeout, in_process=in_process, op=op)
+    told = partial(replace, device=device, mode=mode, timeout=timeout, ranks=ranks, in_process=in_process, op=op)
     return tuple({launch.spec: told(launch) for launch in named}.values())  # one that is named twice is run once
 
 
@@ -215,6 +223,19 @@ def shaped_cases(shape: str) -> tuple[Case, ...]:
         return shaped(shape)
     except ShapeError as error:
         raise typer.BadParameter(str(error), param_hint="--shape") from None
+
+
+def ranked_cases(among: tuple[Case, ...], ranks: int, jobs: int) -> tuple[tuple[Case, ...], int]:
+    """The cases as several ranks are asked them, and how many groups of processes ask them; both as they are for one rank."""
+    from conformance.ops.quick import QUICK
+    from conformance.ops.ranks import EVEN, on_ranks
+
+    if ranks == 1:
+        return among, jobs
+    if among is QUICK:
+        among = tuple({case.id: case for case in (*QUICK, *EVEN)}.values())
+    groups = 1 if "MASTER_PORT" in os.environ else max(1, jobs // ranks)
+    return on_ranks(among, ranks), groups
 
 
 def check_memory(cases: tuple[Case, ...], ports: int) -> None:

@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,10 +20,12 @@ from conformance.cli.options import (
     OpOption,
     PortArguments,
     QuickOption,
+    RanksOption,
     ShardOption,
     TimeoutOption,
     check_memory,
     launches_of,
+    ranked_cases,
     read_case_file,
     selected,
     shaped_cases,
@@ -61,6 +63,7 @@ def run(
         bool, typer.Option("--configs", help="Every config of a port's autotuned kernels, each as a port.")
     ] = False,
     seed: DrawnSeedOption = 0,
+    ranks: RanksOption = 1,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
     timeout: TimeoutOption = 120.0,
@@ -92,10 +95,12 @@ def run(
     if quick and (shape or file):
         raise typer.BadParameter("the quick cases are the kit's own; no --shape and no --cases", param_hint="--quick")
     among = shaped_cases(shape) if shape else read_case_file(file) if file else QUICK if quick else CASES
+    among, jobs = ranked_cases(among, ranks, jobs)
     asked = selected(case, op, dtype, exclude, among=among)
     cases, number, shards = shard_of(shard, asked)
     ops = {case.op for case in asked}
-    launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=ops)
+    how: Any = {"device": device, "mode": mode, "timeout": timeout, "ranks": ranks, "in_process": in_process}
+    launches = launches_of(ports, exec_, **how, ops=ops)
     if configs:
         launches = swept(launches, quiet=quiet)
     if shape:
@@ -116,7 +121,7 @@ def run(
             runs = tuple(run_port(launch, cases, seed, on_verdict) for launch in launches)
         else:
             runs = run_ports(launches, cases, seed=seed, jobs=jobs, on_verdict=on_verdict)
-    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape, quick)
+    settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape, quick, ranks)
     report = build(runs, settings, time.monotonic() - began, diagnose)
     if not in_process:
         report = asked_again(report, cases, alone(launches, seed))

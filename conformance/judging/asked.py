@@ -6,7 +6,7 @@ from functools import partial
 from math import prod
 
 from conformance.judging.compare import OutputVerdict, Verdict
-from conformance.question.case import Case, is_split
+from conformance.question.case import Case, split
 
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
@@ -15,7 +15,7 @@ FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is
 @dataclass(frozen=True, slots=True)
 class Group:
     """What a port may have code of its own for: an output in one dtype and variant of its op, quantised to one dtype with a
-    scale that is returned or not, of arrays that are split over devices or not, in small cases or in large ones.
+    scale that is returned or not, of whole arrays or of those that are split in one way, in small cases or in large ones.
     """
 
     output: str
@@ -23,7 +23,7 @@ class Group:
     variant: str
     quantised_dtype: str
     returns_scale: bool
-    is_split: bool
+    split: str
     small: bool
 
 
@@ -54,7 +54,7 @@ class Asked:
         """A case as it was judged."""
         case, small = verdict.case, is_small(verdict.case)
         quantised = case.settings.get("quantised_dtype", ""), "scale" in case.outputs
-        branch = case.dtype, case.variant, *quantised, is_split(case.layout), small
+        branch = case.dtype, case.variant, *quantised, split(case.layout), small
         groups = [Group(output.output, *branch) for output in verdict.judged]
         return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 

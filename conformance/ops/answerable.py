@@ -14,7 +14,7 @@ from conformance.ops.norms.golden import as_the_norm_has_them
 from conformance.ops.norms.quantised import QuantisedCase
 from conformance.ops.norms.quantising import group_size
 from conformance.ops.norms.values import mean
-from conformance.question.case import is_split, layouts
+from conformance.question.case import is_split, layouts, split_over_ranks
 
 Array = np.ndarray
 
@@ -115,6 +115,8 @@ def _of_shape(case: NormCase) -> str:
         return f"layout: {case.layout} is about the weight, which is absent"
     if case.layout == "residual_aliased" and getattr(case, "residual", "") != "is_x":
         return "layout: residual_aliased is that of a residual that is x"
+    if split_over_ranks(case.layout):
+        return f"layout: {case.layout} is what --ranks makes of a case that is contiguous"
     if is_split(case.layout) and len(case.shape) < 2:
         return f"layout: {case.layout} needs two axes"
     if case.layout == "expanded" and case.x.rows != "dense":

@@ -14,6 +14,7 @@ from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.port.calling import arranged, differentiated, named, placed, takes
 from conformance.port.clock import Clock, Step
+from conformance.port.layouts import strided
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import is_split, layouts
 from reference import BlockConfig
@@ -62,6 +63,8 @@ class Port(Clock):
     blocks have that plain ones have not, of `reference.FEATURES`. `parameters` are a dict by name, and `config` a
     `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
     with `taps=True`, and then returns out and a dict of its intermediates.
+    `splits` says of what it can be given a part, on several ranks: "rows", "features". `self.call` is what is being asked, with
+    `rank`, `ranks`, what is `split`, and the `shape` of the whole x.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
     `overwrites` names the inputs that its kernels overwrite on purpose, such as `("dy",)`: its values are judged all the same,
     and the report says so. Three mappings of globs of case ids to the reason say what is known: `expected`, which fail (one
@@ -76,6 +79,7 @@ class Port(Clock):
     sums: tuple[str, ...] = ("rounded", "unrounded", "float32")
     ys: tuple[str, ...] = ("rounded", "unrounded")
     features: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
@@ -84,6 +88,7 @@ class Port(Clock):
     skips: Mapping[str, str] = MappingProxyType({})
     config: int | None = None
     """Which of `configs` its kernels are to take; None where they choose themselves."""
+    call: Call
 
     @classmethod
     def configs(cls) -> tuple[str, ...]:
@@ -116,23 +121,9 @@ class Port(Clock):
             raise Skip("no tensors that are split over devices")
         if not isinstance(tensor, np.ndarray):
             raise Skip("no strides to lay tensors out with")
-        match layout:
-            case "permuted":
-                return np.swapaxes(np.swapaxes(tensor, -1, -2).copy(), -1, -2)
-            case "sliced":
-                return np.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(3, 4)])[..., 3:-4]
-            case "strided":
-                return np.repeat(tensor, 2, axis=-1)[..., ::2]
-            case "expanded":
-                return np.broadcast_to(_before_zeros(tensor[:1], tensor), tensor.shape)
-            case "at_offset":
-                return np.pad(tensor, [(1, 1)] + [(0, 0)] * (tensor.ndim - 1))[1:-1]
-            case "aliased":
-                return tensor.view()
-            case "one_number":
-                return np.broadcast_to(_before_zeros(tensor[(slice(1),) * tensor.ndim], tensor), tensor.shape)
-            case _:
-                raise Skip(f"no layout {layout}")
+        if (laid_out := strided(tensor, layout)) is None:
+            raise Skip(f"no layout {layout}")
+        return laid_out
 
     def evaluate(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> Any:
         """y alone, where no gradients are asked for; compiled, where `self.jit` says so."""
@@ -203,10 +194,12 @@ class Port(Clock):
             ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
             groups=self._tells("group_size", declared=False),
             features=self.features,
+            splits=self.splits,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
         """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
+        self.call = call
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
         laid_out = dict.fromkeys(given, call.layout) if is_split(call.layout) else layouts(call.layout)
         for name, layout in laid_out.items():
@@ -238,9 +231,9 @@ class Port(Clock):
     def arguments(self, call: Call, given: dict[str, Any]) -> tuple[Any, tuple, Any, dict[str, Any]]:
         """The op's method, its tensors by place, the cotangent or a tuple of them, and the keywords."""
         inputs, dy, others = arranged(call, given)
-        return getattr(self, call.op), inputs, dy, self._constants(call) | others
+        return getattr(self, call.op), inputs, dy, self.constants_of(call) | others
 
-    def _constants(self, call: Call) -> dict[str, Any]:
+    def constants_of(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
         function, constants = getattr(self, call.op), dict[str, Any]()
         for constant in OPS[call.op].constants:
@@ -290,11 +283,3 @@ class Port(Clock):
 def bits(array: np.ndarray | None) -> bytes | None:
     """The bytes of an array, if there is one."""
     return None if array is None else array.tobytes()
-
-
-def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The first part of a tensor, in a memory as large as the whole one's, with zeros behind it: nothing to be read there."""
-    memory = np.zeros_like(whole)
-    place = tuple(slice(size) for size in part.shape)
-    memory[place] = part
-    return memory[place]

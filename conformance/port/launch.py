@@ -23,6 +23,8 @@ class Launch:
         Where it computes, in its framework's words, and whether compiled or operation by operation.
     timeout
         Seconds that it may take for one answer.
+    ranks
+        On how many processes, each of which has a part of every case.
     in_process
         Whether it is run in this very process, for a debugger. A class in Python alone can be, and no timeout holds.
     op
@@ -37,6 +39,7 @@ class Launch:
     device: str = "cpu"
     mode: Mode = "jit"
     timeout: float = 120.0
+    ranks: int = 1
     in_process: bool = False
     op: str = ""
     made: Any = field(default=None, repr=False, compare=False)

@@ -9,7 +9,9 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from conformance.port import kin
@@ -27,6 +29,10 @@ FAREWELL = 2.0  # seconds that a port is given to end
 
 class PortFailure(Exception):
     """The process did not answer as it should: it died, hung, or wrote rubbish. The text says which."""
+
+
+class Silence(PortFailure):
+    """It did not answer in time."""
 
 
 class Aftermath(PortFailure):
@@ -48,22 +54,28 @@ class RunningPort(Protocol):
         ...
 
 
+class Member(Protocol):
+    """What can be ended at once, from any thread."""
+
+    def kill(self) -> None: ...  # noqa: D102 - with whatever it has started
+
+
 class Family:
     """The ports of one run: an interrupt ends them all, and no more are started."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._members: set[PortProcess] = set()
+        self._members: set[Member] = set()
         self._over = False
 
-    def adopt(self, member: "PortProcess") -> None:
+    def adopt(self, member: Member) -> None:
         """Take a port in, or end it at once where the run is over."""
         with self._lock:
             self._members.add(member)
             if self._over:
                 member.kill()
 
-    def release(self, member: "PortProcess") -> None:
+    def release(self, member: Member) -> None:
         """Let go of a port that has ended."""
         with self._lock:
             self._members.discard(member)
@@ -79,10 +91,14 @@ class Family:
 class PortProcess:
     """One running child. It is started by the constructor and answers `ask` until it fails or is closed.
 
+    `environment` is added to the kit's own.
+
     Raises `PortFailure` where it cannot be started or does not answer hello in time.
     """
 
-    def __init__(self, launch: Launch, family: Family | None = None) -> None:
+    def __init__(
+        self, launch: Launch, family: Family | None = None, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         command = launch.command
         self._family = family or Family()
         self._mark = kin.new_mark()
@@ -93,7 +109,7 @@ class PortProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=os.environ | self._mark,
+                env=os.environ | environment | self._mark,
                 start_new_session=True,  # so that a signal to its group is none to ours
             )
         except OSError as error:
@@ -162,7 +178,8 @@ class PortProcess:
         self._write(request.encode(), deadline)
         line = self._next_line(deadline)
         if not line:
-            failure = self._before if self._unread() >= len(request) else PortFailure
+            late = Silence if line is None else PortFailure
+            failure = self._before if self._unread() >= len(request) else late
             raise failure(self._obituary("closed its stdout") if line is not None else self._silence(timeout))
         try:
             message = decode(line.decode(errors="replace"))

@@ -14,7 +14,7 @@ A port in Python is also asked to time itself; for one in another language nothi
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +24,8 @@ PROTOCOL = 2
 SERVED = (1, PROTOCOL)  # what a port may speak: protocol 2 adds `gradients` and `cotangents` to a case, and takes nothing away
 EXCERPT = 200  # characters of what is wrong that are shown
 TEXT_LIMIT = 10_000  # characters of a message that are kept
+
+ON_RANKS = ("rank", "ranks", "split", "shape")  # what a case says where several ranks are asked
 
 T = TypeVar("T")
 
@@ -64,6 +66,8 @@ class Hello:
     """Whether its norms of rows take a `group_size`."""
     features: tuple[str, ...] = ()
     """What its attention, rope and blocks have that plain ones have not, of `reference.FEATURES`."""
+    splits: tuple[str, ...] = ()
+    """What it can be given a part of, on several ranks: `rows`, `features`."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -81,6 +85,9 @@ class Call:
     and dy are to lie in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id.
     `settings` are an op's constants beside eps, order and offset. With `taps` the port writes its intermediates as well, each
     as `tap.` and its name.
+
+    Of several `ranks` each is asked, with its own `rank` and its own files. What is there of x is then a part: of the whole
+    of this `shape`, `rows` are `split`, along the first axis, or `features`, along the last.
     """
 
     id: int
@@ -98,14 +105,27 @@ class Call:
     outputs: str
     settings: dict[str, Any] = field(default_factory=dict)
     taps: bool = False
+    rank: int = 0
+    ranks: int = 1
+    split: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What its message says: of ranks nothing, where there is one."""
+        return {name: value for name, value in asdict(self).items() if self.ranks > 1 or name not in ON_RANKS}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say."""
+    """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say.
+
+    Of several ranks the outputs are joined; those that every rank has `whole` are there as each returned them, too.
+    """
 
     outputs: dict[str, np.ndarray]
     overwrote: tuple[str, ...] | None = None
+    whole: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
 
 Part = Literal["forward", "backward", "both"]
@@ -238,6 +258,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "ys": ([], _is_list_of_strings, "a list of strings"),
     "groups": (False, _is_bool, "true or false"),
     "features": ([], _is_list_of_strings, "a list of strings"),
+    "splits": ([], _is_list_of_strings, "a list of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 
@@ -269,9 +290,9 @@ def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
 
 def read_call(message: dict[str, Any]) -> Call:
     """The runner's question, on the port's side; fields that this version does not know are ignored."""
-    optional = {"settings", "taps"} - message.keys()
+    optional = {"settings", "taps", *ON_RANKS} - message.keys()
     fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
-    fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents")}
+    fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents", "shape") if name in fields}
     return Call(**fields)
 
 

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -14,12 +13,14 @@ import numpy as np
 
 from conformance.numbers.tensors import TensorFileError, as_bytes, read_tensors
 from conformance.ops.table import OPS
+from conformance.port.group import PortGroup, of_rank
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
+from conformance.port.parts import PartError, cut, join, whole
 from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
 from conformance.port.protocol import Answer, Call, Hello, ProtocolError, Repeated, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
-from conformance.question.case import Case
+from conformance.question.case import Case, split_over_ranks
 
 Array = np.ndarray
 
@@ -57,12 +58,13 @@ def call_of(
     inputs: str = "",
     outputs: str = "",
     taps: bool,
+    ranks: int = 1,
 ) -> Call:
     """A case as a port is asked it: what is asked, the names of what is given, and the paths of the files with both.
 
     `taps`: whether the port exports intermediates.
     """
-    op = OPS[case.op]
+    op, split = OPS[case.op], split_over_ranks(case.layout)
     return Call(
         id=id_,
         case=case.id,
@@ -71,7 +73,7 @@ def call_of(
         order=case.dialect.order,
         weight_offset=case.weight_offset or 0,
         eps=case.eps,
-        layout=case.layout,
+        layout="contiguous" if split else case.layout,
         asked=asked,
         gradients=tuple(name for name in asked if name not in case.made),
         cotangents=tuple(name for name in op.cotangents if name in given),
@@ -79,11 +81,16 @@ def call_of(
         outputs=outputs,
         settings=case.settings,
         taps=taps and op.taps,
+        ranks=ranks,
+        split=split or "",
+        shape=case.shape if ranks > 1 else (),
     )
 
 
 def start(launch: Launch, family: Family | None) -> RunningPort:
-    """A port that has said hello, in this process or in one of its own, of that family. Raises `PortFailure`."""
+    """A port that has said hello, in this process, in one of its own or in several, of that family. Raises `PortFailure`."""
+    if launch.ranks > 1:
+        return PortGroup(launch, family)
     return PortInProcess(launch) if launch.in_process else PortProcess(launch, family)
 
 
@@ -133,9 +140,15 @@ class Session:
         Raises `NoAnswer` where it gives no outputs.
         """
         with self._folder() as folder:
-            call = self._call(case, asked_of(case, self.hello), given, folder)
-            answer, outputs = self._put(encode("case", **asdict(call)), call, given, outputs_limit(case))
-            return Answer(outputs, read_overwrote(answer))
+            asked, ranks = asked_of(case, self.hello), self.launch.ranks
+            call = self._call(case, asked, given, folder)
+            answer, parts = self._put(encode("case", **call.fields), call, cut(case, given, ranks), outputs_limit(case))
+            if ranks == 1:
+                return Answer(parts[0], read_overwrote(answer))
+            try:
+                return Answer(join(case, parts, asked), read_overwrote(answer), whole(case, parts, asked))
+            except PartError as error:
+                raise NoAnswer("error", str(error)) from None
 
     def repeat(self, case: Case, sets: Sequence[dict[str, Array]], asked: tuple[str, ...], **how: Any) -> Repeated:
         """How long calls on the `sets` of inputs take, in turn, and the outputs of one; `how` are fields of `Repeat`.
@@ -145,8 +158,8 @@ class Session:
         with self._folder() as folder:
             call = self._call(case, asked, sets[0], folder)
             given = {f"{number}.{name}": array for number, inputs in enumerate(sets) for name, array in inputs.items()}
-            request = encode("time", **asdict(call), sets=len(sets), **how)
-            answer, outputs = self._put(request, call, given, outputs_limit(case))
+            request = encode("time", **call.fields, sets=len(sets), **how)
+            answer, [outputs] = self._put(request, call, [given], outputs_limit(case))
             told = {name: answer[name] for name in Repeated.__dataclass_fields__ if name != "outputs"}
             return Repeated(**told, outputs=outputs)
 
@@ -170,17 +183,24 @@ class Session:
 
     def _call(self, case: Case, asked: tuple[str, ...], given: Collection[str], folder: Path) -> Call:
         paths = {name: str(folder / f"{name}.safetensors") for name in ("inputs", "outputs")}
-        return call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps)
+        return call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps, ranks=self.launch.ranks)
 
-    def _put(self, request: str, call: Call, given: dict[str, Array], limit: int) -> tuple[dict[str, Any], dict[str, Array]]:
-        """The answer `done` to a request about these tensors, and what is in the file of outputs, of so many bytes at most."""
-        Path(call.inputs).write_bytes(as_bytes(given))
+    def _put(
+        self, request: str, call: Call, given: Sequence[dict[str, Array]], limit: int
+    ) -> tuple[dict[str, Any], list[dict[str, Array]]]:
+        """The answer `done` to a request about these tensors, and what is in the file of outputs, of so many bytes at most.
+
+        Of each rank one set is given, and one returned.
+        """
+        ranks = len(given)
+        for rank, part in enumerate(given):
+            of_rank(Path(call.inputs), rank, ranks).write_bytes(as_bytes(part))
         answer = self._answer(request)
         self._failures = 0
         if answer["type"] != "done":
             key = "reason" if answer["type"] == "skip" else "message"
             raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
-        return answer, read_tensors(Path(call.outputs), limit)
+        return answer, [read_tensors(of_rank(Path(call.outputs), rank, ranks), limit) for rank in range(ranks)]
 
     def _answer(self, request: str) -> dict[str, Any]:
         """The answer of the running process or, where that one failed before it took the question in, of another."""

@@ -20,12 +20,16 @@ Layout = Literal[
     "sharded_rows",
     "sharded_features",
     "sharded_both",
+    "rows_over_ranks",
+    "features_over_ranks",
 ]
 """How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias).
 
 A residual that is `aliased` is x: the same numbers in the same memory. `sharded` tensors are all of a case's, split over
-devices: the first axis of those of rows, the last axis of every tensor that has features, or both.
+devices: the first axis of those of rows, the last axis of every tensor that has features, or both. Those that are split
+`over_ranks` are so too, and each part is a tensor of a process of its own, which has no other.
 """
+Split = Literal["rows", "features"]
 
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
@@ -100,7 +104,18 @@ class Case(Protocol):
 
 def is_split(layout: str) -> bool:
     """Whether arrays are split over devices, all of a case's; how they lie in memory is then each device's own affair."""
-    return layout.startswith("sharded")
+    return bool(split(layout))
+
+
+def split(layout: str) -> str:
+    """What is split over devices, in one process or in several: `rows`, `features`, `both`; empty where tensors are whole."""
+    return split_over_ranks(layout) or (layout.removeprefix("sharded_") if layout.startswith("sharded_") else "")
+
+
+def split_over_ranks(layout: str) -> Split | None:
+    """What is split over several processes; None where each tensor is whole, or is split within one process."""
+    splits: dict[str, Split] = {"rows_over_ranks": "rows", "features_over_ranks": "features"}
+    return splits.get(layout)
 
 
 def layouts(layout: str) -> dict[str, str]:

@@ -59,6 +59,7 @@ def _properties(report: Report, port: PortEntry) -> dict[str, str]:
         "device": settings.device,
         "mode": words.mode(report, port),
     }
+    properties |= {"ranks": str(settings.ranks)} if settings.ranks > 1 else {}
     return properties | (port.hello.versions if port.hello else {})
 
 

@@ -22,8 +22,9 @@ class Settings:
     """What repeats a run.
 
     `cases` is the file that the cases are from, `shape` the one shape that was asked for; both are empty if the cases are the
-    kit's own. `quick` says that the quick ones alone were asked. `asked` counts the cases that every port is asked, by all
-    shards together, and `digest` is theirs: two reports with the same one are about the same questions.
+    kit's own. `quick` says that the quick ones alone were asked, `ranks` on how many processes each was. `asked` counts the
+    cases that every port is asked, by all shards together, and `digest` is theirs: two reports with the same one are about the
+    same questions.
     """
 
     seed: int
@@ -36,6 +37,7 @@ class Settings:
     shards: int = 1
     shape: str = ""
     quick: bool = False
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ def command(settings: Settings, argument: str, case: str) -> str:
     options += [f"--shape {settings.shape}"] if settings.shape else []
     options += [f"--case '{case}'"]
     options += [f"--seed {settings.seed}"] if settings.seed else []
+    options += [f"--ranks {settings.ranks}"] if settings.ranks > 1 else []
     if settings.mode == OFFLINE:
         return " ".join(["conformance judge", argument, *options])
     options += [f"--device {shlex.quote(settings.device)}"] if settings.device != "cpu" else []

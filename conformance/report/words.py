@@ -46,7 +46,8 @@ def conclusion(report: Report) -> tuple[str, str]:
     seed = f", seed {settings.seed}" if settings.seed else ""
     shard = f", shard {settings.shard} of {settings.shards}" if settings.shards > 1 else ""
     quick = ", the quick cases alone" if settings.quick else ""
-    return verdict, f"{counted or 'no case was run'} in {report.seconds:.1f} s{seed}{shard}{quick}"
+    ranks = f", on {settings.ranks} ranks" if settings.ranks > 1 else ""
+    return verdict, f"{counted or 'no case was run'} in {report.seconds:.1f} s{seed}{shard}{quick}{ranks}"
 
 
 def _nothing(report: Report) -> str:

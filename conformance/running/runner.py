@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from conformance.judging.compare import Verdict, compare
-from conformance.ops.golden import Golden, compute, golden
+from conformance.judging.ranks import on_every_rank
+from conformance.ops.golden import Golden, compute, golden, on_its_own
 from conformance.port.launch import Launch
 from conformance.port.process import Family, PortFailure
 from conformance.port.protocol import Hello, first_match
 from conformance.port.session import NOT_ASKED, NoAnswer, Session, asked_of
-from conformance.question.case import Case
+from conformance.question.case import Case, split_over_ranks
 from conformance.running.shard import program
 from reference import FEATURES
 
@@ -159,6 +160,8 @@ def judge(session: Session, expected: Golden) -> Verdict:
     except NoAnswer as none:
         return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
     verdict = compare(spec, expected, answer.outputs, asked_of(case, session.hello))
+    if answer.whole:
+        verdict = on_every_rank(verdict, on_its_own(case, expected.outputs, answer.outputs), answer.whole)
     declared = session.hello.overwrites
     return unless_overwritten(verdict, tuple(name for name in answer.overwrote or () if name not in declared))
 
@@ -206,6 +209,8 @@ def unsupported(case: Case, hello: Hello) -> str:
     told = case.settings | case.settings.get("config", {})
     if lacks := [name for name in FEATURES if name in told and name not in hello.features]:
         return f"no {lacks[0]}"
+    if (split := split_over_ranks(case.layout)) and split not in hello.splits:
+        return f"no {split} that are split over ranks"
     if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.weight_offset}"
     return ""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from conformance.ops.op import Output
 from conformance.ops.table import OPS
 from conformance.port.protocol import (
     EXCERPT,
+    ON_RANKS,
     Call,
     Hello,
     ProtocolError,
@@ -83,7 +84,7 @@ PROTOCOL_1 = (
 def test_a_case_has_all_that_it_had_in_protocol_1():
     """So a port that speaks it is served as it is."""
     assert read_hello(HELLO | {"protocol": 1}) == read_hello(HELLO)
-    assert {*PROTOCOL_1, "gradients", "cotangents"} == Call.__dataclass_fields__.keys()
+    assert {*PROTOCOL_1, "gradients", "cotangents", *ON_RANKS} == Call.__dataclass_fields__.keys()
 
 
 CASE = next(case for case in CASES if case.id == "rms_norm/scale_then_cast/bfloat16/random")
@@ -93,7 +94,7 @@ def test_a_case_is_asked_as_the_page_says():
     message = json.loads(re.search(r'\{"type": "case".*?\}(?=\n    <-)', PAGE, re.DOTALL)[0])
     call = call_of(CASE, tuple(CASE.outputs), golden(CASE).inputs, id_=7, taps=False)
     files = {name: message[name] for name in ("inputs", "outputs")}
-    assert json.loads(encode("case", **asdict(call))) | files == message
+    assert json.loads(encode("case", **call.fields)) | files == message
 
 
 @pytest.mark.parametrize("given", [(), ("dresidual_out",), ("dy", "dresidual_out")])
@@ -102,7 +103,7 @@ def test_a_case_says_which_cotangents_are_given(given, monkeypatch):
     monkeypatch.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], outputs=outputs))
     call = call_of(CASE, ("y",), ("x", *reversed(given)), taps=False)
     assert (call.asked, call.gradients, call.cotangents) == (("y",), (), given)
-    message = decode(encode("case", **asdict(call)))
+    message = decode(encode("case", **call.fields))
     assert read_call(message | {"of a later kit": 1}) == call
 
 

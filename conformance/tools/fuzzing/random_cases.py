@@ -19,7 +19,7 @@ from conformance.ops.norms.quantised import Weights
 from conformance.ops.norms.quantising import Scaling, group_size
 from conformance.ops.table import OPS
 from conformance.port.protocol import Hello
-from conformance.question.case import Layout
+from conformance.question.case import Layout, is_split
 from conformance.question.dialects import Dialect
 from conformance.running.runner import unsupported
 from reference.gated_norm import Activation
@@ -92,7 +92,7 @@ _WEIGHTS_OR_NONE = st.sampled_from([weight for weight in get_args(Weight) if wei
 _WEIGHTS = st.sampled_from([weight for weight in get_args(Weight) if weight not in ("ones", "absent")])
 _DY = _mostly_first([dy for dy in get_args(Cotangent) if dy != "ones"])
 _DY_SCALES = st.just(1.0) | _powers_of_two(-14, 4)
-_LAYOUTS = _mostly_first([layout for layout in get_args(Layout) if not layout.startswith(("residual", "sharded"))])
+_LAYOUTS = _mostly_first([layout for layout in get_args(Layout) if not (layout.startswith("residual") or is_split(layout))])
 _RESIDUALS = _mostly_first(get_args(Residual))
 _UNREAD = _mostly_first(get_args(Unread))
 _SCALINGS = st.sampled_from(get_args(Scaling))

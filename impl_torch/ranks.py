@@ -1,0 +1,85 @@
+"""What the norms need where tensors are split over the ranks of a process group: means of rows, gradients of what is whole."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+def check_ranks(
+    kernel: str | None, group_size: int | None, process_group: ProcessGroup | None, rows_group: ProcessGroup | None
+) -> None:
+    """Raise `ValueError` for what is not there on several ranks: a Triton kernel, groups of features that are split."""
+    if kernel == "triton" and (process_group is not None or rows_group is not None):
+        raise ValueError("kernel is 'triton', which has no process_group and no rows_group")
+    if group_size is not None and process_group is not None:
+        raise ValueError(f"group_size is {group_size}, and a process_group splits the features that groups are of")
+
+
+def total(a: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sum over the ranks of a group, the same on each; `a` itself without one. It has no gradient of its own."""
+    if group is None:
+        return settled(a)
+    summed = a.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(summed, group=group)
+    return summed
+
+
+def settled(a: Tensor) -> Tensor:
+    """A DTensor with the sums over ranks made that it has put off, before it is rounded; any other tensor as it is."""
+    placements: Any = getattr(a, "placements", ())
+    if not any(each.is_partial() for each in placements):
+        return a
+    from torch.distributed.tensor import Replicate
+
+    made: Any = [Replicate() if each.is_partial() else each for each in placements]
+    return a.redistribute(placements=made)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+
+
+def row_means(*of: Tensor, group: ProcessGroup | None = None) -> tuple[Tensor, ...]:
+    """The means over the last axis, which is kept: [*batch, d] to [*batch, 1].
+
+    With a group the last axis is split over its ranks, in parts of any widths, and all means take one sum: the widths travel
+    with the rows.
+    """
+    if group is None:
+        return tuple(settled(each.mean(dim=-1, keepdim=True)) for each in of)
+    sums = torch.cat([each.sum(dim=-1, keepdim=True) for each in of], dim=-1)  # *batch k
+    width = sums.new_zeros(1) + of[0].shape[-1]  # 1
+    everything = total(torch.cat([sums.flatten(), width]), group)
+    means = (everything[:-1] / everything[-1]).reshape(sums.shape)  # *batch k
+    return means.split(1, dim=-1)
+
+
+def summed(a: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sum over the ranks, as a part of each rank's own computation: its cotangent is summed over them, too."""
+    return a if group is None else _Summed.apply(a, group)
+
+
+def whole(parameter: Tensor, group: ProcessGroup | None) -> Tensor:
+    """A parameter that every rank has whole, and uses on rows of its own: its cotangent is summed over the ranks."""
+    return parameter if group is None else _Whole.apply(parameter, group)
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return total(a, group)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return total(cotangent, ctx.group), None
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return total(cotangent, ctx.group), None
