@@ -1,15 +1,18 @@
-"""What a Pre-LN block is made of."""
+"""What a transformer block is made of."""
 
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+NORMS_BEFORE = ("pre", "sandwich", "parallel")  # placements with a norm before what reads the stream
+NORMS_BRANCH = ("sandwich", "branch")  # with one after attention and after the feed-forward layer, before they are added
+
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a Pre-LN block is made of, hashable, so that `jax.jit` can take it as a static argument.
+    """What a transformer block is made of, hashable, so that `jax.jit` can take it as a static argument.
 
     norm, eps, weight_offset, order
-        Both norms, and with `qk_norm` the RMSNorm over `d_head` of every query and key head, before they are rotated. `order`
+        All norms, and with `qk_norm` the RMSNorm over `d_head` of every query and key head, before they are rotated. `order`
         says where half precision is cast, before the weight multiplies or after.
     n_kv_heads
         Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
@@ -19,6 +22,12 @@ class BlockConfig:
         `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
     qkv_bias, o_bias, feed_forward_bias
         Whether these projections have biases.
+    placement
+        Where the norms stand. `pre`: before attention and before the feed-forward layer. `post`: after each sum, which the
+        stream then is. `branch`: after each of the two, before it is added. `sandwich`: before and after. `parallel`: one
+        before both, which read it and are added together. `none`: nowhere.
+    norm_bias
+        Whether a LayerNorm has a bias.
     """
 
     d_model: int
@@ -38,6 +47,8 @@ class BlockConfig:
     o_bias: bool = False
     feed_forward_bias: bool = False
     causal: bool = True
+    placement: Literal["pre", "post", "sandwich", "branch", "parallel", "none"] = "pre"
+    norm_bias: bool = True
 
     def __post_init__(self) -> None:
         """Raise `ValueError`, naming the field and its choices, for any other."""
@@ -50,17 +61,29 @@ class BlockConfig:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
-        shapes = _norm("attention_norm", self) | _linear(matrices, self.qkv_bias)
+        attention = _linear(matrices, self.qkv_bias)
         if self.qk_norm:
-            shapes |= {f"attention.{name}_norm.weight": (self.d_head,) for name in "qk"}
-        shapes |= _linear({"attention.o": (d, d_q)}, self.o_bias) | _norm("ffn_norm", self)
+            attention |= {f"attention.{name}_norm.weight": (self.d_head,) for name in "qk"}
+        attention |= _linear({"attention.o": (d, d_q)}, self.o_bias)
         inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
         matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
-        return shapes | _linear(matrices, self.feed_forward_bias)
+        feed_forward = _linear(matrices, self.feed_forward_bias)
+        if self.placement == "parallel":
+            return _norm("attention_norm", self) | attention | feed_forward
+        attention = _normed("attention_norm", attention, "attn_out_norm", self)
+        return attention | _normed("ffn_norm", feed_forward, "ffn_out_norm", self)
+
+
+def _normed(norm: str, sublayer: dict[str, tuple[int, ...]], out_norm: str, config: BlockConfig) -> dict[str, tuple[int, ...]]:
+    """A sublayer's parameters, with those of its norms where they stand."""
+    if config.placement == "post":
+        return sublayer | _norm(norm, config)
+    before = _norm(norm, config) if config.placement in NORMS_BEFORE else {}
+    return before | sublayer | (_norm(out_norm, config) if config.placement in NORMS_BRANCH else {})
 
 
 def _norm(name: str, config: BlockConfig) -> dict[str, tuple[int, ...]]:
-    kinds = ("weight", "bias") if config.norm == "layer_norm" else ("weight",)
+    kinds = ("weight", "bias") if config.norm == "layer_norm" and config.norm_bias else ("weight",)
     return {f"{name}.{kind}": (config.d_model,) for kind in kinds}
 
 

@@ -330,6 +330,8 @@ static struct block block_of(const struct json *settings, const struct tensor *g
     if (!config)
         refuse("the settings have no config");
     const char *feed_forward = json_text(config, "feed_forward"), *pairs = json_text(config, "rope");
+    const char *placement = json_text(config, "placement");
+    bool sandwich = strcmp(placement, "sandwich") == 0, parallel = strcmp(placement, "parallel") == 0;
     struct block b = {
         .like = *x,
         .s = axis_from_last(x, 2),
@@ -340,6 +342,11 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .d_head = width(config, "d_head"),
         .d_ff = width(config, "d_ff"),
         .position = json_size(settings, "position"),
+        .norms_before = strcmp(placement, "pre") == 0 || sandwich || parallel,
+        .norms_branch = strcmp(placement, "branch") == 0 || sandwich,
+        .norms_sum = strcmp(placement, "post") == 0,
+        .parallel = parallel,
+        .layer_norm = strcmp(json_text(config, "norm"), "layer_norm") == 0,
         .casts_first = casts_first(json_text(config, "order")),
         .qk_norm = json_true(config, "qk_norm"),
         .rope = strcmp(pairs, "none") != 0,

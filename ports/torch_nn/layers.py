@@ -1,4 +1,4 @@
-"""torch.nn.TransformerEncoderLayer as it ships, with `norm_first=True`: GPT-2's block, given the case's weights."""
+"""torch.nn.TransformerEncoderLayer as it ships: GPT-2's block with `norm_first=True`, else BERT's, given the case's weights."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ NAMES = {
 
 
 class EncoderLayer(ports.torch_nn.port.Port):
-    """Pre-LN, with biases, as many key heads as query heads, no rope, and no cache."""
+    """Pre-LN or Post-LN, with biases, as many key heads as query heads, no rope, and no cache."""
 
     name = "torch.nn encoder layer"
     rms_norm = layer_norm = batch_norm = attention = swiglu = gelu = None  # pyright: ignore
@@ -33,6 +33,7 @@ class EncoderLayer(ports.torch_nn.port.Port):
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         c = call.settings["config"]
         other = [name for name, value in FIXED.items() if c[name] != value]
+        other += ["placement"] if c["placement"] not in ("pre", "post") else []
         if other or c["feed_forward"] not in GELUS or c["n_kv_heads"] != c["n_heads"]:
             raise Skip(f"another {(other or ['feed_forward'])[0]}")
         self.layer = nn.TransformerEncoderLayer(
@@ -43,7 +44,7 @@ class EncoderLayer(ports.torch_nn.port.Port):
             activation=GELUS[c["feed_forward"]],
             layer_norm_eps=c["eps"],
             batch_first=True,
-            norm_first=True,
+            norm_first=c["placement"] == "pre",
             device=self.device,
             dtype=given["x"].dtype,
         )

@@ -1,4 +1,4 @@
-"""The ops `pre_ln_block` and `pre_ln_stack`: a Pre-LN transformer block, and several of them one after another."""
+"""The ops `pre_ln_block` and `pre_ln_stack`: a transformer block, wherever its norms stand, and several one after another."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -11,13 +11,14 @@ from conformance.ops.block.attention import attention_stages
 from conformance.ops.block.case import GELU, INTERLEAVED, LLAMA, MULTI_QUERY, CompositeCase, in_dtypes, sized
 from conformance.ops.block.feed_forward import gelu_of
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
-from conformance.ops.block.primitives import Add, Concatenate, Linear, Normalise, SwiGLU
+from conformance.ops.block.primitives import Add, AddBoth, Concatenate, Linear, Normalise, SwiGLU
 from conformance.ops.block.program import Program, Stage
 from conformance.ops.block.rope import rotate
 from conformance.ops.draw import Draw
 from conformance.ops.op import Constant, Golden, Op, Output, Tensor
 from conformance.question.dialects import Dialect
 from reference import PRESETS, BlockConfig
+from reference.pre_ln_block import SUM_NORMS
 
 OUT = Output("out")
 
@@ -52,14 +53,16 @@ class BlockCase(CompositeCase):
 
     @property
     def has_fixture(self) -> bool:
-        """Whether golden values are stored: of the presets in float32 and bfloat16, and of all of Llama in float32."""
-        plain = self.name == "random" and self.kind in PRESETS and self.dtype in ("float32", "bfloat16")
+        """Whether golden values are stored: of the Pre-LN presets in float32 and bfloat16, and of all of Llama in float32."""
+        preset = self.kind in PRESETS and self.config.placement == "pre"
+        plain = self.name == "random" and preset and self.dtype in ("float32", "bfloat16")
         return plain or (self.kind == "llama" and self.dtype == "float32")
 
     @property
     def dialect(self) -> Dialect:
         """The norms' order of casting, where half precision has one."""
-        return Dialect(self.config.order if self.dtype in HALF else "either_order")
+        normed = self.config.placement != "none" or self.config.qk_norm
+        return Dialect(self.config.order if self.dtype in HALF and normed else "either_order")
 
     @property
     def weight_offset(self) -> int | None:
@@ -98,11 +101,14 @@ BIASED = replace(INTERLEAVED, qkv_bias=True, o_bias=True, feed_forward_bias=True
 ENCODER = replace(GELU, causal=False)  # a vision transformer's block, and torch.nn.TransformerEncoderLayer's with norm_first
 GEMMA = replace(MULTI_QUERY, weight_offset=1.0)  # but for its tanh GELU in the gate
 
-# Asked in every dtype.
 OF_PRESETS = tuple(
     BlockCase(kind, "random", "the block's formula itself, as people know it", sized(config))
     for kind, config in PRESETS.items()
 )
+# Asked in every dtype.
+PRE_LN = tuple(case for case in OF_PRESETS if case.config.placement == "pre")
+# In float32 and bfloat16, which speak for the other two: norms and sums stand elsewhere, and are what they are in Pre-LN.
+PLACED = tuple(case for case in OF_PRESETS if case.config.placement != "pre")
 # In float32 and in half precision; all share one program, that of the preset itself.
 VALUES = (
     BlockCase("llama", "position_5000", "positions or angles in half precision", LLAMA, position=5000),
@@ -156,10 +162,12 @@ def _anatomy(case: BlockCase, seed: int) -> Composite:
 def _stages(case: BlockCase, given: Values) -> Iterator[Stage]:
     c = case.config
     norm = Normalise(c.eps, c.weight_offset, c.norm == "layer_norm", c.order)
-    q, k = "q", "k"
-    yield Stage("attention_norm", norm, ("x", *_parameters(c, "attention_norm")))
+    q, k, read = "q", "k", "x"
+    if c.norms_before:
+        yield Stage("attention_norm", norm, ("x", *_parameters(c, "attention_norm")))
+        read = "attention_norm"
     for name in ("q", "k", "v"):
-        yield Stage(name, Linear(c.d_head), ("attention_norm", *_parameters(c, f"attention.{name}")))
+        yield Stage(name, Linear(c.d_head), (read, *_parameters(c, f"attention.{name}")))
     if c.qk_norm:
         for name in (q, k):
             yield Stage(f"{name}_norm", replace(norm, centred=False), (name, f"attention.{name}_norm.weight"))
@@ -176,14 +184,36 @@ def _stages(case: BlockCase, given: Values) -> Iterator[Stage]:
         keys, values = "keys", "values"
     yield from attention_stages(case, given, (q, keys, values), merged=True)
     yield Stage("attn_out", Linear(), ("attn", *_parameters(c, "attention.o")))
-    yield Stage("h", Add(), ("x", "attn_out"))
-    yield Stage("ffn_norm", norm, ("h", *_parameters(c, "ffn_norm")))
+    if c.placement != "parallel":
+        yield from _joined(c, norm, "attn", "x", "h")
+        read = "h"
+        if c.norms_before:
+            yield Stage("ffn_norm", norm, ("h", *_parameters(c, "ffn_norm")))
+            read = "ffn_norm"
     gated = c.feed_forward == "swiglu"
     for name in ("gate", "up") if gated else ("up",):
-        yield Stage(name, Linear(), ("ffn_norm", *_parameters(c, f"feed_forward.{name}")))
+        yield Stage(name, Linear(), (read, *_parameters(c, f"feed_forward.{name}")))
     yield Stage("act", SwiGLU(), ("gate", "up")) if gated else Stage("act", gelu_of(c), ("up",))
     yield Stage("ffn_out", Linear(), ("act", *_parameters(c, "feed_forward.down")))
-    yield Stage("out", Add(), ("h", "ffn_out"))
+    if c.placement == "parallel":
+        yield Stage("out", AddBoth(), ("x", "attn_out", "ffn_out"))
+    else:
+        yield from _joined(c, norm, "ffn", "h", "out")
+
+
+def _joined(c: BlockConfig, norm: Normalise, branch: str, stream: str, joined: str) -> Iterator[Stage]:
+    """The stream and what `branch`, attn or ffn, gives to it, with the norms that stand behind."""
+    given = f"{branch}_out"
+    multiplies = not (c.norm == "layer_norm" and c.norm_bias)  # a norm's last step, if it does not add a bias
+    add = Add((c.placement == "post" and stream == "h" and multiplies, c.norms_branch and multiplies))
+    if c.norms_branch:
+        yield Stage(f"{given}_norm", norm, (given, *_parameters(c, f"{given}_norm")))
+        given = f"{given}_norm"
+    if c.placement == "post":
+        yield Stage(f"{branch}_sum", add, (stream, given))
+        yield Stage(joined, norm, (f"{branch}_sum", *_parameters(c, SUM_NORMS[branch])))
+    else:
+        yield Stage(joined, add, (stream, given))
 
 
 def _parameters(c: BlockConfig, name: str) -> tuple[str, ...]:
@@ -226,7 +256,10 @@ PRE_LN_BLOCK = Op(
     outputs=(OUT,),
     constants=(Constant("config"), Constant("position")),
     taps=True,
-    cases=tuple(in_dtypes(OF_PRESETS, VALUES, (*MASKED, *CONFIGS), MASKED_MANY_ROWS)),
+    cases=(
+        *in_dtypes(PRE_LN, VALUES, (*MASKED, *CONFIGS), MASKED_MANY_ROWS),
+        *(replace(case, dtype=dtype) for dtype in ("float32", "bfloat16") for case in PLACED),
+    ),
     golden=_golden,
     anatomy=_anatomy,
     costly=True,
