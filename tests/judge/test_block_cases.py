@@ -1,5 +1,7 @@
 """The composite ops' table: what is varied, and the tensors that follow from it."""
 
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from conformance.numbers.rounding import DTYPES, NUMPY_DTYPES
 from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.cases import select
 from conformance.ops.table import COMPOSITES, OPS
-from reference import PRESETS
+from reference import PRESETS, BlockConfig
 
 COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
 BLOCKS = [case for case in COMPOSITE_CASES if case.op == "pre_ln_block"]
@@ -15,17 +17,19 @@ SMALL = [case for case in COMPOSITE_CASES if case.dtype == "float32"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_preset_is_asked_in_every_dtype(dtype):
-    assert {case.kind for case in BLOCKS if case.dtype == dtype and case.name == "random"} >= set(PRESETS)
+def test_every_preset_is_asked_and_pre_ln_in_every_dtype(dtype):
+    asked = {kind for kind, config in PRESETS.items() if config.placement == "pre" or dtype in ("float32", "bfloat16")}
+    assert {case.kind for case in BLOCKS if case.dtype == dtype and case.name == "random"} >= asked
 
 
 def test_all_that_a_config_offers_is_asked():
     configs = [case.config for case in BLOCKS if case.dtype == "float32"]
     assert {config.rope for config in configs} == {"half_split", "interleaved", "none"}
     assert {config.norm for config in configs} == {"rms_norm", "layer_norm"}
+    assert {config.placement for config in configs} == set(get_args(get_type_hints(BlockConfig)["placement"]))
     assert {config.order for config in configs} == {"cast_then_scale", "scale_then_cast"}
     assert {config.feed_forward for config in configs} == {"swiglu", "gelu", "gelu_tanh"}
-    for field in ("qk_norm", "qkv_bias", "o_bias", "feed_forward_bias", "causal", "weight_offset"):
+    for field in ("qk_norm", "qkv_bias", "o_bias", "feed_forward_bias", "causal", "weight_offset", "norm_bias"):
         assert {bool(getattr(config, field)) for config in configs} == {True, False}
     shared = {config.n_heads // config.n_kv_heads for config in configs}
     assert shared >= {1, 2, 4}, "multi-head, grouped, multi-query"
