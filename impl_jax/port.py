@@ -59,7 +59,11 @@ class Port(JaxPort):
 
     name = "impl_jax"
     taps = True
-    static = (*JaxPort.static, "base", "interleaved", "causal", "approximate", "config", "n_layers", "taps")
+    features = conformance.port.FEATURES
+    static = (
+        *(*JaxPort.static, "base", "interleaved", "rotary_features", "causal", "window", "softcap", "attention_scale"),
+        *("approximate", "config", "n_layers", "taps"),
+    )
     rms_norm = staticmethod(impl_jax.rms_norm)
     layer_norm = staticmethod(impl_jax.layer_norm)
     add_rms_norm = staticmethod(impl_jax.add_rms_norm)

@@ -49,8 +49,8 @@ def pre_ln_block(
     new keys. With `taps`, also every intermediate by name in data-flow order, ending with `out`: the golden's, in the values
     that the next stage is given.
 
-    Every intermediate is rounded once, to x's dtype, but scores and probs, which stay in float32 (float64 for float64) as all
-    sums do. Parameters may be float32 beside an x of half precision: matrices are then rounded before they multiply.
+    Every intermediate is rounded once, to x's dtype, but scores, capped and probs, which stay in float32 (float64 for float64)
+    as all sums do. Parameters may be float32 beside an x of half precision: matrices are then rounded before they multiply.
     Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
     """
     values = block_taps(x, parameters, k_cache, v_cache, key_mask, config, position)
@@ -92,10 +92,10 @@ class PreLNBlock(nnx.Module):
 
 
 def initializer(name: str, config: BlockConfig) -> nnx.Initializer:
-    """Biases begin as zeros, effective norm weights as ones, matrices with a deviation of 0.02, as GPT-2's and Llama's do."""
+    """Biases begin as zeros, effective norm weights as ones, others with a deviation of 0.02, as GPT-2's and Llama's do."""
     if name.endswith("bias"):
         return nnx.initializers.zeros
-    return nnx.initializers.constant(1 - config.weight_offset) if "norm" in name else nnx.initializers.normal(0.02)
+    return nnx.initializers.constant(1 - config.offset_of(name)) if "norm" in name else nnx.initializers.normal(0.02)
 
 
 def block_taps(
@@ -129,14 +129,18 @@ def block_taps(
         taps[name] = _heads(_linear(branch, p, f"attention.{name}"), config.d_head)
     q, k, v = taps["q"], taps["k"], taps["v"]
     if config.qk_norm:
-        q = taps["q_norm"] = _norm(q, p, "attention.q_norm", config)
-        k = taps["k_norm"] = _norm(k, p, "attention.k_norm", config)
+        q = taps["q_norm"] = _qk_norm(q, p, "attention.q_norm", config)
+        k = taps["k_norm"] = _qk_norm(k, p, "attention.k_norm", config)
     if config.rope != "none":
-        turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        turn: dict[str, Any] = config.rope_constants | {"position": position}
         q, k = taps["q_rope"], taps["k_rope"] = rope(q, **turn), rope(k, **turn)
     k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)
-    attn, taps["scores"], taps["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
-    taps["attn"] = _merge(attn)
+    attended = attention_in_steps(q, k, v, key_mask, p.get("attention.sink"), **config.attention_constants)
+    taps["scores"] = attended.scores
+    if config.softcap is not None:
+        taps["capped"] = attended.capped
+    taps["probs"] = attended.probs
+    taps["attn"] = _merge(attended.y)
     taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
     if config.placement != "parallel":
         taps["h"] = join(stream, "attn")
@@ -179,10 +183,16 @@ def _linear(x: Array, p: Parameters, name: str) -> Array:
 def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
     """Rounded once more, for the cast that ends a norm is one that XLA may drop."""
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
-    how: dict[str, Any] = {"eps": config.eps, "order": config.order, "weight_offset": config.weight_offset}
-    centred = config.norm == "layer_norm" and not name.startswith("attention.")  # those of queries and keys never are
-    y = layer_norm(x, weight, bias, **how) if centred else rms_norm(x, weight, **how)
+    how: dict[str, Any] = config.norm_constants | {"order": config.order}
+    y = layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
     return round_to(y.astype(compute_dtype(y)), x.dtype)
+
+
+def _qk_norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
+    """Of every head, or of all of them side by side; rounded once more, as `_norm`."""
+    rows = _merge(x) if config.qk_norm_over == "all_heads" else x
+    y = rms_norm(rows, p[f"{name}.weight"], **config.qk_norm_constants, order=config.order)
+    return round_to(y.astype(compute_dtype(y)), x.dtype).reshape(x.shape)
 
 
 def _branches(x: Array, n: int) -> list[Array]:

@@ -43,12 +43,17 @@ def rope(
     position: ArrayLike = 0,
     base: float = 10_000.0,
     interleaved: bool = False,
+    rotary_features: int | None = None,
 ) -> Float[Array, "*batch s h d_head"]:
     """Rotate every head's queries or keys by their positions, of which `position`, perhaps a traced one, is the first.
 
-    Angles, cosines, sines and products are in float32 (float64 for float64), and y is rounded once, to x's dtype.
-    Raises `ValueError` for an odd `d_head`.
+    Angles, cosines, sines and products are in float32 (float64 for float64), and y is rounded once, to x's dtype. With
+    `rotary_features`, so many are turned, the first of every head, as if they were all of it (GPT-NeoX, GLM, Phi).
+    Raises `ValueError` for an odd number of features to turn.
     """
+    if rotary_features is not None and rotary_features < x.shape[-1]:
+        turned = rope(x[..., :rotary_features], position=position, base=base, interleaved=interleaved)
+        return jnp.concatenate([turned, x[..., rotary_features:]], axis=-1)
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has shape {list(x.shape)}; its last axis must be even, for its features are turned in pairs")
     compute = compute_dtype(x)

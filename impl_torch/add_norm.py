@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from impl_torch.kernels import in_triton, triton_norm
@@ -13,16 +14,16 @@ from impl_torch.rows import as_stored, cast, check_rows, compute_dtype, flatten_
 
 
 def add_rms_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    residual: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{rms\_norm}(s), \qquad
@@ -47,17 +48,17 @@ def add_rms_norm(
 
 
 def add_layer_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    residual: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
+    bias: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     sum: str = "rounded",
     kernel: str | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     r"""Add the residual to x; return LayerNorm of the sum, and the sum.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad

@@ -1,23 +1,24 @@
 """BatchNorm (Ioffe & Szegedy 2015, arXiv:1502.03167) for PyTorch."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.rows import check_rows, compute_dtype, sum_rows
 
 
 def batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
+    x: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None,
+    bias: Float[Tensor, " d"] | None,
+    running_mean: Float[Tensor, " d"],
+    running_var: Float[Tensor, " d"],
     *,
     eps: float = 1e-5,
     training: bool = False,
     momentum: float = 0.1,
     unbiased: bool = True,
-) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+) -> Float[Tensor, "*batch d"] | tuple[Float[Tensor, "*batch d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
     r"""Centre every feature and divide it by its standard deviation, over the batch or as it ran so far; scale and shift.
 
     $$ y_i = w_i\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu_i) / \sqrt{\sigma^2_i + \varepsilon} $$
@@ -81,7 +82,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Normalise x of shape [*batch, num_features]; in training the running statistics move. Raises as `batch_norm` does."""
         given = x, self.weight, self.bias, self.running_mean, self.running_var
         if not self.training:

@@ -1,7 +1,7 @@
 """What a transformer block is made of."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -9,7 +9,7 @@ class BlockConfig:
     """What a transformer block is made of.
 
     norm, eps, weight_offset, order
-        All norms, and with `qk_norm` the RMSNorm over `d_head` of every query and key head, before they are rotated. `order`
+        All norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
         says where half precision is cast, before the weight multiplies or after; in float64 there is nothing to cast.
     n_kv_heads
         Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
@@ -19,6 +19,19 @@ class BlockConfig:
         `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
     qkv_bias, o_bias, feed_forward_bias
         Whether these projections have biases.
+    window
+        How many keys a query sees at most, the last of them its own where attention is `causal`; None for all.
+    sink
+        Whether every head has one more logit in its softmax, with no value: the parameter `attention.sink`.
+    softcap
+        Scores become softcap · tanh(scores / softcap), after they are scaled and before they are masked.
+    attention_scale
+        What dot products are multiplied by; None for d_head^-1/2.
+    rotary_features
+        How many features of a head are turned, the first ones, as if they were all; None for all.
+    qk_norm_over, qk_norm_offset
+        Whether QK-norm is over the `d_head` features of every head, or over those of all heads at once, each with a weight of
+        its own; and whether `weight_offset` holds for its weights, too.
     placement
         Where the norms stand. `pre`: before attention and before the feed-forward layer. `post`: after each sum, which the
         stream then is. `branch`: after each of the two, before it is added. `sandwich`: before and after. `parallel`: one
@@ -44,6 +57,13 @@ class BlockConfig:
     o_bias: bool = False
     feed_forward_bias: bool = False
     causal: bool = True
+    window: int | None = None
+    sink: bool = False
+    softcap: float | None = None
+    attention_scale: float | None = None
+    rotary_features: int | None = None
+    qk_norm_over: Literal["head", "all_heads"] = "head"
+    qk_norm_offset: bool = True
     placement: Literal["pre", "post", "sandwich", "branch", "parallel", "none"] = "pre"
     norm_bias: bool = True
 
@@ -51,13 +71,32 @@ class BlockConfig:
         """Raise `ValueError`, naming the field and its choices, for any other."""
         for field in fields(self):
             choices, given = get_args(field.type), getattr(self, field.name)
-            if choices and given not in choices:
+            if get_origin(field.type) is Literal and given not in choices:
                 raise ValueError(f"BlockConfig: {field.name} is {given!r}; it must be one of {', '.join(choices)}")
 
     @property
     def norm_constants(self) -> dict[str, Any]:
         """What the norms are given besides tensors."""
         return {"eps": self.eps, "weight_offset": self.weight_offset}
+
+    @property
+    def qk_norm_constants(self) -> dict[str, Any]:
+        """What the norms of queries and keys are given besides tensors."""
+        return self.norm_constants | {"weight_offset": self.weight_offset if self.qk_norm_offset else 0.0}
+
+    @property
+    def rope_constants(self) -> dict[str, Any]:
+        """What rope is given besides tensors."""
+        return {"base": self.rope_base, "interleaved": self.rope == "interleaved", "rotary_features": self.rotary_features}
+
+    @property
+    def attention_constants(self) -> dict[str, Any]:
+        """What attention is given besides tensors."""
+        return {name: getattr(self, name) for name in ("causal", "window", "softcap", "attention_scale")}
+
+    def offset_of(self, norm: str) -> float:
+        """What is added to a norm's weight."""
+        return (self.qk_norm_constants if "attention." in norm else self.norm_constants)["weight_offset"]
 
     @property
     def norms_before(self) -> bool:
@@ -69,17 +108,15 @@ class BlockConfig:
         """Whether a norm stands after attention and after the feed-forward layer, before they are added."""
         return self.placement in ("sandwich", "branch")
 
-    def centres(self, norm: str) -> bool:
-        """Whether the norm of this name is a LayerNorm; those of queries and keys never are."""
-        return self.norm == "layer_norm" and not norm.startswith("attention.")
-
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
         attention = self._linear(matrices, self.qkv_bias)
         if self.qk_norm:
-            attention |= {f"attention.{name}_norm.weight": (self.d_head,) for name in "qk"}
+            of_all = {"q": d_q, "k": d_kv} if self.qk_norm_over == "all_heads" else dict.fromkeys("qk", self.d_head)
+            attention |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
+        attention |= {"attention.sink": (self.n_heads,)} if self.sink else {}
         attention |= self._linear({"attention.o": (d, d_q)}, self.o_bias)
         inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
         matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}

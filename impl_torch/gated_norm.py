@@ -1,6 +1,7 @@
 """RMSNorm and a gate in one op for PyTorch, as Mamba2, Qwen3-Next and gated delta nets have it."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.rms_norm import rms_norm
@@ -10,16 +11,16 @@ ACTIVATIONS = {"silu": nn.functional.silu, "sigmoid": torch.sigmoid}
 
 
 def gated_rms_norm(
-    x: Tensor,
-    gate: Tensor,
-    weight: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    gate: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     norm_before_gate: bool = True,
     activation: str = "silu",
     group_size: int | None = None,
     order: str = "scale_then_cast",
-) -> Tensor:
+) -> Float[Tensor, "*batch d"]:
     r"""Multiply by an activation of the gate, after RMSNorm or, without `norm_before_gate`, before it.
 
     $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
@@ -75,7 +76,7 @@ class RMSNormGated(nn.Module):
         """Set the weight to ones."""
         nn.init.ones_(self.weight)
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch d"], gate: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Norm and gate x, [*batch, hidden_size], by a gate of its shape. Raises as the function does."""
         return gated_rms_norm(
             x,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.kernels import in_triton, triton_norm
@@ -22,9 +23,9 @@ from impl_torch.rows import (
 
 
 def layer_norm(
-    x: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
+    bias: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "scale_then_cast",
@@ -32,7 +33,7 @@ def layer_norm(
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
     kernel: str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*batch d"]:
     r"""Centre every row, divide it by its standard deviation, then scale and shift.
 
     $$ y_i = (w_i + o)\, \hat x_i + b_i, \qquad \hat x_i = (x_i - \mu) / \sqrt{\sigma^2 + \varepsilon} $$

@@ -97,6 +97,7 @@ class Port(TorchPort):
 
     name = "impl_torch"
     taps = True
+    features = conformance.port.FEATURES
     rms_norm = staticmethod(impl_torch.rms_norm)
     layer_norm = staticmethod(impl_torch.layer_norm)
     add_rms_norm = staticmethod(impl_torch.add_rms_norm)

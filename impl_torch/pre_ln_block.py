@@ -43,10 +43,11 @@ def pre_ln_block(
     zero, for padding, over cached and new keys. x and the parameters, named as `config.parameters()` names them, share a dtype.
 
     With `taps`, also the intermediates by name in data-flow order: attention_norm, q, k, v (with `qk_norm` q_norm, k_norm),
-    q_rope, k_rope, scores (scaled, not yet masked), probs, attn (heads merged), attn_out, h, ffn_norm, gate (SwiGLU), up,
-    act, ffn_out, out. A norm of a branch is attn_out_norm or ffn_out_norm. A sum that is normalised is attn_sum or ffn_sum,
-    and h and out are what comes of it. In parallel there is no h. Each is what the next stage was given, rounded as it is
-    stored; scores and probs are float32 in half precision. Attention is then computed in steps.
+    q_rope, k_rope, scores (scaled, not yet masked), capped (with a `softcap`), probs, attn (heads merged), attn_out, h,
+    ffn_norm, gate (SwiGLU), up, act, ffn_out, out. A norm of a branch is attn_out_norm or ffn_out_norm. A sum that is
+    normalised is attn_sum or ffn_sum, and h and out are what comes of it. In parallel there is no h. Each is what the next
+    stage was given, rounded as it is stored; scores, capped and probs are float32 in half precision. Attention is then
+    computed in steps.
 
     Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
     """
@@ -77,12 +78,12 @@ class PreLNBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Make norms weigh one and biases zero, and draw matrices with a deviation of 0.02, as GPT-2 and Llama do."""
+        """Make norms weigh one and biases zero, and draw the others with a deviation of 0.02, as GPT-2 and Llama do."""
         for name, parameter in self.named_parameters():
             if name.endswith(".bias"):
                 nn.init.zeros_(parameter)
-            elif parameter.ndim == 1:
-                nn.init.constant_(parameter, 1.0 - self.config.weight_offset)
+            elif "norm" in name:
+                nn.init.constant_(parameter, 1.0 - self.config.offset_of(name))
             else:
                 nn.init.normal_(parameter, std=0.02)
 
@@ -137,16 +138,20 @@ def _block(
         read = tap("attention_norm", _norm(x, p, "attention_norm", config))  # *batch s d_model
     q, k, v = (tap(name, _heads(_linear(read, p, f"attention.{name}"), config.d_head)) for name in "qkv")
     if config.qk_norm:
-        q = tap("q_norm", _norm(q, p, "attention.q_norm", config))  # *batch s h d_head
-        k = tap("k_norm", _norm(k, p, "attention.k_norm", config))  # *batch s h_kv d_head
+        q = tap("q_norm", _qk_norm(q, p, "attention.q_norm", config))  # *batch s h d_head
+        k = tap("k_norm", _qk_norm(k, p, "attention.k_norm", config))  # *batch s h_kv d_head
     if config.rope != "none":
-        turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        turn: dict[str, Any] = config.rope_constants | {"position": position}
         q, k = tap("q_rope", rope(q, **turn)), tap("k_rope", rope(k, **turn))
     k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)  # *batch t h_kv d_head
+    sink = p.get("attention.sink")  # h
     if taps:
-        attn, kept["scores"], kept["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
+        attended = attention_in_steps(q, k, v, key_mask, sink, **config.attention_constants)
+        kept["scores"] = attended.scores
+        kept |= {} if config.softcap is None else {"capped": attended.capped}
+        kept["probs"], attn = attended.probs, attended.y
     else:
-        attn = attention(q, k, v, key_mask, causal=config.causal)  # *batch s h d_head
+        attn = attention(q, k, v, key_mask, sink, **config.attention_constants)  # *batch s h d_head
     attn = tap("attn", _merge(attn))
     attn_out = tap("attn_out", _linear(attn, p, "attention.o"))  # *batch s d_model
     h = x
@@ -173,8 +178,14 @@ def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:
 
 def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
-    how: dict[str, Any] = {"eps": config.eps, "weight_offset": config.weight_offset, "order": config.order}
-    return layer_norm(x, weight, bias, **how) if config.centres(name) else rms_norm(x, weight, **how)
+    how: dict[str, Any] = config.norm_constants | {"order": config.order}
+    return layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
+
+
+def _qk_norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
+    """Of every head, or of all of them side by side."""
+    rows = _merge(x) if config.qk_norm_over == "all_heads" else x
+    return rms_norm(rows, p[f"{name}.weight"], **config.qk_norm_constants, order=config.order).view_as(x)
 
 
 def _heads(x: Tensor, d_head: int) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from impl_torch.add_norm import added
@@ -36,9 +37,9 @@ FORMATS = {
 
 
 def quantised_rms_norm(
-    x: Tensor,
-    weight: Tensor | None = None,
-    scale: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
+    scale: Float[Tensor, " 1"] | None = None,
     *,
     eps: float = 1e-5,
     quantised_dtype: str = "float8_e4m3fn",
@@ -73,10 +74,10 @@ def quantised_rms_norm(
 
 
 def quantised_add_rms_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor | None = None,
-    scale: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    residual: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
+    scale: Float[Tensor, " 1"] | None = None,
     *,
     eps: float = 1e-5,
     quantised_dtype: str = "float8_e4m3fn",

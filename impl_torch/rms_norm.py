@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from impl_torch.kernels import in_triton, triton_norm
@@ -22,8 +23,8 @@ from impl_torch.rows import (
 
 
 def rms_norm(
-    x: Tensor,
-    weight: Tensor | None = None,
+    x: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"] | None = None,
     *,
     eps: float = 1e-5,
     order: str = "cast_then_scale",
@@ -31,7 +32,7 @@ def rms_norm(
     dtype: torch.dtype | None = None,
     group_size: int | None = None,
     kernel: str | None = None,
-) -> Tensor:
+) -> Float[Tensor, "*batch d"]:
     r"""Divide every row by its root mean square, then scale.
 
     $$ y_i = (w_i + o)\, \hat x_i, \qquad \hat x_i = x_i / \sqrt{\tfrac1d \textstyle\sum_j x_j^2 + \varepsilon} $$

@@ -35,15 +35,24 @@ def rotate(
 
 
 def rope(
-    x: Float[Tensor, "*batch s h d_head"], *, position: int | Tensor = 0, base: float = 10_000.0, interleaved: bool = False
+    x: Float[Tensor, "*batch s h d_head"],
+    *,
+    position: int | Tensor = 0,
+    base: float = 10_000.0,
+    interleaved: bool = False,
+    rotary_features: int | None = None,
 ) -> Float[Tensor, "*batch s h d_head"]:
     """Rotate every head's queries or keys by their positions, of which `position` is the first.
 
     As a tensor, an integer one, it is no constant to torch.compile, which then compiles once for all positions.
 
-    Angles, cosines and sines are float32 (float64 for float64): bfloat16 cannot tell position 256 from 257.
-    Raises `ValueError` for an odd `d_head`.
+    Angles, cosines and sines are float32 (float64 for float64): bfloat16 cannot tell position 256 from 257. With
+    `rotary_features`, so many are turned, the first of every head, as if they were all of it (GPT-NeoX, GLM, Phi).
+    Raises `ValueError` for an odd number of features to turn.
     """
+    if rotary_features is not None and rotary_features < x.shape[-1]:
+        turned = rope(x[..., :rotary_features], position=position, base=base, interleaved=interleaved)
+        return torch.cat([turned, x[..., rotary_features:]], dim=-1)
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has shape {list(x.shape)}; its last axis must be even, for its features are turned in pairs")
     positions = position + torch.arange(x.shape[-3], device=x.device)  # s

@@ -1,7 +1,7 @@
-"""What a transformer block is made of, and blocks that people know by name."""
+"""What a transformer block is made of."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -9,7 +9,7 @@ class BlockConfig:
     """What a transformer block is made of: a Pre-LN block, unless its norms are placed elsewhere.
 
     norm, eps, weight_offset, order
-        All norms, and with `qk_norm` the RMSNorm over `d_head` of every query and key head, before they are rotated. `order`
+        All norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
         says where half precision is cast, before the weight multiplies or after; in float64 there is nothing to cast.
     n_kv_heads
         Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
@@ -19,6 +19,19 @@ class BlockConfig:
         `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
     qkv_bias, o_bias, feed_forward_bias
         Whether these projections have biases.
+    window
+        How many keys a query sees at most, the last of them its own where attention is `causal`; None for all.
+    sink
+        Whether every head has one more logit in its softmax, with no value: the parameter `attention.sink`.
+    softcap
+        Scores become softcap · tanh(scores / softcap), after they are scaled and before they are masked.
+    attention_scale
+        What dot products are multiplied by; None for d_head^-1/2.
+    rotary_features
+        How many features of a head are turned, the first ones, as if they were all; None for all.
+    qk_norm_over, qk_norm_offset
+        Whether QK-norm is over the `d_head` features of every head, or over those of all heads at once, each with a weight of
+        its own; and whether `weight_offset` holds for its weights, too.
     placement
         Where the norms stand. `pre`: before attention and before the feed-forward layer. `post`: after each sum, which the
         stream then is. `branch`: after each of the two, before it is added. `sandwich`: before and after. `parallel`: one
@@ -44,6 +57,13 @@ class BlockConfig:
     o_bias: bool = False
     feed_forward_bias: bool = False
     causal: bool = True
+    window: int | None = None
+    sink: bool = False
+    softcap: float | None = None
+    attention_scale: float | None = None
+    rotary_features: int | None = None
+    qk_norm_over: Literal["head", "all_heads"] = "head"
+    qk_norm_offset: bool = True
     placement: Literal["pre", "post", "sandwich", "branch", "parallel", "none"] = "pre"
     norm_bias: bool = True
 
@@ -51,7 +71,7 @@ class BlockConfig:
         """Raise `ValueError`, naming the field and its choices, for any other."""
         for field in fields(self):
             choices, given = get_args(field.type), getattr(self, field.name)
-            if choices and given not in choices:
+            if get_origin(field.type) is Literal and given not in choices:
                 raise ValueError(f"BlockConfig: {field.name} is {given!r}; it must be one of {', '.join(choices)}")
 
     @property
@@ -60,9 +80,29 @@ class BlockConfig:
         return {"eps": self.eps, "weight_offset": self.weight_offset}
 
     @property
+    def qk_norm_constants(self) -> dict[str, Any]:
+        """What the norms of queries and keys are given besides tensors."""
+        return self.norm_constants | {"weight_offset": self.weight_offset if self.qk_norm_offset else 0.0}
+
+    @property
     def rope_constants(self) -> dict[str, Any]:
         """What rope is given besides tensors."""
-        return {"base": self.rope_base, "interleaved": self.rope == "interleaved"}
+        return {"base": self.rope_base, "interleaved": self.rope == "interleaved", "rotary_features": self.rotary_features}
+
+    @property
+    def attention_constants(self) -> dict[str, Any]:
+        """What attention is given besides tensors."""
+        return {name: getattr(self, name) for name in ("causal", "window", "softcap", "attention_scale")}
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What it has that a plain block has not: the fields of `FEATURES` that are not at their defaults."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
+        return {name: chosen[name] for name in FEATURES if name in chosen}
+
+    def offset_of(self, norm: str) -> float:
+        """What is added to a norm's weight."""
+        return (self.qk_norm_constants if "attention." in norm else self.norm_constants)["weight_offset"]
 
     @property
     def norms_before(self) -> bool:
@@ -74,17 +114,15 @@ class BlockConfig:
         """Whether a norm stands after attention and after the feed-forward layer, before they are added."""
         return self.placement in ("sandwich", "branch")
 
-    def centres(self, norm: str) -> bool:
-        """Whether the norm of this name is a LayerNorm; those of queries and keys never are."""
-        return self.norm == "layer_norm" and not norm.startswith("attention.")
-
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
         attention = self._linear(matrices, self.qkv_bias)
         if self.qk_norm:
-            attention |= {f"attention.{name}_norm.weight": (self.d_head,) for name in "qk"}
+            of_all = {"q": d_q, "k": d_kv} if self.qk_norm_over == "all_heads" else dict.fromkeys("qk", self.d_head)
+            attention |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
+        attention |= {"attention.sink": (self.n_heads,)} if self.sink else {}
         attention |= self._linear({"attention.o": (d, d_q)}, self.o_bias)
         inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
         matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
@@ -112,93 +150,8 @@ class BlockConfig:
         return shapes
 
 
-PRESETS = {
-    # The MiniMind of 2025: its RMSNorm casts, then scales.
-    "minimind": BlockConfig(512, n_heads=8, n_kv_heads=2, d_head=64, d_ff=1408, rope_base=1e6),
-    "minimind_2026": BlockConfig(
-        768, n_heads=8, n_kv_heads=4, d_head=96, d_ff=2432, eps=1e-6, order="scale_then_cast", qk_norm=True, rope_base=1e6
-    ),
-    "llama": BlockConfig(2048, n_heads=32, n_kv_heads=8, d_head=64, d_ff=8192, rope_base=5e5),  # Llama 3.2 1B
-    "qwen3": BlockConfig(1024, n_heads=16, n_kv_heads=8, d_head=128, d_ff=3072, eps=1e-6, qk_norm=True, rope_base=1e6),  # 0.6B
-    "gpt2": BlockConfig(
-        768,
-        n_heads=12,
-        n_kv_heads=12,
-        d_head=64,
-        d_ff=3072,
-        norm="layer_norm",
-        order="scale_then_cast",
-        rope="none",
-        feed_forward="gelu_tanh",
-        qkv_bias=True,
-        o_bias=True,
-        feed_forward_bias=True,
-    ),
-    # 9B (arXiv:2408.00118), but for its tanh GELU in the gate.
-    "gemma2": BlockConfig(
-        3584,
-        n_heads=16,
-        n_kv_heads=8,
-        d_head=256,
-        d_ff=14336,
-        eps=1e-6,
-        weight_offset=1.0,
-        order="scale_then_cast",
-        placement="sandwich",
-    ),
-    # 7B (arXiv:2501.00656), but for its norms of queries and keys.
-    "olmo2": BlockConfig(
-        4096,
-        n_heads=32,
-        n_kv_heads=32,
-        d_head=128,
-        d_ff=11008,
-        eps=1e-6,
-        order="scale_then_cast",
-        rope_base=5e5,
-        placement="branch",
-    ),
-    # Command R, 35B, as Hugging Face's CohereConfig has it.
-    "cohere": BlockConfig(
-        8192,
-        n_heads=64,
-        n_kv_heads=64,
-        d_head=128,
-        d_ff=22528,
-        norm="layer_norm",
-        order="scale_then_cast",
-        rope="interleaved",
-        rope_base=5e5,
-        placement="parallel",
-        norm_bias=False,
-    ),
-    # BERT base (arXiv:1810.04805): the first transformer's block (arXiv:1706.03762), with GELU instead of ReLU.
-    "post_ln": BlockConfig(
-        768,
-        n_heads=12,
-        n_kv_heads=12,
-        d_head=64,
-        d_ff=3072,
-        norm="layer_norm",
-        eps=1e-12,
-        order="scale_then_cast",
-        rope="none",
-        feed_forward="gelu",
-        qkv_bias=True,
-        o_bias=True,
-        feed_forward_bias=True,
-        causal=False,
-        placement="post",
-    ),
-    # The MiniMind of 2025 without its norms.
-    "no_norm": BlockConfig(512, n_heads=8, n_kv_heads=2, d_head=64, d_ff=1408, rope_base=1e6, placement="none"),
-}
-"""Blocks that people know, in the sizes that they are known by."""
-
-
-def small(config: BlockConfig) -> BlockConfig:
-    """The same block in a size to test: no two of its dimensions are equal, and heads share keys where the large one's do."""
-    n_heads = 6 if config.n_heads == config.n_kv_heads else 4
-    n_kv_heads = max(2, n_heads * config.n_kv_heads // config.n_heads)  # one head for all would hide which one is whose
-    d_head = 16 if config.d_head * config.n_heads > config.d_model else 8
-    return replace(config, d_model=n_heads * 8, n_heads=n_heads, n_kv_heads=n_kv_heads, d_head=d_head, d_ff=20)
+FEATURES = (
+    *("window", "sink", "softcap", "attention_scale", "rotary_features", "qk_norm_over", "qk_norm_offset"),
+    *("placement", "norm_bias"),
+)
+"""The fields that a plain block leaves at their defaults: what an implementation need not have."""

@@ -53,10 +53,10 @@ def pre_ln_block(
 
     `position` is that of x's first row, cached keys (which are rotated already) and values included. `key_mask` is False for
     padding, over cached and new keys. The intermediates: attention_norm, q, k, v (with `qk_norm` q_norm, k_norm), q_rope,
-    k_rope, scores (scaled, not yet masked), probs, attn (heads merged), attn_out, h, ffn_norm, gate (SwiGLU), up, act,
-    ffn_out, out; and mean, var and rstd of the block's norms. Norms of a branch are attn_out_norm and ffn_out_norm. Where a
-    sum is normalised, it is attn_sum or ffn_sum, and h and out are what comes of it. In parallel there is no h.
-    Heads stand before features: q is [*batch, s, h, d_head].
+    k_rope, scores (scaled, not yet masked), capped (with a `softcap`), probs, attn (heads merged), attn_out, h, ffn_norm, gate
+    (SwiGLU), up, act, ffn_out, out; and mean, var and rstd of the block's norms. Norms of a branch are attn_out_norm and
+    ffn_out_norm. Where a sum is normalised, it is attn_sum or ffn_sum, and h and out are what comes of it. In parallel there is
+    no h. Heads stand before features: q is [*batch, s, h, d_head].
 
     Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
     """
@@ -71,14 +71,17 @@ def pre_ln_block(
         taps[name] = _heads(_linear(read, p, f"attention.{name}"), config.d_head)
     q, k, v = taps["q"], taps["k"], taps["v"]
     if config.qk_norm:
-        q = taps["q_norm"] = _norm(q, p, "attention.q_norm", config)
-        k = taps["k_norm"] = _norm(k, p, "attention.k_norm", config)
+        q = taps["q_norm"] = _qk_norm(q, p, "attention.q_norm", config)
+        k = taps["k_norm"] = _qk_norm(k, p, "attention.k_norm", config)
     if config.rope != "none":
         q = taps["q_rope"] = rope(q, positions, **config.rope_constants)
         k = taps["k_rope"] = rope(k, positions, **config.rope_constants)
     k, v = _with_cache(k_cache, k), _with_cache(v_cache, v)
-    attn, taps["scores"], taps["probs"] = attention(q, k, v, causal=config.causal, key_mask=key_mask)
-    taps["attn"] = _merge(attn)
+    attended = attention(q, k, v, p.get("attention.sink"), key_mask=key_mask, **config.attention_constants)
+    taps["scores"] = attended.scores
+    taps |= {} if config.softcap is None else {"capped": attended.capped}
+    taps["probs"] = attended.probs
+    taps["attn"] = _merge(attended.y)
     taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
     h = x
     if config.placement != "parallel":
@@ -147,15 +150,17 @@ def pre_ln_block_vjp(
     q = taps.get("q_rope", taps.get("q_norm", taps["q"]))
     k = taps.get("k_rope", taps.get("k_norm", taps["k"]))
     keys, values = _with_cache(k_cache, k), _with_cache(v_cache, taps["v"])
-    dq, dk, dv = attention_vjp(_heads(dattn, config.d_head), q, keys, values, causal=config.causal, key_mask=key_mask)
+    how: dict[str, Any] = config.attention_constants | {"key_mask": key_mask}
+    dq, dk, dv, dsink = attention_vjp(_heads(dattn, config.d_head), q, keys, values, p.get("attention.sink"), **how)
+    gradients |= {} if dsink is None else {"dattention.sink": dsink}
     past = keys.shape[-3] - x.shape[-2]
     dk, dv = dk[..., past:, :, :], dv[..., past:, :, :]
     if config.rope != "none":
         dq = rope_vjp(dq, positions, **config.rope_constants)
         dk = rope_vjp(dk, positions, **config.rope_constants)
     if config.qk_norm:
-        dq = _norm_vjp(dq, taps["q"], p, "attention.q_norm", config, gradients)
-        dk = _norm_vjp(dk, taps["k"], p, "attention.k_norm", config, gradients)
+        dq = _qk_norm_vjp(dq, taps["q"], p, "attention.q_norm", config, gradients)
+        dk = _qk_norm_vjp(dk, taps["k"], p, "attention.k_norm", config, gradients)
     dread = dread if parallel else np.zeros_like(x)
     for name, d in {"q": dq, "k": dk, "v": dv}.items():
         dread += _linear_vjp(_merge(d), to_attention, p, f"attention.{name}", gradients)
@@ -210,17 +215,32 @@ def _block_norm(x: Array, p: Parameters, name: str, config: BlockConfig, statist
 
 def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
     weight, bias, how = p[f"{name}.weight"], p.get(f"{name}.bias"), config.norm_constants
-    return layer_norm(x, weight, bias, **how).y if config.centres(name) else rms_norm(x, weight, **how).y
+    return layer_norm(x, weight, bias, **how).y if config.norm == "layer_norm" else rms_norm(x, weight, **how).y
 
 
 def _norm_vjp(dy: Array, x: Array, p: Parameters, name: str, config: BlockConfig, gradients: dict[str, Any]) -> Array:
     """The cotangent of x; those of weight and bias join the gradients."""
     weight, bias, how = p[f"{name}.weight"], p.get(f"{name}.bias"), config.norm_constants
-    if config.centres(name):
+    if config.norm == "layer_norm":
         dx, gradients[f"d{name}.weight"], gradients[f"d{name}.bias"] = layer_norm_vjp(dy, x, weight, bias, **how)
     else:
         dx, gradients[f"d{name}.weight"] = rms_norm_vjp(dy, x, weight, **how)
     return dx
+
+
+def _qk_norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
+    """Of every head, or of all of them side by side."""
+    rows = _merge(x) if config.qk_norm_over == "all_heads" else x
+    return rms_norm(rows, p[f"{name}.weight"], **config.qk_norm_constants).y.reshape(x.shape)
+
+
+def _qk_norm_vjp(dy: Array, x: Array, p: Parameters, name: str, config: BlockConfig, gradients: dict[str, Any]) -> Array:
+    """The cotangent of x; that of the weight joins the gradients."""
+    rows = _merge(x) if config.qk_norm_over == "all_heads" else x
+    dx, gradients[f"d{name}.weight"] = rms_norm_vjp(
+        dy.reshape(rows.shape), rows, p[f"{name}.weight"], **config.qk_norm_constants
+    )
+    return dx.reshape(x.shape)
 
 
 def _heads(x: Array, d_head: int) -> Array:

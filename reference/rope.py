@@ -40,16 +40,22 @@ def rope(
     *,
     base: float = 10_000.0,
     interleaved: bool = False,
+    rotary_features: int | None = None,
 ) -> Float64[Array, "*batch s h d_head"]:
     r"""Turn every pair of features by its angle; the dot product of a query and a key then depends on their distance alone.
 
     $$ y_1 = x_1 \cos\theta - x_2 \sin\theta, \qquad y_2 = x_2 \cos\theta + x_1 \sin\theta $$
 
-    Raises `ValueError` for an x that is not of shape [*batch, s, h, d_head], an odd `d_head`, or positions that are not [s].
+    With `rotary_features`, so many are turned, the first of every head, as if they were all of it (GPT-NeoX, GLM, Phi).
+
+    Raises `ValueError` for an x that is not of shape [*batch, s, h, d_head], an odd `d_head`, rotary features that are odd or
+    more than those of a head, or positions that are not [s].
     """
-    _check("rope", positions, x=x)
-    angles = each_feature(rope_angles(positions, x.shape[-1], base=base), interleaved=interleaved)  # s 1 d_head
-    return x * np.cos(angles) + quarter_turn(x, interleaved=interleaved) * np.sin(angles)
+    _check("rope", positions, rotary_features, x=x)
+    turned, others = np.split(x, [x.shape[-1] if rotary_features is None else rotary_features], axis=-1)
+    angles = each_feature(rope_angles(positions, turned.shape[-1], base=base), interleaved=interleaved)  # s 1 rotary_features
+    turned = turned * np.cos(angles) + quarter_turn(turned, interleaved=interleaved) * np.sin(angles)
+    return np.concatenate([turned, others], axis=-1)
 
 
 def rope_vjp(
@@ -58,17 +64,20 @@ def rope_vjp(
     *,
     base: float = 10_000.0,
     interleaved: bool = False,
+    rotary_features: int | None = None,
 ) -> Float64[Array, "*batch s h d_head"]:
     """Pull a cotangent of y back to x: a rotation's transpose is the rotation the other way."""
-    _check("rope_vjp", positions, dy=dy)
-    return rope(dy, -positions, base=base, interleaved=interleaved)
+    _check("rope_vjp", positions, rotary_features, dy=dy)
+    return rope(dy, -positions, base=base, interleaved=interleaved, rotary_features=rotary_features)
 
 
-def _check(op: str, positions: Array, **rotated: Array) -> None:
+def _check(op: str, positions: Array, rotary_features: int | None, **rotated: Array) -> None:
     [(name, x)] = rotated.items()
     if x.ndim < 3:
         raise ValueError(f"{op}: {name} has shape {x.shape}; it must be [*batch, s, h, d_head]")
     if x.shape[-1] % 2:
         raise ValueError(f"{op}: {name} has shape {x.shape}; its last axis must be even, for its features are turned in pairs")
+    if rotary_features is not None and (rotary_features % 2 or not 0 < rotary_features <= x.shape[-1]):
+        raise ValueError(f"{op}: rotary_features is {rotary_features}; it must be even, and {x.shape[-1]} at most")
     check_shape(op, "positions", positions, x.shape[-3:-2], **rotated)
     check_float64(op, positions=positions, **rotated)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from conformance.numbers.rounding import Mode, round_to, store
+from conformance.numbers.rounding import RoundingMode, round_to, store
 
 Array = np.ndarray
 Interval = tuple[Array, Array]
@@ -30,7 +30,7 @@ class Expected:
     dtype: str
     placements: tuple[Placement, ...]
     rms: float = float("inf")
-    mode: Mode = "nearest_even"
+    mode: RoundingMode = "nearest_even"
     of: "Callable[[Mapping[str, Array]], Expected] | None" = field(default=None, repr=False, compare=False)
     _intervals: dict[float, Interval] = field(default_factory=dict, repr=False, compare=False)
 
@@ -69,9 +69,13 @@ class Expected:
             return root_mean_square(np.square(actual - self.value), self.value) <= scale * self.rms
 
     def within(self, actual: Array, scale: float = 1.0) -> Array:
-        """Which elements lie in their own intervals, or are NaN where the exact value is, however far off all of them are."""
+        """Which elements lie in their own intervals, or are NaN where the exact value is, however far off all of them are.
+
+        What the first placements admit need not be held against the others.
+        """
         inside = np.isnan(self.value) & np.isnan(actual)
-        for lower, upper in self._growing(scale):
+        known = self._intervals.get(scale)
+        for lower, upper in [known] if known else map(self._rounded, self._growing(scale)):
             inside |= (lower <= actual) & (actual <= upper)
             if inside.all():
                 break
@@ -82,23 +86,26 @@ class Expected:
 
         They are the hull over all placements, rounded. A NaN in both says that the output must be NaN there.
         """
-        *_, whole = self._growing(scale)
+        if scale in self._intervals:
+            return self._intervals[scale]
+        *_, hull = self._growing(scale)
+        whole = self._rounded(hull)
+        if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
+            self._intervals[scale] = whole
         return whole
 
     def _growing(self, scale: float) -> Iterator[Interval]:
-        """The interval as it grows with each placement: what one of them admits need not be held against the others."""
-        if scale in self._intervals:
-            yield self._intervals[scale]
-            return
-        hull = whole = np.array(np.nan), np.array(np.nan)  # which fmin and fmax leave out
+        """The hull, not rounded yet, as it grows with each placement."""
+        hull = np.array(np.nan), np.array(np.nan)  # which fmin and fmax leave out
         for placement in self.placements:
             with np.errstate(all="ignore"):
                 low, high = placement(scale)
                 hull = np.fmin(hull[0], low), np.fmax(hull[1], high)
-                whole = round_to(hull[0], self.dtype, self.mode), round_to(hull[1], self.dtype, self.mode)
-            yield whole
-        if scale in KEPT_SCALES and self.value.size <= KEPT_ELEMENTS:
-            self._intervals[scale] = whole
+            yield hull
+
+    def _rounded(self, hull: Interval) -> Interval:
+        with np.errstate(all="ignore"):
+            return round_to(hull[0], self.dtype, self.mode), round_to(hull[1], self.dtype, self.mode)
 
     def times(self, factor: float) -> "Expected":
         """The same, so many times as large before its last rounding, or after it and rounded again."""
@@ -113,6 +120,19 @@ class Expected:
         placements = tuple(map(scaled, (*self.placements, self.interval)))
         of = self.of and (lambda outputs: self.given(outputs).times(factor))
         return Expected(factor * self.value, self.dtype, placements, abs(factor) * self.rms, self.mode, of)
+
+    def reshaped(self, shape: tuple[int, ...]) -> "Expected":
+        """The same elements in another shape."""
+
+        def placed(placement: Placement) -> Placement:
+            def ends(s: float) -> Interval:
+                low, high = placement(s)
+                return np.reshape(low, shape), np.reshape(high, shape)
+
+            return ends
+
+        of = self.of and (lambda outputs: self.given(outputs).reshaped(shape))
+        return Expected(self.value.reshape(shape), self.dtype, tuple(map(placed, self.placements)), self.rms, self.mode, of)
 
     @property
     def nearest(self) -> Array:

@@ -88,7 +88,7 @@ SINGLE: tuple[DType, ...] = tuple(dtype for dtype in DTYPES if FORMATS[dtype].co
 QUANTISED_DTYPES: tuple[QuantisedDType, ...] = ("float8_e4m3fn", "float8_e5m2", "int8")
 NUMPY_DTYPES = {dtype: FORMATS[dtype].storage for dtype in DTYPES}
 
-Mode = Literal["nearest_even", "nearest_away", "toward_zero"]
+RoundingMode = Literal["nearest_even", "nearest_away", "toward_zero"]
 """How to round: to nearest with ties to even, to nearest with ties away from zero, or by cutting off."""
 
 
@@ -97,7 +97,7 @@ class Rounding:
     """A rounding to a dtype, or to x's own, in one of the modes."""
 
     dtype: DType | Float8 | Literal["storage"]
-    mode: Mode = "nearest_even"
+    mode: RoundingMode = "nearest_even"
 
 
 def storage_dtype(u: float) -> DType:
@@ -105,7 +105,7 @@ def storage_dtype(u: float) -> DType:
     return next(dtype for dtype in DTYPES if FORMATS[dtype].unit_roundoff == u)
 
 
-def round_to(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
+def round_to(x: Array, dtype: str, mode: RoundingMode = "nearest_even") -> Array:
     """Round float64 to a number of `dtype`, to the nearest with ties to even or in another mode, and return it in float64.
 
     Subnormals and overflow are those of IEEE 754, where rounding toward zero never overflows; a NaN stays a NaN. NumPy rounds
@@ -121,7 +121,7 @@ def round_to(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
         return _to_bfloat16(x) if dtype == "bfloat16" else x.astype(FORMATS[dtype].storage).astype(np.float64)
 
 
-def _on_grid(x: Array, dtype: str, mode: Mode) -> Array:
+def _on_grid(x: Array, dtype: str, mode: RoundingMode) -> Array:
     """Round to a multiple of the unit in the last place."""
     its = FORMATS[dtype]
     if dtype == "int8":
@@ -140,7 +140,7 @@ def _half_away(x: Array) -> Array:
     return whole + np.copysign(np.abs(x - whole) >= 0.5, x)
 
 
-TO_INTEGER: dict[Mode, Callable[[Array], Array]] = {
+TO_INTEGER: dict[RoundingMode, Callable[[Array], Array]] = {
     "nearest_even": np.rint,
     "nearest_away": _half_away,
     "toward_zero": np.trunc,
@@ -164,7 +164,7 @@ def significant_bits(x: Array, bits: int) -> Array:
     return np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
 
 
-def store(x: Array, dtype: str, mode: Mode = "nearest_even") -> Array:
+def store(x: Array, dtype: str, mode: RoundingMode = "nearest_even") -> Array:
     """`round_to`, as an array of the dtype itself; every NaN gets the same bits."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isnan(x), np.nan, round_to(x, dtype, mode)).astype(FORMATS[dtype].storage)

@@ -62,12 +62,13 @@ def _is_subnormal(case: NormCase, golden: Golden) -> bool:
 
 
 def _is_repetitive(case: NormCase, golden: Golden) -> bool:
-    """Whether a sum over a row or a column has more than a few equal terms, whose roundings are not random."""
-    x_hat = golden.intermediates["x_hat"]
+    """Whether a sum over a row or a column has more than a few terms that are nearly equal, whose roundings are not random."""
+    x_hat, unit_roundoff = golden.intermediates["x_hat"], FORMATS[FORMATS[case.dtype].compute_dtype].unit_roundoff
     with np.errstate(all="ignore"):
         x, dy, w = as_the_norm_has_them(case, golden.inputs)
+        rows = x, np.square(x_hat), dy * w, dy * w * x_hat
         columns = [terms.reshape(-1, x.shape[-1]).T for terms in (dy, dy * x_hat)]
-        return any(_repeats(terms) for terms in (x, x_hat, dy * w, *columns))
+        return any(_repeats(terms) or _drifts(terms, unit_roundoff) for terms in (*rows, *columns))
 
 
 def _repeats(terms: Array) -> bool:
@@ -75,6 +76,17 @@ def _repeats(terms: Array) -> bool:
     ordered = np.sort(np.abs(terms), axis=-1)
     same = ordered[..., EQUAL_TERMS:] == ordered[..., :-EQUAL_TERMS]
     return bool(np.any(same & (ordered[..., EQUAL_TERMS:] != 0)))
+
+
+def _drifts(terms: Array, unit_roundoff: float) -> bool:
+    """Whether more than `EQUAL_TERMS` along the last axis differ by less than the distance between numbers around their sum.
+
+    Added to a sum near its end, they are all rounded by about the same amount.
+    """
+    if terms.shape[-1] <= EQUAL_TERMS:
+        return False
+    apart = 2 * unit_roundoff * np.abs(np.sum(terms, axis=-1))
+    return bool(np.any(np.std(terms, axis=-1) < apart))
 
 
 def _of_dialect(case: NormCase) -> str:

@@ -17,11 +17,15 @@ BACKWARDS: tuple[Backward, ...] = get_args(Backward)
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor that an op reads; `by_name` where a port is passed it as a keyword. `parameters` are many, in a dict."""
+    """A tensor that an op reads; `by_name` where a port is passed it as a keyword. `parameters` are many, in a dict.
+
+    One that is `sometimes` passed comes last, and only in the cases that have it: a method gives it a default.
+    """
 
     name: str
     differentiable: bool = True
     by_name: bool = False
+    sometimes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,14 @@ class Constant:
     """A number or a choice that an op is called with, by name.
 
     `offered` to a method that takes it, and to no other, such as a norm's order; `sometimes` passed, in the cases that have it,
-    so that a method gives it a default.
+    so that a method gives it a default. `explicit`: a method takes it only if it names it; `**keywords` do not say that it
+    knows what is meant.
     """
 
     name: str
     offered: bool = False
     sometimes: bool = False
+    explicit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,7 @@ class Op:
     def signature(self) -> str:
         """A port's method, as it is written."""
         keywords = [tensor.name for tensor in self.tensors if tensor.by_name]
+        arguments = [tensor.name + "=None" * tensor.sometimes for tensor in self.tensors if not tensor.by_name]
         keywords += [each.name + "=None" * each.sometimes for each in self.constants if not each.offered]
         keywords = ["*", *keywords] if keywords else []
-        return f"{self.name}(self, {', '.join((*self.arguments, *keywords))})"
+        return f"{self.name}(self, {', '.join((*arguments, *keywords))})"

@@ -2,5 +2,6 @@
 
 from conformance.numbers.cache import cache_folder
 from conformance.port.base import NOT_WRITTEN, Port, Skip
+from reference import FEATURES
 
-__all__ = ["NOT_WRITTEN", "Port", "Skip", "cache_folder"]
+__all__ = ["FEATURES", "NOT_WRITTEN", "Port", "Skip", "cache_folder"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
-from conformance.port.calling import differentiated, keywords, placed
+from conformance.port.calling import differentiated, placed, takes
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import layouts
 from reference import BlockConfig
@@ -43,8 +43,9 @@ class Port:
             residual_out); where a scale is given there is none to return; scale_ub is passed where there is one
         batch_norm(x, weight, bias, *, running_mean, running_var, eps, training, momentum, unbiased) -> y, or in training
             (y, running_mean, running_var); momentum and unbiased are passed in training alone
-        rope(x, *, position, base, interleaved) -> y
-        attention(q, k, v, key_mask, *, causal) -> y
+        rope(x, *, position, base, interleaved, rotary_features) -> y; rotary_features if not all are turned
+        attention(q, k, v, key_mask, sink, *, causal, window, softcap, attention_scale) -> y; what follows the mask, or causal,
+            if it is there
         swiglu(gate, up) -> y
         gelu(x, *, approximate) -> y
         pre_ln_block(x, parameters, k_cache, v_cache, key_mask, *, config, position) -> out
@@ -56,7 +57,8 @@ class Port:
     dtype, as in `{"rms_norm/float16": ("cast_then_scale",), "*": ("scale_then_cast",)}`, where the first that fits counts and
     what none fits has no order. Likewise `sum`, what a norm of a sum reads, is passed in half precision only; one that does not
     take it is asked once `sums` says which it has; so are `y`, what is quantised, and `ys`. A norm that takes `group_size` by
-    that name, None by default, is asked for groups, and no other. `parameters` are a dict by name, and `config` a
+    that name, None by default, is asked for groups, and no other. `features` says what attention, rope and the
+    blocks have that plain ones have not, of `reference.FEATURES`. `parameters` are a dict by name, and `config` a
     `reference.BlockConfig`, which can be hashed; a key mask has ones and zeros. With `taps` a block's method is also called
     with `taps=True`, and then returns out and a dict of its intermediates.
     `self.device` and `self.jit` say where and how to run; `compiles` says whether the port compiles where `self.jit` is true.
@@ -72,6 +74,7 @@ class Port:
     weight_offsets: tuple[int, ...] = (0, 1)
     sums: tuple[str, ...] = ("rounded", "unrounded", "float32")
     ys: tuple[str, ...] = ("rounded", "unrounded")
+    features: tuple[str, ...] = ()
     taps: bool = False
     compiles: bool = False
     overwrites: tuple[str, ...] = ()
@@ -185,6 +188,7 @@ class Port:
             sums=self.sums if self._tells("sum", self.sums is not Port.sums) else (),
             ys=self.ys if self._tells("y", self.ys is not Port.ys) else (),
             groups=self._tells("group_size", declared=False),
+            features=self.features,
         )
 
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
@@ -204,7 +208,8 @@ class Port:
             raise Skip(reason)
         op, function, constants = OPS[call.op], getattr(self, call.op), self._constants(call)
         made = tuple(name for name in call.asked if name not in call.gradients)
-        names = op.arguments
+        absent = {tensor.name for tensor in op.tensors if tensor.sometimes} - given.keys()
+        names = tuple(name for name in op.arguments if name not in absent)
         others = {name: tensor for name, tensor in given.items() if name not in (*names, *op.cotangents)}
         inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
         constants |= {} if "parameters" in names else others
@@ -232,21 +237,22 @@ class Port:
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
-        takes, constants = keywords(getattr(self, call.op)), dict[str, Any]()
-        for name in (constant.name for constant in OPS[call.op].constants):
+        function, constants = getattr(self, call.op), dict[str, Any]()
+        for constant in OPS[call.op].constants:
+            name, is_taken = constant.name, takes(function, constant)
             match name:
                 case "eps":
                     constants["eps"] = call.eps
                 case "order":
-                    if call.order != "either_order" and takes("order"):
+                    if call.order != "either_order" and is_taken:
                         constants["order"] = call.order
                 case "sum" | "y":
-                    if name in call.settings and takes(name):
+                    if name in call.settings and is_taken:
                         constants[name] = call.settings[name]
-                case "group_size" if name in call.settings and not takes(name):
+                case "group_size" if name in call.settings and not is_taken:
                     raise Skip("no groups")
                 case "weight_offset":
-                    if self.weight_offsets != (0,) and takes("weight_offset"):
+                    if self.weight_offsets != (0,) and is_taken:
                         constants["weight_offset"] = float(call.weight_offset)
                     elif call.weight_offset and 0 in self.weight_offsets:
                         raise Skip(f"no weight offset {call.weight_offset}")
@@ -258,9 +264,8 @@ class Port:
 
     def _tells(self, keyword: str, declared: bool) -> bool:
         """Whether a port says what it does, or an op that may be given the keyword takes it, and so does either."""
-        ops = (op for op in OPS.values() if any(each.name == keyword for each in op.constants))
-        functions = (getattr(self, op.name, None) for op in ops)
-        return declared or any(keywords(function)(keyword) for function in functions if callable(function))
+        offers = [(getattr(self, op.name, None), each) for op in OPS.values() for each in op.constants if each.name == keyword]
+        return declared or any(takes(function, constant) for function, constant in offers if callable(function))
 
     def _laid_out(self, tensor: Any, layout: str) -> Any:
         """What `lay_out` returns; one that knows nothing of a layout may return nothing."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
+from conformance.ops.op import Constant
+
 
 def differentiated(values: Any, cotangents: tuple) -> Any:
     """Of an op's outputs, or of their cotangents, those whose cotangent is there: one, or a tuple of several."""
@@ -12,14 +14,14 @@ def differentiated(values: Any, cotangents: tuple) -> Any:
     return tuple(kept) if len(kept) > 1 else kept[0]
 
 
-def keywords(function: Callable[..., Any]) -> Callable[[str], bool]:
-    """Tells whether a function takes a keyword; one that says nothing of itself takes any but groups, which it must know of."""
+def takes(function: Callable[..., Any], constant: Constant) -> bool:
+    """Whether a function takes a constant as a keyword; one that says nothing of itself takes any that need not be explicit."""
     try:
         parameters = signature(function).parameters
     except ValueError:
-        return lambda name: name != "group_size"
-    any_ = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
-    return lambda name: name in parameters or (any_ and name != "group_size")
+        return not constant.explicit
+    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return constant.name in parameters or (takes_any and not constant.explicit)
 
 
 def placed(inputs: tuple, places: Sequence[tuple[int, str | None]], values: Sequence[Any]) -> tuple:

@@ -58,6 +58,8 @@ class Hello:
     """What its norms that quantise y quantise in half precision: y `rounded` to x's dtype first, or `unrounded`."""
     groups: bool = False
     """Whether its norms of rows take a `group_size`."""
+    features: tuple[str, ...] = ()
+    """What its attention, rope and blocks have that plain ones have not, of `reference.FEATURES`."""
 
     def orders_of(self, op: str, dtype: str) -> tuple[str, ...]:
         """The orders of one op in one dtype: those of the first glob in `orders_by` that fits, else `orders`."""
@@ -194,6 +196,7 @@ HELLO_FIELDS: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
     "sums": ([], _is_list_of_strings, "a list of strings"),
     "ys": ([], _is_list_of_strings, "a list of strings"),
     "groups": (False, _is_bool, "true or false"),
+    "features": ([], _is_list_of_strings, "a list of strings"),
 }
 """Of every field of hello: its default (none is valid where it must be given), how it is checked, and what it must be."""
 

@@ -56,6 +56,11 @@ class Case(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
     @property
+    def features(self) -> dict[str, Any]:
+        """What a block or a part of it has that a plain one has not, by the fields of its config."""
+        ...
+
+    @property
     def exact(self) -> bool:
         """Whether no honest implementation makes a rounding error, so that one number an element is admissible."""
         ...

@@ -18,7 +18,8 @@ class Dialect:
     order
         `cast_then_scale` rounds x_hat to x's dtype, then multiplies by the weight (Llama, T5, the first MiniMind, MLX);
         `scale_then_cast` multiplies in the compute dtype and rounds once (torch.nn, flax, Gemma, the later MiniMind);
-        `either_order` where the storage dtype is the compute dtype, so that the two agree.
+        `either_order` where x_hat is not rounded, so that the two agree: the storage dtype is the compute dtype, or the
+        op, such as BatchNorm, rounds at the end alone.
     weight_offset
         0, or 1 where the weight is stored as its distance from one (Gemma). The sum is never rounded to half precision.
     weight_dtype

@@ -17,6 +17,7 @@ from conformance.port.protocol import PROTOCOL, Hello, ProtocolError, read_hello
 from conformance.port.session import OUTPUTS_LIMIT, asked_of
 from conformance.question.case import Case
 from conformance.running.runner import PortRun, as_expected, unsupported
+from reference import FEATURES
 
 ABOUT = "port.json"  # what the implementation says of itself
 ABOUT_LIMIT = 1 << 20  # bytes of it
@@ -30,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "orders": ["cast_then_scale", "scale_then_cast"],
     "weight_offsets": [0, 1],
     "gradients": True,
+    "features": list(FEATURES),
 }
 """What is taken to be claimed where port.json does not say: everything."""
 

@@ -202,6 +202,8 @@ def unsupported(case: Case, hello: Hello) -> str:
         return f"no y {case.dialect.y}"
     if "group_size" in case.settings and not hello.groups:
         return "no groups"
+    if lacks := [name for name in case.features if name not in hello.features]:
+        return f"no {lacks[0]}"
     if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.weight_offset}"
     return ""

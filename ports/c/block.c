@@ -44,11 +44,12 @@ static real *keep(const struct block *b, struct tensor **taps, const char *name,
     return made;
 }
 
-/* Those of queries and keys are RMSNorms, whatever the others are. */
+/* Those of queries and keys are RMSNorms, whatever the others are, and may have an offset of their own. */
 static struct norm norm_of(const struct block *b, const char *name, size_t count, size_t d)
 {
-    bool centred = b->layer_norm && strncmp(name, "attention.", strlen("attention.")) != 0;
-    return (struct norm){centred, b->casts_first, b->like.dtype, b->eps, b->weight_offset, count / d, d, d};
+    bool of_heads = strncmp(name, "attention.", strlen("attention.")) == 0;
+    real offset = of_heads ? b->qk_norm_offset : b->weight_offset;
+    return (struct norm){b->layer_norm && !of_heads, b->casts_first, b->like.dtype, b->eps, offset, count / d, d, d};
 }
 
 static real *normalised(const struct block *b, const char *name, size_t count, size_t d, const real *x)
@@ -59,8 +60,8 @@ static real *normalised(const struct block *b, const char *name, size_t count, s
     return y;
 }
 
-static real *normalised_vjp(const struct block *b, const char *name, size_t count, size_t d, const real *dy, const real *x,
-                            struct tensor **gradients)
+static real *normalised_vjp(const struct block *b, const char *name, size_t count, size_t d, const real *dy,
+                            const real *x, struct tensor **gradients)
 {
     const struct tensor *weight = parameter(b, name, ".weight", d), *bias = parameter(b, name, ".bias", d);
     real *dx = reals(count), *dweight = reals(d), *dbias = reals(d);
@@ -95,8 +96,15 @@ static void projected_vjp(const struct block *b, const char *name, size_t in, si
 static real *rotated(const struct block *b, size_t heads, bool backwards, const real *x)
 {
     real *y = reals(b->batch * b->s * heads * b->d_head);
-    rope((struct rope){b->batch, b->s, heads, b->d_head, b->position, b->rope_base, b->interleaved, backwards}, x, y);
+    rope((struct rope){b->batch, b->s, heads, b->d_head, b->position, b->rotary_features, b->rope_base, b->interleaved, backwards},
+         x, y);
     return y;
+}
+
+/* So many features have statistics of their own: those of a head, or of all that there are of queries or of keys. */
+static size_t normed(const struct block *b, size_t heads)
+{
+    return b->qk_norm_over_all ? heads * b->d_head : b->d_head;
 }
 
 static struct attention attention_of(const struct block *b)
@@ -105,7 +113,20 @@ static struct attention attention_of(const struct block *b)
     const struct tensor *mask = find(b->given, "key_mask");
     if (mask && mask->count != b->batch * t)
         refuse("key_mask has %zu elements; it must have %zu", mask->count, b->batch * t);
-    return (struct attention){b->batch, b->s, t, b->n_heads, b->n_kv_heads, b->d_head, b->causal, values(mask)};
+    return (struct attention){
+        .batch = b->batch,
+        .s = b->s,
+        .t = t,
+        .h = b->n_heads,
+        .h_kv = b->n_kv_heads,
+        .d_head = b->d_head,
+        .window = b->window,
+        .causal = b->causal,
+        .scale = b->attention_scale,
+        .softcap = b->softcap,
+        .key_mask = values(mask),
+        .sink = b->sink ? values(parameter(b, "attention", ".sink", b->n_heads)) : NULL,
+    };
 }
 
 /* Keys or values, [batch, past + s, n_kv_heads, d_head]: those that were cached, then the new. */
@@ -185,8 +206,10 @@ struct stages block(const struct block *b, const real *x, struct tensor **taps)
     m.v = keep(b, taps, "v", stored, kv_heads, projected(b, "attention.v", d, d_kv, m.to_attention));
     const real *q = m.q, *k = m.k;
     if (b->qk_norm) {
-        q = m.q_norm = keep(b, taps, "q_norm", stored, heads, normalised(b, "attention.q_norm", rows * d_q, b->d_head, q));
-        k = m.k_norm = keep(b, taps, "k_norm", stored, kv_heads, normalised(b, "attention.k_norm", rows * d_kv, b->d_head, k));
+        m.q_norm = normalised(b, "attention.q_norm", rows * d_q, normed(b, b->n_heads), q);
+        m.k_norm = normalised(b, "attention.k_norm", rows * d_kv, normed(b, b->n_kv_heads), k);
+        q = keep(b, taps, "q_norm", stored, heads, m.q_norm);
+        k = keep(b, taps, "k_norm", stored, kv_heads, m.k_norm);
     }
     if (b->rope) {
         q = m.q_rope = keep(b, taps, "q_rope", stored, heads, rotated(b, b->n_heads, false, q));
@@ -194,12 +217,12 @@ struct stages block(const struct block *b, const real *x, struct tensor **taps)
     }
     m.keys = with_cache(b, "k_cache", k);
     m.values = with_cache(b, "v_cache", m.v);
-    m.scores = reals(rows * b->n_heads * (b->past + b->s));
-    m.probs = reals(rows * b->n_heads * (b->past + b->s));
     m.attn = reals(rows * d_q);
-    attention(attention_of(b), q, m.keys, m.values, m.scores, m.probs, m.attn);
-    keep(b, taps, "scores", computed, scores, m.scores);
-    keep(b, taps, "probs", computed, scores, m.probs);
+    m.attended = attention(attention_of(b), q, m.keys, m.values, m.attn);
+    keep(b, taps, "scores", computed, scores, m.attended.scores);
+    if (b->softcap != 0)
+        keep(b, taps, "capped", computed, scores, m.attended.capped);
+    keep(b, taps, "probs", computed, scores, m.attended.probs);
     keep(b, taps, "attn", stored, merged, m.attn);
     m.attention = join(b, taps, ATTENTION, x, projected(b, "attention.o", d_q, d, m.attn));
     const real *h = m.attention.stream;
@@ -253,15 +276,21 @@ real *block_vjp(const struct block *b, const struct stages *m, const real *dout,
     real *dattn = reals(rows * d_q), *dq = reals(rows * d_q), *dkeys = reals(all_keys), *dvalues = reals(all_keys);
     projected_vjp(b, "attention.o", d_q, d, dattn_out, m->attn, dattn, gradients);
     const real *q = b->rope ? m->q_rope : b->qk_norm ? m->q_norm : m->q;
-    attention_vjp(attention_of(b), dattn, q, m->keys, m->values, m->probs, dq, dkeys, dvalues);
+    real *dsink = reals(b->n_heads);
+    attention_vjp(attention_of(b), m->attended, dattn, q, m->keys, m->values, dq, dkeys, dvalues, dsink);
+    if (b->sink) {
+        const struct tensor *sink = parameter(b, "attention", ".sink", b->n_heads);
+        put(gradients, joined("d", sink->name, ""), sink, encode(sink->dtype, b->n_heads, dsink));
+    }
     real *dk = without_cache(b, dkeys), *dv = without_cache(b, dvalues);
     if (b->rope) {
         dq = rotated(b, b->n_heads, true, dq);
         dk = rotated(b, b->n_kv_heads, true, dk);
     }
     if (b->qk_norm) {
-        dq = normalised_vjp(b, "attention.q_norm", rows * d_q, b->d_head, dq, m->q, gradients);
-        dk = normalised_vjp(b, "attention.k_norm", rows * d_kv, b->d_head, dk, m->k, gradients);
+        size_t of_q = normed(b, b->n_heads), of_k = normed(b, b->n_kv_heads);
+        dq = normalised_vjp(b, "attention.q_norm", rows * d_q, of_q, dq, m->q, gradients);
+        dk = normalised_vjp(b, "attention.k_norm", rows * d_kv, of_k, dk, m->k, gradients);
     }
     projected_vjp(b, "attention.q", d, d_q, dq, m->to_attention, dread, gradients);
     projected_vjp(b, "attention.k", d, d_kv, dk, m->to_attention, dread, gradients);

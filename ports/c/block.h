@@ -5,15 +5,16 @@
 
 #include <stdbool.h>
 
+#include "attention.h"
 #include "real.h"
 #include "safetensors.h"
 
 struct block {
     struct tensor like; /* x: its dtype is that of what is stored, its shape [*batch, s, d_model] */
-    size_t batch, s, past, d_model, n_heads, n_kv_heads, d_head, d_ff, position;
+    size_t batch, s, past, d_model, n_heads, n_kv_heads, d_head, d_ff, position, rotary_features, window;
     bool norms_before, norms_branch, norms_sum, parallel; /* where its norms stand: docs/spec.md */
-    bool layer_norm, casts_first, qk_norm, rope, interleaved, swiglu, gelu_tanh, causal;
-    real eps, weight_offset, rope_base;
+    bool layer_norm, casts_first, qk_norm, qk_norm_over_all, rope, interleaved, swiglu, gelu_tanh, causal, sink;
+    real eps, weight_offset, qk_norm_offset, rope_base, attention_scale, softcap;
     const struct tensor *given; /* the parameters, k_cache, v_cache and key_mask */
     const char *layer;          /* what the names of its parameters begin with */
 };
@@ -26,12 +27,13 @@ struct joint {
 /* What the forward pass leaves to the backward pass; the names are those of docs/spec.md. */
 struct stages {
     const real *x, *to_attention, *to_ffn;
-    real *attention_norm, *q, *k, *v, *q_norm, *k_norm, *q_rope, *k_rope, *keys, *values, *scores, *probs, *attn;
+    real *attention_norm, *q, *k, *v, *q_norm, *k_norm, *q_rope, *k_rope, *keys, *values, *attn;
+    struct attended attended;
     real *ffn_norm, *gate, *up, *act, *out;
     struct joint attention, ffn; /* their streams are h and out, unless the branches are parallel */
 };
 
-/* The intermediates are rounded as they are stored, all but scores and probs, and join `taps`, unless it is NULL. */
+/* The intermediates are rounded as they are stored, all but scores, capped or not, and probs, and join `taps`, unless it is NULL. */
 struct stages block(const struct block *b, const real *x, struct tensor **taps);
 
 /* dx, of <out, dout>; the parameters' gradients join `gradients`. Nothing is rounded on the way. */

@@ -26,7 +26,8 @@ static const char abilities[] =
     "\"dtypes\": [\"float64\", \"float32\", \"bfloat16\", \"float16\"], "
     "\"orders\": [\"cast_then_scale\", \"scale_then_cast\"], \"weight_offsets\": [0, 1], "
     "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"ys\": [\"rounded\", \"unrounded\"], "
-    "\"groups\": true, \"gradients\": true, \"taps\": true";
+    "\"features\": [\"window\", \"sink\", \"softcap\", \"attention_scale\", \"rotary_features\", \"qk_norm_over\", "
+    "\"qk_norm_offset\", \"placement\", \"norm_bias\"], \"groups\": true, \"gradients\": true, \"taps\": true";
 
 static void hello(void)
 {

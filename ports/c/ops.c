@@ -231,6 +231,17 @@ static void answer_batch_norm(const struct json *message, const struct json *set
     output_if(bias, outputs, "dbias", dbias);
 }
 
+/* A member of an object that may have none of this name. */
+static size_t size_or(const struct json *object, const char *name, size_t instead)
+{
+    return json_get(object, name) ? json_size(object, name) : instead;
+}
+
+static real number_or(const struct json *object, const char *name, real instead)
+{
+    return json_get(object, name) ? (real)json_number(object, name) : instead;
+}
+
 static void answer_rope(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
 {
     const struct tensor *x = input(given, "x");
@@ -241,11 +252,12 @@ static void answer_rope(const struct json *settings, bool backward, const struct
         .heads = heads,
         .d_head = d_head,
         .position = json_size(settings, "position"),
+        .rotary_features = size_or(settings, "rotary_features", d_head),
         .base = (real)json_number(settings, "base"),
         .interleaved = json_true(settings, "interleaved"),
     };
-    if (d_head % 2)
-        refuse("x has a last axis of %zu; it must be even, for features are turned in pairs", d_head);
+    if (how.rotary_features % 2 || how.rotary_features > d_head)
+        refuse("%zu features of %zu are to be turned; they must be even, for they are turned in pairs", how.rotary_features, d_head);
     real *made = reals(x->count);
     rope(how, decode(x), made);
     output(outputs, "y", x, made);
@@ -259,29 +271,35 @@ static void answer_rope(const struct json *settings, bool backward, const struct
 static void answer_attention(const struct json *settings, bool backward, const struct tensor *given, struct tensor **outputs)
 {
     const struct tensor *q = input(given, "q"), *k = input(given, "k"), *mask = find(given, "key_mask");
+    const struct tensor *sink = find(given, "sink");
     struct attention how = {
         .s = axis_from_last(q, 3),
         .t = axis_from_last(k, 3),
         .h = axis_from_last(q, 2),
         .h_kv = axis_from_last(k, 2),
         .d_head = axis_from_last(q, 1),
+        .window = size_or(settings, "window", 0),
         .causal = json_true(settings, "causal"),
+        .scale = number_or(settings, "attention_scale", 1 / sqrt((real)axis_from_last(q, 1))),
+        .softcap = number_or(settings, "softcap", 0),
         .key_mask = mask ? decode(mask) : NULL,
+        .sink = sink ? decode(sink) : NULL,
     };
     if (!q->count || !k->count || how.h % how.h_kv || how.s > how.t)
         refuse("%zu query heads over %zu key heads, %zu queries over %zu keys", how.h, how.h_kv, how.s, how.t);
     how.batch = q->count / (how.s * how.h * how.d_head);
     if (k->count != how.batch * how.t * how.h_kv * how.d_head || (mask && mask->count != how.batch * how.t))
         refuse("k or key_mask is not of the shape that goes with q");
-    size_t count = how.batch * how.h * how.s * how.t;
-    real *of_q = decode(q), *of_k = decode(k), *of_v = input_like(given, "v", k);
-    real *scores = reals(count), *probs = reals(count), *y = reals(q->count);
-    attention(how, of_q, of_k, of_v, scores, probs, y);
+    if (sink && sink->count != how.h)
+        refuse("sink has %zu elements; it must have %zu, one a head", sink->count, how.h);
+    real *of_q = decode(q), *of_k = decode(k), *of_v = input_like(given, "v", k), *y = reals(q->count);
+    struct attended made = attention(how, of_q, of_k, of_v, y);
     output(outputs, "y", q, y);
     if (!backward)
         return;
-    real *dq = reals(q->count), *dk = reals(k->count), *dv = reals(k->count);
-    attention_vjp(how, input_like(given, "dy", q), of_q, of_k, of_v, probs, dq, dk, dv);
+    real *dq = reals(q->count), *dk = reals(k->count), *dv = reals(k->count), *dsink = reals(how.h);
+    attention_vjp(how, made, input_like(given, "dy", q), of_q, of_k, of_v, dq, dk, dv, dsink);
+    output_if(sink, outputs, "dsink", dsink);
     output(outputs, "dq", q, dq);
     output(outputs, "dk", k, dk);
     output(outputs, "dv", input(given, "v"), dv);
@@ -330,8 +348,11 @@ static struct block block_of(const struct json *settings, const struct tensor *g
     if (!config)
         refuse("the settings have no config");
     const char *feed_forward = json_text(config, "feed_forward"), *pairs = json_text(config, "rope");
-    const char *placement = json_text(config, "placement");
+    const struct json *over = json_get(config, "qk_norm_over"), *has_offset = json_get(config, "qk_norm_offset");
+    const char *placement = json_get(config, "placement") ? json_text(config, "placement") : "pre";
     bool sandwich = strcmp(placement, "sandwich") == 0, parallel = strcmp(placement, "parallel") == 0;
+    size_t d_head = width(config, "d_head");
+    real offset = (real)json_number(config, "weight_offset");
     struct block b = {
         .like = *x,
         .s = axis_from_last(x, 2),
@@ -339,7 +360,7 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .d_model = width(config, "d_model"),
         .n_heads = width(config, "n_heads"),
         .n_kv_heads = width(config, "n_kv_heads"),
-        .d_head = width(config, "d_head"),
+        .d_head = d_head,
         .d_ff = width(config, "d_ff"),
         .position = json_size(settings, "position"),
         .norms_before = strcmp(placement, "pre") == 0 || sandwich || parallel,
@@ -347,22 +368,29 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .norms_sum = strcmp(placement, "post") == 0,
         .parallel = parallel,
         .layer_norm = strcmp(json_text(config, "norm"), "layer_norm") == 0,
+        .rotary_features = size_or(config, "rotary_features", d_head),
+        .window = size_or(config, "window", 0),
         .casts_first = casts_first(json_text(config, "order")),
         .qk_norm = json_true(config, "qk_norm"),
+        .qk_norm_over_all = over && strcmp(json_text(config, "qk_norm_over"), "all_heads") == 0,
         .rope = strcmp(pairs, "none") != 0,
         .interleaved = strcmp(pairs, "interleaved") == 0,
         .swiglu = strcmp(feed_forward, "swiglu") == 0,
         .gelu_tanh = strcmp(feed_forward, "gelu_tanh") == 0,
         .causal = json_true(config, "causal"),
+        .sink = json_true(config, "sink"),
         .eps = (real)json_number(config, "eps"),
-        .weight_offset = (real)json_number(config, "weight_offset"),
+        .weight_offset = offset,
+        .qk_norm_offset = !has_offset || json_true(config, "qk_norm_offset") ? offset : 0,
         .rope_base = (real)json_number(config, "rope_base"),
+        .attention_scale = number_or(config, "attention_scale", 1 / sqrt((real)d_head)),
+        .softcap = number_or(config, "softcap", 0),
         .given = given,
         .layer = "",
     };
     if (!x->count || axis_from_last(x, 1) != b.d_model)
         refuse("x is empty, or its last axis is not d_model");
-    if (!b.n_kv_heads || b.n_heads % b.n_kv_heads || !b.d_head || (b.rope && b.d_head % 2))
+    if (!b.n_kv_heads || b.n_heads % b.n_kv_heads || !b.d_head || (b.rope && (b.rotary_features % 2 || b.rotary_features > b.d_head)))
         refuse("%zu query heads over %zu key heads of %zu features", b.n_heads, b.n_kv_heads, b.d_head);
     b.batch = x->count / (b.s * b.d_model);
     size_t cached = b.batch * b.past * b.n_kv_heads * b.d_head;

@@ -6,7 +6,7 @@ import { norm, normVjp } from "./norms.js";
 import { added, array, round } from "./numbers.js";
 
 const normsBefore = ["pre", "sandwich", "parallel"]; // placements with a norm before what reads the stream
-const normsBranch = ["sandwich", "branch"]; // with one after attention and after the feed-forward layer, before they are added
+const normsBehind = ["sandwich", "branch"]; // with one after attention and after the feed-forward layer, before they are added
 const sumNorms = { attn: "attention_norm", ffn: "ffn_norm" }; // in Post-LN, by what the sum was added from
 
 // One layer: `config` is the message's, `given` the file's tensors, `layer` what the names of its parameters begin with.
@@ -22,10 +22,17 @@ export class Block {
     const batch = given.x.values.length / (s * d);
     this.leading = given.x.shape.slice(0, -2);
     this.sizes = { batch, s, t, h, hKv, dHead, dQ: h * dHead, dKv: hKv * dHead, d, dFf: config.d_ff };
-    this.attends = { ...this.sizes, causal: config.causal, keyMask: given.key_mask?.values };
-    this.turns = { s, dHead, position, base: config.rope_base, interleaved: config.rope === "interleaved" };
-    this.before = normsBefore.includes(config.placement);
-    this.parallel = config.placement === "parallel";
+    const { causal, window, softcap, attention_scale, rotary_features } = config; // undefined where a block has none
+    const sink = this.parameter("attention.sink")?.values;
+    this.attends = { ...this.sizes, causal, window, softcap, attention_scale, sink, keyMask: given.key_mask?.values };
+    this.turns = { s, dHead, position, base: config.rope_base, interleaved: config.rope === "interleaved", rotary_features };
+    const together = config.qk_norm_over === "all_heads";
+    this.normed = together ? [h * dHead, hKv * dHead] : [dHead, dHead];
+    const { placement = "pre" } = config;
+    this.before = normsBefore.includes(placement);
+    this.behind = normsBehind.includes(placement);
+    this.post = placement === "post";
+    this.parallel = placement === "parallel";
     this.taps = {};
     this.gradients = {};
   }
@@ -44,9 +51,9 @@ export class Block {
     // The stream and what the branch gives to it, with the norms that stand behind.
     const join = (name, stream, branch) => {
       const out = `${branch}_out`;
-      if (normsBranch.includes(config.placement)) keep(`${out}_norm`, this.norm(`${out}_norm`, d, m[out]), [s, d]);
+      if (this.behind) keep(`${out}_norm`, this.norm(`${out}_norm`, d, m[out]), [s, d]);
       const sum = added(stream, m[`${out}_norm`] ?? m[out]);
-      if (config.placement !== "post") return keep(name, sum, [s, d]);
+      if (!this.post) return keep(name, sum, [s, d]);
       keep(`${branch}_sum`, sum, [s, d]);
       return keep(name, this.norm(sumNorms[branch], d, sum), [s, d]);
     };
@@ -57,8 +64,8 @@ export class Block {
     m.k_in = keep("k", this.linear("attention.k", d, dKv, m.to_attention), [s, hKv, dHead]);
     keep("v", this.linear("attention.v", d, dKv, m.to_attention), [s, hKv, dHead]);
     if (config.qk_norm) {
-      m.q_in = keep("q_norm", this.norm("attention.q_norm", dHead, m.q), [s, h, dHead]);
-      m.k_in = keep("k_norm", this.norm("attention.k_norm", dHead, m.k), [s, hKv, dHead]);
+      m.q_in = keep("q_norm", this.norm("attention.q_norm", this.normed[0], m.q), [s, h, dHead]);
+      m.k_in = keep("k_norm", this.norm("attention.k_norm", this.normed[1], m.k), [s, hKv, dHead]);
     }
     if (config.rope !== "none") {
       m.q_in = keep("q_rope", rope({ ...this.turns, heads: h }, m.q_in), [s, h, dHead]);
@@ -66,11 +73,12 @@ export class Block {
     }
     m.keys = this.withCache("k_cache", m.k_in);
     m.values = this.withCache("v_cache", m.v);
-    const { scores, probs, y } = attention(this.attends, m.q_in, m.keys, m.values);
+    m.attended = attention(this.attends, m.q_in, m.keys, m.values);
     const computed = this.dtype === "float64" ? "float64" : "float32";
-    keep("scores", scores, [h, s, t], computed);
-    keep("probs", probs, [h, s, t], computed);
-    keep("attn", y, [s, dQ]);
+    keep("scores", m.attended.scores, [h, s, t], computed);
+    if (config.softcap) keep("capped", m.attended.capped, [h, s, t], computed);
+    keep("probs", m.attended.probs, [h, s, t], computed);
+    keep("attn", m.attended.y, [s, dQ]);
     keep("attn_out", this.linear("attention.o", dQ, d, m.attn), [s, d]);
     if (!this.parallel) join("h", x, "attn");
 
@@ -91,7 +99,7 @@ export class Block {
     // The cotangents of the stream and of what the branch gives to it.
     const unjoin = (dy, branch) => {
       const out = `${branch}_out`;
-      const dsum = config.placement === "post" ? this.normVjp(sumNorms[branch], d, dy, m[`${branch}_sum`]) : dy;
+      const dsum = this.post ? this.normVjp(sumNorms[branch], d, dy, m[`${branch}_sum`]) : dy;
       return [dsum, m[`${out}_norm`] ? this.normVjp(`${out}_norm`, d, dsum, m[out]) : dsum];
     };
 
@@ -106,15 +114,17 @@ export class Block {
     const [dstream, dattnOut] = this.parallel ? [dout, dout] : unjoin(added(dpast, throughFfn()), "attn");
 
     const dattn = this.linearVjp("attention.o", dQ, d, dattnOut, m.attn);
-    const { dq: dqIn, dk: dkeys, dv: dvalues } = attentionVjp(this.attends, dattn, m.q_in, m.keys, m.values, m.probs);
-    let [dq, dk, dv] = [dqIn, this.withoutCache(dkeys), this.withoutCache(dvalues)];
+    const attended = attentionVjp(this.attends, dattn, m.q_in, m.keys, m.values, m.attended);
+    let [dq, dk, dv] = [attended.dq, this.withoutCache(attended.dk), this.withoutCache(attended.dv)];
+    const sink = this.parameter("attention.sink");
+    if (sink) this.gradients[`d${this.layer}attention.sink`] = { ...sink, values: attended.dsink };
     if (config.rope !== "none") {
       dq = rope({ ...this.turns, heads: h, backwards: true }, dq);
       dk = rope({ ...this.turns, heads: hKv, backwards: true }, dk);
     }
     if (config.qk_norm) {
-      dq = this.normVjp("attention.q_norm", dHead, dq, m.q);
-      dk = this.normVjp("attention.k_norm", dHead, dk, m.k);
+      dq = this.normVjp("attention.q_norm", this.normed[0], dq, m.q);
+      dk = this.normVjp("attention.k_norm", this.normed[1], dk, m.k);
     }
     const dattention = added(
       this.linearVjp("attention.q", d, dQ, dq, m.to_attention),
@@ -131,8 +141,10 @@ export class Block {
 
   // Those of queries and keys are RMSNorms, whatever the others are.
   howToNorm(name, d) {
-    const { eps, order, weight_offset: weightOffset } = this.config;
-    const centred = this.config.norm === "layer_norm" && !name.startsWith("attention.");
+    const { eps, order, qk_norm_offset: ofHeads = true } = this.config;
+    const isOfHeads = name.startsWith("attention.");
+    const weightOffset = ofHeads || !isOfHeads ? this.config.weight_offset : 0;
+    const centred = this.config.norm === "layer_norm" && !isOfHeads;
     return { centred, castsFirst: order === "cast_then_scale", dtype: this.dtype, eps, weightOffset, d, group: d };
   }
 

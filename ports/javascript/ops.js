@@ -129,15 +129,16 @@ export const OPS = {
     return backward ? { y, dx: like(x, rope({ ...how, backwards: true }, dy.values)) } : { y };
   },
 
-  attention({ settings }, { q, k, v, key_mask: keyMask, dy }, backward) {
+  attention({ settings }, { q, k, v, key_mask: keyMask, sink, dy }, backward) {
     const [s, h, dHead] = q.shape.slice(-3);
     const [t, hKv] = k.shape.slice(-3);
     const batch = q.values.length / (s * h * dHead);
-    const how = { ...settings, batch, s, t, h, hKv, dHead, keyMask: keyMask?.values };
-    const { probs, y } = attention(how, q.values, k.values, v.values);
-    if (!backward) return { y: like(q, y) };
-    const { dq, dk, dv } = attentionVjp(how, dy.values, q.values, k.values, v.values, probs);
-    return { y: like(q, y), dq: like(q, dq), dk: like(k, dk), dv: like(v, dv) };
+    const how = { ...settings, batch, s, t, h, hKv, dHead, keyMask: keyMask?.values, sink: sink?.values };
+    const made = attention(how, q.values, k.values, v.values);
+    const y = like(q, made.y);
+    if (!backward) return { y };
+    const { dq, dk, dv, dsink } = attentionVjp(how, dy.values, q.values, k.values, v.values, made);
+    return { y, dq: like(q, dq), dk: like(k, dk), dv: like(v, dv), ...(sink && { dsink: like(sink, dsink) }) };
   },
 
   swiglu(_, { gate, up, dy }, backward) {

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ports.numpy.attention import dot_products, mix, rope, softmax
+from ports.numpy.attention import dot_products, mix, rope, soft_cap, softmax
 from ports.numpy.feed_forward import gelu, swiglu
 from ports.numpy.rows import Array, Backward, layer_norm, linear, rms_norm, widen
 from ports.numpy.tape import Tape
@@ -14,17 +14,19 @@ Parameters = dict[str, Array]
 SUM_NORMS = {"attn": "attention_norm", "ffn": "ffn_norm"}  # in Post-LN, by what the sum was added from
 
 
-def attention(q: Array, k: Array, v: Array, key_mask: Array | None, *, causal: bool) -> tuple[Array, Backward]:
+def attention(
+    q: Array, k: Array, v: Array, key_mask: Array | None, sink: Array | None = None, **how: Any
+) -> tuple[Array, Backward]:
     r"""Average the values with weights that the queries and keys agree on.
 
     $$ y = \mathrm{softmax}(q k^\top / \sqrt{d_{head}})\, v $$
     """
-    tape = Tape(q=q, k=k, v=v, key_mask=key_mask)
-    _attend(tape, "q", "k", "v", causal=causal)
+    tape = Tape(q=q, k=k, v=v, key_mask=key_mask, sink=sink)
+    _attend(tape, "q", "k", "v", "sink", **how)
 
     def backward(dy: Array) -> tuple[Any, ...]:
         d = tape.backward("_heads", dy)
-        return d["q"], d["k"], d["v"], None
+        return d["q"], d["k"], d["v"], None, *([] if sink is None else [d["sink"]])
 
     return tape.values["_heads"], backward
 
@@ -59,8 +61,8 @@ def pre_ln_block(
         tape.step(name, _reshape, f"_{name}", shape=(*rows, -1, config.d_head))
     q, k = "q", "k"
     if config.qk_norm:
-        _norm(tape, "q_norm", q, "attention.q_norm", config)
-        _norm(tape, "k_norm", k, "attention.k_norm", config)
+        _qk_norm(tape, q, config)
+        _qk_norm(tape, k, config)
         q, k = "q_norm", "k_norm"
     if config.rope != "none":
         tape.step("q_rope", rope, q, position=position, **config.rope_constants)
@@ -68,7 +70,7 @@ def pre_ln_block(
         q, k = "q_rope", "k_rope"
     tape.step("_keys", _append, "k_cache", k)
     tape.step("_values", _append, "v_cache", "v")
-    _attend(tape, q, "_keys", "_values", causal=config.causal)
+    _attend(tape, q, "_keys", "_values", "attention.sink", **config.attention_constants)
     tape.step("attn", _reshape, "_heads", shape=(*rows, -1))
     _linear(tape, "attn_out", "attn", "attention.o")
     if config.placement != "parallel":
@@ -130,9 +132,24 @@ def pre_ln_stack(
     return x, backward_through_all
 
 
-def _attend(tape: Tape, q: str, k: str, v: str, *, causal: bool) -> None:
-    tape.step("scores", dot_products, q, k)
-    tape.step("probs", softmax, "scores", "key_mask", causal=causal)
+def _attend(
+    tape: Tape,
+    q: str,
+    k: str,
+    v: str,
+    sink: str,
+    *,
+    causal: bool,
+    window: int | None = None,
+    softcap: float | None = None,
+    attention_scale: float | None = None,
+) -> None:
+    scores = "scores"
+    tape.step("scores", dot_products, q, k, attention_scale=attention_scale)
+    if softcap is not None:
+        scores = "capped"
+        tape.step("capped", soft_cap, "scores", cap=softcap)
+    tape.step("probs", softmax, scores, "key_mask", sink, causal=causal, window=window)
     tape.step("_heads", mix, "probs", v)
 
 
@@ -149,9 +166,20 @@ def _join(tape: Tape, name: str, stream: str, branch: str, config: BlockConfig) 
         tape.step(name, _add, stream, given)
 
 
+def _qk_norm(tape: Tape, name: str, config: BlockConfig) -> None:
+    """Of every head, or of all of them side by side."""
+    how: dict[str, Any] = config.qk_norm_constants | {"order": config.order}
+    rows, weight = tape.values[name].shape, f"attention.{name}_norm.weight"
+    if config.qk_norm_over == "head":
+        tape.step(f"{name}_norm", rms_norm, name, weight, **how)
+        return
+    tape.step(f"_{name}_norm", rms_norm, f"_{name}", weight, **how)
+    tape.step(f"{name}_norm", _reshape, f"_{name}_norm", shape=rows)
+
+
 def _norm(tape: Tape, name: str, x: str, parameter: str, config: BlockConfig) -> None:
     how: dict[str, Any] = config.norm_constants | {"order": config.order}
-    if config.centres(parameter):
+    if config.norm == "layer_norm":
         tape.step(name, layer_norm, x, f"{parameter}.weight", f"{parameter}.bias", **how)
     else:
         tape.step(name, rms_norm, x, f"{parameter}.weight", **how)

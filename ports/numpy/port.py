@@ -16,6 +16,7 @@ class Port(conformance.port.Port):
 
     name = "numpy"
     taps = True
+    features = conformance.port.FEATURES
     rms_norm = staticmethod(rows.rms_norm)
     layer_norm = staticmethod(rows.layer_norm)
     add_rms_norm = staticmethod(rows.add_rms_norm)

@@ -92,8 +92,8 @@ def pre_ln_block(
         q = seen["q_norm"] = _norm(q, p, "attention.q_norm", config)
         k = seen["k_norm"] = _norm(k, p, "attention.k_norm", config)
     if config.rope != "none":
-        q = seen["q_rope"] = rope(q, position=position, **config.rope_constants)
-        k = seen["k_rope"] = rope(k, position=position, **config.rope_constants)
+        turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        q, k = seen["q_rope"], seen["k_rope"] = rope(q, **turn), rope(k, **turn)
     k, v = (new if old is None else tf.concat([old, new], axis=-3) for old, new in ((k_cache, k), (v_cache, v)))
     heads, seen["scores"], seen["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
     seen["attn"] = tf.reshape(heads, (*x.shape[:-1], -1))
@@ -156,7 +156,7 @@ def _join(stream: Tensor, branch: str, p: Parameters, seen: dict[str, Tensor], c
 def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     how: dict[str, Any] = config.norm_constants | {"order": config.order}
-    return layer_norm(x, weight, bias, **how) if config.centres(name) else rms_norm(x, weight, **how)
+    return layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
 
 
 def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:

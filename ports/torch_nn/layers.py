@@ -28,12 +28,14 @@ class EncoderLayer(ports.torch_nn.port.Port):
     """Pre-LN or Post-LN, with biases, as many key heads as query heads, no rope, and no cache."""
 
     name = "torch.nn encoder layer"
+    features = ("placement",)
     rms_norm = layer_norm = batch_norm = attention = swiglu = gelu = None  # pyright: ignore
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         c = call.settings["config"]
         other = [name for name, value in FIXED.items() if c[name] != value]
-        other += ["placement"] if c["placement"] not in ("pre", "post") else []
+        placement = c.get("placement", "pre")
+        other += ["placement"] if placement not in ("pre", "post") else []
         if other or c["feed_forward"] not in GELUS or c["n_kv_heads"] != c["n_heads"]:
             raise Skip(f"another {(other or ['feed_forward'])[0]}")
         self.layer = nn.TransformerEncoderLayer(
@@ -44,7 +46,7 @@ class EncoderLayer(ports.torch_nn.port.Port):
             activation=GELUS[c["feed_forward"]],
             layer_norm_eps=c["eps"],
             batch_first=True,
-            norm_first=c["placement"] == "pre",
+            norm_first=placement == "pre",
             device=self.device,
             dtype=given["x"].dtype,
         )

@@ -47,13 +47,7 @@ class LlamaLayer(impl_torch.port.TorchPort):
     Config: ClassVar[Any] = LlamaConfig
     Layer: ClassVar[type[nn.Module]] = LlamaDecoderLayer
     Rope: ClassVar[Any] = LlamaRotaryEmbedding
-    fixed: ClassVar[dict[str, Any]] = {
-        "placement": "pre",
-        "norm": "rms_norm",
-        "qk_norm": False,
-        "rope": "half_split",
-        "feed_forward": "swiglu",
-    }
+    fixed: ClassVar[dict[str, Any]] = {"norm": "rms_norm", "qk_norm": False, "rope": "half_split", "feed_forward": "swiglu"}
 
     def versions(self) -> dict[str, str]:
         return super().versions() | {"transformers": version("transformers")}
@@ -129,12 +123,7 @@ class GPT2Layer(LlamaLayer):
     Config = GPT2Config
     Layer = GPT2Block
     Rope = None
-    fixed: ClassVar[dict[str, Any]] = {
-        "placement": "pre",
-        "norm": "layer_norm",
-        "rope": "none",
-        "feed_forward": "gelu_tanh",
-    }
+    fixed: ClassVar[dict[str, Any]] = {"norm": "layer_norm", "rope": "none", "feed_forward": "gelu_tanh"}
 
     def _sizes(self, c: dict[str, Any]) -> dict[str, Any]:
         sizes = {"hidden_size": c["d_model"], "num_attention_heads": c["n_heads"], "n_inner": c["d_ff"]}

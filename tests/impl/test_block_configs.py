@@ -1,7 +1,7 @@
 """The three BlockConfigs are one: the same fields, defaults, choices and parameters, and the same refusals."""
 
 from dataclasses import asdict, fields
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -11,7 +11,7 @@ CONFIGS = {"reference": reference.BlockConfig}
 for package in ("impl_torch", "impl_jax"):
     CONFIGS[package] = pytest.importorskip(package).BlockConfig
 SIZES = {"d_model": 8, "n_heads": 2, "n_kv_heads": 1, "d_head": 4, "d_ff": 12}
-CHOSEN = [field.name for field in fields(reference.BlockConfig) if get_args(field.type)]
+CHOSEN = [field.name for field in fields(reference.BlockConfig) if get_origin(field.type) is Literal]
 
 
 @pytest.mark.parametrize("package", ["impl_torch", "impl_jax"])

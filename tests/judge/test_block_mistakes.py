@@ -14,6 +14,7 @@ from conformance.mistakes.block import (
     feed_forward_gradients,
     gradients,
     precision,
+    sink_gradients,
     weight_gradients,
 )
 from conformance.ops.block.anatomy import OWN
@@ -28,7 +29,7 @@ from conformance.ops.table import COMPOSITES, OPS
 COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
 OF_BLOCKS = tuple(mistake for mistake in MISTAKES if not set(mistake.ops) & set(NORMS))
 BY_ID = {mistake.id: mistake for mistake in OF_BLOCKS}
-IN_GRADIENTS = (gradients, feed_forward_gradients, weight_gradients, attention_gradients)
+IN_GRADIENTS = (gradients, feed_forward_gradients, weight_gradients, attention_gradients, sink_gradients)
 BACKWARD = (
     *(mistake for module in IN_GRADIENTS for mistake in module.MISTAKES),
     BY_ID["dweight_accumulated_in_storage_dtype"],
@@ -37,13 +38,13 @@ BACKWARD = (
 ROUGH = (*(id_ for id_ in BY_ID if id_.startswith("mask_of")), "hidden_row_is_nan", "norm_of_the_other_order")
 FORWARD = tuple(mistake for mistake in OF_BLOCKS if mistake not in BACKWARD)
 SMOOTH = tuple(mistake for mistake in FORWARD if mistake not in precision.MISTAKES and mistake.id not in ROUGH)
-COUNTS = {"rope": 23, "attention": 67, "swiglu": 19, "gelu": 9, "pre_ln_block": 234, "pre_ln_stack": 151}
+COUNTS = {"rope": 29, "attention": 91, "swiglu": 19, "gelu": 9, "pre_ln_block": 268, "pre_ln_stack": 151}
 
 each = lambda mistakes: pytest.mark.parametrize("mistake", mistakes, ids=lambda mistake: mistake.id)  # noqa: E731
 
 
 def test_there_are_as_many_as_are_said():
-    assert len(OF_BLOCKS) == 243
+    assert len(OF_BLOCKS) == 277
     assert Counter(op for mistake in OF_BLOCKS for op in mistake.ops) == COUNTS
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -18,7 +19,8 @@ from conformance.question.case import Case
 from conformance.running.runner import PortRun, run_ports
 from ports.tinygrad.clang import find_clang
 
-# Who answers many is asked a third of the cases, the next one another third; `conformance scoreboard` asks them all.
+# Who answers many is asked a third of the cases, the next one another third, by a hash of the case's name, so that a new case
+# moves no other; `conformance scoreboard` asks them all.
 # JAX, which compiles every operation for every shape, is asked one in twenty-four. Under a compiler, what shows the norms'
 # order of casts is enough; torch.compile, which takes seconds for every dtype, is asked one case in one that has an order.
 SHOWN = ("random", "far_from_one")
@@ -41,45 +43,45 @@ class Innocent:
 
 
 INNOCENTS = [
-    Innocent("ports.equinox", "eager", 24, 11, 2, ("equinox", "jax")),
+    Innocent("ports.equinox", "eager", 24, 9, 2, ("equinox", "jax")),
     Innocent("ports.equinox", "jit", 1, 16, 0, ("equinox", "jax")),
     Innocent("ports.equinox.port:SecondRope", "eager", 1, 0, 8, ("equinox", "jax")),
-    Innocent("ports.flax_linen", "eager", 24, 12, 2, ("flax", "jax")),
+    Innocent("ports.flax_linen", "eager", 24, 13, 0, ("flax", "jax")),
     Innocent("ports.flax_linen", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.flax_linen.port:TwoPass", "eager", 24, 12, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen.port:TwoPass", "eager", 24, 5, 0, ("flax", "jax")),
     Innocent("ports.flax_linen.port:TwoPass", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.flax_nnx", "eager", 24, 8, 1, ("flax", "jax")),
+    Innocent("ports.flax_nnx", "eager", 24, 8, 3, ("flax", "jax")),
     Innocent("ports.flax_nnx", "jit", 1, 8, 8, ("flax", "jax")),
-    Innocent("ports.flax_nnx.port:Careful", "eager", 24, 11, 0, ("flax", "jax")),
+    Innocent("ports.flax_nnx.port:Careful", "eager", 24, 10, 0, ("flax", "jax")),
     Innocent("ports.flax_nnx.port:Careful", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.haiku", "eager", 24, 5, 5, ("haiku", "jax")),
+    Innocent("ports.haiku", "eager", 24, 4, 6, ("haiku", "jax")),
     Innocent("ports.haiku", "jit", 1, 4, 4, ("haiku", "jax")),
-    Innocent("ports.jax_nn", "eager", 8, 5, 1, ("jax",)),
-    Innocent("ports.keras", "eager", 24, 10, 3, ("jax", "keras")),
+    Innocent("ports.jax_nn", "eager", 8, 4, 3, ("jax",)),
+    Innocent("ports.keras", "eager", 24, 7, 2, ("jax", "keras")),
     Innocent("ports.keras", "jit", 1, 10, 6, ("jax", "keras")),
-    Innocent("ports.mlx", "eager", 3, 89, 37, ("mlx",)),
+    Innocent("ports.mlx", "eager", 3, 82, 27, ("mlx",)),
     Innocent("ports.mlx", "jit", 1, 6, 10, ("mlx",)),
-    Innocent("ports.numpy", "eager", 3, 357, 0, ("numpy",)),
-    Innocent("ports.onnxruntime", "eager", 3, 111, 2, ("onnx", "onnxruntime")),
+    Innocent("ports.numpy", "eager", 3, 366, 0, ("numpy",)),
+    Innocent("ports.onnxruntime", "eager", 3, 121, 0, ("onnx", "onnxruntime")),
     Innocent("ports.onnxruntime.port:Simplified", "eager", 1, 110, 4, ("onnx", "onnxruntime")),
-    Innocent("ports.tensorflow", "eager", 12, 50, 2, ("tensorflow",)),
-    Innocent("ports.tensorflow.port:Moments", "eager", 6, 12, 7, ("tensorflow",)),
+    Innocent("ports.tensorflow", "eager", 12, 62, 2, ("tensorflow",)),
+    Innocent("ports.tensorflow.port:Moments", "eager", 6, 12, 13, ("tensorflow",)),
     Innocent("ports.paddle", "eager", 1, 169, 1, ("paddle",)),
     Innocent("ports.tinygrad", "jit", 1, 6, 9, ("tinygrad",)),
-    Innocent("ports.torch_nn", "eager", 3, 96, 27, ("torch",)),
+    Innocent("ports.torch_nn", "eager", 3, 99, 35, ("torch",)),
     Innocent("ports.torch_nn", "jit", 1, 2, 2, ("torch",)),
     Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 5, 0, ("torch",)),
-    Innocent("ports.torch_nn.port:Forward", "eager", 3, 123, 0, ("torch",)),
+    Innocent("ports.torch_nn.port:Forward", "eager", 3, 134, 0, ("torch",)),
     Innocent("ports.torch_nn.port:Rows", "eager", 1, 62, 0, ("torch",)),
     Innocent("ports.transformers.functions:Functions", "eager", 1, 47, 8, ("torch", "transformers")),
     Innocent("ports.transformers.layers:GPT2Layer", "eager", 1, 2, 1, ("torch", "transformers")),
     Innocent("ports.transformers.layers:LlamaLayer", "eager", 1, 28, 2, ("torch", "transformers")),
     Innocent("ports.transformers.layers:Qwen3Layer", "eager", 1, 4, 2, ("torch", "transformers")),
     Innocent("ports.transformers.port:Gemma", "eager", 1, 16, 4, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Llama", "eager", 3, 35, 7, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Llama", "eager", 3, 39, 4, ("torch", "transformers")),
     Innocent("ports.transformers.port:Llama", "jit", 1, 1, 1, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Qwen3", "eager", 3, 36, 7, ("torch", "transformers")),
-    Innocent("ports.transformers.port:T5", "eager", 3, 33, 9, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Qwen3", "eager", 3, 28, 10, ("torch", "transformers")),
+    Innocent("ports.transformers.port:T5", "eager", 3, 34, 9, ("torch", "transformers")),
 ]
 
 
@@ -87,7 +89,8 @@ def asked(innocent: Innocent) -> tuple[Case, ...]:
     """The cases that an innocent is asked."""
     if innocent.mode == "jit":
         return COMPILED_BY_TORCH if "torch" in innocent.packages else COMPILED
-    return CASES[INNOCENTS.index(innocent) % innocent.shares :: innocent.shares]
+    share = INNOCENTS.index(innocent) % innocent.shares
+    return tuple(case for case in CASES if crc32(case.id.encode()) % innocent.shares == share)
 
 
 def judged(innocent: Innocent) -> tuple[PortRun, ...]:

@@ -25,10 +25,10 @@ def elementwise(f: Callable[..., mpf], *arrays: Array) -> Array:
     return np.vectorize(f, otypes=[object])(*map(to_mp, arrays))
 
 
-def rope(x: Array, positions: Array, *, base: float, interleaved: bool) -> Exact:
-    """Turn pairs of x [s, h, d_head] by p · base^(−2i/d)."""
-    value, size = to_mp(np.zeros_like(x)), to_mp(np.zeros_like(x))
-    d = x.shape[-1]
+def rope(x: Array, positions: Array, *, base: float, interleaved: bool, rotary_features: int | None) -> Exact:
+    """Turn pairs of the first d features of x [s, h, d_head] by p · base^(−2i/d); the others stay."""
+    value, size = to_mp(x), abs(to_mp(x))
+    d = rotary_features or x.shape[-1]
     for s, h, i in np.ndindex(*x.shape[:-1], d // 2):
         j, k = (2 * i, 2 * i + 1) if interleaved else (i, i + d // 2)
         exponent = mpf(-2 * i) / d
@@ -62,6 +62,21 @@ def softmax_and_vjp(scores: Array, dprobs: Array) -> dict[str, Exact]:
     terms, terms_size = abs(to_mp(dprobs)) * probs, abs(to_mp(dprobs)) * probs_size
     dscores_size = terms_size + probs_size * terms.sum() + probs * terms_size.sum()
     return {"probs": Exact(probs, probs_size), "dscores": Exact(dscores, dscores_size)}
+
+
+@DIGITS
+def soft_cap_and_vjp(scores: Array, dcapped: Array, cap: float) -> dict[str, Exact]:
+    """Evaluate cap · tanh(score / cap), and its slope, which makes of an argument's rounding as much as it is steep."""
+
+    def capped(score: mpf) -> mpf:
+        return mpf(cap) * mp.tanh(score / mpf(cap))
+
+    def slope_size(score: mpf) -> mpf:
+        return (1 + 2 * abs(score / mpf(cap))) / mp.cosh(score / mpf(cap)) ** 2
+
+    value, slope = elementwise(capped, scores), elementwise(lambda score: differentiate(capped, score), scores)
+    sizes = elementwise(slope_size, scores) * abs(to_mp(dcapped))
+    return {"capped": Exact(value, abs(value)), "dscores": Exact(slope * to_mp(dcapped), sizes)}
 
 
 def sigmoid(x: mpf) -> mpf:

@@ -14,6 +14,10 @@ Array = np.ndarray
 CONFIGS = {name: small(config) for name, config in PRESETS.items()}
 CAUSAL = {name: replace(config, causal=True) for name, config in CONFIGS.items()}
 LLAMA = CONFIGS["llama"]
+CONFIGS |= {
+    "capped": replace(LLAMA, softcap=1.5, attention_scale=0.5),
+    "qk_norm_over_all_heads": replace(LLAMA, qk_norm=True, qk_norm_over="all_heads", weight_offset=1.0, qk_norm_offset=False),
+}
 SHAPE = (2, 5)  # batch s
 ROUNDING = 1e-13  # sums of 64 terms near 1, some of them in another order; a wrong key or position is 1e-2
 
@@ -35,7 +39,8 @@ def test_intermediates_come_in_data_flow_order(config, rope):
     expected |= {"q": heads, "k": kv_heads, "v": kv_heads}
     expected |= {"q_norm": heads, "k_norm": kv_heads} if config.qk_norm else {}
     expected |= {"q_rope": heads, "k_rope": kv_heads} if rope != "none" else {}
-    expected |= {"scores": (), "probs": (), "attn": (config.n_heads * config.d_head,), "attn_out": d}
+    expected |= {"scores": ()} | ({"capped": ()} if config.softcap else {})
+    expected |= {"probs": (), "attn": (config.n_heads * config.d_head,), "attn_out": d}
     expected |= behind("attn", placement, d) | ({"h": d} if placement != "parallel" else {})
     expected |= {"ffn_norm": d} if placement in ("pre", "sandwich") else {}
     expected |= {"gate": (config.d_ff,)} if config.feed_forward == "swiglu" else {}
@@ -43,7 +48,7 @@ def test_intermediates_come_in_data_flow_order(config, rope):
     expected |= behind("ffn", placement, d) | {"out": d}
     expected |= {f"{norm}.{name}": (1,) for norm in block_norms(config) for name in ("mean", "var", "rstd")}
     shapes = {name: SHAPE + features for name, features in expected.items()}
-    shapes["scores"] = shapes["probs"] = (2, config.n_heads, 5, 5)
+    shapes |= {name: (2, config.n_heads, 5, 5) for name in ("scores", "capped", "probs") if name in shapes}
     assert [(name, tap.shape) for name, tap in taps.items()] == list(shapes.items())
 
 
@@ -142,12 +147,59 @@ def test_an_interleaved_block_is_one_whose_queries_and_keys_were_permuted():
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_weight_offset_is_that_of_every_norm(config):
     x, p, dout = draw(config, SHAPE)
-    config, offset = replace(config, weight_offset=0.0), replace(config, weight_offset=1.0)
+    offset, config = (replace(config, weight_offset=offset, qk_norm_offset=True) for offset in (1.0, 0.0))
     plus_one = p | {name: weight + 1 for name, weight in p.items() if name.endswith("norm.weight")}
     assert_close(reference.pre_ln_block(x, p, offset).out, reference.pre_ln_block(x, plus_one, config).out)
     expected = reference.pre_ln_block_vjp(dout, x, plus_one, config)
     for name, gradient in reference.pre_ln_block_vjp(dout, x, p, offset).items():
         assert_close(gradient, expected[name])
+
+
+def test_an_offset_may_be_that_of_the_blocks_own_norms_alone():
+    config = replace(LLAMA, qk_norm=True, weight_offset=1.0)
+    x, p, _ = draw(config, SHAPE)
+    plus_one = p | {name: weight + 1 for name, weight in p.items() if name.endswith(("q_norm.weight", "k_norm.weight"))}
+    alone = replace(config, qk_norm_offset=False)
+    assert_close(reference.pre_ln_block(x, plus_one, alone).out, reference.pre_ln_block(x, p, config).out)
+
+
+def test_of_a_window_as_wide_as_the_keys_nothing_is_seen():
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 4, 8))
+    whole = reference.attention(q, k, v)
+    for window in (5, 9):
+        np.testing.assert_array_equal(reference.attention(q, k, v, window=window).probs, whole.probs)
+    narrow = reference.attention(q, k, v, window=2).probs
+    assert [(row > 0).sum() for row in narrow[0, 0]] == [1, 2, 2, 2, 2]
+    np.testing.assert_array_equal(reference.attention(q[:, 3:], k, v, window=2).probs, narrow[:, :, 3:])
+
+
+def test_a_sink_takes_its_share_of_every_row():
+    """As many times the share of a key as its exponential is; what is left is divided as before."""
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 4, 8))
+    sink = np.array([-1e9, 0.0, 3.0, 1e9])
+    attended = reference.attention(q, k, v, sink)
+    without = reference.attention(q, k, v).probs
+    exponentials = np.where(np.tri(5, dtype=bool), np.exp(attended.scores), 0).sum(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        left = exponentials / (exponentials + np.exp(sink)[:, None, None])
+    assert_close(attended.probs, without * left)
+    assert not attended.y[..., 3, :].any()
+
+
+def test_a_high_cap_and_the_usual_scale_change_nothing():
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 4, 8))
+    np.testing.assert_allclose(
+        reference.attention(q, k, v, softcap=1e9, attention_scale=8**-0.5).y, reference.attention(q, k, v).y, rtol=1e-12
+    )
+    assert np.abs(reference.attention(100 * q, k, v, softcap=3.0).capped).max() <= 3
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_of_rotary_features_the_first_are_turned_as_a_head_of_their_own(interleaved):
+    x, positions = np.random.default_rng(0).normal(size=(2, 5, 4, 8)), np.arange(5.0)
+    y = reference.rope(x, positions, interleaved=interleaved, rotary_features=6)
+    np.testing.assert_array_equal(y[..., :6], reference.rope(x[..., :6], positions, interleaved=interleaved))
+    np.testing.assert_array_equal(y[..., 6:], x[..., 6:])
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

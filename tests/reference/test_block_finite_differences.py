@@ -27,6 +27,8 @@ CONFIGS = {name: small(config) for name, config in PRESETS.items()} | {
     "weight_offset": replace(LLAMA, weight_offset=1.0, qk_norm=True),
     "biases": replace(LLAMA, qkv_bias=True, o_bias=True, feed_forward_bias=True),
     "gelu": replace(GPT2, feed_forward="gelu"),
+    "capped": replace(LLAMA, softcap=1.5, attention_scale=0.5, window=2, sink=True),
+    "qk_norm_over_all_heads": replace(LLAMA, qk_norm=True, qk_norm_over="all_heads", weight_offset=1.0, qk_norm_offset=False),
     "layer_norm_swiglu_qk_norm": replace(GPT2, feed_forward="swiglu", rope="half_split", qk_norm=True),
 }
 PAST, S = 2, 3
@@ -90,12 +92,27 @@ def test_attention(heads, t, masked, causal):
 
     arguments = {"q": q, "k": k, "v": v}
     gradients = reference.attention_vjp(dy, **arguments, causal=causal, key_mask=key_mask)
-    assert_gradients(y, arguments, dy, gradients._asdict())
+    assert gradients.dsink is None
+    assert_gradients(y, arguments, dy, {name: gradient for name, gradient in gradients._asdict().items() if name != "dsink"})
 
 
+@pytest.mark.parametrize("how", [{"window": 2}, {"softcap": 0.5}, {"attention_scale": 2.0}], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_with_a_sink(how, masked):
+    rng = np.random.default_rng(0)
+    q, dy = rng.normal(size=(2, 2, 3, 4, 2))
+    k, v = rng.normal(size=(2, 2, 5, 2, 2))
+    arguments = {"q": q, "k": k, "v": v, "sink": rng.normal(size=4)}
+    how = how | {"key_mask": np.arange(5) >= [[1], [5]] if masked else None}
+    gradients = reference.attention_vjp(dy, **arguments, **how)
+    assert_gradients(lambda **arrays: reference.attention(**arrays, **how).y, arguments, dy, gradients._asdict())
+
+
+@pytest.mark.parametrize("rotary_features", [None, 4])
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_rope(interleaved):
-    (x, dy), how = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 6)), {"base": 1e6, "interleaved": interleaved}
+def test_rope(interleaved, rotary_features):
+    x, dy = np.random.default_rng(0).normal(size=(2, 2, 3, 4, 6))
+    how = {"base": 1e6, "interleaved": interleaved, "rotary_features": rotary_features}
     positions = np.array([0.0, 1.0, 4999.0])
     dx = reference.rope_vjp(dy, positions, **how)
     assert_gradients(lambda x: reference.rope(x, positions, **how), {"x": x}, dy, {"dx": dx})
@@ -126,6 +143,6 @@ def test_what_is_not_seen_has_no_gradient():
     """Exactly: neither the keys that are padding, nor the queries in front, who see nothing else."""
     q, k, v, dy = np.random.default_rng(0).normal(size=(4, 2, 3, 4, 2))
     key_mask = np.array([[False, True, True], [False, False, False]])
-    for gradient in reference.attention_vjp(dy, q, k, v, key_mask=key_mask):
+    for gradient in reference.attention_vjp(dy, q, k, v, key_mask=key_mask)[:3]:
         assert not gradient[~key_mask].any()
         assert gradient[0, 2].all()

@@ -8,7 +8,7 @@ from onnx.backend.test.case.node import attention, gelu, rotaryembedding, softma
 from onnx_cases import Case, cases_of
 
 import reference
-from reference.attention import dot_products, mix, visible_keys
+from reference.attention import dot_products, mix, soft_cap, visible_keys
 from reference.attention import softmax as golden_softmax
 from reference.feed_forward import silu
 
@@ -19,7 +19,7 @@ MODULES = [attention, gelu, rotaryembedding, softmax, swiglu, swish]  # what mak
 # ONNX computes what it expects in float32, with sums of at most 18 terms and values below 2: no more than one ulp of 1 is seen.
 TOLERANCE = 3 * np.finfo(np.float32).eps
 
-KNOWN = {"is_causal", "q_num_heads", "kv_num_heads", "qk_matmul_output_mode"}
+KNOWN = {"is_causal", "q_num_heads", "kv_num_heads", "qk_matmul_output_mode", "scale", "softcap"}
 
 
 def in_float32(op_type: str) -> list[Case]:
@@ -30,7 +30,7 @@ ATTENTION = [
     case for case in in_float32("Attention") if case.attributes.keys() <= KNOWN and "nonpad_kv_seqlen" not in case.inputs
 ]
 ALL = {
-    "Attention": ATTENTION,  # but for scales, soft caps and windows, which no block here has, and caches of a fixed size
+    "Attention": ATTENTION,  # but for windows, which end elsewhere there, and caches of a fixed size
     "Gelu": in_float32("Gelu"),
     "RotaryEmbedding": in_float32("RotaryEmbedding"),
     "Softmax": in_float32("Softmax"),
@@ -50,7 +50,7 @@ def features_last(array: Array, heads: int | None) -> Array:
 
 
 def test_all_cases_are_here():
-    counts = {"Attention": 50, "Gelu": 4, "RotaryEmbedding": 8, "Softmax": 7, "SwiGLU": 1, "Swish": 1}
+    counts = {"Attention": 66, "Gelu": 4, "RotaryEmbedding": 8, "Softmax": 7, "SwiGLU": 1, "Swish": 1}
     assert {op_type: len(cases) for op_type, cases in ALL.items()} == counts
 
 
@@ -67,13 +67,15 @@ def test_attention_agrees(case):
         t = s + (t - case.inputs["K"].shape[-2] if "past_key" in case.inputs else 0)
         k, v = k[:, :t], v[:, :t]
 
+    scale, softcap = case.attributes.get("scale", 1 / math.sqrt(q.shape[-1])), case.attributes.get("softcap")
     if "attn_mask" not in case.inputs and k.shape == v.shape:
-        y, scores, probs = reference.attention(q, k, v, causal=causal)
+        y, scores, _, probs = reference.attention(q, k, v, causal=causal, softcap=softcap, attention_scale=scale)
     else:
         mask = case.inputs.get("attn_mask", np.zeros((s, t)))[..., :t]
         added = np.where(mask, 0.0, -np.inf) if mask.dtype == np.bool else mask.astype(np.float64)
-        scores = dot_products(q, k) / math.sqrt(q.shape[-1])
-        probs = golden_softmax(scores + added, visible_keys(s, t, causal=causal))
+        scores = dot_products(q, k) * scale
+        capped = soft_cap(scores, softcap) if softcap else scores
+        probs = golden_softmax(capped + added, visible_keys(s, t, causal=causal))
         y = mix(probs, v)
 
     assert_close(y, features_last(case.outputs["Y"], q.shape[2]))

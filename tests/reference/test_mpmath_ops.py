@@ -6,13 +6,14 @@ import pytest
 from mp_norms import Exact
 
 import reference
-from reference.attention import softmax, softmax_vjp
+from reference.attention import soft_cap, soft_cap_vjp, softmax, softmax_vjp, with_sink
 
 Array = np.ndarray
 
 # The largest error of random draws, rounded up, and one more: an exponential is one ulp off, and each op after it a half.
 ROPE = {"y": 3}
 SOFTMAX = {"probs": 4, "dscores": 2}
+SOFT_CAP = {"capped": 3, "dscores": 4}
 SWIGLU = {"y": 4, "dgate": 5, "dup": 4}
 GELU = {"y": 3, "dx": 3}
 
@@ -41,12 +42,14 @@ def assert_within(bounds: dict[str, float], exact: dict[str, Exact], golden: dic
 @pytest.mark.parametrize("d_head", [2, 24, 64])
 @pytest.mark.parametrize("base", [1e4, 1e6])
 @pytest.mark.parametrize("vjp", [False, True])
-def test_rope(base, d_head, interleaved, vjp):
+@pytest.mark.parametrize("rotary_features", [None, 2])
+def test_rope(base, d_head, interleaved, vjp, rotary_features):
     positions = np.array([0.0, 1.0, 4999.0, 131_071.0])
     x = np.random.default_rng(d_head).normal(size=(4, 1, d_head))
     op = reference.rope_vjp if vjp else reference.rope
-    exact = mp_ops.rope(x, -positions if vjp else positions, base=base, interleaved=interleaved)
-    assert_within(ROPE, {"y": exact}, {"y": op(x, positions, base=base, interleaved=interleaved)})
+    how = {"base": base, "interleaved": interleaved, "rotary_features": rotary_features}
+    exact = mp_ops.rope(x, -positions if vjp else positions, **how)
+    assert_within(ROPE, {"y": exact}, {"y": op(x, positions, **how)})
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
@@ -54,6 +57,23 @@ def test_softmax(scores):
     probs = softmax(scores[None, None], np.array([[[True]]]))[0, 0]
     dscores = softmax_vjp(NORMAL[2], probs)
     assert_within(SOFTMAX, mp_ops.softmax_and_vjp(scores, NORMAL[2]), {"probs": probs, "dscores": dscores})
+
+
+@pytest.mark.parametrize("sink", [-80.0, 0.5, 80.0])
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+def test_a_softmax_with_a_sink(scores, sink):
+    """The sink is one more key, whose probability nobody asks for: its cotangent is zero."""
+    probs = softmax(*with_sink(scores[None, None, None], np.ones((1, 1, 1, 24), bool), np.array([sink])))[0, 0, 0]
+    dprobs = np.append(NORMAL[2], 0.0)
+    exact = mp_ops.softmax_and_vjp(np.append(scores, sink), dprobs)
+    assert_within(SOFTMAX, exact, {"probs": probs, "dscores": softmax_vjp(dprobs, probs)})
+
+
+@pytest.mark.parametrize("cap", [1.5, 50.0])
+def test_soft_cap(cap):
+    dcapped = np.resize(NORMAL[2], ARGUMENTS.shape)
+    golden = {"capped": soft_cap(ARGUMENTS, cap), "dscores": soft_cap_vjp(dcapped, ARGUMENTS, cap)}
+    assert_within(SOFT_CAP, mp_ops.soft_cap_and_vjp(ARGUMENTS, dcapped, cap), golden)
 
 
 def test_swiglu():

@@ -32,6 +32,15 @@ def torch_gemma(x, weight, eps):
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * (1.0 + weight.to(wide.dtype))).to(x.dtype)
 
 
+def torch_quick_gate(x, gate, weight, *, eps, norm_before_gate=True, activation="silu"):
+    """Rounded once, at the end; with a SiLU that is another one."""
+    wide, gate = x.float(), gate.float()
+    gate = gate * torch.sigmoid(1.702 * gate) if activation == "silu" else torch.sigmoid(gate)
+    wide = wide if norm_before_gate else wide * gate
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * (1.0 if weight is None else weight.float())
+    return (wide * gate if norm_before_gate else wide).to(x.dtype)
+
+
 def numpy_norm(x, weight, *, eps):
     return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + x.dtype.type(eps)) * weight
 
@@ -79,6 +88,12 @@ def test_its_dialect_is_told_from_its_numbers(function, order, offset):
     checked = conformance.check(function, "rms_norm", dtype="bfloat16", case="*/r*", exclude="*rows_8192").require()
     passed = {verdict.case.split("/")[1] for verdict in checked.report.verdicts if verdict.status == "pass"}
     assert {dialect.removesuffix("_float32_weight") for dialect in passed} == {order + "_offset_1" * offset}
+
+
+def test_a_mistake_does_not_hide_the_dialect_where_other_cases_tell_it():
+    hello = port_of({"gated_rms_norm": torch_quick_gate}, "mine")().hello()
+    assert hello.orders_of("gated_rms_norm", "bfloat16") == ("scale_then_cast",)
+    assert hello.orders_of("gated_rms_norm", "float16") == ("scale_then_cast",)
 
 
 @pytest.mark.parametrize(

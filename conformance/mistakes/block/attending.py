@@ -23,12 +23,12 @@ class _OffByOne(Measured):
 
     softmax: Softmax
 
-    def forward(self, m: Machine, scores: Array) -> Array:
-        return self._wider().forward(m, self._with_zero(scores))[..., :-1]
+    def forward(self, m: Machine, scores: Array, *sink: Array) -> Array:
+        return self._wider().forward(m, self._with_zero(scores), *sink)[..., :-1]
 
-    def vjp(self, m: Machine, dy: Array, scores: Array) -> tuple[Array, ...]:
-        (dscores,) = self._wider().vjp(m, self._with_zero(dy), self._with_zero(scores))
-        return (dscores[..., :-1],)
+    def vjp(self, m: Machine, dy: Array, scores: Array, *sink: Array) -> tuple[Array, ...]:
+        dscores, *dsink = self._wider().vjp(m, self._with_zero(dy), self._with_zero(scores), *sink)
+        return dscores[..., :-1], *dsink
 
     def _wider(self) -> Softmax:
         visible = self.softmax.visible
@@ -42,11 +42,16 @@ class _OffByOne(Measured):
 class _Unshifted(Softmax):
     """Without the row's maximum subtracted: exponentials overflow in float32, whose largest logarithm is 88.7."""
 
-    def forward(self, m: Machine, scores: Array) -> Array:
-        exponentials = np.exp(np.where(self.visible, scores, -np.inf))
-        exponentials = np.where(exponentials > FORMATS["float32"].largest, np.inf, exponentials)
+    def forward(self, m: Machine, scores: Array, *sink: Array) -> Array:
+        exponentials = in_float32(np.exp(np.where(self.visible, scores, -np.inf)))
         total = np.sum(exponentials, axis=-1, keepdims=True)
+        total = total + sum(in_float32(np.exp(each[:, None, None])) for each in sink)
         return exponentials / np.where(total == 0, 1.0, total)
+
+
+def in_float32(exponentials: Array) -> Array:
+    """Infinite where they are beyond float32."""
+    return np.where(exponentials > FORMATS["float32"].largest, np.inf, exponentials)
 
 
 def _not_rescaled(keys: int) -> Callable[[Softmax], Before]:
@@ -65,12 +70,14 @@ def _not_rescaled(keys: int) -> Callable[[Softmax], Before]:
     def made(op: Softmax) -> Before:
         def shifted(scores: Array) -> Array:
             top, seen = known(scores, op.visible)
-            return np.where(seen, scores - np.take_along_axis(scores, top, axis=-1), scores)
+            largest = np.take_along_axis(scores, top, axis=-1)
+            return np.where(seen, scores - largest + largest[..., -1:], scores)  # a sink knows the row's own
 
         def pullback(dy: Array, scores: Array) -> Array:
             top, seen = known(scores, op.visible)
             is_top = top[..., None] == np.arange(scores.shape[-1])  # by key, and by the key whose score was subtracted
-            return dy - np.sum(np.where(seen, dy, 0.0)[..., None] * is_top, axis=-2)
+            moved = np.where(seen, dy, 0.0)
+            return dy - np.sum(moved[..., None] * is_top, axis=-2) + np.sum(moved, axis=-1, keepdims=True) * is_top[..., -1, :]
 
         return Before(op, Map(shifted, pullback))
 
@@ -90,24 +97,24 @@ CAPS = Map(_capped, lambda dy, scores: dy / np.cosh(scores / CAP) ** 2)
 BASE_2 = Map(lambda scores: scores * math.log(2), lambda dy, scores: dy * math.log(2))
 
 
-def _times(scale: Callable[[BlockConfig], float]) -> Of:
-    """The scores times so much more."""
-    return Of(lambda composite: alters(DotProducts, lambda op: replace(op, scale=op.scale * scale(composite.config))))
+def scaled(scale: Callable[[BlockConfig, float], float]) -> Of:
+    """The scores scaled otherwise: by a function of the config, and of the scale that they have."""
+    return Of(lambda composite: alters(DotProducts, lambda op: replace(op, scale=scale(composite.config, op.scale))))
 
 
 MISTAKES = (
     Mistake(
         "scale_missing",
         "scores are not scaled",
-        {"scores": _times(lambda config: math.sqrt(config.d_head))},
+        {"scores": scaled(lambda config, scale: 1.0)},
         "Probabilities are too sharp.",
         "mlc-llm#3426",
         ATTENTION,
     ),
     Mistake(
         "scale_twice",
-        "scores are scaled by 1/d_head",
-        {"scores": _times(lambda config: 1 / math.sqrt(config.d_head))},
+        "scores are scaled twice, by 1/d_head in all",
+        {"scores": scaled(lambda config, scale: scale**2)},
         "Probabilities are too even.",
         "mlc-llm#3426: in the queries and in the kernel",
         ATTENTION,
@@ -115,7 +122,7 @@ MISTAKES = (
     Mistake(
         "scale_of_d_model",
         "scores are scaled by the root of d_model instead of d_head",
-        {"scores": _times(lambda config: math.sqrt(config.d_head / config.d_model))},
+        {"scores": scaled(lambda config, scale: 1 / math.sqrt(config.d_model))},
         "Probabilities are too even; a single head hides it.",
         "mlc-llm#3426",
         ATTENTION,
@@ -123,7 +130,7 @@ MISTAKES = (
     Mistake(
         "scale_of_n_heads",
         "scores are scaled by the root of the number of heads instead of d_head",
-        {"scores": _times(lambda config: math.sqrt(config.d_head / config.n_heads))},
+        {"scores": scaled(lambda config, scale: 1 / math.sqrt(config.n_heads))},
         "Probabilities are too sharp, or too even; as many heads as features of one hide it.",
         "planted: the wrong one of two axes",
         ATTENTION,

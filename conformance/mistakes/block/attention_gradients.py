@@ -3,47 +3,39 @@
 The forward pass is right in all of these: no intermediate shows them.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from conformance.mistakes.block.caps import CAPPED, is_capped
 from conformance.mistakes.block.feed_forward_gradients import FORMULA
-from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, scales
+from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, nothing, scales
 from conformance.mistakes.block.heads import MULTI_HEAD
 from conformance.mistakes.block.stages import Become, pulls
 from conformance.mistakes.mistake import ATTENTION, BLOCKS, MASKED, ROPE, Mistake, Of
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.attention_primitives import DotProducts, Mix, Softmax
+from conformance.ops.block.attention_primitives import DotProducts, Mix, SoftCap, Softmax
 from conformance.ops.block.primitives import Rotate
 
 Array = np.ndarray
 
 
-def _without_row_sum(op: Softmax) -> Callable[..., Cotangents]:
-    return lambda dy, scores: (op.forward(EXACT, scores) * dy,)
+def of_scores(make: Callable[[Array, Array], Array]) -> Become:
+    """The scores' cotangent, made of the probabilities and of their own; the sink's is as it should be."""
+
+    def other(op: Softmax) -> Callable[..., Cotangents]:
+        def made(dy: Array, scores: Array, *sink: Array) -> Cotangents:
+            return make(op.forward(EXACT, scores, *sink), dy), *op.vjp(EXACT, dy, scores, *sink)[1:]
+
+        return made
+
+    return made_by(Softmax, other)
 
 
 def _without_mask(op: Softmax) -> Callable[..., Cotangents]:
-    return lambda dy, scores: replace(op, visible=np.ones_like(op.visible)).vjp(EXACT, dy, scores)
-
-
-def _as_a_sigmoid(op: Softmax) -> Callable[..., Cotangents]:
-    def made(dy: Array, scores: Array) -> Cotangents:
-        probs = op.forward(EXACT, scores)
-        return (probs * (1 - probs) * dy,)
-
-    return made
-
-
-def _with_sum_over_queries(op: Softmax) -> Callable[..., Cotangents]:
-    def made(dy: Array, scores: Array) -> Cotangents:
-        probs = op.forward(EXACT, scores)
-        return (probs * (dy - np.sum(probs * dy, axis=-2, keepdims=True)),)
-
-    return made
+    return lambda dy, *values: replace(op, visible=np.ones_like(op.visible)).vjp(EXACT, dy, *values)
 
 
 def _first_of_group(op: DotProducts | Mix) -> tuple[bool, ...]:
@@ -84,10 +76,20 @@ def _values_of(heads: Heads) -> Callable[[Mix], Callable[..., Cotangents]]:
 
 def _times_scale(power: int, *, q: bool = True, k: bool = True) -> Of:
     def scaled(composite: Composite) -> Become:
-        factor = math.sqrt(composite.config.d_head) ** power
+        op = composite.op("scores", DotProducts)
+        factor = 1.0 if op is None else op.scale**-power
         return pulls(scales(factor if q else 1.0, factor if k else 1.0))
 
     return Of(scaled)
+
+
+def _straight_through(op: SoftCap) -> Callable[..., Cotangents]:
+    return lambda dy, scores: (dy,)
+
+
+def _slope(make: Callable[[SoftCap], float]) -> Callable[[SoftCap], Callable[..., Cotangents]]:
+    """The slope times a number."""
+    return lambda op: lambda dy, scores: (make(op) * op.vjp(EXACT, dy, scores)[0],)
 
 
 def _exchanged(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
@@ -99,7 +101,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_without_sum",
         "the softmax passes p·dp back, without the row's sum",
-        {"probs": made_by(Softmax, _without_row_sum)},
+        {"probs": of_scores(lambda probs, dy: probs * dy)},
         "Scores get a gradient that moves them all.",
         FORMULA,
         ATTENTION,
@@ -115,7 +117,7 @@ MISTAKES = (
     Mistake(
         "softmax_without_gradient",
         "the probabilities are taken for constants",
-        {"probs": pulls(scales(0.0))},
+        {"probs": pulls(nothing)},
         "Queries and keys have no gradient.",
         "planted: a detach too many",
         ATTENTION,
@@ -138,7 +140,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_of_sigmoid",
         "the softmax passes p·(1 - p)·dp back, as a sigmoid does",
-        {"probs": made_by(Softmax, _as_a_sigmoid)},
+        {"probs": of_scores(lambda probs, dy: probs * (1 - probs) * dy)},
         "Scores of one row do not know of each other.",
         FORMULA,
         ATTENTION,
@@ -146,7 +148,7 @@ MISTAKES = (
     Mistake(
         "softmax_backward_sums_over_queries",
         "the sum of p·dp that the softmax's backward pass subtracts is over the queries",
-        {"probs": made_by(Softmax, _with_sum_over_queries)},
+        {"probs": of_scores(lambda probs, dy: probs * (dy - np.sum(probs * dy, axis=-2, keepdims=True)))},
         "Scores get a gradient that moves them all.",
         "planted: the wrong axis",
         ATTENTION,
@@ -247,5 +249,25 @@ MISTAKES = (
         "dx and the first norm's gradients; those of the projections are right.",
         "planted: one of three terms",
         BLOCKS,
+    ),
+    Mistake(
+        "softcap_backward_missing",
+        "the cap passes back what it is given",
+        {"capped": made_by(SoftCap, _straight_through)},
+        "dq and dk of scores beyond the cap, which should be small.",
+        "planted: a function whose slope nobody wrote",
+        MASKED,
+        CAPPED,
+        where=is_capped,
+    ),
+    Mistake(
+        "softcap_backward_over_cap",
+        "the cap's slope is divided by the cap",
+        {"capped": made_by(SoftCap, _slope(lambda op: 1 / op.cap))},
+        "dq and dk are too small by the cap.",
+        "planted: the inner derivative without the outer factor",
+        MASKED,
+        CAPPED,
+        where=is_capped,
     ),
 )

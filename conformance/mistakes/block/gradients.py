@@ -45,7 +45,8 @@ def scales(*factors: float) -> Pull:
     return pull
 
 
-def _nothing(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
+def nothing(cotangents: Cotangents, dy: Array, *values: Array) -> Cotangents:
+    """All of them zero."""
     return tuple(0.0 * cotangent for cotangent in cotangents)
 
 
@@ -205,7 +206,7 @@ MISTAKES = (
     Mistake(
         "norms_without_gradient",
         "the norms pass nothing back, and their parameters have no gradient",
-        dict.fromkeys(ALL, _pulled(Normalise, _nothing)),
+        dict.fromkeys(ALL, _pulled(Normalise, nothing)),
         "dx is dy; attention's gradients are those of a block without its second half.",
         "torch 2.11: docs/findings.md",
         BLOCKS,
@@ -271,6 +272,7 @@ MISTAKES = (
         "A single head hides it.",
         "planted: one weight for all heads, read as one each",
         BLOCK,
+        where=lambda composite: composite.config.qk_norm_over == "head",
     ),
     Mistake(
         "qk_norm_statistics_without_gradient",

@@ -1,35 +1,19 @@
-"""Mistakes of the block's norms: their parameters, casts, axes and heads."""
+"""Mistakes of the block's norms: their parameters, casts and axes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from conformance.mistakes.block.norms import ALL, HEAD_NORMS, Array, norms
+from conformance.mistakes.block.norms import ALL, Array, norms
 from conformance.mistakes.block.places import NORMS
-from conformance.mistakes.block.stages import parameters_of
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake, all_but, in_half
 from conformance.numbers.rounding import HALF, SINGLE
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
 from conformance.ops.block.program import Stage, found
-from conformance.ops.block.wrappers import After, Before, First, Map, Measured
+from conformance.ops.block.wrappers import After, Before, Map, Measured
 from reference.rows import sum_rows
-
-
-@dataclass(frozen=True)
-class _AllHeads(Measured):
-    """A norm of all heads of a position together; its weight is that of one head, as often as there are heads."""
-
-    norm: Normalise
-
-    def forward(self, m: Machine, x: Array, weight: Array) -> Array:
-        return self.norm.forward(m, x.reshape(*x.shape[:-2], -1), np.tile(weight, x.shape[-2])).reshape(x.shape)
-
-    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array) -> tuple[Array, ...]:
-        flat = x.reshape(*x.shape[:-2], -1)
-        dx, dweight = self.norm.vjp(m, dy.reshape(flat.shape), flat, np.tile(weight, x.shape[-2]))
-        return dx.reshape(x.shape), dweight.reshape(x.shape[-2:]).sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -160,40 +144,5 @@ MISTAKES = (
         "Every row.",
         "planted: the wrong axis",
         BLOCKS,
-    ),
-    Mistake(
-        "qk_norm_missing",
-        "queries and keys are not normalised",
-        norms(lambda op: First(), HEAD_NORMS),
-        "Scores have the scale of queries and keys.",
-        "vllm#16311",
-        BLOCK,
-    ),
-    Mistake(
-        "qk_norm_of_keys_missing",
-        "queries are normalised, keys are not",
-        norms(lambda op: First(), HEAD_NORMS[1:]),
-        "Scores have the scale of the keys.",
-        "planted: one of two lines",
-        BLOCK,
-    ),
-    Mistake(
-        "qk_norm_over_all_heads",
-        "queries and keys are normalised over all heads together",
-        norms(_AllHeads, HEAD_NORMS),
-        "Heads keep their scale relative to each other; a single head hides it.",
-        "vllm#16311",
-        BLOCK,
-    ),
-    Mistake(
-        "qk_norm_weights_swapped",
-        "queries have the norm's weight of the keys, and keys that of the queries",
-        {
-            one: parameters_of(f"attention.{other}", instead_of=f"attention.{one}")
-            for one, other in (HEAD_NORMS, HEAD_NORMS[::-1])
-        },
-        "Without a rotation between them nothing: a score has the product of both.",
-        "planted: a checkpoint's names",
-        BLOCK,
     ),
 )

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from conformance.mistakes.block.stages import alters
-from conformance.mistakes.block.visibility import FLOAT64, Array, all, sees
+from conformance.mistakes.block.visibility import FLOAT64, Array, seen, sees
 from conformance.mistakes.mistake import ATTENTION, MASKED, Mistake, Of
 from conformance.numbers.rounding import FORMATS, round_to
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
 from conformance.ops.block.wrappers import After, Before, Map
-from reference.attention import visible_keys
 
 
 def _has_mask(composite: Composite) -> bool:
@@ -20,16 +19,20 @@ def _has_mask(composite: Composite) -> bool:
 
 
 def _without_mask(composite: Composite) -> Array:
-    case = composite.case
-    return visible_keys(case.s, case.past + case.s, causal=composite.config.causal)
+    return seen(composite, key_mask=None)
+
+
+def _padding(composite: Composite) -> Array:
+    """The keys that padding leaves, of all."""
+    return seen(composite, causal=False, window=None)
 
 
 def _inverted(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
-    return _without_mask(composite) & ~all(visible)
+    return _without_mask(composite) & ~_padding(composite)
 
 
 def _of_queries(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
-    rows = all(visible)[..., -1, composite.case.past :]  # batch 1 s
+    rows = _padding(composite)[..., -1, composite.case.past :]  # batch 1 s
     return _without_mask(composite) & rows[..., None]
 
 
@@ -38,17 +41,17 @@ def _of_first_sequence(composite: Composite, visible: Array, query: Array, key: 
 
 
 def _of_next_key(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
-    padding = all(visible)
+    padding = _padding(composite)
     return _without_mask(composite) & np.concatenate([padding[..., 1:], np.ones_like(padding[..., :1])], axis=-1)
 
 
 def _of_key_before(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
-    padding = all(visible)
+    padding = _padding(composite)
     return _without_mask(composite) & np.concatenate([np.ones_like(padding[..., :1]), padding[..., :-1]], axis=-1)
 
 
 def _hides_one_more(composite: Composite, visible: Array, query: Array, key: Array) -> Array:
-    padding = all(visible)
+    padding = _padding(composite)
     return visible & np.concatenate([padding[..., 1:], padding[..., -1:]], axis=-1)
 
 

@@ -27,7 +27,7 @@ def turns(angles: Callable[[Composite, Array], Array]) -> Of:
 def made_of(
     *, base: float | None = None, exponent: float = 1.0, first: int = 0, restart: bool = False
 ) -> Callable[[Composite, Array], Array]:
-    """The angles made anew, of another base, with another exponent, or of other positions."""
+    """The angles made anew, of another base, with another exponent, or of other positions, for as many pairs."""
 
     def angles(composite: Composite, true: Array) -> Array:
         c, d_head = composite.config, 2 * true.shape[-1]
@@ -79,31 +79,13 @@ class _Unsigned(Measured):
         return replace(self.rotate, angles=-self.rotate.angles)
 
     def _has_plus(self, x: Array) -> Array:
-        return quarter_turn(np.ones_like(x), interleaved=self.rotate.interleaved) > 0
+        turned, others = np.split(np.ones_like(x), [2 * self.rotate.angles.shape[-1]], axis=-1)
+        return np.concatenate([quarter_turn(turned, interleaved=self.rotate.interleaved), others], axis=-1) > 0
 
 
-@dataclass(frozen=True)
-class _Part(Measured):
-    """The first features of a head alone are turned, so many as the rotation has angles for; the others pass."""
-
-    rotate: Rotate
-
-    def forward(self, m: Machine, x: Array) -> Array:
-        turned, others = self._split(x)
-        return np.concatenate([self.rotate.forward(m, turned), others], axis=-1)
-
-    def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
-        turned, others = self._split(dy)
-        return (np.concatenate([*self.rotate.vjp(m, turned, x), others], axis=-1),)
-
-    def _split(self, a: Array) -> list[Array]:
-        return np.split(a, [2 * self.rotate.angles.shape[-1]], axis=-1)
-
-
-def _half_of_the_head(op: Rotate, composite: Composite) -> _Part:
+def _half_of_the_head(composite: Composite, true: Array) -> Array:
     """The frequencies are those of a head of half the width."""
-    half = op.angles[:, : op.angles.shape[-1] // 2]
-    return _Part(replace(op, angles=made_of()(composite, half)))
+    return made_of()(composite, np.empty((len(true), composite.config.d_head // 4)))
 
 
 def _by_head(heads: Callable[[BlockConfig], int]) -> Of:
@@ -163,7 +145,7 @@ MISTAKES = (
     Mistake(
         "rope_over_half_of_the_head",
         "only the first half of a head's features is turned, as a head of its own",
-        dict.fromkeys(ROTATED, Of(lambda composite: alters(Rotate, lambda op: _half_of_the_head(op, composite)))),
+        dict.fromkeys(ROTATED, turns(_half_of_the_head)),
         "Pairs and frequencies are others; the second half does not know of positions.",
         "pie#602, transformers#48652, maxtext#4742: the partial rotation of other models",
         ROPE,

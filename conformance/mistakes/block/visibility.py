@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,10 @@ from conformance.mistakes.block.stages import alters, reads, wraps
 from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
+from conformance.ops.block.inputs import exact_inputs
 from conformance.ops.block.primitives import Concatenate
 from conformance.ops.block.wrappers import Before, Map
+from reference.attention import visible_keys
 
 Array = np.ndarray
 WINDOW = 4
@@ -28,13 +31,17 @@ def sees(visible: Callable[[Composite, Array, Array, Array], Array]) -> Of:
     return Of(lambda composite: alters(Softmax, lambda op: other(op, composite)))
 
 
+def seen(composite: Composite, **instead: Any) -> Array:
+    """The keys that are visible, with something `instead` of the config's `causal` or `window`, or of the `key_mask`."""
+    case, config = composite.case, composite.config
+    key_mask = exact_inputs(case, composite.seed)[0].get("key_mask")
+    how: dict[str, Any] = {"causal": config.causal, "window": config.window}
+    how |= {"key_mask": None if key_mask is None else key_mask != 0} | instead
+    return visible_keys(case.s, case.past + case.s, **how)
+
+
 def _is_causal(composite: Composite) -> bool:
     return composite.config.causal
-
-
-def all(visible: Array) -> Array:
-    """The keys that padding leaves, which the last query sees all of."""
-    return np.broadcast_to(visible[..., -1:, :], visible.shape)
 
 
 def _window(keys: int) -> Of:
@@ -50,7 +57,7 @@ MISTAKES = (
     Mistake(
         "causal_mask_missing",
         "queries see the keys that come after them",
-        {"probs": sees(lambda composite, visible, query, key: all(visible))},
+        {"probs": sees(lambda composite, visible, query, key: seen(composite, causal=False))},
         "All rows but the last; a single query hides it.",
         ops=ATTENTION,
         where=_is_causal,
@@ -67,7 +74,7 @@ MISTAKES = (
     Mistake(
         "causal_mask_one_too_many",
         "a query sees the key after its own",
-        {"probs": sees(lambda composite, visible, query, key: all(visible) & (key <= query + 1))},
+        {"probs": sees(lambda composite, visible, query, key: seen(composite, causal=False) & (key <= query + 1))},
         "All rows but the last.",
         "flashinfer#348",
         ATTENTION,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from conformance.mistakes.mistake import ALL_NORMS, ROWS, Change, Mistake, Of, in_half
 from conformance.mistakes.norms.precision import NO_NARROWER
-from conformance.numbers.rounding import HALF, Mode, Rounding
+from conformance.numbers.rounding import HALF, Rounding, RoundingMode
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import Step
 
@@ -18,10 +18,10 @@ GRADIENTS = ("dweight", "dbias")
 OUTPUTS = ("y", "dx", *GRADIENTS)
 
 
-def _returned(mode: Mode, *outputs: str) -> Change:
+def _returned(mode: RoundingMode, *outputs: str) -> Change:
     """Outputs of half precision have another last rounding; a parameter's gradient may be in float32."""
 
-    def modes(norm: Norm) -> Mapping[str, Mode]:
+    def modes(norm: Norm) -> Mapping[str, RoundingMode]:
         dtypes = norm.case.outputs
         return {**norm.output_modes, **{name: mode for name in outputs if dtypes.get(name) in HALF}}
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.primitives import SAME, TINY, gamma
+from conformance.ops.block.primitives import ROUNDING, SAME, TINY, gamma
+from reference.rows import sum_rows
 
 Array = np.ndarray
 
@@ -38,36 +39,73 @@ class DotProducts:
 
 
 @dataclass(frozen=True)
+class SoftCap:
+    """cap · tanh(scores / cap)."""
+
+    cap: float
+
+    def forward(self, m: Machine, scores: Array) -> Array:
+        return self.cap * self._tanh(m, scores)
+
+    def vjp(self, m: Machine, dy: Array, scores: Array) -> tuple[Array, ...]:
+        # The slope is one minus the square of what was kept: far beyond the cap nothing but its rounding is left.
+        kept, tanh = self._tanh(m, scores), np.tanh(scores / self.cap)
+        slope = 1 / np.square(np.cosh(scores / self.cap)) + (tanh - kept) * (tanh + kept)
+        return (m.compute(dy * slope, 4 * np.abs(dy)),)
+
+    def bound(self, u: float, v: float, y: Array, scores: Array) -> Array:
+        # The quotient may be rounded, and so may the tanh; neither moves y by more than its own share.
+        return (16 * v + 2 * ROUNDING * u) * np.abs(y)
+
+    def _tanh(self, m: Machine, scores: Array) -> Array:
+        tanh = np.tanh(m.store(scores / self.cap))
+        return m.store(m.compute(tanh, 8 * np.abs(tanh)))
+
+
+@dataclass(frozen=True)
 class Softmax:
-    """Over the keys that are visible; `inner` is what becomes of every step's value."""
+    """Over the keys that are visible, and a sink if there is one; `inner` is what becomes of every step's value."""
 
     visible: Array
     inner: Callable[[Array], Array] = SAME
 
-    def forward(self, m: Machine, scores: Array) -> Array:
-        exponents, top = self._exponents(scores)
-        exponentials = self.inner(np.exp(self.inner(m.compute(exponents, _size(exponents, top)))))
-        total = np.sum(exponentials, axis=-1, keepdims=True)
-        # Flash attention makes the probabilities again, or joins parts of a row, by the total's logarithm, as large as a score.
-        total = self.inner(m.compute(total, total * np.abs(top)))
-        return self.inner(exponentials / np.where(total == 0, 1.0, total))
+    def forward(self, m: Machine, scores: Array, *sink: Array) -> Array:
+        return self._shares(m, scores, *sink)[0]
 
-    def vjp(self, m: Machine, dy: Array, scores: Array) -> tuple[Array, ...]:
-        probs = m.store(self.forward(m, scores))
+    def vjp(self, m: Machine, dy: Array, scores: Array, *sink: Array) -> tuple[Array, ...]:
+        probs, share = self._shares(m, scores, *sink)
+        probs = m.store(probs)
         # The row's sum may come from other roundings than those of dy: flash attention forms it from its own output and that
         # one's cotangent, a sum that need not cancel where dy's does. The size of dy over all keys tells how large it is.
         size = np.sqrt(np.mean(np.square(dy), axis=-1, keepdims=True))
         total = np.sum(probs * m.store(dy), axis=-1, keepdims=True) + (m.store(size) - size)
         total = self.inner(m.compute(total, 4 * size))
-        return (self.inner(probs * self.inner(dy - total)),)
+        dscores = self.inner(probs * self.inner(dy - total))
+        return (dscores, -sum_rows(np.sum(m.store(share) * total, axis=(-2, -1)))) if sink else (dscores,)
 
-    def bound(self, u: float, v: float, y: Array, scores: Array) -> Array:
-        return y * v * (16 + math.sqrt(y.shape[-1]) + _size(*self._exponents(scores))) + TINY
+    def bound(self, u: float, v: float, y: Array, scores: Array, *sink: Array) -> Array:
+        return y * v * (16 + math.sqrt(y.shape[-1]) + _size(*self._exponents(scores, *sink))) + TINY
 
-    def _exponents(self, scores: Array) -> tuple[Array, Array]:
-        """How far each score lies below the largest that its row sees, and that one; zero where it sees none."""
+    def _shares(self, m: Machine, scores: Array, *sink: Array) -> tuple[Array, Array]:
+        """What each key has, and what the sink has, of one."""
+        exponents, top = self._exponents(scores, *sink)
+        exponentials = self.inner(np.exp(self.inner(m.compute(exponents, _size(exponents, top)))))
+        total = np.sum(exponentials, axis=-1, keepdims=True)
+        sunk = np.zeros_like(total)
+        if sink:
+            depth = sink[0][:, None, None] - top
+            sunk = self.inner(np.exp(self.inner(m.compute(depth, _size(depth, top)))))
+            total = total + sunk
+        # Flash attention makes the probabilities again, or joins parts of a row, by the total's logarithm, as large as a score.
+        total = self.inner(m.compute(total, total * np.abs(top)))
+        total = np.where(total == 0, 1.0, total)
+        return self.inner(exponentials / total), self.inner(sunk / total)
+
+    def _exponents(self, scores: Array, *sink: Array) -> tuple[Array, Array]:
+        """How far each score lies below the largest that its row sees, or its sink, and that one; zero where it sees none."""
         seen = np.where(self.visible, scores, -np.inf)
         top = np.max(seen, axis=-1, keepdims=True, initial=-np.inf)
+        top = np.maximum(top, sink[0][:, None, None]) if sink else top
         top = np.where(np.isfinite(top), top, 0.0)
         return seen - top, top
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,9 +13,21 @@ from conformance.ops.draw import Draw
 from conformance.ops.op import Output
 from conformance.question.case import Layout
 from conformance.question.dialects import Dialect
-from reference import PRESETS, BlockConfig, small
+from reference import FEATURES, PRESETS, BlockConfig, small
 
 KeyMask = Literal["absent", "padding", "hides_a_row"]
+TRAITS = {
+    "window": "there is a window",
+    "sink": "heads have sinks",
+    "softcap": "scores are capped",
+    "attention_scale": "a scale is given",
+    "rotary_features": "a part of each head is turned",
+    "qk_norm_over": "queries and keys are normalised over all heads",
+    "qk_norm_offset": "the norms of queries and keys have no offset",
+    "placement": "norms stand elsewhere",
+    "norm_bias": "LayerNorms have no bias",
+}
+"""What each of `FEATURES` is, in words."""
 Y = Output("y")
 
 
@@ -25,8 +37,8 @@ class CompositeCase(ABC):
 
     Every op has a class of its own, which says what it reads. `s` positions after `past` cached ones, the first of them at
     `position` + `past`. `hot` scales the queries' weights, or the queries, and so the scores; `wide` scales the weights of
-    gate and up. The key mask leaves the last keys of the last sequence out (`padding`), or the first keys of the first
-    sequence, so that its first query sees none (`hides_a_row`).
+    gate and up; `deep` is added to every other head's sink. The key mask leaves the last keys of the last sequence out
+    (`padding`), or the first keys of the first sequence, so that its first query sees none (`hides_a_row`).
     """
 
     kind: str
@@ -42,9 +54,12 @@ class CompositeCase(ABC):
     x: Draw = field(default_factory=Draw)
     hot: float = 1.0
     wide: float = 1.0
+    deep: float = 0.0
     n_layers: int = 1
     layout: Layout = "contiguous"
     op: str = field(default="", init=False)
+    known: ClassVar[tuple[str, ...]] = ()
+    """Of `FEATURES`, those that the op can have."""
 
     @property
     def id(self) -> str:
@@ -103,12 +118,18 @@ class CompositeCase(ABC):
     @property
     def drawn(self) -> dict[str, str]:
         """How x is drawn, and the config, in words."""
-        return {"x": f"{self.x}", "config": ", ".join(f"{name} {value}" for name, value in asdict(self.config).items())}
+        return {"x": f"{self.x}", "config": ", ".join(f"{name} {value}" for name, value in described(self.config).items())}
 
     @property
     def traits(self) -> dict[str, bool]:
         """What may set it apart from others of its op, in words, and whether it does."""
-        return {"keys are cached": self.past > 0, "there is a key mask": self.key_mask != "absent"}
+        traits = {"keys are cached": self.past > 0, "there is a key mask": self.key_mask != "absent"}
+        return traits | {said: name in self.features for name, said in TRAITS.items()}
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What the op has that a plain one has not, by the config's fields."""
+        return {name: value for name, value in self.config.features.items() if name in self.known}
 
     @property
     def dialect(self) -> Dialect:
@@ -131,6 +152,11 @@ class CompositeCase(ABC):
         return {}
 
 
+def described(config: BlockConfig) -> dict[str, Any]:
+    """A config as data: of `FEATURES`, those alone that it has, so that a port need not know the others."""
+    return {name: value for name, value in asdict(config).items() if name not in FEATURES or name in config.features}
+
+
 def in_dtypes(
     every: Iterable[CompositeCase],
     not_float64: Iterable[CompositeCase] = (),
@@ -149,7 +175,10 @@ def sized(config: BlockConfig) -> BlockConfig:
     return replace(small(config), eps=float(np.float32(config.eps)))
 
 
-LLAMA, GPT2 = (sized(PRESETS[name]) for name in ("llama", "gpt2"))
+LLAMA, GPT2, GEMMA3, GPT_OSS, GLM4, PHI = (
+    sized(PRESETS[name]) for name in ("llama", "gpt2", "gemma3", "gpt_oss", "glm4", "phi")
+)
+GEMMA2, OLMO2, COHERE, POST_LN, NO_NORM = (sized(PRESETS[name]) for name in ("gemma2", "olmo2", "cohere", "post_ln", "no_norm"))
 MULTI_HEAD = replace(LLAMA, n_kv_heads=4)
 MULTI_QUERY = replace(LLAMA, n_kv_heads=1)
 INTERLEAVED = replace(LLAMA, rope="interleaved")

@@ -24,13 +24,15 @@ def composite_inputs(case: CompositeCase, seed: int) -> dict[str, Array]:
             tensors[name] = _key_mask(case)
         elif kind == "weight" and len(shape) == 1:
             words = random_words(case.id, name, seed, shape[0])
-            tensors[name] = signed_weights(words) - case.config.weight_offset
+            tensors[name] = signed_weights(words) - case.config.offset_of(name)
         elif kind == "weight":
             tensors[name] = draw(name, shape) / np.sqrt(shape[-1])
         elif kind in ("x", "gate", "up"):
             tensors[name] = case.x.offset + case.x.scale * draw(name, shape)
         else:
             tensors[name] = draw(name, shape)
+        if kind == "sink":
+            tensors[name] = tensors[name] + case.deep * (np.arange(*shape) % 2)
         if name == "q" or name.endswith("attention.q.weight"):
             tensors[name] = case.hot * tensors[name]
         if name.endswith(("feed_forward.gate.weight", "feed_forward.up.weight")):

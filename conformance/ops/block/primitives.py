@@ -8,7 +8,7 @@ roundoffs of the storage and the compute dtype.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -85,6 +85,28 @@ class Normalise:
 
 
 @dataclass(frozen=True)
+class OverHeads:
+    """A norm of all heads of a position at once, side by side; its weight has an element for every feature of every head."""
+
+    op: Any
+
+    def forward(self, m: Machine, x: Array, weight: Array) -> Array:
+        return self.op.forward(m, merged(x), weight).reshape(x.shape)
+
+    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array) -> tuple[Array, ...]:
+        dx, dweight = self.op.vjp(m, merged(dy), merged(x), weight)
+        return dx.reshape(x.shape), dweight
+
+    def bound(self, u: float, v: float, y: Array, x: Array, weight: Array) -> Array:
+        return self.op.bound(u, v, merged(y), merged(x), weight).reshape(x.shape)
+
+
+def merged(x: Array) -> Array:
+    """[*batch, s, h, d_head] to [*batch, s, h·d_head]."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+@dataclass(frozen=True)
 class Linear:
     """x @ weight.T + bias; with `d_head` split into heads."""
 
@@ -113,9 +135,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Rotary embedding: every pair of features is turned by its angle, [s, d_head/2]; `growth` is that of the angles' error.
+    """Rotary embedding: every pair of features is turned by its angle, [s, pairs]; `growth` is that of the angles' error.
 
-    `inner` is what becomes of the cosines and sines.
+    Features behind those pairs stay as they are. `inner` is what becomes of the cosines and sines.
     """
 
     angles: Array
@@ -124,18 +146,24 @@ class Rotate:
     inner: Callable[[Array], Array] = SAME
 
     def forward(self, m: Machine, x: Array) -> Array:
-        cos, sin = self._turn(m)
-        return m.store(x * cos) + m.store(quarter_turn(x, interleaved=self.interleaved) * sin)
+        (cos, sin), (x, others) = self._turn(m), self._split(x)
+        turned = m.store(x * cos) + m.store(quarter_turn(x, interleaved=self.interleaved) * sin)
+        return np.concatenate([turned, others], axis=-1)
 
     def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
-        cos, sin = self._turn(m)
-        return (m.store(dy * cos) - quarter_turn(m.store(dy * sin), interleaved=self.interleaved),)
+        (cos, sin), (dy, others) = self._turn(m), self._split(dy)
+        turned = m.store(dy * cos) - quarter_turn(m.store(dy * sin), interleaved=self.interleaved)
+        return (np.concatenate([turned, others], axis=-1),)
 
     def bound(self, u: float, v: float, y: Array, x: Array) -> Array:
-        angles = each_feature(np.abs(self.angles), interleaved=self.interleaved)
+        angles, (x, others) = each_feature(np.abs(self.angles), interleaved=self.interleaved), self._split(x)
         a, b = np.abs(x), np.abs(quarter_turn(x, interleaved=self.interleaved))
         # cos and sin may be rounded, and so may the two products.
-        return v * (self.growth * angles + 4) * (a + b) + 2 * u * (a * np.abs(np.cos(angles)) + b * np.abs(np.sin(angles)))
+        turned = v * (self.growth * angles + 4) * (a + b) + 2 * u * (a * np.abs(np.cos(angles)) + b * np.abs(np.sin(angles)))
+        return np.concatenate([turned, np.zeros_like(others)], axis=-1)
+
+    def _split(self, x: Array) -> list[Array]:
+        return np.split(x, [2 * self.angles.shape[-1]], axis=-1)
 
     def _turn(self, m: Machine) -> tuple[Array, Array]:
         angles = m.compute(self.angles, self.growth * np.abs(self.angles))

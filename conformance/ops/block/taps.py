@@ -13,7 +13,7 @@ from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import FORMATS, HALF
 from conformance.ops.block.case import CompositeCase
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.primitives import Bounded, Normalise
+from conformance.ops.block.primitives import Bounded, Normalise, OverHeads, merged
 from conformance.ops.block.program import Program, Pulled, Stage
 from conformance.ops.norms.expected import expected_outputs
 from conformance.ops.norms.values import honest, row_norm_values
@@ -85,6 +85,9 @@ def _expected(case: CompositeCase, stage: Stage, values: Values, dtype: str) -> 
     forward = _forward(stage.op)
     if type(forward) is Normalise:
         return _of_norm(case, forward, reads, dtype)
+    if type(forward) is OverHeads and type(forward.op) is Normalise:
+        x, weight = reads
+        return _of_norm(case, forward.op, [merged(x), weight], dtype).reshaped(x.shape)
     op: Bounded = forward
     u, v = stored.unit_roundoff, stored.compute.unit_roundoff
     value = op.forward(Machine(), *reads)

@@ -184,18 +184,18 @@ class Fused(Measured):
 
 @dataclass(frozen=True)
 class Swapped(Measured):
-    """An op of one value, with two axes of it exchanged before and after."""
+    """An op, with two axes of the first value that it reads exchanged before and after."""
 
     inside: Any
     first: int
     second: int
 
-    def forward(self, m: Machine, x: Array) -> Array:
-        return self._swap(self.inside.forward(m, self._swap(x)))
+    def forward(self, m: Machine, x: Array, *others: Array) -> Array:
+        return self._swap(self.inside.forward(m, self._swap(x), *others))
 
-    def vjp(self, m: Machine, dy: Array, x: Array) -> tuple[Array, ...]:
-        (dx,) = self.inside.vjp(m, self._swap(dy), self._swap(x))
-        return (self._swap(dx),)
+    def vjp(self, m: Machine, dy: Array, x: Array, *others: Array) -> tuple[Array, ...]:
+        dx, *dothers = self.inside.vjp(m, self._swap(dy), self._swap(x), *others)
+        return self._swap(dx), *dothers
 
     def _swap(self, a: Array) -> Array:
         return np.swapaxes(a, self.first, self.second)

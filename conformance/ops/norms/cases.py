@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod, sqrt
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class NormCase(Probe):
     op: NormOp = "rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
     dtype: DType = "float32"
+    features: ClassVar[dict[str, Any]] = {}  # those of a block, which it is no part of
 
     @property
     def id(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from conformance.numbers.expected import Expected
-from conformance.numbers.rounding import HALF, DType, Mode
+from conformance.numbers.rounding import HALF, DType, RoundingMode
 from conformance.ops.norms import placements
 from conformance.ops.norms.quantising import Quantising
 from conformance.ops.norms.tolerances import norm_budget
@@ -18,7 +18,7 @@ def expected_outputs(
     norm: NormValues,
     dialect: Dialect,
     dtypes: dict[str, str],
-    modes: Mapping[str, Mode] | None = None,
+    modes: Mapping[str, RoundingMode] | None = None,
     quantising: Quantising | None = None,
 ) -> dict[str, Expected]:
     """What is expected of a port whose exact values are `norm`, in this dialect and these dtypes, of x and of the outputs.

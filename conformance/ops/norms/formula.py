@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from conformance.numbers.rounding import Mode, Rounding, round_to, significant_bits
+from conformance.numbers.rounding import Rounding, RoundingMode, round_to, significant_bits
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.quantising import Quantising
 from conformance.ops.norms.stages import Added, Gated, around
@@ -105,7 +105,7 @@ class Formula:
     # precision and dtypes
     rounded: Mapping[Step, Precision] = field(default_factory=lambda: NOTHING)
     output_dtypes: Callable[[dict[str, str]], dict[str, str]] = lambda dtypes: dtypes
-    output_modes: Mapping[str, Mode] = field(default_factory=lambda: NOTHING)  # of an output's last rounding, if not to nearest
+    output_modes: Mapping[str, RoundingMode] = field(default_factory=lambda: NOTHING)  # of the last rounding, if not to nearest
     factors: Mapping[str, float] = field(default_factory=lambda: NOTHING)  # of an output, before its last rounding
     noisy: bool = False  # evaluated as an implementation would, rounding errors and all, not exactly
     sequence: Callable[[int], Array] | None = None  # the order in which k terms are added up one by one; None: pairwise

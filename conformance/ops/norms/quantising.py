@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from conformance.numbers.expected import Expected, Interval, Placement
-from conformance.numbers.rounding import FORMATS, Mode, QuantisedDType, round_to
+from conformance.numbers.rounding import FORMATS, QuantisedDType, RoundingMode, round_to
 from conformance.ops.norms.values import NormValues
 from reference.quantised_norm import GROUPS, LEAST_MX, MX_OF_ZEROS, QUANTISED_FORMATS
 
@@ -68,7 +68,9 @@ class Quantising:
         """The exponent of qmax."""
         return int(np.frexp(self.qmax)[1]) - 1
 
-    def expected(self, y: Placement, norm: NormValues, relative: Array, modes: Mapping[str, Mode]) -> dict[str, Expected]:
+    def expected(
+        self, y: Placement, norm: NormValues, relative: Array, modes: Mapping[str, RoundingMode]
+    ) -> dict[str, Expected]:
         """What is expected of the scale, unless it is given, and of q; from y as it is before it is rounded.
 
         `relative` is the error of what is measured instead of y, for its size.
@@ -97,7 +99,7 @@ class Quantising:
 
         return {"scale": scale, "q": replace(self._q(rounded, own, modes), of=given)}
 
-    def _scale(self, y: Placement, modes: Mapping[str, Mode]) -> Expected:
+    def _scale(self, y: Placement, modes: Mapping[str, RoundingMode]) -> Expected:
         ways = (self._power_of_two,) if self.scaling == "mx" else (_quotient, _single_quotient, _single_product)
 
         def placed(way: Callable[[Array, float], Array]) -> Placement:
@@ -132,7 +134,7 @@ class Quantising:
     def _power_of_two(self, maximum: Array, divisor: float) -> Array:
         return np.exp2(np.maximum(self.exponent(maximum, self), np.log2(LEAST_MX)))
 
-    def _q(self, y: Placement, scale: Array, modes: Mapping[str, Mode]) -> Expected:
+    def _q(self, y: Placement, scale: Array, modes: Mapping[str, RoundingMode]) -> Expected:
         used = self.used(scale)
 
         def placed(way: Callable[[Array, Array], Array]) -> Placement:
