@@ -1,4 +1,4 @@
-"""`python -m benchmarks kit|layers|tolerances|diagnosis|all`: measure, print tables, and write the figures to results/."""
+"""`python -m benchmarks kit|layers|tolerances|diagnosis|collectives|all`: measure, print tables, write them to results/."""
 
 import json
 import platform
@@ -16,11 +16,11 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main(
-    what: Annotated[Literal["kit", "layers", "tolerances", "diagnosis", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["kit", "layers", "tolerances", "diagnosis", "collectives", "all"], typer.Argument()] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
     every: Annotated[int, typer.Option(min=1, help="Take one trial of the diagnosis in so many.")] = 1,
 ) -> None:
-    """Measure the kit's own times and memory; the layers against their peers; the tolerances; and the diagnosis."""
+    """Measure the kit's own times and memory; the layers against their peers; tolerances; the diagnosis; and collectives."""
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
 
@@ -39,6 +39,10 @@ def main(
 
         for name, rows in measure_diagnosis(every=every):
             report(name, rows)
+    if what in ("collectives", "all"):
+        from benchmarks.collectives import measure_collectives
+
+        report("collectives", measure_collectives())
 
 
 def report(name: str, rows: list[dict[str, str | float]], folder: Path = RESULTS, machine: str = "") -> None:

@@ -7,8 +7,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-from benchmarks.honest import Arrangement, Honest
-from benchmarks.sums import SUMS
 from conformance.judging.compare import compare_output
 from conformance.numbers.expected import Expected
 from conformance.numbers.rounding import DTYPES, FORMATS, round_to, store
@@ -18,6 +16,8 @@ from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORMS, NormCase
 from conformance.ops.norms.expected import expected_outputs
 from conformance.ops.norms.golden import exact_inputs, norm_values
+from conformance.tools.judges.honest import Arrangement, Honest
+from conformance.tools.judges.sums import SUMS
 
 Array = np.ndarray
 Row = dict[str, str | float]

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.honest import ARRANGEMENTS, Arrangement, Honest
 from benchmarks.limits import expect
 from conformance.judging.compare import compare_output
 from conformance.ops.cases import select
 from conformance.ops.norms.cases import ROW_NORMS, NormCase
+from conformance.tools.judges.honest import ARRANGEMENTS, Arrangement, Honest
 
 Array = np.ndarray
 Row = dict[str, str | float]

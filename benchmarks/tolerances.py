@@ -9,7 +9,6 @@ from math import nan
 import mpmath
 import numpy as np
 
-from benchmarks.honest import Honest, implementations
 from conformance.judging.compare import compare_output
 from conformance.judging.simulation import numbers
 from conformance.mistakes import MISTAKES
@@ -19,6 +18,7 @@ from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORM_CASES, NormCase
 from conformance.ops.norms.golden import exact_inputs
+from conformance.tools.judges.honest import Honest, implementations
 
 Array = np.ndarray
 Row = dict[str, str | float]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.honest import Arrangement, Honest
 from benchmarks.limits import expect
 from conformance.judging.compare import compare_output
 from conformance.numbers.rounding import FORMATS
@@ -13,6 +12,7 @@ from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.golden import exact_inputs
+from conformance.tools.judges.honest import Arrangement, Honest
 
 Array = np.ndarray
 Inputs = dict[str, Array]

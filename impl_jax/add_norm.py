@@ -1,12 +1,16 @@
 """A residual and a norm in one op for JAX, as every Pre-LN block runs it between layers."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from impl_jax.kernels import in_pallas, pallas_norm
 from impl_jax.layer_norm import LayerNorm, layer_norm
+from impl_jax.mesh import AxisName
 from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rows import check_rows, compute_dtype, round_to
 
@@ -20,6 +24,8 @@ def add_rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     sum: str = "rounded",
+    kernel: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
     r"""Add the residual to x; return RMSNorm of the sum, and the sum.
 
@@ -29,13 +35,18 @@ def add_rms_norm(
     Implementations differ in what the norm reads in half precision. With `sum="rounded"` it is the sum that is returned,
     rounded to x's dtype (Hugging Face's blocks, vLLM); with `"unrounded"` the float32 sum, which is rounded only where it is
     returned (FlashInfer); with `"float32"` the residual and the sum that is returned are float32 (Mamba). In
-    float32 and float64 the three are one. y has the dtype that `rms_norm` of x has.
+    float32 and float64 the three are one. y has the dtype that `rms_norm` of x has. `kernel` and `axis_name` are as in
+    `rms_norm`.
 
     Raises `ValueError` for another sum and for a residual of another shape than x's, `TypeError` for a residual of another
     dtype, and as `rms_norm` does.
     """
+    settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
+    if in_pallas(kernel, axis_name):
+        check_residual(x, residual, sum)
+        return pallas_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = rms_norm(s, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
+    y = rms_norm(s, weight, **settings, axis_name=axis_name)
     return y, residual_out
 
 
@@ -49,14 +60,20 @@ def add_layer_norm(
     order: str = "scale_then_cast",
     weight_offset: float = 0.0,
     sum: str = "rounded",
+    kernel: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch d"]]:
-    r"""Add the residual to x; return LayerNorm of the sum, and the sum. `sum` and what is raised are as in `add_rms_norm`.
+    r"""Add the residual to x; return LayerNorm of the sum, and the sum. All is as in `add_rms_norm`.
 
     $$ s = x + \mathrm{residual}, \qquad y = \mathrm{layer\_norm}(s), \qquad
        dx = d\mathrm{residual} = ds + d\mathrm{residual\_out} $$
     """
+    settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
+    if in_pallas(kernel, axis_name):
+        check_residual(x, residual, sum)
+        return pallas_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)
-    y = layer_norm(s, weight, bias, eps=eps, order=order, weight_offset=weight_offset, dtype=x.dtype)
+    y = layer_norm(s, weight, bias, **settings, axis_name=axis_name)
     return y, residual_out
 
 
@@ -121,7 +138,7 @@ class AddLayerNorm(LayerNorm):
 
 def added(x: Array, residual: Array, sum: str) -> tuple[Array, Array]:
     """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
-    _check_residual(x, residual, sum)
+    check_residual(x, residual, sum)
     compute = compute_dtype(x)
     s = x.astype(compute) + residual.astype(compute)  # *batch d
     residual_out = round_to(s, residual.dtype)  # *batch d
@@ -134,7 +151,7 @@ def _check_sum(sum: str) -> None:
         raise ValueError(f"sum is {sum!r}; it must be 'rounded', 'unrounded' or 'float32'")
 
 
-def _check_residual(x: Array, residual: Array, sum: str) -> None:
+def check_residual(x: Array, residual: Array, sum: str) -> None:
     """Raise unless the residual has x's shape (`ValueError`) and the dtype that the sum asks for (`TypeError`)."""
     _check_sum(sum)
     check_rows(x)

@@ -6,6 +6,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from impl_jax.mesh import AxisName
 from impl_jax.rows import check_rows, compute_dtype, sum_rows
 
 
@@ -20,6 +21,7 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     unbiased: bool = True,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "*batch d"] | tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, " d"]]:
     r"""Centre every feature and divide it by its standard deviation, over the batch or as it ran so far; scale and shift.
 
@@ -28,20 +30,21 @@ def batch_norm(
     In training, returns y and new running statistics, (1 − momentum)·old + momentum·new, of the variance divided by R − 1 for
     R rows, or by R with `unbiased=False`, as flax does. In evaluation, returns y, normalised by the running statistics.
     Statistics and sums are in float32 (float64 for float64), forward and backward; y has x's dtype. `momentum` is the share
-    of the new, as in PyTorch: one less flax's.
+    of the new, as in PyTorch: one less flax's. Inside `jax.shard_map` rows may be split, evenly,
+    over the mesh axis `axis_name`: its devices' rows are one batch, of R in all (PyTorch's SyncBatchNorm).
 
     Raises `TypeError` for an x that is not of floating point; `ValueError` for a shape that does not fit, and for a training
     batch of too few rows.
     """
     check_rows(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    rows = x.size // x.shape[-1]
+    rows = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
     if training and rows < 1 + unbiased:
         raise ValueError(f"x has shape {list(x.shape)}: {rows} rows are too few to train on with unbiased={unbiased}")
     compute = compute_dtype(x)
     wide = x.astype(compute)  # *batch d
-    mean = sum_rows(wide) / rows if training else running_mean  # d
+    mean = _sum(wide, axis_name) / rows if training else running_mean  # d
     centred = wide - mean  # *batch d
-    var = sum_rows(jnp.square(centred)) / rows if training else running_var  # d
+    var = _sum(jnp.square(centred), axis_name) / rows if training else running_var  # d
     y = centred * lax.rsqrt(var + jnp.asarray(eps, compute))  # *batch d
     if weight is not None:
         y = y * weight.astype(compute)  # *batch d
@@ -89,3 +92,9 @@ class BatchNorm(nnx.Module):
             return made
         y, self.mean[...], self.var[...] = made
         return y
+
+
+def _sum(a: Array, axis_name: AxisName | None) -> Array:
+    """Sum [*batch, d] over the rows, those that other devices have too."""
+    total = sum_rows(a)
+    return total if axis_name is None else lax.psum(total, axis_name)

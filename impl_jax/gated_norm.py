@@ -1,5 +1,7 @@
 """RMSNorm and a gate in one op for JAX, as Mamba2, Qwen3-Next and gated delta nets have it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from impl_jax.mesh import AxisName
 from impl_jax.rms_norm import rms_norm
 from impl_jax.rows import check_rows, compute_dtype
 
@@ -23,14 +26,15 @@ def gated_rms_norm(
     activation: str = "silu",
     group_size: int | None = None,
     order: str = "scale_then_cast",
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "*batch d"]:
     r"""Multiply by an activation of the gate, after RMSNorm or, without `norm_before_gate`, before it.
 
     $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
 
-    `activation` is "silu" or "sigmoid"; it and both products are in float32 (float64 for float64). `group_size` and `order`
-    are as in `rms_norm`: with "scale_then_cast" nothing is rounded before the end (fla, mamba_ssm), with "cast_then_scale"
-    x_hat is, and then what the norm makes (Hugging Face).
+    `activation` is "silu" or "sigmoid"; it and both products are in float32 (float64 for float64). `group_size`, `order` and
+    `axis_name` are as in `rms_norm`: with "scale_then_cast" nothing is rounded before the end (fla, mamba_ssm), with
+    "cast_then_scale" x_hat is, and then what the norm makes (Hugging Face).
 
     Raises `ValueError` for another activation and for a gate of another shape than x's, `TypeError` for one of another dtype,
     and as `rms_norm` does.
@@ -38,10 +42,11 @@ def gated_rms_norm(
     _check_activation(activation)
     _check_gate(x, gate)
     a = ACTIVATIONS[activation](gate.astype(compute_dtype(x)))  # *batch d
+    how: dict[str, Any] = {"eps": eps, "order": order, "group_size": group_size, "axis_name": axis_name}
     if not norm_before_gate:
-        return rms_norm(x.astype(a.dtype) * a, weight, eps=eps, order=order, dtype=x.dtype, group_size=group_size)
+        return rms_norm(x.astype(a.dtype) * a, weight, dtype=x.dtype, **how)
     dtype = x.dtype if order == "cast_then_scale" else a.dtype
-    z = rms_norm(x, weight, eps=eps, order=order, dtype=dtype, group_size=group_size)  # *batch d
+    z = rms_norm(x, weight, dtype=dtype, **how)  # *batch d
     return (z.astype(a.dtype) * a).astype(x.dtype)
 
 

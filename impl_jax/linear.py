@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from impl_jax.mesh import cotangent, summed
 from impl_jax.rows import compute_dtype, round_to, sum_rows
 
 
@@ -29,6 +30,7 @@ def linear(
     $$ y_o = \textstyle\sum_i W_{oi}\, x_i + b_o $$
 
     y is rounded once, to x's dtype. A float32 weight beside a bfloat16 x is rounded before it multiplies; its gradient is not.
+    Inside `jax.shard_map` d_out may be split over an axis of the mesh: dx is then summed over it, before it is rounded.
     """
     y, _ = _linear_forward(x, weight, bias)
     return y
@@ -44,10 +46,10 @@ def _linear_forward(x: Array, weight: Array, bias: Array | None) -> tuple[Array,
 def _linear_backward(saved: tuple, dy: Array) -> tuple[Array, Array, Array | None]:
     x, weight, bias = saved
     rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    dx = round_to(contract("...o,oi->...i", dy, weight.astype(x.dtype)), x.dtype)  # *batch d_in
-    dweight = contract("ro,ri->oi", dy_rows, rows).astype(weight.dtype)  # d_out d_in
-    dbias = None if bias is None else sum_rows(dy.astype(compute_dtype(dy))).astype(bias.dtype)  # d_out
-    return dx, dweight, dbias
+    dx = contract("...o,oi->...i", dy, weight.astype(x.dtype))  # *batch d_in
+    dweight = contract("ro,ri->oi", dy_rows, rows)  # d_out d_in
+    dbias = None if bias is None else cotangent(bias, sum_rows(dy.astype(compute_dtype(dy))))  # d_out
+    return round_to(summed(x, dx), x.dtype), cotangent(weight, dweight), dbias
 
 
 linear.defvjp(_linear_forward, _linear_backward)

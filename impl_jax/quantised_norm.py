@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from impl_jax.add_norm import added
+from impl_jax.mesh import AxisName
 from impl_jax.rms_norm import RMSNorm, rms_norm
 from impl_jax.rows import compute_dtype, output_dtype, round_to
 
@@ -50,6 +51,7 @@ def quantised_rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     y: str = "rounded",
+    axis_name: AxisName | None = None,
 ) -> tuple[Array, Array] | Array:
     r"""RMSNorm, then quantise every row: q and its scale, whose product is y but for the rounding.
 
@@ -62,7 +64,8 @@ def quantised_rms_norm(
     rms_norm_dynamic_per_token_quant), `"per_group_128"` one for every 128 features (its rms_norm_per_block_quant), `"mx"` a
     power of two for every 32, 2^(floor(log2 max) − emax), as OCP Microscaling Formats 1.0 has it.
     With `y="rounded"` y is rounded to x's dtype first, as it would be stored (vLLM); with `"unrounded"` it is not (FlashInfer).
-    q has no gradient.
+    q has no gradient. `axis_name` is as in `rms_norm`; the largest number of a row is then that of all its
+    parts, and a group is of one part.
 
     Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with
     mx, for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite
@@ -70,8 +73,8 @@ def quantised_rms_norm(
     does.
     """
     format_ = _check(x, scale, quantised_dtype, scaling, scale_ub, y)
-    made = _norm(x, x.dtype, weight, eps, order, weight_offset, y)
-    q, found = _quantise(made, scale, format_, scaling, scale_ub)
+    made = _norm(x, x.dtype, weight, eps, order, weight_offset, y, axis_name)
+    q, found = _quantise(made, scale, format_, scaling, scale_ub, axis_name)
     return (q, found) if scale is None else q
 
 
@@ -89,6 +92,7 @@ def quantised_add_rms_norm(
     weight_offset: float = 0.0,
     sum: str = "rounded",
     y: str = "rounded",
+    axis_name: AxisName | None = None,
 ) -> tuple[Array, Array, Array] | tuple[Array, Array]:
     r"""Add the residual to x; return the quantised RMSNorm of the sum, its scale unless it is given, and the sum.
 
@@ -97,8 +101,8 @@ def quantised_add_rms_norm(
     """
     format_ = _check(x, scale, quantised_dtype, scaling, scale_ub, y)
     s, residual_out = added(x, residual, sum)
-    made = _norm(s, x.dtype, weight, eps, order, weight_offset, y)
-    q, found = _quantise(made, scale, format_, scaling, scale_ub)
+    made = _norm(s, x.dtype, weight, eps, order, weight_offset, y, axis_name)
+    q, found = _quantise(made, scale, format_, scaling, scale_ub, axis_name)
     return (q, found, residual_out) if scale is None else (q, residual_out)
 
 
@@ -143,7 +147,16 @@ class QuantisedRMSNorm(RMSNorm):
         return quantised_add_rms_norm(x, residual, self.weight[...], scale, **how, sum=self.sum)
 
 
-def _norm(x: Array, dtype: jnp.dtype, weight: Array | None, eps: float, order: str, weight_offset: float, y: str) -> Array:
+def _norm(
+    x: Array,
+    dtype: jnp.dtype,
+    weight: Array | None,
+    eps: float,
+    order: str,
+    weight_offset: float,
+    y: str,
+    axis_name: AxisName | None,
+) -> Array:
     """RMSNorm, as it is quantised: rounded to the dtype that y would be stored in, or not.
 
     It is rounded here, since XLA may drop the cast at the norm's end, whose result is widened again.
@@ -153,24 +166,28 @@ def _norm(x: Array, dtype: jnp.dtype, weight: Array | None, eps: float, order: s
         weight = None if weight is None else weight.astype(wide)
     else:
         dtype = wide
-    made = rms_norm(x, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=dtype)
+    made = rms_norm(x, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=dtype, axis_name=axis_name)
     return round_to(made, stored) if y == "rounded" else made
 
 
-def _quantise(y: Array, scale: Array | None, format_: Format, scaling: str, scale_ub: float | None) -> tuple[Array, Array]:
+def _quantise(
+    y: Array, scale: Array | None, format_: Format, scaling: str, scale_ub: float | None, axis_name: AxisName | None
+) -> tuple[Array, Array]:
     """q, [*batch, d], and its scale, [*batch, groups]."""
     *batch, d = y.shape
     size = GROUPS.get(scaling, d)
     groups = lax.stop_gradient(y).astype(jnp.float32).reshape(*batch, d // size, size)
-    divisor = _dynamic_scale(groups, format_, scaling, scale_ub) if scale is None else scale  # *batch groups 1
+    divisor = _dynamic_scale(groups, format_, scaling, scale_ub, axis_name) if scale is None else scale  # *batch groups 1
     z = jnp.clip(groups / divisor, -format_.qmax, format_.qmax).reshape(y.shape)  # *batch d
     q = (jnp.round(z) if format_.dtype == jnp.int8 else z).astype(format_.dtype)
     return q, divisor[..., 0]
 
 
-def _dynamic_scale(groups: Array, format_: Format, scaling: str, scale_ub: float | None) -> Array:
+def _dynamic_scale(groups: Array, format_: Format, scaling: str, scale_ub: float | None, axis_name: AxisName | None) -> Array:
     """What brings the largest number of every group to qmax, or near to it: [*batch, groups, 1]."""
     largest = jnp.max(jnp.abs(groups), axis=-1, keepdims=True)  # *batch groups 1
+    if axis_name is not None and scaling == "per_row":
+        largest = lax.pmax(largest, axis_name)
     if scaling == "mx":
         exponent = (lax.bitcast_convert_type(largest, jnp.int32) >> DIGITS) - BIAS - format_.emax  # floor(log2(largest)) - emax
         bits = (jnp.maximum(exponent, LEAST_EXPONENT) + BIAS) << DIGITS

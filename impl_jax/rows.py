@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from impl_jax.mesh import AxisName
+
 
 def compute_dtype(x: Array) -> jnp.dtype:
     """The dtype of statistics and sums: float32, or float64 for float64."""
@@ -64,15 +66,25 @@ def sum_rows(a: Array, kept: int = 1) -> Array:
     return jnp.sum(a, axis=tuple(range(a.ndim - kept)))
 
 
-def split(group_size: int | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
+def groups_of(group_size: int | None, x: Array) -> int:
+    """How many groups a row has. Raises `ValueError` for a group that does not divide the last axis."""
+    if group_size is None:
+        return 1
+    if group_size < 1 or x.shape[-1] % group_size:
+        raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {x.shape[-1]}")
+    return x.shape[-1] // group_size
+
+
+def split(group_size: int | None, axis_name: AxisName | None, x: Array, *parameters: Array | None) -> tuple[Any, ...]:
     """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
 
-    Raises `ValueError` for a group that does not divide the last axis.
+    Raises `ValueError` for a group that does not divide the last axis, or one beside an `axis_name`, over which that is split.
     """
+    groups = groups_of(group_size, x), group_size
     if group_size is None:
         return x, *parameters
-    d = x.shape[-1]
-    if group_size < 1 or d % group_size:
-        raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {d}")
-    groups = d // group_size, group_size
+    if axis_name is not None:
+        raise ValueError(
+            f"group_size is {group_size}; with an axis_name, {axis_name!r}, it must be None: groups are of one part"
+        )
     return tuple(each if each is None else each.reshape(*each.shape[:-1], *groups) for each in (x, *parameters))

@@ -40,7 +40,7 @@ def add_rms_norm(
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     if in_triton(kernel, x):
-        _check_residual(x, residual, sum)
+        check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
     y = rms_norm(s, weight, **settings, kernel=kernel)
@@ -69,7 +69,7 @@ def add_layer_norm(
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     if in_triton(kernel, x):
-        _check_residual(x, residual, sum)
+        check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)
     y = layer_norm(s, weight, bias, **settings, kernel=kernel)
@@ -159,7 +159,7 @@ class AddLayerNorm(LayerNorm):
 
 def added(x: Tensor, residual: Tensor, sum: str) -> tuple[Tensor, Tensor]:
     """The sum that the norm reads, and the one that is returned, both [*batch, d]; with "rounded" they are the same."""
-    _check_residual(x, residual, sum)
+    check_residual(x, residual, sum)
     compute = compute_dtype(x)
     s = x.to(compute) + residual.to(compute)  # *batch d
     residual_out = as_stored(cast(s, residual.dtype))  # *batch d
@@ -172,7 +172,7 @@ def _check_sum(sum: str) -> None:
         raise ValueError(f"sum is {sum!r}; it must be 'rounded', 'unrounded' or 'float32'")
 
 
-def _check_residual(x: Tensor, residual: Tensor, sum: str) -> None:
+def check_residual(x: Tensor, residual: Tensor, sum: str) -> None:
     """Raise unless the residual has x's shape (`ValueError`) and the dtype that the sum asks for (`TypeError`)."""
     _check_sum(sum)
     check_rows(x)

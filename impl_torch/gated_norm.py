@@ -1,9 +1,12 @@
 """RMSNorm and a gate in one op for PyTorch, as Mamba2, Qwen3-Next and gated delta nets have it."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from impl_torch.kernels import in_triton, triton_gated_norm
 from impl_torch.rms_norm import rms_norm
 from impl_torch.rows import cast, check_rows, compute_dtype
 
@@ -20,25 +23,30 @@ def gated_rms_norm(
     activation: str = "silu",
     group_size: int | None = None,
     order: str = "scale_then_cast",
+    kernel: str | None = None,
 ) -> Float[Tensor, "*batch d"]:
     r"""Multiply by an activation of the gate, after RMSNorm or, without `norm_before_gate`, before it.
 
     $$ y = \mathrm{rms\_norm}(x) \cdot a(\mathrm{gate}) \quad\text{or}\quad y = \mathrm{rms\_norm}(x \cdot a(\mathrm{gate})) $$
 
     x and the gate are [*batch, d], weight [d] or None. `activation` is "silu" or "sigmoid"; it and both products are in float32
-    (float64 for float64). `group_size` and `order` are as in `rms_norm`: with "scale_then_cast" nothing is rounded before the
-    end (fla, mamba_ssm), with "cast_then_scale" x_hat is, and then what the norm makes (Hugging Face).
+    (float64 for float64). `group_size`, `order` and `kernel` are as in `rms_norm`: with "scale_then_cast" nothing is rounded
+    before the end (fla, mamba_ssm), with "cast_then_scale" x_hat is, and then what the norm makes (Hugging Face).
 
     Raises `ValueError` for another activation and for a gate of another shape than x's, `TypeError` for one of another dtype,
     and as `rms_norm` does.
     """
     _check_activation(activation)
     _check_gate(x, gate)
+    settings: Any = {"eps": eps, "order": order, "group_size": group_size}
+    if in_triton(kernel, x):
+        return triton_gated_norm(x, gate, weight, **settings, norm_before_gate=norm_before_gate, activation=activation)
+    settings["kernel"] = "torch"
     a = ACTIVATIONS[activation](gate.to(compute_dtype(x)))  # *batch d
     if not norm_before_gate:
-        return rms_norm(x.to(a.dtype) * a, weight, eps=eps, order=order, dtype=x.dtype, group_size=group_size)
+        return rms_norm(x.to(a.dtype) * a, weight, **settings, dtype=x.dtype)
     dtype = x.dtype if order == "cast_then_scale" else a.dtype
-    z = rms_norm(x, weight, eps=eps, order=order, dtype=dtype, group_size=group_size)  # *batch d
+    z = rms_norm(x, weight, **settings, dtype=dtype)  # *batch d
     return cast(z.to(a.dtype) * a, x.dtype)
 
 

@@ -44,8 +44,9 @@ def layer_norm(
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    if in_triton(kernel, x, group_size):
+    if in_triton(kernel, x):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        settings["group_size"] = group_size
         return triton_norm(x, None, weight, bias, **settings, centred=True)[0]
     rows, weight, bias = split(group_size, x, weight, bias)
     y, _, _ = _LayerNorm.apply(rows, weight, bias, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)

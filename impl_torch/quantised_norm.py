@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from impl_torch.add_norm import added
+from impl_torch.add_norm import added, check_residual
+from impl_torch.kernels import in_triton, triton_quantised_norm
 from impl_torch.rms_norm import RMSNorm, rms_norm
 from impl_torch.rows import as_stored, compute_dtype, flatten_trailing
 
@@ -48,6 +49,7 @@ def quantised_rms_norm(
     order: str = "cast_then_scale",
     weight_offset: float = 0.0,
     y: str = "rounded",
+    kernel: str | None = None,
 ) -> tuple[Tensor, Tensor] | Tensor:
     r"""RMSNorm, then quantise every row: q and its scale, whose product is y but for the rounding.
 
@@ -60,7 +62,7 @@ def quantised_rms_norm(
     rms_norm_dynamic_per_token_quant), `"per_group_128"` one for every 128 features (its rms_norm_per_block_quant), `"mx"` a
     power of two for every 32, 2^(floor(log2 max) − emax), as OCP Microscaling Formats 1.0 has it.
     With `y="rounded"` y is rounded to x's dtype first, as it would be stored (vLLM); with `"unrounded"` it is not (FlashInfer).
-    q has no gradient.
+    q has no gradient. `kernel` is as in `rms_norm`.
 
     Raises `ValueError`, which names the argument, for a `quantised_dtype`, `scaling` or `y` that is not known, for int8 with
     mx, for a d that groups do not divide, for a scale that is missing, given though it is found, or not one positive, finite
@@ -68,8 +70,13 @@ def quantised_rms_norm(
     does.
     """
     format_ = _check(x, scale, quantised_dtype, scaling, scale_ub, y)
-    made = _norm(x, x.dtype, weight, eps, order, weight_offset, y)
-    q, found = _quantise(made, scale, format_, scaling, scale_ub)
+    how: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "y": y}
+    if in_triton(kernel, x):
+        how |= {"format": format_, "scaling": scaling, "group": GROUPS.get(scaling), "scale_ub": scale_ub}
+        q, found, _ = triton_quantised_norm(x, None, weight, scale, **how)
+    else:
+        made = _norm(x, x.dtype, weight, **how)
+        q, found = _quantise(made, scale, format_, scaling, scale_ub)
     return (q, found) if scale is None else q
 
 
@@ -87,6 +94,7 @@ def quantised_add_rms_norm(
     weight_offset: float = 0.0,
     sum: str = "rounded",
     y: str = "rounded",
+    kernel: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor]:
     r"""Add the residual to x; return the quantised RMSNorm of the sum, its scale unless it is given, and the sum.
 
@@ -94,9 +102,15 @@ def quantised_add_rms_norm(
     rms_norm_dynamic_per_token_quant with a residual has `sum="unrounded"`, its fused_add_rms_norm_static_fp8_quant `"rounded"`.
     """
     format_ = _check(x, scale, quantised_dtype, scaling, scale_ub, y)
-    s, residual_out = added(x, residual, sum)
-    made = _norm(s, x.dtype, weight, eps, order, weight_offset, y)
-    q, found = _quantise(made, scale, format_, scaling, scale_ub)
+    how: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "y": y}
+    if in_triton(kernel, x):
+        check_residual(x, residual, sum)
+        how |= {"format": format_, "scaling": scaling, "group": GROUPS.get(scaling), "scale_ub": scale_ub, "sum": sum}
+        q, found, residual_out = triton_quantised_norm(x, residual, weight, scale, **how)
+    else:
+        s, residual_out = added(x, residual, sum)
+        made = _norm(s, x.dtype, weight, **how)
+        q, found = _quantise(made, scale, format_, scaling, scale_ub)
     return (q, found, residual_out) if scale is None else (q, residual_out)
 
 
@@ -159,14 +173,15 @@ class QuantisedRMSNorm(RMSNorm):
 
 def _norm(x: Tensor, dtype: torch.dtype, weight: Tensor | None, eps: float, order: str, weight_offset: float, y: str) -> Tensor:
     """RMSNorm, as it is quantised: rounded to the dtype that y would be stored in, or not."""
+    settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "kernel": "torch"}
     if y == "rounded":
-        return as_stored(rms_norm(x, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=dtype))
+        return as_stored(rms_norm(x, weight, **settings, dtype=dtype))
     wide = compute_dtype(x)
     if order == "cast_then_scale":  # x_hat is still cast; a wide weight then promotes y
         weight = None if weight is None else weight.to(wide)
     else:
         dtype = wide
-    return rms_norm(x, weight, eps=eps, order=order, weight_offset=weight_offset, dtype=dtype)
+    return rms_norm(x, weight, **settings, dtype=dtype)
 
 
 def _quantise(y: Tensor, scale: Tensor | None, format_: Format, scaling: str, scale_ub: float | None) -> tuple[Tensor, Tensor]:

@@ -42,14 +42,15 @@ def rms_norm(
     `"scale_then_cast"` rounds once, and y has `dtype`. That is x's own unless given, as for a float32 sum of half-precision
     numbers.
     With a `group_size` the mean square is that of so many neighbouring features, each group's own.
-    `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed; there is none for groups.
+    `kernel` is "triton", "torch", or None: then Triton's for CUDA tensors, where it is installed.
     Raises `ValueError` for another order or kernel, a weight of another shape or a group that does not divide d, `TypeError`
     for an x that is not of floating point.
     """
     check_order(order)
     check_rows(x, weight=weight)
-    if in_triton(kernel, x, group_size):
+    if in_triton(kernel, x):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
+        settings["group_size"] = group_size
         return triton_norm(x, None, weight, None, **settings, centred=False)[0]
     rows, weight = split(group_size, x, weight)
     y, _ = _RMSNorm.apply(rows, weight, operand(eps, x), operand(weight_offset, x), order, dtype or x.dtype)

@@ -80,15 +80,23 @@ def sum_rows(a: Tensor, kept: int = 1) -> Tensor:
     return a.sum(dim=tuple(range(a.ndim - kept))) if a.ndim > kept else a
 
 
+def groups_of(group_size: int | None, x: Tensor) -> int:
+    """How many groups a row has. Raises `ValueError` for a group that does not divide the last axis."""
+    if group_size is None:
+        return 1
+    if group_size < 1 or x.shape[-1] % group_size:
+        raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {x.shape[-1]}")
+    return x.shape[-1] // group_size
+
+
 def split(group_size: int | None, x: Tensor, *parameters: Tensor | None) -> tuple[Any, ...]:
     """x as [*batch, groups, g] and parameters as [groups, g], whose norm is that of every group; as they are without groups.
 
     Raises `ValueError` for a group that does not divide the last axis.
     """
+    groups_of(group_size, x)
     if group_size is None:
         return x, *parameters
-    if group_size < 1 or x.shape[-1] % group_size:
-        raise ValueError(f"group_size is {group_size}; with x of shape {list(x.shape)} it must divide {x.shape[-1]}")
     return tuple(each if each is None else each.unflatten(-1, (-1, group_size)) for each in (x, *parameters))
 
 

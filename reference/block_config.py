@@ -87,7 +87,8 @@ class BlockConfig:
     @property
     def rope_constants(self) -> dict[str, Any]:
         """What rope is given besides tensors."""
-        return {"base": self.rope_base, "interleaved": self.rope == "interleaved", "rotary_features": self.rotary_features}
+        part = {} if self.rotary_features is None else {"rotary_features": self.rotary_features}
+        return {"base": self.rope_base, "interleaved": self.rope == "interleaved", **part}
 
     @property
     def attention_constants(self) -> dict[str, Any]:

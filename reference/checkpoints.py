@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# Hugging Face's Gemma 2 and 3; Llama, Qwen3, OLMo 2, Cohere and MiniMind of 2026 have fewer norms.
+# Hugging Face's Gemma 2 and 3; Llama, Qwen3, OLMo 2, Cohere, the attention of gpt-oss and MiniMind of 2026 have fewer norms.
 HF = {
     "attention_norm": "input_layernorm",
     "attention.q": "self_attn.q_proj",
@@ -17,6 +17,7 @@ HF = {
     "attention.v": "self_attn.v_proj",
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
+    "attention.sink": "self_attn.sinks",
     "attention.o": "self_attn.o_proj",
     "attn_out_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -46,7 +47,8 @@ META = {
     "feed_forward.down": "feed_forward.w2",
 }
 
-QK_NORM = {"attention.q_norm", "attention.k_norm"}
+SINK = "attention.sink"  # a parameter itself, of no kind
+OPTIONAL = {"attention.q_norm", "attention.k_norm", SINK}
 
 
 def from_hf(state_dict: Mapping[str, Value], prefix: str = "", *, placement: str = "pre") -> dict[str, Value]:
@@ -55,8 +57,9 @@ def from_hf(state_dict: Mapping[str, Value], prefix: str = "", *, placement: str
     `prefix` picks one layer of a model, such as `model.layers.3.`; what begins otherwise is left. `placement` says where the
     block's norms stand, as in `BlockConfig`: pre (Llama, Qwen3), sandwich (Gemma 2 and 3), branch (OLMo 2) or parallel
     (Cohere).
-    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases and QK-norm are not; and for
-    another placement.
+    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases, QK-norm and sinks are not;
+    and for another placement.
+    Matrices that are one, as Phi's and GLM's gate and up are, must be split before: their names are unknown.
     """
     return _from(state_dict, _hf(placement), prefix)
 
@@ -87,20 +90,25 @@ def _hf(placement: str) -> dict[str, str]:
 def _from(state_dict: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:
     layer = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     return _rename(
-        layer, {their: our for our, their in theirs.items()}, {theirs[our] for our in theirs.keys() - QK_NORM}, prefix
+        layer, {their: our for our, their in theirs.items()}, {theirs[our] for our in theirs.keys() - OPTIONAL}, prefix
     )
 
 
 def _to(parameters: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:
-    renamed = _rename(parameters, theirs, theirs.keys() - QK_NORM, "")
+    renamed = _rename(parameters, theirs, theirs.keys() - OPTIONAL, "")
     return {f"{prefix}{name}": value for name, value in renamed.items()}
 
 
 def _rename(values: Mapping[str, Value], names: dict[str, str], needed: set[str], prefix: str) -> dict[str, Value]:
-    known = {f"{name}.{kind}": f"{names[name]}.{kind}" for name in names for kind in ("weight", "bias")}
+    known = {name + kind: names[name] + kind for name in names for kind in _kinds(name)}
     unknown = [prefix + name for name in values if name not in known]
     missing = [f"{prefix}{name}.weight" for name in names if name in needed and f"{name}.weight" not in values]
     for fault, found in {"unknown": unknown, "missing": missing}.items():
         if found:
             raise ValueError(f"parameters are {fault}: {', '.join(found)}")
     return {new: values[name] for name, new in known.items() if name in values}
+
+
+def _kinds(name: str) -> tuple[str, ...]:
+    """What ends the names of a layer's parameters, its own or another code's."""
+    return ("",) if name in (SINK, HF[SINK]) else (".weight", ".bias")

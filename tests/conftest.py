@@ -1,10 +1,13 @@
-"""What every test needs: that what a port of JAX sets in its process does not outlive the test."""
+"""What every test needs: that what a port of JAX sets in its process does not outlive the test, and devices to split over."""
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")  # before JAX is imported, which then has as many
 
 SET_BY_A_PORT = ("jax_enable_x64", "jax_disable_jit")
 

@@ -4,10 +4,12 @@ import signal
 
 import typer
 
+from conformance.cli.compare import compare
 from conformance.cli.fixtures import check, generate
 from conformance.cli.fuzz import fuzz
 from conformance.cli.identify import identify
 from conformance.cli.judge import judge
+from conformance.cli.judges import judges
 from conformance.cli.knowledge import explain, list_
 from conformance.cli.locate import locate
 from conformance.cli.merge import merge
@@ -24,7 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Judge implementations of RMSNorm, LayerNorm and the Pre-LN transformer block against an exact golden.",
 )
-for command in (new, run, judge, merge, identify, properties, fuzz, locate, list_, explain, selftest, scoreboard, serve):
+COMMANDS = (
+    *(new, run, compare, judge, merge, identify, properties, fuzz, locate),
+    *(list_, explain, selftest, judges, scoreboard, serve),
+)
+for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)
 
 fixtures = typer.Typer(no_args_is_help=True, help="The committed golden data: generate it, or check it.")

@@ -146,6 +146,27 @@ def launch_of(
     return launch
 
 
+def swept(launches: tuple[Launch, ...], *, quiet: bool) -> tuple[Launch, ...]:
+    """A launch for every config of each port's autotuned kernels; which is which goes to stderr.
+
+    Raises a usage error where a port has none, or cannot be loaded.
+    """
+    from conformance.port.naming import load
+
+    found: list[Launch] = []
+    for launch in launches:
+        try:
+            described = load(launch.spec, launch.op).configs() if launch.is_python else ()
+        except Exception as error:  # whatever a port's module does when it is imported
+            raise typer.BadParameter(f"{launch.spec}: {type(error).__name__}: {error}", param_hint="--configs") from None
+        if not described:
+            raise typer.BadParameter(f"{launch.spec} has no autotuned kernel", param_hint="--configs")
+        found += [replace(launch, spec=f"{launch.spec}@{number}") for number in range(len(described))]
+        for number, words in enumerate(described if not quiet else ()):
+            typer.echo(f"{launch.spec}@{number} is {words}", err=True)
+    return tuple(found)
+
+
 def _launch(read: Callable[[str], Launch], said: str, hint: str) -> Launch:
     try:
         return read(said)

@@ -10,6 +10,10 @@ from conformance.cli.options import check_target
 if TYPE_CHECKING:
     from conformance.report.report import Report
 
+RunJsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE|-", help="Write the whole report here too; -: one object a verdict, on stdout."),
+]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the report as JUnit XML here.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown here.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page here.")]
@@ -32,9 +36,13 @@ def publish(
     html: Path | None,
     verbose: bool = False,
     quiet: bool = False,
+    aside: bool = False,
 ) -> None:
-    """Write the files asked for, print the report, and exit with its status."""
-    from conformance.cli.screen import stdout
+    """Write the files asked for, print the report, and exit with its status.
+
+    It is printed `aside`, on stderr, where a program reads stdout.
+    """
+    from conformance.cli.screen import stderr, stdout
     from conformance.numbers.tensors import write_atomically
     from conformance.report.console import show
     from conformance.report.html import as_html
@@ -45,5 +53,5 @@ def publish(
     for file, render in ((json, as_json), (junit, as_junit), (markdown, as_markdown), (html, as_html)):
         if file:
             write_atomically(file, render(report).encode(errors="replace"))
-    show(report, stdout(), verbose=verbose, quiet=quiet)
+    show(report, stderr() if aside else stdout(), verbose=verbose, quiet=quiet)
     raise typer.Exit(report.exit_status)

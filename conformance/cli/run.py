@@ -15,7 +15,6 @@ from conformance.cli.options import (
     ExcludeOption,
     ExecOption,
     InProcessOption,
-    JsonOption,
     ModeOption,
     NoCacheOption,
     OpOption,
@@ -29,8 +28,18 @@ from conformance.cli.options import (
     selected,
     shaped_cases,
     shard_of,
+    swept,
 )
-from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
+from conformance.cli.pages import (
+    HtmlOption,
+    JunitOption,
+    MarkdownOption,
+    QuietOption,
+    RunJsonOption,
+    VerboseOption,
+    check_targets,
+    publish,
+)
 from conformance.cli.screen import interruptible
 from conformance.ops.cases import CASES
 from conformance.ops.quick import QUICK
@@ -48,6 +57,9 @@ def run(
         str, typer.Option(metavar="AxB", help="One shape of x, not the kit's own cases; with --op, --dtype.")
     ] = "",
     quick: QuickOption = False,
+    configs: Annotated[
+        bool, typer.Option("--configs", help="Every config of a port's autotuned kernels, each as a port.")
+    ] = False,
     seed: DrawnSeedOption = 0,
     device: DeviceOption = "cpu",
     mode: ModeOption = "jit",
@@ -56,7 +68,7 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Processes for each port, which share its cases.")] = os.cpu_count() or 1,
     shard: ShardOption = "1/1",
     no_cache: NoCacheOption = False,
-    json: JsonOption = None,
+    json: RunJsonOption = None,
     junit: JunitOption = None,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
@@ -67,7 +79,9 @@ def run(
 
     Exit status: 0 conforms, 1 does not, 2 wrong usage, 3 a port could not be run.
     """
+    from conformance.cli.streaming import STDOUT, Stream
     from conformance.cli.watch import watched
+    from conformance.judging.compare import Verdict
     from conformance.report.again import alone, asked_again
     from conformance.report.building import build, digest
     from conformance.report.report import Settings
@@ -82,18 +96,30 @@ def run(
     cases, number, shards = shard_of(shard, asked)
     ops = {case.op for case in asked}
     launches = launches_of(ports, exec_, device=device, mode=mode, timeout=timeout, in_process=in_process, ops=ops)
+    if configs:
+        launches = swept(launches, quiet=quiet)
     if shape:
         check_memory(cases, len(launches))
+    told = Stream([launch.spec for launch in launches], len(cases)) if json == STDOUT else None
+    json = None if told else json
     check_targets(json=json, junit=junit, markdown=markdown, html=html)
     began = time.monotonic()
     shown = [] if in_process else [launch.spec for launch in launches]  # a debugger needs the terminal for itself
     with interruptible("nothing was judged"), watched(shown, cases, seed, quiet=quiet) as (take, diagnose):
+
+        def on_verdict(verdict: Verdict) -> None:
+            take(verdict)
+            if told:
+                told.verdict(verdict)
+
         if in_process:
-            runs = tuple(run_port(launch, cases, seed) for launch in launches)
+            runs = tuple(run_port(launch, cases, seed, on_verdict) for launch in launches)
         else:
-            runs = run_ports(launches, cases, seed=seed, jobs=jobs, on_verdict=take)
+            runs = run_ports(launches, cases, seed=seed, jobs=jobs, on_verdict=on_verdict)
     settings = Settings(seed, device, mode, str(file or ""), len(asked), digest(asked), number, shards, shape, quick)
     report = build(runs, settings, time.monotonic() - began, diagnose)
     if not in_process:
         report = asked_again(report, cases, alone(launches, seed))
-    publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)
+    if told:
+        told.report(report)
+    publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet, aside=bool(told))

@@ -87,3 +87,8 @@ def interruptible(lost: str) -> Generator[None]:
 def stdout() -> Console:
     """Where a report is printed: as wide as the terminal, or wide enough for a file."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def stderr() -> Console:
+    """Where a report is printed while a program reads stdout."""
+    return Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else 160)

@@ -6,8 +6,7 @@ from functools import partial
 from math import prod
 
 from conformance.judging.compare import OutputVerdict, Verdict
-from conformance.question.case import Case
-from conformance.question.dialects import Dialect
+from conformance.question.case import Case, is_split
 
 LARGE = 1_000  # elements of x beyond which a case is looked at only where no smaller one fails, or by what was found there
 FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is tried where no small one fails
@@ -15,11 +14,14 @@ FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a port may have code of its own for: an output in one dtype and dialect, in small cases or in large ones."""
+    """What a port may have code of its own for: an output in one dtype and variant of its op, of arrays that are split over
+    devices or not, in small cases or in large ones.
+    """
 
     output: str
     dtype: str
-    dialect: Dialect
+    variant: str
+    is_split: bool
     small: bool
 
 
@@ -49,7 +51,7 @@ class Asked:
     def of(cls, verdict: Verdict) -> "Asked":
         """A case as it was judged."""
         case, small = verdict.case, is_small(verdict.case)
-        groups = [Group(output.output, case.dtype, case.dialect, small) for output in verdict.judged]
+        groups = [Group(output.output, case.dtype, case.variant, is_split(case.layout), small) for output in verdict.judged]
         return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 

@@ -2,8 +2,8 @@
 
 A mistake explains an output if the output's numbers take fewer bits to tell to someone who knows the mistake than to someone
 who believes the port to be right (`conformance.judging.bits`). They are counted group by group, a group being one output in
-one dtype and dialect: a port may have code of its own for each, and a mistake may be in the forward pass alone. What passes
-counts too: it costs little if the port is right, and all its digits under a mistake that would have changed it.
+one dtype and variant of the op: a port may have code of its own for each, and a mistake may be in the forward pass alone.
+What passes counts too: it costs little if the port is right, and all its digits under a mistake that would have changed it.
 """
 
 from collections import defaultdict

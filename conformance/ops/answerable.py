@@ -14,7 +14,7 @@ from conformance.ops.norms.golden import as_the_norm_has_them
 from conformance.ops.norms.quantised import QuantisedCase
 from conformance.ops.norms.quantising import group_size
 from conformance.ops.norms.values import mean
-from conformance.question.case import layouts
+from conformance.question.case import is_split, layouts
 
 Array = np.ndarray
 
@@ -115,6 +115,8 @@ def _of_shape(case: NormCase) -> str:
         return f"layout: {case.layout} is about the weight, which is absent"
     if case.layout == "residual_aliased" and getattr(case, "residual", "") != "is_x":
         return "layout: residual_aliased is that of a residual that is x"
+    if is_split(case.layout) and len(case.shape) < 2:
+        return f"layout: {case.layout} needs two axes"
     if case.layout == "expanded" and case.x.rows != "dense":
         return f"layout: expanded repeats the first entry, and {case.x.rows} makes it another"
     if case.exact and (case.shape[-1] != WIDTH or case.eps != EPS):

@@ -15,10 +15,10 @@ Rows = Literal[
     "uneven_groups",
     "exact",
 ]
-Weight = Literal["absent", "signed", "tiny", "far_from_one"]
-Cotangent = Literal["random", "aligned"]
+Weight = Literal["absent", "ones", "signed", "tiny", "far_from_one"]
+Cotangent = Literal["random", "aligned", "ones"]
 
-LARGEST_WEIGHT: dict[Weight, float] = {"absent": 1.0, "signed": 31 / 16 + 1, "tiny": 1e-6, "far_from_one": 15.8125}
+LARGEST_WEIGHT: dict[Weight, float] = {"absent": 1.0, "ones": 1.0, "signed": 31 / 16 + 1, "tiny": 1e-6, "far_from_one": 15.8125}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.port.calling import differentiated, placed, takes
 from conformance.port.protocol import Answer, Call, Hello, first_match
-from conformance.question.case import layouts
+from conformance.question.case import is_split, layouts
 from reference import BlockConfig
 
 NOT_WRITTEN = "not written yet"
@@ -81,6 +81,13 @@ class Port:
     expected: Mapping[str, str] = MappingProxyType({})
     may_fail: Mapping[str, str] = MappingProxyType({})
     skips: Mapping[str, str] = MappingProxyType({})
+    config: int | None = None
+    """Which of `configs` its kernels are to take; None where they choose themselves."""
+
+    @classmethod
+    def configs(cls) -> tuple[str, ...]:
+        """What its autotuned kernels choose from, in words: a sweep takes one after the other."""
+        return ()
 
     def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
         self.device = device
@@ -99,11 +106,13 @@ class Port:
         return np.asarray(tensor)
 
     def lay_out(self, tensor: Any, layout: str) -> Any:
-        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset, one_number, or
-        aliased: another tensor in the memory of this one.
+        """The same values, otherwise laid out: permuted, sliced, strided, expanded, at_offset, one_number,
+        aliased: another tensor in the memory of this one, or sharded_rows, sharded_features, sharded_both: one tensor in parts.
 
         Raise `Skip`, or leave it to this method, for what the framework does not have; the case is skipped.
         """
+        if is_split(layout):
+            raise Skip("no tensors that are split over devices")
         if not isinstance(tensor, np.ndarray):
             raise Skip("no strides to lay tensors out with")
         match layout:
@@ -194,7 +203,8 @@ class Port:
     def answer(self, call: Call, tensors: dict[str, np.ndarray]) -> Answer:
         """Answer one case: convert, lay out, run, and see whether the inputs are what they were."""
         given = {name: self.to_tensor(array) for name, array in tensors.items()}
-        for name, layout in layouts(call.layout).items():
+        laid_out = dict.fromkeys(given, call.layout) if is_split(call.layout) else layouts(call.layout)
+        for name, layout in laid_out.items():
             if name in given:
                 given[name] = self._laid_out(given["x" if layout == ALIASED else name], layout)
         before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}

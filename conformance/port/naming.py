@@ -9,6 +9,8 @@ The first of these that fits:
 
 A class is named after a colon. Without one it is `Port`, or a file's only port. A function may stand for a class: it is a port
 of one op. So may a file without a class, whose functions are called as ops are.
+
+After an at sign stands which config of its autotuned kernels a port is to take: `my_port.py@2`.
 """
 
 import importlib
@@ -38,7 +40,7 @@ class PortNameError(ValueError):
 
 def by_name(name: str) -> Launch:
     """The port of that name, to be launched. Raises `PortNameError` where a path leads to none."""
-    path, _ = _as_path(name)
+    path, _ = _as_path(_without_config(name)[0])
     return Launch(name) if path is None or path.suffix == ".py" else Launch(name, (str(path),))
 
 
@@ -58,6 +60,12 @@ def load(name: str, op: str = "") -> type[Port]:
 
     Raises `PortNameError`, `ImportError` or `TypeError`, with the part of the name that is wrong.
     """
+    name, config = _without_config(name)
+    port = _load(name, op)
+    return port if config is None else type(port.__name__, (port,), {"config": config})
+
+
+def _load(name: str, op: str) -> type[Port]:
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.insert(0, str(Path.cwd()))
     path, class_name = _as_path(name)
@@ -70,6 +78,12 @@ def load(name: str, op: str = "") -> type[Port]:
         return _class_of(module, class_name or _default_class(module, path.name), path.name, op)
     module_name, class_name = _as_module(name)
     return _class_of(importlib.import_module(module_name), class_name, f"module {module_name}", op)
+
+
+def _without_config(name: str) -> tuple[str, int | None]:
+    """A port's name, and the config of its kernels, if one is named."""
+    stem, at, config = name.rpartition("@")
+    return (stem, int(config)) if at and config.isdecimal() else (name, None)
 
 
 def entry_points_by_name() -> dict[str, EntryPoint]:

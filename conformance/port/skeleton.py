@@ -97,17 +97,80 @@ class Port(TritonPort):
         """Call what is to be judged."""
         return rms_norm(x, weight, eps)
 $ops''')
+PALLAS_PORT = Template('''\
+"""What $name's Pallas kernels make of the norms.
+
+On an accelerator: `conformance run $file --device tpu`, or `cuda`.
+On a CPU, interpreted: `conformance run $file`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from conformance import port
+from impl_jax.kernels.port import PallasPort
+from jax.experimental import pallas as pl
+
+ROWS = 8  # that a program takes
+
+
+def rms_norm_kernel(*references, width, eps):
+    """Normalise and scale ROWS rows: the statistics in float32, rounded once."""
+    x, *weight, y = references
+    numbers = x[...].astype(jnp.float32)
+    mean_square = jnp.sum(numbers * numbers, axis=1, keepdims=True) / width
+    scaled = numbers * jax.lax.rsqrt(mean_square + eps)
+    if weight:
+        scaled *= weight[0][...].astype(jnp.float32)
+    y[...] = scaled.astype(y.dtype)
+
+
+def rms_norm(x, weight, eps):
+    """Launch a program for every ROWS rows, of which the last may have fewer."""
+    if x.size == 0:  # a grid of no programs
+        return x
+    width = x.shape[-1]
+    rows = x.reshape(-1, width)
+    parameters = [] if weight is None else [weight.reshape(1, width)]
+    of_rows = pl.BlockSpec((ROWS, width), lambda tile: (tile, 0))
+    of_parameter = pl.BlockSpec((1, width), lambda tile: (0, 0))
+    y = pl.pallas_call(
+        partial(rms_norm_kernel, width=width, eps=eps),
+        out_shape=jax.ShapeDtypeStruct(rows.shape, x.dtype),
+        grid=(pl.cdiv(len(rows), ROWS),),
+        in_specs=[of_rows, *(of_parameter for _ in parameters)],
+        out_specs=of_rows,
+    )(rows, *parameters)
+    return y.reshape(x.shape)
+
+
+class Port(PallasPort):
+    """The kernels of $name. What raises Skip is not judged."""
+
+    name = "$name"
+    dtypes = ("float32", "bfloat16", "float16")
+    orders = ("scale_then_cast",)  # `conformance identify $file` tells
+    static = (*PallasPort.static, "eps")  # a kernel may hold it, and read no tracer
+    vjp = port.Port.vjp  # y alone is judged; strike this once there are gradients
+
+    def rms_norm(self, x, weight, *, eps):
+        """Call what is to be judged."""
+        return rms_norm(x, weight, eps)
+$ops''')
+PORTS = {"": PORT, "triton": TRITON_PORT, "pallas": PALLAS_PORT}
 LINE = 88  # characters, as formatters have it
 
 
-def skeleton(name: str, file: str, *, block: bool, triton: bool = False) -> str:
+def skeleton(name: str, file: str, *, block: bool, kernel: str = "") -> str:
     """The source of a port by that name, to be written to that file; with `block`, all other ops too.
 
-    With `triton`, the first op is there, as a Triton kernel.
+    `kernel` is "triton" or "pallas" where the first op is to be there, as such a kernel.
     """
     ops = list(OPS.values()) if block else [OPS[each] for each in ROW_NORMS]
-    written = [OP.substitute(definition=_wrapped(op.signature), sentence=op.formula, reason=NOT_WRITTEN) for op in ops[triton:]]
-    return (TRITON_PORT if triton else PORT).substitute(name=name, file=file, ops="".join(written))
+    left = ops[1:] if kernel else ops
+    written = [OP.substitute(definition=_wrapped(op.signature), sentence=op.formula, reason=NOT_WRITTEN) for op in left]
+    return PORTS[kernel].substitute(name=name, file=file, ops="".join(written))
 
 
 def _wrapped(signature: str) -> str:

@@ -17,10 +17,14 @@ Layout = Literal[
     "dy_at_offset",
     "dy_one_number",
     "residual_aliased",
+    "sharded_rows",
+    "sharded_features",
+    "sharded_both",
 ]
 """How tensors lie in memory: x and dy together, or the tensor named alone (`weight`: weight and bias).
 
-A residual that is `aliased` is x: the same numbers in the same memory.
+A residual that is `aliased` is x: the same numbers in the same memory. `sharded` tensors are all of a case's, split over
+devices: the first axis of those of rows, the last axis of every tensor that has features, or both.
 """
 
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
@@ -29,14 +33,18 @@ FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stor
 class Case(Protocol):
     """One question to a port: an op, a dtype, and inputs that follow from the case and a seed. Immutable, and its own key.
 
-    `id` is a path, op/kind/dtype/name; `exposes` says in words which fault the case is about; `shape` is that of the first
-    input; `settings` are the op's constants beside eps, order and offset; `weight_offset` is None where no norm has a weight.
+    `id` is a path, op/kind/dtype/name; `variant` names the function that is asked for, of those that go by the op's name, each
+    of which a port may have code of its own for; `exposes` says in words which fault the case is about; `shape` is that of the
+    first input; `settings` are the op's constants beside eps, order and offset; `weight_offset` is None where no norm has a
+    weight.
     """
 
     @property
     def op(self) -> str: ...
     @property
     def id(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property
@@ -55,11 +63,6 @@ class Case(Protocol):
     def weight_offset(self) -> int | None: ...
     @property
     def settings(self) -> dict[str, Any]: ...
-    @property
-    def features(self) -> dict[str, Any]:
-        """What a block or a part of it has that a plain one has not, by the fields of its config."""
-        ...
-
     @property
     def exact(self) -> bool:
         """Whether no honest implementation makes a rounding error, so that one number an element is admissible."""
@@ -95,6 +98,11 @@ class Case(Protocol):
         ...
 
 
+def is_split(layout: str) -> bool:
+    """Whether arrays are split over devices, all of a case's; how they lie in memory is then each device's own affair."""
+    return layout.startswith("sharded")
+
+
 def layouts(layout: str) -> dict[str, str]:
     """A case's layout, by the tensors that have it: it is that of x and dy, unless it begins with the tensor that alone has it.
 
@@ -103,7 +111,7 @@ def layouts(layout: str) -> dict[str, str]:
     >>> layouts("weight_strided")
     {'weight': 'strided', 'bias': 'strided'}
     """
-    if layout == "contiguous":
+    if layout == "contiguous" or is_split(layout):
         return {}
     alone, _, of_one = layout.partition("_")
     tensors = {"x": ("x",), "weight": ("weight", "bias"), "dy": ("dy",), "residual": ("residual",)}.get(alone)

@@ -10,7 +10,7 @@ import numpy as np
 
 from conformance.judging.compare import OutputVerdict
 from conformance.numbers.rounding import HALF
-from conformance.question.case import Case
+from conformance.question.case import Case, is_split
 from conformance.report.report import CaseEntry, OutputEntry
 
 Array = np.ndarray
@@ -28,6 +28,7 @@ def traits(case: Case) -> tuple[str, ...]:
     dialect = case.dialect
     said = {
         "x is not contiguous": case.layout in ("permuted", "sliced", "strided", "expanded"),
+        "arrays are split over devices": is_split(case.layout),
         f"the layout is {case.layout}": case.layout != "contiguous",
         "one is added to the weight": dialect.weight_offset == 1,
         "the weight is float32 beside x of half precision": dialect.weight_dtype == "float32",

@@ -15,6 +15,7 @@ from conformance.port.protocol import Hello, first_match
 from conformance.port.session import NOT_ASKED, NoAnswer, Session, asked_of
 from conformance.question.case import Case
 from conformance.running.shard import program
+from reference import FEATURES
 
 NO_OP = "no op "  # how the reason begins that a port lacks an op
 KEPT_SIZE = 2**22  # elements of x in a case whose golden is kept: a larger one would fill the memory
@@ -202,7 +203,8 @@ def unsupported(case: Case, hello: Hello) -> str:
         return f"no y {case.dialect.y}"
     if "group_size" in case.settings and not hello.groups:
         return "no groups"
-    if lacks := [name for name in case.features if name not in hello.features]:
+    told = case.settings | case.settings.get("config", {})
+    if lacks := [name for name in FEATURES if name in told and name not in hello.features]:
         return f"no {lacks[0]}"
     if case.weight_offset is not None and case.weight_offset not in hello.weight_offsets:
         return f"no weight offset {case.weight_offset}"

@@ -12,6 +12,7 @@ from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NORMS
 from conformance.question.case import Case
+from conformance.tools.clauses import broken_by, clauses_of
 from conformance.tools.properties.properties import Property
 
 
@@ -23,6 +24,7 @@ def explain_case(case: Case) -> str:
         case.id,
         f"  exposes   {case.exposes}",
         f"  dialect   {case.dialect.sentence}",
+        f"  clauses   {_in_spec(clauses_of(case))}",
         f"  inputs    {inputs}",
         *(f"  {name:9} {words}" for name, words in case.drawn.items()),
         f"  fixture   {f'{case.id}.safetensors' if case.has_fixture else 'none: a large case, computed live'}",
@@ -49,10 +51,16 @@ def explain_mistake(mistake: Mistake) -> str:
         f"  alters    {', '.join(mistake.change)}",
         f"  effect    {mistake.effect}",
         f"  evidence  {mistake.evidence}",
+        f"  breaks    {_in_spec(broken_by(mistake))}",
         f"  ops       {', '.join(mistake.ops)}",
     ]
     lines += [f"  {dtype:8}  {_seen(mistake, dtype)}" for dtype in DTYPES if any(_cases(mistake, dtype))]
     return "\n".join(lines)
+
+
+def _in_spec(clauses: Iterable[str]) -> str:
+    """Clauses by where they are written, in docs/."""
+    return ", ".join(f"spec.md#{clause}" for clause in clauses)
 
 
 def _seen(mistake: Mistake, dtype: DType) -> str:

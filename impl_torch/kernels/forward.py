@@ -6,18 +6,18 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["n_rows"])  # one kernel for all batches
 def norm_forward(
-    # What is written: [n_rows, width], the same or None, [n_rows], [n_rows].
+    # What is written: [n_rows, d], the same or None, [n_rows, groups], [n_rows, groups].
     y,
     residual_out,
     mean_out,
     rstd_out,
-    # What is read: [n_rows, width], the same or None, [width] or None, [width] or None.
+    # What is read: [n_rows, d], the same or None, [d] or None, [d] or None.
     x,
     residual,
     weight,
     bias,
     n_rows,
-    width,
+    width,  # of a group, of which the grid's second axis has one after the other; most rows are one group
     x_stride,  # numbers from the start of a row to that of the next
     residual_stride,
     eps: tl.constexpr,  # a constant: a number that is passed is float32, in float64 too
@@ -30,43 +30,46 @@ def norm_forward(
     COLUMNS: tl.constexpr,
     LONG: tl.constexpr,  # whether a row has more than COLUMNS numbers
 ):
-    """Normalise ROWS rows, of which the first COLUMNS numbers stay in registers: most rows have no more.
+    """Normalise a group of ROWS rows, of which the first COLUMNS numbers stay in registers: most rows have no more.
 
     What is beyond, a row reads again, from the cache, for each of its statistics and for y.
     """
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]  # ROWS 1
-    columns = tl.arange(0, COLUMNS)[None, :]  # 1 COLUMNS
+    columns = tl.program_id(1) * width + tl.arange(0, COLUMNS)[None, :]  # 1 COLUMNS
+    stop = (tl.program_id(1) + 1) * width  # the column where the next group begins
     end = width if LONG else COLUMNS  # of the loops over what is beyond; a constant, and there is none to compile
+    d = tl.num_programs(1) * width
+    group = rows * tl.num_programs(1) + tl.program_id(1)  # ROWS 1
     exists = rows < n_rows  # ROWS 1
-    mask = exists & (columns < width)  # ROWS COLUMNS
+    mask = exists & (columns < stop)  # ROWS COLUMNS
     first = read_sum(x, x_stride, residual, residual_stride, rows, columns, mask, ROUNDED, COMPUTE)
 
     mean = tl.zeros([ROWS, 1], COMPUTE)
     if CENTRED:
         total = first
         for start in range(COLUMNS, end, COLUMNS):
-            beyond = exists & (start + columns < width)
+            beyond = exists & (start + columns < stop)
             total += read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, ROUNDED, COMPUTE)
         mean = tl.sum(total, axis=1, keep_dims=True) / width
-        tl.store(mean_out + rows, mean, mask=exists)
+        tl.store(mean_out + group, mean, mask=exists)
 
     squares = squared_distance(first, mean, mask)
     for start in range(COLUMNS, end, COLUMNS):
-        beyond = exists & (start + columns < width)
+        beyond = exists & (start + columns < stop)
         s = read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, ROUNDED, COMPUTE)
         squares += squared_distance(s, mean, beyond)
     rstd = reciprocal_root(tl.sum(squares, axis=1, keep_dims=True) / width + eps)  # ROWS 1
-    tl.store(rstd_out + rows, rstd, mask=exists)
+    tl.store(rstd_out + group, rstd, mask=exists)
 
-    scaled = scale((first - mean) * rstd, weight, bias, columns, width, weight_offset, X_HAT)
-    write(y, rows * width + columns, scaled, mask)
-    write(residual_out, rows * width + columns, first, mask)
+    scaled = scale((first - mean) * rstd, weight, bias, columns, stop, weight_offset, X_HAT)
+    write(y, rows * d + columns, scaled, mask)
+    write(residual_out, rows * d + columns, first, mask)
     for start in range(COLUMNS, end, COLUMNS):
-        beyond = exists & (start + columns < width)
+        beyond = exists & (start + columns < stop)
         s = read_sum(x, x_stride, residual, residual_stride, rows, start + columns, beyond, ROUNDED, COMPUTE)
-        scaled = scale((s - mean) * rstd, weight, bias, start + columns, width, weight_offset, X_HAT)
-        write(y, rows * width + start + columns, scaled, beyond)
-        write(residual_out, rows * width + start + columns, s, beyond)
+        scaled = scale((s - mean) * rstd, weight, bias, start + columns, stop, weight_offset, X_HAT)
+        write(y, rows * d + start + columns, scaled, beyond)
+        write(residual_out, rows * d + start + columns, s, beyond)
 
 
 @triton.jit
@@ -103,13 +106,13 @@ def reciprocal_root(number):
 
 
 @triton.jit
-def scale(x_hat, weight, bias, columns, width, weight_offset: tl.constexpr, X_HAT: tl.constexpr):
+def scale(x_hat, weight, bias, columns, stop, weight_offset: tl.constexpr, X_HAT: tl.constexpr):
     """(weight + weight_offset) · x_hat + bias, [ROWS, COLUMNS], of x_hat rounded to X_HAT."""
     y = x_hat.to(X_HAT).to(x_hat.dtype)
     if weight is not None:
-        y *= tl.load(weight + columns, mask=columns < width, other=0.0).to(x_hat.dtype) + weight_offset
+        y *= tl.load(weight + columns, mask=columns < stop, other=0.0).to(x_hat.dtype) + weight_offset
     if bias is not None:
-        y += tl.load(bias + columns, mask=columns < width, other=0.0).to(x_hat.dtype)
+        y += tl.load(bias + columns, mask=columns < stop, other=0.0).to(x_hat.dtype)
     return y
 
 

@@ -46,6 +46,8 @@ OTHER_NAMES = {
     "dsqrt_rn": "sqrt",
     "fast_exp": "exp",
     "fast_log": "log",
+    "rint": "round",  # torch's goes to the even one; libdevice's own `round` does not
+    "nearbyint": "round",
 }
 
 
@@ -204,29 +206,27 @@ def _compute_libdevice() -> None:
 
     def create_extern_elementwise(self: Any, _: str, __: str, symbol: str, arguments: list[Any], dtype: Any, ___: bool) -> Any:
         name = symbol.removeprefix("__nv_")
-        candidates = (OTHER_NAMES.get(each, each) for each in (name, name.removesuffix("f")))
-        function = next((getattr(torch, each) for each in candidates if each in OF_LIBDEVICE), None)
+        known = OTHER_NAMES | {each: each for each in OF_LIBDEVICE}
+        function = next((getattr(torch, known[each]) for each in (name, name.removesuffix("f")) if each in known), None)
         if function is None:
             raise NotImplementedError(f"libdevice's {name} in Triton's interpreter")
         result = function(*(torch.from_numpy(np.array(argument.data)) for argument in arguments))
         return interpreter.TensorHandle(result.numpy(), dtype.scalar)
 
     interpreter.InterpreterBuilder.create_extern_elementwise = create_extern_elementwise
-    functions = {name: value for name, value in vars(libdevice).items() if isinstance(value, FunctionType)}
     computed = {
-        value: partial(getattr(cuda_libdevice, name), _semantic=interpreter.interpreter_semantic)
-        for name, value in functions.items()
-        if hasattr(cuda_libdevice, name)
+        name: partial(getattr(cuda_libdevice, name), _semantic=interpreter.interpreter_semantic)
+        for name, value in vars(libdevice).items()
+        if isinstance(value, FunctionType) and hasattr(cuda_libdevice, name)
     }
-    for name, value in functions.items():
-        if value in computed:
-            setattr(libdevice, name, computed[value])
+    vars(libdevice).update(computed)
     patch = interpreter._patch_lang
 
     def patch_language(kernel: Any) -> Any:
-        """Also replaces what the kernel's module imported from libdevice before."""
+        """Also replaces what the kernel's module imported from libdevice before, or from another copy of that module."""
         names = kernel.__globals__
-        names.update({name: computed[v] for name, v in names.items() if isinstance(v, FunctionType) and v in computed})
+        imported = {k: v for k, v in names.items() if isinstance(v, FunctionType) and v.__module__ == libdevice.__name__}
+        names.update({name: computed[value.__name__] for name, value in imported.items() if value.__name__ in computed})
         return patch(kernel)
 
     interpreter._patch_lang = patch_language

@@ -8,7 +8,7 @@ from torch import Tensor
 from impl_torch.kernels import launch
 from impl_torch.layer_norm import layer_norm
 from impl_torch.rms_norm import rms_norm
-from impl_torch.rows import cast, check_order, check_rows, compute_dtype, output_dtype
+from impl_torch.rows import cast, check_order, check_rows, compute_dtype, groups_of, output_dtype
 
 
 def norm(
@@ -23,6 +23,7 @@ def norm(
     dtype: torch.dtype,
     centred: bool,
     sum: str = "rounded",
+    group_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return RMSNorm, or LayerNorm if it is `centred`, and the sum with the residual; without one the second is nothing, [0].
 
@@ -34,14 +35,15 @@ def norm(
     y_dtype = output_dtype(order, dtype, weight, bias)
     rounded = sum == "rounded"
     y, residual_out, _, _ = launch.forward(
-        x, residual, weight, bias, eps, weight_offset, centred, rounded, x_hat_dtype, y_dtype
+        x, residual, weight, bias, eps, weight_offset, centred, rounded, x_hat_dtype, y_dtype, groups_of(group_size, x)
     )
     return y, residual_out
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     """Keep what the norm read: the sum, where it is stored as it was read, and else x and the residual."""
-    x, residual, weight, bias, ctx.eps, ctx.weight_offset, ctx.centred, rounded, ctx.x_hat_dtype, ctx.y_dtype = inputs
+    x, residual, weight, bias, ctx.eps, ctx.weight_offset, ctx.centred, rounded, *others = inputs
+    ctx.x_hat_dtype, ctx.y_dtype, ctx.groups = others
     _, residual_out, mean, rstd = output
     stored = residual is not None and (rounded or residual.dtype == compute_dtype(x))
     ctx.x_dtype, ctx.sum_dtype = x.dtype, None if residual is None else residual.dtype
@@ -65,7 +67,7 @@ def _gradients(ctx: Any, dy: Tensor | None, dresidual_out: Tensor | None, *_of_s
     dresidual = None if ds is None or ctx.sum_dtype is None else cast(ds, ctx.sum_dtype)
     dweight = None if dweight is None else cast(dweight, weight.dtype)
     dbias = None if dbias is None else cast(dbias, bias.dtype)
-    return dx, dresidual, dweight, dbias, None, None, None, None, None, None
+    return dx, dresidual, dweight, dbias, *[None] * 7
 
 
 def _by_the_kernel(ctx: Any, dy: Tensor, dresidual_out: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -85,6 +87,7 @@ def _by_the_kernel(ctx: Any, dy: Tensor, dresidual_out: Tensor | None) -> tuple[
         ctx.sum_dtype or ctx.x_dtype,
         of_weight,
         of_bias,
+        ctx.groups,
     )
     return ds, dweight if of_weight else None, dbias if of_bias else None
 
@@ -97,6 +100,7 @@ def _to_be_differentiated(ctx: Any, dy: Tensor) -> list[Tensor | None]:
     order = "scale_then_cast" if ctx.x_hat_dtype == compute else "cast_then_scale"
     dtype = ctx.y_dtype if order == "scale_then_cast" else ctx.x_hat_dtype
     settings: Any = {"eps": ctx.eps, "order": order, "weight_offset": ctx.weight_offset, "dtype": dtype, "kernel": "torch"}
+    settings["group_size"] = None if ctx.groups == 1 else x.shape[-1] // ctx.groups
     y = layer_norm(s, weight, bias, **settings) if ctx.centred else rms_norm(s, weight, **settings)
     leaves = (s, weight, bias)
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]

@@ -5,6 +5,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
+import impl_jax.port
 import ports.flax_linen.port
 import ports.jax_library
 from ports.jax_library import BIASED
@@ -19,18 +20,34 @@ class Careful(ports.jax_library.Port):
     skips = BIASED
     dtype_is_given = False
 
-    def rms_norm(self, x: Array, weight: Array | None, *, eps: float, order: str = "scale_then_cast") -> Array:
+    def rms_norm(
+        self,
+        x: Array,
+        weight: Array | None,
+        *,
+        eps: float,
+        order: str = "scale_then_cast",
+        axis_name: Any = None,
+    ) -> Array:
         norm = nnx.RMSNorm(
             x.shape[-1],
             epsilon=eps,
             dtype=x.dtype if self.dtype_is_given else None,
             use_scale=weight is not None,
+            axis_name=axis_name,
             rngs=nnx.Rngs(0),
         )
         return _with(norm, scale=weight)(x).astype(x.dtype)
 
     def layer_norm(
-        self, x: Array, weight: Array | None, bias: Array | None, *, eps: float, order: str = "scale_then_cast"
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        *,
+        eps: float,
+        order: str = "scale_then_cast",
+        axis_name: Any = None,
     ) -> Array:
         norm = nnx.LayerNorm(
             x.shape[-1],
@@ -39,6 +56,7 @@ class Careful(ports.jax_library.Port):
             use_scale=weight is not None,
             use_bias=bias is not None,
             use_fast_variance=self.use_fast_variance,
+            axis_name=axis_name,
             rngs=nnx.Rngs(0),
         )
         return _with(norm, scale=weight, bias=bias)(x).astype(x.dtype)
@@ -54,6 +72,7 @@ class Careful(ports.jax_library.Port):
         eps: float,
         training: bool,
         momentum: float = 0.1,
+        axis_name: Any = None,
         **_: Any,
     ) -> Any:
         norm = nnx.BatchNorm(
@@ -65,11 +84,18 @@ class Careful(ports.jax_library.Port):
             use_scale=weight is not None,
             use_bias=bias is not None,
             use_fast_variance=self.use_fast_variance,
+            axis_name=axis_name,
             rngs=nnx.Rngs(0),
         )
         norm.mean, norm.var = nnx.BatchStat(running_mean), nnx.BatchStat(running_var)
         y = _with(norm, scale=weight, bias=bias)(x).astype(x.dtype)
         return (y, norm.mean[...], norm.var[...]) if training else y
+
+
+class ShardMap(impl_jax.port.InShardMap, Careful):
+    """The careful ones inside `jax.shard_map`, with the `axis_name` over which features, or a batch's rows, are split."""
+
+    name = "flax_nnx, shard_map"
 
 
 class Port(Careful):

@@ -30,7 +30,7 @@ function answer(message) {
     return message.device === "cpu" ? HELLO : { type: "error", message: `no device ${message.device}: this is JavaScript` };
   }
   if (type !== "case") return { type: "error", id, message: `no message of type ${type} is known` };
-  if (layout !== "contiguous") return { type: "skip", id, reason: "no strided tensors" };
+  if (layout !== "contiguous") return { type: "skip", id, reason: "no layout but contiguous" };
   if (!Object.hasOwn(OPS, op)) return { type: "skip", id, reason: `no op ${op}` };
   const given = readTensors(inputs);
   const made = OPS[op](message, given, gradients.length > 0);

@@ -1,4 +1,4 @@
-"""The decoder layers of Hugging Face transformers as they ship: Llama's, Qwen3's and GPT-2's, given the case's weights.
+"""The decoder layers of Hugging Face transformers as they ship: Llama's, Qwen3's, Phi's and GPT-2's, with the case's weights.
 
 In eager mode: under torch.compile they are other programs, and not what a checkpoint was trained with.
 """
@@ -16,6 +16,8 @@ from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.phi3.configuration_phi3 import Phi3Config
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RotaryEmbedding
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
 
@@ -59,7 +61,7 @@ class LlamaLayer(impl_torch.port.TorchPort):
         other = [name for name, value in self.fixed.items() if c[name] != value]
         if other or not c["causal"]:
             raise Skip(f"another {(other or ['mask'])[0]}")
-        self.config = self.Config(**self._sizes(c), attn_implementation="sdpa")
+        self.config: Any = self.Config(**self._sizes(c), attn_implementation="sdpa")
         self.layer = self.Layer(self.config, layer_idx=0).to(given["x"].dtype)
         self.rope_of = self.Rope(self.config) if self.Rope else None
         return super().run(call, given)
@@ -111,6 +113,30 @@ class Qwen3Layer(LlamaLayer):
     Layer = Qwen3DecoderLayer
     Rope = Qwen3RotaryEmbedding
     fixed: ClassVar[dict[str, Any]] = LlamaLayer.fixed | {"qk_norm": True}
+
+
+class Phi3Layer(LlamaLayer):
+    """Phi3DecoderLayer, of which a part of each head may be turned: Phi-4-mini's."""
+
+    name = "transformers Phi layer"
+    features = ("rotary_features",)
+    Config = Phi3Config
+    Layer = Phi3DecoderLayer
+    Rope = Phi3RotaryEmbedding
+    fixed: ClassVar[dict[str, Any]] = LlamaLayer.fixed | {"qkv_bias": False, "o_bias": False, "feed_forward_bias": False}
+
+    def _sizes(self, c: dict[str, Any]) -> dict[str, Any]:
+        sizes = super()._sizes(c)
+        share = c.get("rotary_features", c["d_head"]) / c["d_head"]
+        return sizes | {"rope_parameters": sizes["rope_parameters"] | {"partial_rotary_factor": share}, "pad_token_id": 0}
+
+    def _named(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Matrices that read the same are one."""
+        named = super()._named(parameters)
+        for fused, names in {"self_attn.qkv_proj": "qkv", "mlp.gate_up_proj": ("gate", "up")}.items():
+            part = fused.partition(".")[0]
+            named[f"{fused}.weight"] = torch.cat([named.pop(f"{part}.{name}_proj.weight") for name in names])
+        return named
 
 
 class GPT2Layer(LlamaLayer):

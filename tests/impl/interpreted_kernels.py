@@ -7,13 +7,27 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from impl_torch import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-from impl_torch.kernels import in_triton, launch
+from impl_torch import (
+    add_layer_norm,
+    add_rms_norm,
+    gated_rms_norm,
+    layer_norm,
+    quantised_add_rms_norm,
+    quantised_rms_norm,
+    rms_norm,
+)
+from impl_torch.kernels import gated_norms, in_triton, launch, quantised_norms
+from impl_torch.kernels.grid import HELD_FORWARD
 
-OPS = {"rms_norm": rms_norm, "layer_norm": layer_norm, "add_rms_norm": add_rms_norm, "add_layer_norm": add_layer_norm}
+NORMS = {"rms_norm": rms_norm, "layer_norm": layer_norm, "add_rms_norm": add_rms_norm, "add_layer_norm": add_layer_norm}
+GATES = {
+    f"gated_rms_norm-{first}-{activation}": partial(gated_rms_norm, norm_before_gate=first, activation=activation)
+    for first, activation in [(True, "silu"), (False, "sigmoid")]
+}
+OPS = NORMS | GATES
 SUMS = ["rounded", "unrounded", "float32"]
 EPS = 1e-3  # far from every default
-LONG = launch.HELD_FORWARD + launch.HELD_FORWARD // 2 + 3  # numbers of a row, more than registers hold
+LONG = HELD_FORWARD + HELD_FORWARD // 2 + 3  # numbers of a row, more than registers hold
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +44,8 @@ def _fresh_compiler():
 
 def draw(op: str, *shape: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """All that an op may be given, to be differentiated."""
-    shapes = {"x": shape, "residual": shape, "weight": shape[-1:], "bias": shape[-1:]}
-    absent = ("residual" if "add" not in op else "", "bias" if "rms" in op else "")
+    shapes = {"x": shape, "residual": shape, "gate": shape, "weight": shape[-1:], "bias": shape[-1:]}
+    absent = ("residual" if "add" not in op else "", "gate" if "gated" not in op else "", "bias" if "rms" in op else "")
     return {n: torch.randn(s).to(dtype).requires_grad_() for n, s in shapes.items() if n not in absent}
 
 
@@ -71,7 +85,22 @@ def test_a_long_row_reads_the_sum_that_was_asked_for(op, sum):
 @pytest.mark.parametrize("width", [1, 2, 5, 128, 2048, 2049])
 @pytest.mark.parametrize("op", OPS)
 def test_a_row_may_have_any_width(op, width):
-    assert_as_torch(op, draw(op, 3, 3, width), eps=EPS, weight_offset=1.0)
+    offset = {"weight_offset": 1.0} if op in NORMS else {}
+    assert_as_torch(op, draw(op, 3, 3, width), eps=EPS, **offset)
+
+
+@pytest.mark.parametrize("group_size", [1, 5])
+@pytest.mark.parametrize("op", ["rms_norm", "layer_norm", *GATES])
+def test_a_row_may_have_groups(op, group_size):
+    """Rows that lie apart too."""
+    inputs = draw(op, 130, 27)
+    inputs = {name: tensor.detach()[..., 4:24].requires_grad_() for name, tensor in inputs.items()}
+    assert_as_torch(op, inputs, eps=EPS, group_size=group_size)
+
+
+@pytest.mark.parametrize("op", ["rms_norm", "layer_norm"])
+def test_a_group_may_be_longer_than_registers_hold(op):
+    assert_as_torch(op, draw(op, 2, 2 * LONG), group_size=LONG)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -108,12 +137,14 @@ def test_a_row_has_the_same_bits_in_every_batch(op):
             assert torch.equal(each[0], whole[place][row])
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*NORMS, next(iter(GATES))])
 def test_first_and_second_derivatives_are_those_of_finite_differences(op):
-    inputs = draw(op, 2, 5)
+    inputs = draw(op, 2, 6)
+
+    how = {"weight_offset": 1.0} if op in NORMS else {"group_size": 3}
 
     def function(*tensors: Tensor) -> Tensor:
-        return OPS[op](**dict(zip(inputs, tensors, strict=True)), eps=EPS, weight_offset=1.0, kernel="triton")
+        return OPS[op](**dict(zip(inputs, tensors, strict=True)), eps=EPS, **how, kernel="triton")
 
     assert gradcheck(function, tuple(inputs.values()))
     assert gradgradcheck(function, tuple(inputs.values()))
@@ -159,12 +190,12 @@ def test_an_empty_batch_has_gradients_of_zero(op):
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize(("op", "dynamic"), [("layer_norm", False), ("add_rms_norm", True)])
+@pytest.mark.parametrize(("op", "dynamic"), [("layer_norm", False), ("add_rms_norm", True), (next(iter(GATES)), True)])
 def test_compiles_whole(op, dynamic):
     """Twice in one graph, with another eps; with dynamic shapes it serves every width."""
 
     def twice(**inputs: Tensor) -> Tensor:
-        made = OPS[op](**inputs, eps=EPS, weight_offset=1.0, kernel="triton")
+        made = OPS[op](**inputs, eps=EPS, kernel="triton")
         y, *others = made if isinstance(made, tuple) else (made,)
         again = dict(zip(("x", "residual"), (y.sin(), *others), strict=False))
         return OPS[op](**inputs | again, eps=1.0, kernel="triton")
@@ -177,13 +208,68 @@ def test_compiles_whole(op, dynamic):
             torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 def test_the_ops_are_what_they_say_they_are(op):
     """torch's own checks: the schema, the outputs' shapes and dtypes without a kernel, gradients, the compiler."""
     given = draw(op, 3, 9, dtype=torch.bfloat16)
     tensors = [given.get(name) for name in ("x", "residual", "weight", "bias")]
-    settings = (EPS, 0.0, "layer" in op, False, torch.bfloat16, torch.bfloat16)
+    settings = (EPS, 0.0, "layer" in op, False, torch.bfloat16, torch.bfloat16, 3)
     torch.library.opcheck(launch.forward, (*tensors, *settings))
+
+
+def test_so_are_those_of_the_gated_and_the_quantised_norm():
+    x, other = torch.randn(2, 3, 8).bfloat16()
+    tensors = [each.requires_grad_() for each in (x, other, torch.randn(8, requires_grad=True))]
+    for first in (True, False):
+        torch.library.opcheck(gated_norms.forward, (*tensors, EPS, first, "silu", "cast_then_scale", 2))
+    for group, scale in ((4, None), (None, None), (None, torch.ones(1))):
+        settings = (torch.int8, 127.0, None, 1e-6, None, group, True, torch.bfloat16, torch.float32)
+        looked_at = ("test_schema", "test_faketensor", "test_autograd_registration")  # the others take means of outputs
+        torch.library.opcheck(quantised_norms.forward, (*tensors, scale, EPS, 0.0, *settings), test_utils=looked_at)
+
+
+QUANTISED = [
+    {"scaling": "per_row", "quantised_dtype": "float8_e4m3fn"},
+    {"scaling": "per_row", "quantised_dtype": "int8", "scale_ub": 2.0},
+    {"scaling": "per_group_128", "quantised_dtype": "float8_e5m2", "y": "unrounded"},
+    {"scaling": "mx", "quantised_dtype": "float8_e4m3fn"},
+    {"scaling": "static", "quantised_dtype": "int8"},
+]
+
+
+@pytest.mark.parametrize("sum", SUMS)
+@pytest.mark.parametrize("how", QUANTISED, ids=lambda how: f"{how['scaling']}-{how['quantised_dtype']}")
+def test_a_long_row_is_quantised_as_torch_does(how, sum):
+    """And what the sum passes on is its gradient."""
+    width = 128 * (LONG // 128)
+    x, residual = torch.randn(2, 2, width).bfloat16()
+    residual = residual.float() if sum == "float32" else residual
+    weight = torch.randn(width)
+    scale = torch.full([1], 0.05) if how["scaling"] == "static" else None
+    made = []
+    for kernel in ("triton", "torch"):
+        leaves = [each.detach().requires_grad_() for each in (x, residual)]
+        *quantised, residual_out = quantised_add_rms_norm(*leaves, weight, scale, **how, sum=sum, kernel=kernel)
+        gradients = torch.autograd.grad(residual_out, leaves, torch.arange(2.0)[:, None].expand(2, width).to(residual.dtype))
+        made.append([*quantised, residual_out, *gradients])
+    for actual, expected in zip(*made, strict=True):
+        assert actual.dtype == expected.dtype
+        assert actual.shape == expected.shape
+        assert (actual.float() != expected.float()).float().mean() < 2e-3  # sums in another order
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_what_is_quantised_compiles_whole():
+    compiled = torch.compile(partial(quantised_rms_norm, kernel="triton"), fullgraph=True, dynamic=True)
+    for width in (24, 40):
+        x = torch.randn(3, width)
+        for actual, expected in zip(compiled(x), quantised_rms_norm(x, kernel="triton"), strict=True):
+            assert torch.equal(actual.view(torch.int8), expected.view(torch.int8))
+
+
+def test_an_empty_batch_is_quantised():
+    q, scale = quantised_rms_norm(torch.ones(0, 128), scaling="per_group_128", kernel="triton")
+    assert (q.shape, scale.shape) == ((0, 128), (0, 1))
 
 
 def test_a_kernel_is_chosen_where_it_can_run():
@@ -191,12 +277,12 @@ def test_a_kernel_is_chosen_where_it_can_run():
     assert not in_triton(None, x)
     assert not in_triton("torch", x)
     assert in_triton("triton", x)
-    for op in OPS.values():
+    for op in NORMS.values():
         with pytest.raises(ValueError, match="kernel is 'cuda'; it must be 'triton', 'torch' or None"):
             op(x, x, kernel="cuda") if "add" in op.__name__ else op(x, kernel="cuda")
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", NORMS)
 def test_what_is_refused_is_refused_by_kernels_too(op):
     x, *residual = torch.ones(1 + ("add" in op), 3, 8)
     with pytest.raises(ValueError, match=r"weight has shape \[1\]; with x of shape \[3, 8\] it must be \[8\]"):

@@ -24,6 +24,18 @@ Arrays = dict[str, Array]
 GQA = small(PRESETS["qwen3"])
 CONFIGS = {name: small(config) for name, config in PRESETS.items()} | {  # and what no preset has
     "interleaved": replace(GQA, rope="interleaved", feed_forward="gelu", weight_offset=1.0),
+    "all_of_today": replace(
+        GQA,
+        qk_norm=True,
+        weight_offset=1.0,
+        window=3,
+        sink=True,
+        softcap=1.5,
+        attention_scale=0.3,
+        rotary_features=4,
+        qk_norm_over="all_heads",
+        qk_norm_offset=False,
+    ),
     "biases": replace(
         GQA,
         norm="layer_norm",
@@ -185,7 +197,11 @@ def linear_vjp(dy: Array, x: Array, weight: Array, _: Array) -> tuple[Array, ...
 # Functions, their gradients by the golden, and inputs.
 OPS: dict[str, tuple[Callable, Callable, list[Array]]] = {
     "linear": (linear, linear_vjp, draw_like((2, 5, 32), (48, 32), (48,))),
-    "attention": (attention, attention_vjp, draw_like((2, 5, 4, 8), (2, 7, 2, 8), (2, 7, 2, 8))),
+    "attention": (
+        lambda q, k, v, sink: attention(q, k, v, None, sink),
+        attention_vjp,
+        draw_like((2, 5, 4, 8), (2, 7, 2, 8), (2, 7, 2, 8), (4,)),
+    ),
     "rope": (partial(rope, position=2), lambda dy, x: [reference.rope_vjp(dy, np.arange(2.0, 7.0))], draw_like((2, 5, 4, 8))),
     "swiglu": (swiglu, reference.swiglu_vjp, draw_like((5, 44), (5, 44))),
     "gelu": (gelu, lambda dy, x: [reference.gelu_vjp(dy, x)], draw_like((5, 44))),

@@ -52,7 +52,7 @@ def test_what_is_asked(case):
     assert case.made == ("y", *running)
     assert {"x", "dy", *RUNNING} <= golden(case).inputs.keys()
     assert all(golden(case).inputs[name].dtype.name == parameters for name in RUNNING)
-    assert case.id == f"batch_norm/{case.mode}/{case.dtype}/{case.name}"
+    assert case.id == f"batch_norm/{case.variant}/{case.dtype}/{case.name}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -67,6 +67,17 @@ def altering(mistake, dtype):
     return None
 
 
+OF_TODAY = [case for case in select("pre_ln_block/*/float32/random") if case.features]
+
+
+@pytest.mark.parametrize("case", OF_TODAY, ids=lambda case: case.id)
+def test_every_mistake_can_be_made_in_what_todays_models_add(case):
+    """No config makes one raise: a diagnosis tries them all."""
+    for mistake in MISTAKES:
+        if mistake.can_be_made_in(case.op):
+            assert {*mistake.values(case, 0)} == {*case.outputs}, mistake.id
+
+
 @each(SMOOTH)
 def test_the_backward_pass_of_a_forward_mistake_is_its_own(mistake):
     """As autograd has it: the derivative of what is computed, by finite differences along a random direction."""

@@ -14,40 +14,41 @@ from conformance.ops.cases import CASES, NoCaseError, require, select
 from conformance.ops.golden import golden
 from conformance.ops.norms.add_norm import ADD_NORM_CASES
 from conformance.ops.norms.cases import ADD_NORMS, ROW_NORM_CASES, ROW_NORMS
+from conformance.ops.norms.sharded import SHARDED_CASES
 from conformance.question import dialects
 from conformance.question.case import Layout
 
 COUNTS = {
-    ("rms_norm", "float64"): 26,
-    ("rms_norm", "float32"): 55,
-    ("rms_norm", "bfloat16"): 82,
-    ("rms_norm", "float16"): 60,
-    ("layer_norm", "float64"): 26,
-    ("layer_norm", "float32"): 57,
-    ("layer_norm", "bfloat16"): 82,
-    ("layer_norm", "float16"): 60,
-    ("add_rms_norm", "float64"): 7,
-    ("add_rms_norm", "float32"): 18,
-    ("add_rms_norm", "bfloat16"): 38,
-    ("add_rms_norm", "float16"): 38,
-    ("add_layer_norm", "float64"): 7,
-    ("add_layer_norm", "float32"): 18,
-    ("add_layer_norm", "bfloat16"): 38,
-    ("add_layer_norm", "float16"): 38,
-    ("gated_rms_norm", "float64"): 12,
-    ("gated_rms_norm", "float32"): 34,
-    ("gated_rms_norm", "bfloat16"): 24,
-    ("gated_rms_norm", "float16"): 24,
-    ("quantised_rms_norm", "float32"): 27,
-    ("quantised_rms_norm", "bfloat16"): 34,
-    ("quantised_rms_norm", "float16"): 23,
+    ("rms_norm", "float64"): 29,
+    ("rms_norm", "float32"): 58,
+    ("rms_norm", "bfloat16"): 88,
+    ("rms_norm", "float16"): 66,
+    ("layer_norm", "float64"): 29,
+    ("layer_norm", "float32"): 60,
+    ("layer_norm", "bfloat16"): 88,
+    ("layer_norm", "float16"): 66,
+    ("add_rms_norm", "float64"): 9,
+    ("add_rms_norm", "float32"): 20,
+    ("add_rms_norm", "bfloat16"): 40,
+    ("add_rms_norm", "float16"): 40,
+    ("add_layer_norm", "float64"): 9,
+    ("add_layer_norm", "float32"): 20,
+    ("add_layer_norm", "bfloat16"): 40,
+    ("add_layer_norm", "float16"): 40,
+    ("gated_rms_norm", "float64"): 16,
+    ("gated_rms_norm", "float32"): 38,
+    ("gated_rms_norm", "bfloat16"): 28,
+    ("gated_rms_norm", "float16"): 28,
+    ("quantised_rms_norm", "float32"): 28,
+    ("quantised_rms_norm", "bfloat16"): 35,
+    ("quantised_rms_norm", "float16"): 24,
     ("quantised_add_rms_norm", "float32"): 5,
     ("quantised_add_rms_norm", "bfloat16"): 15,
     ("quantised_add_rms_norm", "float16"): 15,
-    ("batch_norm", "float64"): 24,
-    ("batch_norm", "float32"): 31,
-    ("batch_norm", "bfloat16"): 25,
-    ("batch_norm", "float16"): 22,
+    ("batch_norm", "float64"): 28,
+    ("batch_norm", "float32"): 35,
+    ("batch_norm", "bfloat16"): 29,
+    ("batch_norm", "float16"): 26,
     ("rope", "float64"): 1,
     ("rope", "float32"): 6,
     ("rope", "bfloat16"): 3,
@@ -78,12 +79,12 @@ ids = [case.id for case in CASES]
 def test_the_number_of_cases_is_pinned():
     """Adding cases is fine: count them here. Nothing passes by not being there."""
     assert Counter((case.op, case.dtype) for case in CASES) == COUNTS
-    assert len(CASES) == 1110
+    assert len(CASES) == 1197
 
 
 def test_ids_are_stable():
     """Ids name files and seed the inputs: to rename one is to break what others have stored."""
-    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "1061b793a6d8be9b66f1d3df19998c11"
+    assert hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:32] == "d78d07001e7cb4edce4f753c970fdc99"
 
 
 def test_ids_are_unique_paths():
@@ -204,7 +205,14 @@ def test_a_sum_is_stored_where_it_is_small_and_what_nothing_reads_once_a_dtype()
     left_out = [case for case in ADD_NORM_CASES if not case.has_fixture]
     two = dialects.HALF_SUMS[:2]
     of_others = [case for case in left_out if case.dtype != "float16" or case.dialect in two]
-    assert {case.name for case in of_others} == {"width_129", "rows_257", "y_unread", "residual_out_unread"}
+    assert {case.name for case in of_others} == {
+        "width_129",
+        "rows_257",
+        "y_unread",
+        "residual_out_unread",
+        "sharded_rows",
+        "sharded_features",
+    }
     assert {case.dialect for case in ADD_NORM_CASES if case.dtype == "float16" and case.has_fixture} == set(two)
     stored = [case for case in ADD_NORM_CASES if case.unread and case.has_fixture]
     assert Counter((case.op, case.dtype, case.name) for case in stored) == Counter(
@@ -220,6 +228,7 @@ def test_only_small_cases_have_a_fixture():
         "rows_2048_of_2",
         "rows_8192",
     }
+    assert not any(case.has_fixture for case in SHARDED_CASES)
 
 
 def test_select_takes_globs_that_cross_slashes():

@@ -17,6 +17,7 @@ from conformance.ops.norms.cases import ROW_BY_ROW, ROW_NORM_CASES
 from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.ops.norms.quantised import QUANTISED_CASES
+from conformance.ops.norms.sharded import SHARDED_CASES
 from conformance.port.protocol import Hello
 from conformance.question.dialects import SUMS, Dialect
 from conformance.tools.fuzzing.random_cases import cases, questions
@@ -32,7 +33,7 @@ HELLO = Hello(
     ys=("rounded", "unrounded"),
 )
 EVERYTHING = questions(HELLO)
-OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *QUANTISED_CASES)
+OF_THE_KIT = (*ROW_NORM_CASES, *GROUPED_CASES, *SHARDED_CASES, *ADD_NORM_CASES, *GATED_NORM_CASES, *QUANTISED_CASES)
 PLAIN = {case.dtype: case for case in select("rms_norm/*/random")}
 
 

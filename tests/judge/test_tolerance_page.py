@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.honest import ARRANGEMENTS, Arrangement, Honest
 from benchmarks.limits import equal_numbers, expect, golden_sum, path_overflows, ratio, sorted_row, tie_in_g
 from benchmarks.search import KINDS
-from benchmarks.sums import SUMS
 from benchmarks.welford import UPDATES, around_300, error_of_rstd, torch_dx
 from conformance.judging.compare import compare_output
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORM_CASES, ROW_NORMS
 from conformance.ops.norms.values import honest
+from conformance.tools.judges.honest import ARRANGEMENTS, Arrangement, Honest
+from conformance.tools.judges.sums import SUMS
 
 SHALLOW = ("pairwise", "32 lanes", "Kahan")
 TWO_PASSES = tuple(arrangement for arrangement in ARRANGEMENTS if arrangement.variance != "welford")

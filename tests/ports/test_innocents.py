@@ -54,7 +54,7 @@ INNOCENTS = [
     Innocent("ports.flax_nnx", "jit", 1, 8, 8, ("flax", "jax")),
     Innocent("ports.flax_nnx.port:Careful", "eager", 24, 10, 0, ("flax", "jax")),
     Innocent("ports.flax_nnx.port:Careful", "jit", 1, 16, 0, ("flax", "jax")),
-    Innocent("ports.haiku", "eager", 24, 4, 6, ("haiku", "jax")),
+    Innocent("ports.haiku", "eager", 24, 4, 7, ("haiku", "jax")),
     Innocent("ports.haiku", "jit", 1, 4, 4, ("haiku", "jax")),
     Innocent("ports.jax_nn", "eager", 8, 4, 3, ("jax",)),
     Innocent("ports.keras", "eager", 24, 7, 2, ("jax", "keras")),
@@ -82,6 +82,11 @@ INNOCENTS = [
     Innocent("ports.transformers.port:Llama", "jit", 1, 1, 1, ("torch", "transformers")),
     Innocent("ports.transformers.port:Qwen3", "eager", 3, 28, 10, ("torch", "transformers")),
     Innocent("ports.transformers.port:T5", "eager", 3, 34, 9, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:Gemma2", "eager", 1, 25, 5, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:Glm4", "eager", 1, 4, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:GptOss", "eager", 1, 6, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:Phi3", "eager", 1, 8, 1, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:Phi3Layer", "eager", 1, 29, 2, ("torch", "transformers")),
 ]
 
 

@@ -14,12 +14,14 @@ import torch
 
 from conformance import port
 from conformance.ops.cases import select
+from conformance.question.case import is_split
 from conformance.running.runner import unsupported
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "porting.md").read_text(encoding="utf-8")
 CODE = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)]
 NO_STRIDES = "no strides to lay tensors out with"
+NO_PARTS = "no tensors that are split over devices"
 
 
 class Begun(port.Port):
@@ -49,7 +51,8 @@ def asked(port_class, **limits) -> tuple[Counter, Counter]:
     judged, skipped = Counter(), Counter()
     hello = port_class().hello()
     for case in select(**limits):
-        reason = unsupported(case, hello) or (NO_STRIDES if case.layout != "contiguous" else "")
+        of_layout = NO_PARTS if is_split(case.layout) else NO_STRIDES if case.layout != "contiguous" else ""
+        reason = unsupported(case, hello) or of_layout
         reason = reason or ("biased" if case.settings.get("unbiased") is False else "")
         if reason:
             skipped[reason] += 1
@@ -70,7 +73,7 @@ def test_the_port_that_is_begun():
     judged, skipped = asked(Begun)
     lacking = sum(count for reason, count in skipped.items() if reason.startswith("no op "))
     orders = [f"no order {order} ({skipped[f'no order {order}']})" for order in ("cast_then_scale", "scale_then_cast")]
-    unwritten = judged.total() + skipped[NO_STRIDES]  # what is not written lays nothing out either
+    unwritten = judged.total() + skipped[NO_STRIDES] + skipped[NO_PARTS]  # what is not written lays nothing out either
     total = judged.total() + skipped.total()
     said = f"skipped {total}: no op add_rms_norm, … ({lacking}), {', '.join(orders)}, not written yet ({unwritten}), …"
     assert said in PAGE
@@ -79,7 +82,7 @@ def test_the_port_that_is_begun():
 
 def test_the_first_op():
     judged, skipped = asked(Begun, op="rms_norm")
-    reasons = ("no order cast_then_scale", "no order scale_then_cast", NO_STRIDES, "no weight offset 1", "no groups")
+    reasons = ("no order cast_then_scale", "no order scale_then_cast", NO_STRIDES, "no weight offset 1", NO_PARTS, "no groups")
     assert set(skipped) == set(reasons)
     counted = ", ".join(f"{reason} ({skipped[reason]})" for reason in reasons)
     assert f"pytorch_port.py skipped {skipped.total()}: {counted}" in PAGE

@@ -24,8 +24,8 @@ ON_DEMAND = {  # extras, and the modules that need them
 BRIDGE = {"conformance.port", "ml_dtypes", "numpy"}  # what a port.py may import besides
 INTERPRETER = "impl_torch.kernels.interpreter"  # which computes in NumPy
 PORTED = {
-    *("equinox", "flax", "haiku", "jax", "keras", "liger_kernel", "mlx", "onnx", "onnxruntime", "paddle"),
-    *("tensorflow", "tinygrad", "torch", "transformers"),
+    *("equinox", "fla", "flax", "haiku", "jax", "keras", "liger_kernel", "mlx", "onnx", "onnxruntime", "paddle"),
+    *("tensorflow", "tinygrad", "tokamax", "torch", "transformers", "xformers"),
 }
 
 MAY_IMPORT = {
@@ -88,7 +88,8 @@ def test_a_module_imports_what_it_may(name):
 def test_impl_torch_works_without_triton():
     """Which is there where torch is built for CUDA: its kernels are imported by the function that calls one."""
     needs = {name for name, tree in ALL.items() if "triton" in {other.partition(".")[0] for other in imported(tree)}}
-    assert needs == {f"impl_torch.kernels.{each}" for each in ("backward", "forward", "interpreter", "launch", "port")}
+    assert "impl_torch.kernels.launch" in needs
+    assert [name for name in needs if not name.startswith("impl_torch.kernels.")] == []
     code = "import sys, impl_torch.port; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
     assert set(result.stdout.split()) & needs == set()

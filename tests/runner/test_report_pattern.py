@@ -10,6 +10,7 @@ from conformance.numbers.rounding import store
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NormCase
+from conformance.question.case import is_split
 from conformance.report.report import Report
 from tests.runner.test_report import report
 
@@ -67,6 +68,15 @@ def test_failures_without_a_name_are_told_by_their_shape(spoil, said):
     cases = "rms_norm/either_order/float32/[!nirzce]*"
     (cause,) = [cause for cause in reported(cases, spoil).causes if cause.evidence is None]
     assert said in cause.what
+
+
+def test_split_arrays_are_told_apart():
+    def spoil(case: NormCase, outputs: dict[str, Array]) -> None:
+        if is_split(case.layout):
+            outputs["dx"][...] += np.where(np.arange(case.shape[-1]) % 3, 0.7, -0.3)
+
+    (cause,) = reported("rms_norm/either_order/float32/[rsw][ohi]*", spoil).causes
+    assert "it fails only where arrays are split over devices" in cause.what
 
 
 def test_nothing_is_said_that_a_passing_case_shares():

@@ -2,8 +2,9 @@
 
 An output times a factor, found by least squares; dweight or dbias without some rows, or with them twice, found by exclusion;
 an eps that is not the one asked for, found from the sizes of rows; the variances that rows have in one pass.
-A rule is found for a group: one output in one dtype and one dialect, which may have code of its own. It must hold in every
-case of the group, passing ones too. So noise suggests nothing, and neither does a fault of another kind.
+A rule is found for a group: one output in one dtype and one dialect, of arrays that are split over devices or are not, each of
+which may have code of its own. It must hold in every case of the group, passing ones too. So noise suggests nothing, and
+neither does a fault of another kind.
 """
 
 from collections import defaultdict
@@ -17,9 +18,10 @@ from conformance.judging.fitting.found_factor import Unit
 from conformance.mistakes.mistake import LAYER, Mistake
 from conformance.numbers.rounding import FORMATS
 from conformance.ops.norms.cases import NormCase
+from conformance.question.case import is_split
 
-Key = tuple[str, str, str, str]
-"""An op, an output, a dtype and a dialect."""
+Key = tuple[str, str, str, str, bool]
+"""An op, an output, a dtype, a dialect, and whether arrays are split over devices."""
 
 Rule = TypeVar("Rule", found_factor.Factor, found_rows.Rows, found_eps.Rule)
 Seen = TypeVar("Seen", found_factor.Scaled, found_rows.Summed, found_eps.Found)
@@ -31,7 +33,7 @@ LOOKED_AT = ("y", "dx", "dgate", *OF_ROWS)
 
 @dataclass(frozen=True)
 class Group:
-    """One output in one op, dtype and dialect: where it fails, and where it passes."""
+    """One output in one op, dtype and dialect, of split arrays or of whole ones: where it fails, and where it passes."""
 
     failing: list[Unit] = field(default_factory=list)
     passing: list[Unit] = field(default_factory=list)
@@ -77,7 +79,7 @@ def _groups(verdicts: Iterable[Verdict]) -> dict[Key, Group]:
             continue
         for output in verdict.outputs:
             if output.output in LOOKED_AT and output.dtype == output.expected_dtype:
-                group = groups[case.op, output.output, case.dtype, case.dialect.name]
+                group = groups[case.op, output.output, case.dtype, case.dialect.name, is_split(case.layout)]
                 (group.failing if output.outside else group.passing).append((case, output))
     precise = sorted(groups, key=lambda key: FORMATS[key[2]].unit_roundoff)
     return {key: groups[key] for key in precise if groups[key].failing}
@@ -105,5 +107,5 @@ def _fewest(
 
 def _outputs(keys: Iterable[Key]) -> tuple[str, ...]:
     """The outputs that some groups are of, in the usual order."""
-    outputs = {output for _, output, _, _ in keys}
+    outputs = {output for _, output, *_ in keys}
     return tuple(output for output in LOOKED_AT if output in outputs)

@@ -76,6 +76,10 @@ def _over_each(composite: Composite) -> bool:
     return composite.config.qk_norm_over == "head"
 
 
+def _weights_of_one_shape(composite: Composite) -> bool:
+    return _over_each(composite) or composite.config.n_heads == composite.config.n_kv_heads
+
+
 def _over_all(composite: Composite) -> bool:
     return not _over_each(composite)
 
@@ -120,6 +124,7 @@ MISTAKES = (
         "Without a rotation between them nothing: a score has the product of both.",
         "planted: a checkpoint's names",
         BLOCK,
+        where=_weights_of_one_shape,
     ),
     Mistake(
         "qk_norm_over_each_head",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from conformance.mistakes.mistake import GATED, Change, Mistake, Of, everywhere
-from conformance.mistakes.norms.precision import ALREADY
 from conformance.mistakes.norms.residual import NO_NARROWER
 from conformance.numbers.rounding import FORMATS, round_to
 from conformance.ops.norms.anatomy import Norm
@@ -23,12 +22,14 @@ TWO_ORDERS = "mamba_ssm: RMSNormGated has norm_before_gate=True by default, Mamb
 QUICK = 1.702  # of GELU's approximation by a sigmoid
 
 
-def _norm_first(norm: Norm) -> bool:
+def norm_first(norm: Norm) -> bool:
+    """Whether the norm comes before the gate."""
     return norm.gated is not None and norm.gated.norm_first
 
 
-def _gate_first(norm: Norm) -> bool:
-    return not _norm_first(norm)
+def gate_first(norm: Norm) -> bool:
+    """Whether the gate comes before the norm."""
+    return not norm_first(norm)
 
 
 def _is_silu(norm: Norm) -> bool:
@@ -39,12 +40,7 @@ def _is_sigmoid(norm: Norm) -> bool:
     return not _is_silu(norm)
 
 
-def _scaled_first(norm: Norm) -> bool:
-    """Whether the norm is first, and nothing of it is rounded before the gate."""
-    return _norm_first(norm) and norm.dialect.order == "scale_then_cast"
-
-
-def _acts(make: Callable[[Norm, Array, Array, Array], tuple[Array, Array]]) -> Change:
+def acts(make: Callable[[Norm, Array, Array, Array], tuple[Array, Array]]) -> Change:
     """Another activation and derivative, made of the gate and of the true two."""
 
     def act(norm: Norm) -> object:
@@ -55,13 +51,9 @@ def _acts(make: Callable[[Norm, Array, Array, Array], tuple[Array, Array]]) -> C
     return {"gated.act": Of(act)}
 
 
-def _stored(norm: Norm, a: Array) -> Array:
-    return round_to(a.astype(np.float64), norm.case.dtype).astype(a.dtype)
-
-
-def _activation_of_x(gated: Gated, x: Array) -> tuple[Array, Array, Array]:
+def _activation_of_x(gated: Gated, x: Array) -> tuple[Array, Array, Array, Array]:
     a, slope = gated.act(x)
-    return a * gated.gate, slope * gated.gate, a
+    return a * gated.gate, slope * gated.gate, a, np.ones_like(a)
 
 
 def _overflowing(norm: Norm, gate: Array, a: Array, slope: Array) -> tuple[Array, Array]:
@@ -84,14 +76,7 @@ def _quick(norm: Norm, gate: Array, a: Array, slope: Array) -> tuple[Array, Arra
     return value / QUICK, its_slope
 
 
-def _times_rounded(norm: Norm) -> object:
-    return lambda d, a: _stored(norm, d * a)
-
-
-ROUNDED_GRADIENT: Change = {"gated.to_x": Of(_times_rounded), "gated.to_weight": Of(_times_rounded)}
-
-
-def _of_gate(
+def of_gate(
     id_: str,
     sentence: str,
     change: Change,
@@ -119,162 +104,116 @@ def _of_gradient(
 
 
 FORWARD = (
-    _of_gate(
+    of_gate(
         "gate_and_norm_swapped",
         "the gate multiplies before the norm where it should after it, or the other way round",
         {"gated.norm_first": Of(lambda norm: not norm.gated.norm_first)},
         "y is another function: a checkpoint of the one is useless in the other.",
         TWO_ORDERS,
     ),
-    _of_gate(
+    of_gate(
         "gate_left_out",
         "there is no gate",
-        _acts(lambda norm, gate, a, slope: (np.ones_like(a), 0 * slope)),
+        acts(lambda norm, gate, a, slope: (np.ones_like(a), 0 * slope)),
         "y is the plain norm, and dgate is zero.",
         "planted: an optional argument that is not passed on",
     ),
-    _of_gate(
+    of_gate(
         "activation_left_out",
         "the gate multiplies as it is, without its activation",
-        _acts(lambda norm, gate, a, slope: (gate, np.ones_like(slope))),
+        acts(lambda norm, gate, a, slope: (gate, np.ones_like(slope))),
         "y is another function; large gates hide it where the activation is SiLU.",
     ),
-    _of_gate(
+    of_gate(
         "activation_of_x",
         "the activation is that of what the gate multiplies, not of the gate",
         {"gated.product": _activation_of_x},
         "y is another function.",
         "planted: two pointers in the other order, as SwiGLU has them",
     ),
-    _of_gate(
+    of_gate(
         "gate_sigmoid_for_silu",
         "the activation of the gate is the sigmoid, where SiLU is asked for",
         {"gated.act": sigmoid},
         "y lacks a factor of the gate.",
         where=_is_silu,
     ),
-    _of_gate(
+    of_gate(
         "gate_silu_for_sigmoid",
         "the activation of the gate is SiLU, where the sigmoid is asked for",
         {"gated.act": silu},
         "y has a factor of the gate too many.",
         where=_is_sigmoid,
     ),
-    _of_gate(
+    of_gate(
         "silu_of_1.702_gate",
         "SiLU's sigmoid is of 1.702 times the gate",
-        _acts(_quick),
+        acts(_quick),
         "y is off by up to a sixth of the gate; large gates hide it.",
         "planted: quick GELU, as CLIP has it, for SiLU",
         where=_is_silu,
     ),
-    _of_gate(
+    of_gate(
         "sigmoid_overflows",
         "the sigmoid is e^g / (1 + e^g), infinity over infinity where the gate is large",
-        _acts(_overflowing),
+        acts(_overflowing),
         "A gate beyond 88, or beyond 709 in float64, makes a NaN.",
         "planted: a sigmoid by the textbook",
     ),
-    _of_gate(
+    of_gate(
         "sigmoid_by_tanh",
         "the sigmoid is (1 + tanh(g/2)) / 2, which cancels where the gate is negative",
-        _acts(_by_tanh),
+        acts(_by_tanh),
         "Where the gate is below minus ten or so no digit of y is right.",
         "a sigmoid by tanh, as XLA once had it and units with a tanh have",
     ),
 )
 
-PRECISION = (
-    _of_gate(
-        "gate_in_bfloat16",
-        "the gate is rounded to bfloat16",
-        {"gated.gate": Of(lambda norm: round_to(norm.gated.gate.astype(np.float64), "bfloat16"))},
-        "Every element is off by up to 0.4 %, and by more where the gate is large and negative.",
-        "planted: a projection that an autocast region computes in bfloat16",
-        hidden={"bfloat16": ALREADY},
-    ),
-    _of_gate(
-        "activation_in_storage_dtype",
-        "the activation of the gate is rounded to x's dtype before it multiplies",
-        _acts(lambda norm, gate, a, slope: (_stored(norm, a), slope)),
-        "A third of the elements differ by one ulp.",
-        "F.silu(gate) without gate.float()",
-        half=True,
-    ),
-    _of_gate(
-        "gated_x_in_storage_dtype",
-        "x times the gate is rounded to x's dtype before the norm reads it",
-        {"rounded.x": "storage"},
-        "A third of the elements differ by one ulp.",
-        "a product that is written by one kernel and normed by the next",
-        half=True,
-        where=_gate_first,
-    ),
-    _of_gate(
-        "normed_in_storage_dtype",
-        "what the norm makes is rounded to x's dtype before the gate multiplies it, and its gradient too",
-        {"rounded.normed": "storage", **ROUNDED_GRADIENT},
-        "A third of the elements differ by one ulp.",
-        "a norm of its own, and a product after it",
-        half=True,
-        where=_scaled_first,
-    ),
-    _of_gate(
-        "gated_dy_in_storage_dtype",
-        "dy times the gate is rounded to x's dtype before the norm's backward pass reads it",
-        ROUNDED_GRADIENT,
-        "y and dgate are right; a few elements of dx and dweight differ by one ulp.",
-        "planted: two kernels for the backward pass of one",
-        half=True,
-        where=_scaled_first,
-    ),
-)
-
 GRADIENTS = (
-    _of_gradient("dgate_zero", "dgate is not computed", _acts(lambda norm, gate, a, slope: (a, 0 * slope)), "dgate is zero."),
+    _of_gradient("dgate_zero", "dgate is not computed", acts(lambda norm, gate, a, slope: (a, 0 * slope)), "dgate is zero."),
     _of_gradient(
         "dgate_without_derivative",
         "dgate lacks the derivative of the activation",
-        _acts(lambda norm, gate, a, slope: (a, np.ones_like(slope))),
+        acts(lambda norm, gate, a, slope: (a, np.ones_like(slope))),
         "dgate alone is wrong; large gates hide it where the activation is SiLU.",
     ),
     _of_gradient(
         "dgate_of_activation",
         "dgate has the activation for its derivative",
-        _acts(lambda norm, gate, a, slope: (a, a)),
+        acts(lambda norm, gate, a, slope: (a, a)),
     ),
     _of_gradient(
         "dgate_of_sigmoid",
         "dgate has the derivative of the sigmoid for that of SiLU",
-        _acts(lambda norm, gate, a, slope: (a, sigmoid(gate)[1])),
+        acts(lambda norm, gate, a, slope: (a, sigmoid(gate)[1])),
         where=_is_silu,
     ),
     _of_gradient(
         "dgate_of_share",
         "dgate has the sigmoid for the derivative of SiLU: the gate is taken for a constant where it is its factor",
-        _acts(lambda norm, gate, a, slope: (a, sigmoid(gate)[0])),
+        acts(lambda norm, gate, a, slope: (a, sigmoid(gate)[0])),
         "dgate alone is wrong; large gates hide it.",
         where=_is_silu,
     ),
     _of_gradient(
         "dgate_recovered_from_y",
         "dgate is made of y, divided by the activation of the gate",
-        _acts(lambda norm, gate, a, slope: (a, np.where(a == 0, np.nan, slope))),
+        acts(lambda norm, gate, a, slope: (a, np.where(a == 0, np.nan, slope))),
         "dgate is NaN where the gate is zero, or the sigmoid is.",
         "planted: a backward that saves y alone",
     ),
     _of_gradient(
         "dgate_without_weight",
         "dgate lacks the weight of the norm",
-        {"gated.to_gate": Of(lambda norm: lambda d: d / norm.weight.astype(d.dtype))},
+        {"gated.to_gate": Of(lambda norm: lambda d, z: d * (z / norm.weight.astype(d.dtype)))},
         "dgate alone is wrong; a weight of one hides it.",
-        where=_norm_first,
+        where=norm_first,
     ),
     _of_gradient(
         "dgate_not_through_the_norm",
         "dgate takes dy for the gradient of what the norm reads",
-        {"gated.to_gate": Of(lambda norm: lambda ds: norm.dy)},
-        where=_gate_first,
+        {"gated.to_gate": Of(lambda norm: lambda ds, x: norm.dy * x)},
+        where=gate_first,
     ),
     _of_gradient(
         "dx_without_gate",
@@ -291,8 +230,8 @@ GRADIENTS = (
         "dweight_without_gate",
         "dweight lacks the gate",
         {"gated.to_weight": lambda d, a: d},
-        where=_norm_first,
+        where=norm_first,
     ),
 )
 
-MISTAKES = (*FORWARD, *PRECISION, *GRADIENTS)
+MISTAKES = (*FORWARD, *GRADIENTS)

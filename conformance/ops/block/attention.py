@@ -32,8 +32,8 @@ class AttentionCase(CompositeCase):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Whether a query sees the keys up to its own alone, and what else there is."""
-        return {"causal": self.config.causal} | {name: value for name, value in self.features.items() if name != "sink"}
+        """Whether a query sees the keys up to its own alone, and what else there is; a sink is a tensor besides."""
+        return {"causal": self.config.causal} | self.features
 
 
 # Asked in every dtype.

@@ -90,14 +90,17 @@ class OverHeads:
 
     op: Any
 
-    def forward(self, m: Machine, x: Array, weight: Array) -> Array:
+    def forward(self, m: Machine, *values: Array) -> Array:
+        x, weight = values
         return self.op.forward(m, merged(x), weight).reshape(x.shape)
 
-    def vjp(self, m: Machine, dy: Array, x: Array, weight: Array) -> tuple[Array, ...]:
+    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
+        x, weight = values
         dx, dweight = self.op.vjp(m, merged(dy), merged(x), weight)
         return dx.reshape(x.shape), dweight
 
-    def bound(self, u: float, v: float, y: Array, x: Array, weight: Array) -> Array:
+    def bound(self, u: float, v: float, y: Array, *values: Array) -> Array:
+        x, weight = values
         return self.op.bound(u, v, merged(y), merged(x), weight).reshape(x.shape)
 
 

@@ -12,6 +12,7 @@ from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import ADD_NORMS, AddNormOp, NormCase, NormOp, Probe, Y
 from conformance.ops.norms.inputs import drawn_rows
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.norms.stages import Added
 from conformance.ops.op import Output
 from conformance.question import dialects
@@ -153,6 +154,8 @@ SHAPES = (
         layout="residual_aliased",
     ),
 )
+# Rows, and features, that are split over devices.
+SPLIT = tuple(AddProbe(**how) for how in SHARDED[:2])
 # What the variants of a dialect (offset, float32 weight) can get wrong.
 VARIANTS = (AddProbe("random", "the dtype of an output; the offset missing or doubled; the weight rounded first"),)
 
@@ -160,12 +163,12 @@ VARIANTS = (AddProbe("random", "the dtype of an output; the offset missing or do
 def _table(dtype: DType) -> Iterator[tuple[Dialect, AddProbe]]:
     if dtype not in HALF:
         [plain], [variant] = dialects.SINGLE, dialects.SINGLE_VARIANTS
-        for probe in SUMS + (VALUES + SHAPES if dtype == "float32" else ()):
+        for probe in SUMS + SPLIT + (VALUES + SHAPES if dtype == "float32" else ()):
             yield plain, probe
         yield variant, VARIANTS[0]
         return
     for dialect in dialects.HALF_SUMS:
-        for probe in SUMS + (VALUES if dialect == dialects.HALF_SUMS[0] else ()):
+        for probe in SUMS + (SPLIT + VALUES if dialect == dialects.HALF_SUMS[0] else ()):
             yield dialect, probe
     for dialect in dialects.HALF_SUM_VARIANTS:
         for probe in VARIANTS:

@@ -11,6 +11,7 @@ from conformance.numbers.draws import bell, random_words, signed_weights
 from conformance.numbers.rounding import DTYPES, FORMATS, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import NormCase, Probe, Y
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.norms.steps import Batch
 from conformance.ops.norms.values import batch_axes
 from conformance.ops.op import Output
@@ -39,12 +40,7 @@ class BatchNormCase(NormCase):
     unbiased: bool = True
 
     @property
-    def id(self) -> str:
-        """The path that names the case: `batch_norm/mode/dtype/name`."""
-        return f"{self.op}/{self.mode}/{self.dtype}/{self.name}"
-
-    @property
-    def mode(self) -> str:
+    def variant(self) -> str:
         """`training`, with `_biased` where the variance that runs is; or `evaluation`."""
         return ("training" if self.unbiased else "training_biased") if self.training else "evaluation"
 
@@ -106,6 +102,8 @@ SHAPES = (
     Probe("permuted", "strides ignored: channels that are laid out first", layout="permuted"),
     Probe("no_parameters", "a weight or a bias made up where none is given", weight="absent", bias=False),
 )
+# Rows, the whole of which is one batch, and features, that are split over devices.
+SPLIT = tuple(Probe(**how) for how in SHARDED[:2])
 MOMENTUM = Probe("momentum_0.01", "a momentum that is hard-coded, or that is the share of the old")
 MANY_ROWS = Probe("rows_8192", "sums accumulated in half precision", shape=(2, 4096, 33))
 
@@ -115,9 +113,9 @@ def _table(dtype: DType) -> Iterator[BatchNormCase]:
     dialect = Dialect("either_order", weight_dtype="float32" if half else "storage")
     values = VALUES + TRAINING_VALUES + (() if dtype == "float16" else WIDE_VALUES)
     shapes = (SHAPES if dtype == "float32" else ()) + ((MANY_ROWS,) if dtype in ("float32", "bfloat16") else ())
-    for probe in values + shapes:
+    for probe in values + shapes + SPLIT:
         yield _case(probe, dtype, dialect)
-    for probe in values:  # for those whose running variance is the biased one
+    for probe in values + SPLIT:  # for those whose running variance is the biased one
         yield replace(_case(probe, dtype, dialect), unbiased=False)
     if dtype == "float32":
         slow = _case(MOMENTUM, dtype, dialect)

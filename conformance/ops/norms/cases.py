@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod, sqrt
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -66,21 +66,21 @@ class Probe:
 
 @dataclass(frozen=True)
 class NormCase(Probe):
-    """One question to a port: an op in a dialect and a dtype, on inputs that follow from the case and a seed.
-
-    `shape` is x's, the last axis is normalised. `bias` is always False for rms_norm. `exposes` says in words which
-    fault the case is about; `id` is `op/dialect/dtype/name`, a path.
-    """
+    """One question to a port: an op in a dialect and a dtype. `shape` is x's; `bias` is always False for rms_norm."""
 
     op: NormOp = "rms_norm"
     dialect: Dialect = field(default_factory=lambda: Dialect("either_order"))
     dtype: DType = "float32"
-    features: ClassVar[dict[str, Any]] = {}  # those of a block, which it is no part of
 
     @property
     def id(self) -> str:
         """The path that names the case."""
-        return f"{self.op}/{self.dialect.name}/{self.dtype}/{self.name}"
+        return f"{self.op}/{self.variant}/{self.dtype}/{self.name}"
+
+    @property
+    def variant(self) -> str:
+        """Its dialect."""
+        return self.dialect.name
 
     @property
     def exact(self) -> bool:

@@ -11,6 +11,7 @@ from conformance.numbers.draws import LARGEST_BELL, bell, random_words
 from conformance.numbers.rounding import DTYPES, HALF, DType, store
 from conformance.ops.draw import Draw
 from conformance.ops.norms.cases import EPS_1E_5, GATED_NORMS, GatedNormOp, NormCase, Probe
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.norms.stages import Gated
 from conformance.question import dialects
 from conformance.question.case import FIXTURE_ELEMENTS
@@ -57,12 +58,12 @@ class GatedNormCase(GatedProbe, NormCase):
     norm_before_gate: bool = True
 
     @property
-    def id(self) -> str:
-        """The path that names the case: `gated_rms_norm/norm_then_gate_cast_then_scale/bfloat16/random`."""
-        return f"{self.op}/{self.mode}_{self.dialect.name}/{self.dtype}/{self.name}"
+    def variant(self) -> str:
+        """Which comes first, and the dialect."""
+        return f"{self.first}_{self.dialect.name}"
 
     @property
-    def mode(self) -> str:
+    def first(self) -> str:
         """Which comes first."""
         return "norm_then_gate" if self.norm_before_gate else "gate_then_norm"
 
@@ -148,12 +149,14 @@ EDGES = (
     GatedProbe("no_weight", "a weight made up where none is given", weight="absent"),
     GatedProbe("rows_257", "the last block of rows missing from dweight; an op that assumes three axes", shape=(257, 24)),
 )
+# Rows, and features, that are split over devices.
+SPLIT = tuple(GatedProbe(**how) for how in SHARDED[:2])
 
 
 def _table(dtype: DType, norm_before_gate: bool) -> Iterator[tuple[Dialect, GatedProbe]]:
     plain, *others = dialects.HALF_GATES if dtype in HALF else dialects.SINGLE
     probes = NORM_FIRST if norm_before_gate else GATE_FIRST
-    for probe in probes + VALUES + (EDGES if dtype == "float32" else ()):
+    for probe in probes + VALUES + SPLIT + (EDGES if dtype == "float32" else ()):
         yield plain, probe
     for dialect in others:
         for probe in probes if dialect.is_plain else probes[:1]:

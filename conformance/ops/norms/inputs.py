@@ -29,6 +29,8 @@ def inputs(case: NormCase, seed: int) -> dict[str, Array]:
     tensors |= case.further_inputs(x, seed)
     if case.dy == "aligned":
         dy = x.astype(np.float64) * tensors["weight"].astype(np.float64)
+    elif case.dy == "ones":
+        dy = np.full(case.shape, case.dy_scale)
     else:
         dy = bell(random_words(case.id, "dy", seed, x.size)).reshape(case.shape) * case.dy_scale
     if case.layout == "expanded":
@@ -85,6 +87,8 @@ def drawn_rows(case: NormCase, tensor: str, seed: int) -> Array:
 def _weight(case: NormCase, words: Array) -> Array:
     if case.weight == "tiny":  # zeros and values near zero: dividing y by them recovers nothing
         return np.where(np.arange(len(words)) % 2, 1e-6 if case.dtype == "float16" else 1e-9, 0.0)
+    if case.weight == "ones":
+        return np.full(len(words), 1.0 - case.dialect.weight_offset)
     if case.weight == "far_from_one":  # values whose sum with one is no bfloat16 (15.8125, -0.998), no float16 (3.998)
         return np.resize([0.0, 15.8125, -0.998, 3.998], len(words))
     return signed_weights(words) - case.dialect.weight_offset

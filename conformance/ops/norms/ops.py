@@ -10,6 +10,7 @@ from conformance.ops.norms.gated_norm import GATED_NORM_CASES
 from conformance.ops.norms.golden import batch_norm_golden, norm_golden
 from conformance.ops.norms.grouped import GROUPED_CASES
 from conformance.ops.norms.quantised import QUANTISED_CASES, SCALE, Q
+from conformance.ops.norms.sharded import SHARDED_CASES
 from conformance.ops.op import Constant, Op, Tensor
 
 RMS_NORM = Op(
@@ -23,7 +24,7 @@ RMS_NORM = Op(
         Constant("weight_offset", offered=True),
         Constant("group_size", offered=True, explicit=True),
     ),
-    cases=tuple(case for case in (*ROW_NORM_CASES, *GROUPED_CASES) if case.op == "rms_norm"),
+    cases=tuple(case for case in (*ROW_NORM_CASES, *GROUPED_CASES, *SHARDED_CASES) if case.op == "rms_norm"),
     golden=norm_golden,
     anatomy=true_norm,
 )
@@ -32,7 +33,7 @@ LAYER_NORM = replace(
     name="layer_norm",
     formula="(x - mean(x)) / sqrt(var(x) + eps) · weight + bias.",
     tensors=(*RMS_NORM.tensors, Tensor("bias")),
-    cases=tuple(case for case in (*ROW_NORM_CASES, *GROUPED_CASES) if case.op == "layer_norm"),
+    cases=tuple(case for case in (*ROW_NORM_CASES, *GROUPED_CASES, *SHARDED_CASES) if case.op == "layer_norm"),
 )
 ADD_RMS_NORM = replace(
     RMS_NORM,

@@ -14,6 +14,7 @@ from conformance.ops.norms.add_norm import RESIDUAL_OUT, AddNormCase
 from conformance.ops.norms.cases import QUANTISED, NormCase, Probe, QuantisedOp
 from conformance.ops.norms.exact_inputs import EPS, WIDTH
 from conformance.ops.norms.quantising import Quantising, Scaling, group_size
+from conformance.ops.norms.sharded import SHARDED
 from conformance.ops.op import Output
 from conformance.question import dialects
 from conformance.question.dialects import Dialect
@@ -181,6 +182,7 @@ MOST = (
     _probe("per_row", E5M2, "random", "qmax of another format in the scale"),
     _probe("per_row", E4M3, "zero_rows", "a row of zeros: 0/0, or a scale of zero", x=ZEROS),
     _probe("per_row", E4M3, "outlier", "the maximum before the weight; what a huge value leaves of others", weights="outlier"),
+    _probe("per_row", E4M3, **{**SHARDED[1], "exposes": "the largest number of a part of the row"}),
     _probe("per_row", E4M3, "scale_ub", "a bound of the maximum taken for one of the scale, or left out", scale_ub=BOUND),
 )
 # What hardly depends on the storage dtype.

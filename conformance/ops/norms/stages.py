@@ -62,10 +62,10 @@ class Added:
         return replace(self, residual=self.residual.astype(dtype), dresidual_out=self.dresidual_out.astype(dtype))
 
 
-def multiplied(gated: "Gated", x: Array) -> tuple[Array, Array, Array]:
-    """x times the activation of the gate, and the derivatives of that by x and by the gate."""
+def multiplied(gated: "Gated", x: Array) -> tuple[Array, Array, Array, Array]:
+    """x times the activation of the gate, the derivatives of that by x and by the activation, and the activation's own."""
     a, slope = gated.act(gated.gate)
-    return x * a, a, x * slope
+    return x * a, a, x, slope
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Gated:
     norm_first: bool
     is_silu: bool
     act: Act
-    product: Callable[["Gated", Array], tuple[Array, Array, Array]] = multiplied
+    product: Callable[["Gated", Array], tuple[Array, Array, Array, Array]] = multiplied
     to_x: Callable[[Array, Array], Array] = lambda d, a: d * a  # the gradient of the product, passed on to x
-    to_gate: Callable[[Array], Array] = lambda d: d  # what of it the gate is passed, times its derivative
+    to_gate: Callable[[Array, Array], Array] = lambda d, x: d * x  # to the activation, whose derivative passes it to the gate
     to_weight: Callable[[Array, Array], Array] = lambda d, a: d * a  # and the weight, where the norm is first
 
     def input(self, x: Array) -> Array:
@@ -91,11 +91,11 @@ class Gated:
 
     def before(self, x: Array) -> Stage:
         """The gradients of x and of the gate, where the gate is first."""
-        s, a, by_gate = self.product(self, x)
+        s, a, by_a, slope = self.product(self, x)
         of_a, of_slope = self._doubts()
         made = {
             "dx": Made(lambda ds: self.to_x(ds, a), lambda ds: np.abs(ds) * of_a),
-            "dgate": Made(lambda ds: self.to_gate(ds) * by_gate, lambda ds: np.abs(self.to_gate(ds) * x) * of_slope),
+            "dgate": Made(lambda ds: self.to_gate(ds, by_a) * slope, lambda ds: np.abs(self.to_gate(ds, x)) * of_slope),
         }
         return Stage(made, doubt=np.abs(x) * of_a + np.abs(s))
 
@@ -110,12 +110,18 @@ class Gated:
         of_a, of_slope = self._doubts()
         made = {
             "y": Made(lambda z: self.product(self, z)[0], lambda z: np.abs(z) * of_a),
-            "dgate": Made(
-                lambda z: self.to_gate(dy) * self.product(self, z)[2],
-                lambda z: np.abs(self.to_gate(dy) * z) * of_slope,
-            ),
+            "dgate": Made(self._dgate(dy), lambda z: np.abs(self.to_gate(dy, z)) * of_slope),
         }
         return Stage(made, doubt=np.abs(dy) * of_a + np.abs(dy * a))
+
+    def _dgate(self, dy: Array) -> Callable[[Array], Array]:
+        """The gradient of the gate, of what the norm makes."""
+
+        def dgate(z: Array) -> Array:
+            _, _, by_a, slope = self.product(self, z)
+            return self.to_gate(dy, by_a) * slope
+
+        return dgate
 
     def _doubts(self) -> tuple[Array, Array]:
         """How far off the activation of the gate and its derivative may be, in units of v; docs/tolerances.md derives it."""

@@ -137,7 +137,7 @@ def _cast_order(case: NormCase, ask: Ask) -> Finding:
     order = f"{case.dialect.order}, " if case.dtype in HALF else ""
     sum_ = f"{case.dialect.sum} sum, " if case.dialect.sum else ""
     sum_ += f"{case.dialect.y} y, " if case.dialect.y else ""
-    gate = f"{case.mode}, {case.activation}, " if isinstance(case, GatedNormCase) else ""
+    gate = f"{case.first}, {case.activation}, " if isinstance(case, GatedNormCase) else ""
     asked = f"{sum_}{gate}{order}{case.dialect.parameter_dtype(case.dtype)} weight"
     y = ask(case)
     if isinstance(y, str):

@@ -7,6 +7,7 @@ from tests.judge.written.fault import Fault
 SETS = (
     "torch_rms_norm",
     "torch_layer_norm",
+    "torch_gated_norm",
     "torch_backward",
     "torch_kernels",
     "torch_blocks",

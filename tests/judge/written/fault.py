@@ -9,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from conformance.judging.asked import is_small
 from conformance.judging.compare import Verdict, compare
 from conformance.numbers.rounding import DTYPES, DType
+from conformance.ops.block.case import CompositeCase
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NORMS
 from conformance.port import Port, Skip
 from conformance.port.session import call_of
-from conformance.question.case import Case
+from conformance.question.case import Case, Layout
 
 Framework = Literal["torch", "jax"]
 
@@ -39,6 +41,8 @@ class Fault:
         Those in which it is asked.
     taps
         Whether a block exports its intermediates.
+    layout
+        The only one in which it is asked; if it is none, a norm is asked in the small cases.
     """
 
     id: str
@@ -50,14 +54,23 @@ class Fault:
     group: Literal["all", "forward", "backward"] = "all"
     dtypes: tuple[DType, ...] = field(default=DTYPES)
     taps: bool = False
+    layout: Layout | None = None
 
 
 def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = CASES) -> tuple[Verdict, ...]:
-    """The verdicts on a fault, in eager mode, over the small cases of a norm, or all cases of another op, in a dtype."""
+    """The verdicts on a fault in a dtype, in eager mode: a norm's in the small cases, or in its layout, another op's in all."""
     port = _port(fault)
-    of_op = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype)]
-    asked = [case for case in of_op if case.has_fixture or fault.op not in NORMS]
+    of_op = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype) and not _is_of_today(case)]
+    if fault.layout:
+        asked = [case for case in of_op if case.layout == fault.layout]
+    else:
+        asked = [case for case in of_op if is_small(case) or fault.op not in NORMS]
     return tuple(_verdict(port, case, seed) for case in asked)
+
+
+def _is_of_today(case: Case) -> bool:
+    """Whether a case asks for what a written block has not: a window, a sink and the like."""
+    return isinstance(case, CompositeCase) and bool(case.features)
 
 
 def _verdict(port: Port, case: Case, seed: int) -> Verdict:

@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.sums import SUMS, fused
 from conformance.numbers.rounding import NUMPY_DTYPES
 from conformance.ops.norms.cases import NormCase
 from conformance.ops.norms.values import honest
+from conformance.tools.judges.sums import SUMS, fused
 
 Array = np.ndarray
 
@@ -54,7 +54,7 @@ class Honest:
         stored = given.get("weight", np.ones(self.n)).astype(self.compute)
         self.w = stored + self.compute.type(case.dialect.weight_offset)
         self.bias = given.get("bias", np.zeros(self.n)).astype(self.compute)
-        self.layer_norm = case.op == "layer_norm"
+        self.layer_norm = case.centred
         self.casts_first = case.dialect.order == "cast_then_scale"
 
     def add(self, a: Array) -> Array:

@@ -1,0 +1,1 @@
+"""tokamax before the kit."""

@@ -1,0 +1,1 @@
+"""xFormers before the kit."""
