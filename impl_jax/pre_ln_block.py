@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from impl_jax.attention import KeyMask, attention_in_steps
 from impl_jax.block_config import NORMS_BEFORE, NORMS_BRANCH, BlockConfig
-from impl_jax.feed_forward import gelu, swiglu
+from impl_jax.feed_forward import geglu, gelu, swiglu
 from impl_jax.layer_norm import layer_norm
 from impl_jax.linear import linear
 from impl_jax.rms_norm import rms_norm
@@ -148,11 +148,12 @@ def block_taps(
         if config.placement in NORMS_BEFORE:
             to_feed_forward = taps["ffn_norm"] = _norm(to_feed_forward, p, "ffn_norm", config)
 
-    if config.feed_forward == "swiglu":
+    if config.gated:
         to_gate, to_up = _branches(to_feed_forward, 2)
         taps["gate"] = _linear(to_gate, p, "feed_forward.gate")
         taps["up"] = _linear(to_up, p, "feed_forward.up")
-        taps["act"] = swiglu(taps["gate"], taps["up"])
+        gate, up = taps["gate"], taps["up"]
+        taps["act"] = swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up, approximate=True)
     else:
         taps["up"] = _linear(to_feed_forward, p, "feed_forward.up")
         taps["act"] = gelu(taps["up"], approximate=config.feed_forward == "gelu_tanh")

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from impl_torch.attention import KeyMask, attention, attention_in_steps
 from impl_torch.block_config import BlockConfig
-from impl_torch.feed_forward import gelu, swiglu
+from impl_torch.feed_forward import geglu, gelu, swiglu
 from impl_torch.layer_norm import layer_norm
 from impl_torch.rms_norm import rms_norm
 from impl_torch.rope import rope
@@ -160,10 +160,10 @@ def _block(
         if config.norms_before:
             read = tap("ffn_norm", _norm(h, p, "ffn_norm", config))  # *batch s d_model
 
-    if config.feed_forward == "swiglu":
+    if config.gated:
         gate = tap("gate", _linear(read, p, "feed_forward.gate"))  # *batch s d_ff
         up = tap("up", _linear(read, p, "feed_forward.up"))
-        act = tap("act", swiglu(gate, up))
+        act = tap("act", swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up, approximate=True))
     else:
         up = tap("up", _linear(read, p, "feed_forward.up"))  # *batch s d_ff
         act = tap("act", gelu(up, approximate=config.feed_forward == "gelu_tanh"))

@@ -16,7 +16,8 @@ class BlockConfig:
     rope, rope_base
         `half_split` (Llama, GPT-NeoX) or `interleaved` (RoFormer, GPT-J) pairs, or `none`.
     feed_forward
-        `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
+        `swiglu` of gate and up, or `geglu_tanh`, Gemma's; or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic
+        tangent.
     qkv_bias, o_bias, feed_forward_bias
         Whether these projections have biases.
     window
@@ -52,7 +53,7 @@ class BlockConfig:
     qk_norm: bool = False
     rope: Literal["half_split", "interleaved", "none"] = "half_split"
     rope_base: float = 10_000.0
-    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    feed_forward: Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"] = "swiglu"
     qkv_bias: bool = False
     o_bias: bool = False
     feed_forward_bias: bool = False
@@ -115,6 +116,11 @@ class BlockConfig:
         """Whether a norm stands after attention and after the feed-forward layer, before they are added."""
         return self.placement in ("sandwich", "branch")
 
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer has a gate."""
+        return self.feed_forward in ("swiglu", "geglu_tanh")
+
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
@@ -125,7 +131,7 @@ class BlockConfig:
             attention |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
         attention |= {"attention.sink": (self.n_heads,)} if self.sink else {}
         attention |= self._linear({"attention.o": (d, d_q)}, self.o_bias)
-        inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
+        inner = {"feed_forward.gate": (self.d_ff, d)} if self.gated else {}
         matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
         feed_forward = self._linear(matrices, self.feed_forward_bias)
         if self.placement == "parallel":

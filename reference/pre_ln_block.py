@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64
 from reference.arguments import check_alike, check_float64, check_shape
 from reference.attention import attention, attention_vjp
 from reference.block_config import BlockConfig
-from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
+from reference.feed_forward import geglu, geglu_vjp, gelu, gelu_vjp, swiglu, swiglu_vjp
 from reference.layer_norm import layer_norm, layer_norm_vjp
 from reference.rms_norm import rms_norm, rms_norm_vjp
 from reference.rope import rope, rope_vjp
@@ -90,10 +90,10 @@ def pre_ln_block(
         if config.norms_before:
             read = taps["ffn_norm"] = _block_norm(h, p, "ffn_norm", config, statistics)
 
-    if config.feed_forward == "swiglu":
+    if config.gated:
         gate = taps["gate"] = _linear(read, p, "feed_forward.gate")
         up = taps["up"] = _linear(read, p, "feed_forward.up")
-        taps["act"] = swiglu(gate, up)
+        taps["act"] = swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up, approximate=True)
     else:
         up = taps["up"] = _linear(read, p, "feed_forward.up")
         taps["act"] = gelu(up, approximate=config.feed_forward == "gelu_tanh")
@@ -133,8 +133,10 @@ def pre_ln_block_vjp(
 
     dh, dffn_out = (dout, dout) if parallel else _join_vjp(dout, "ffn", taps, p, config, gradients)
     dact = _linear_vjp(dffn_out, taps["act"], p, "feed_forward.down", gradients)
-    if config.feed_forward == "swiglu":
-        dgate, dup = swiglu_vjp(dact, taps["gate"], taps["up"])
+    if config.gated:
+        gate, up = taps["gate"], taps["up"]
+        silu_gate = config.feed_forward == "swiglu"
+        dgate, dup = swiglu_vjp(dact, gate, up) if silu_gate else geglu_vjp(dact, gate, up, approximate=True)
         dread = _linear_vjp(dgate, to_feed_forward, p, "feed_forward.gate", gradients)
         dread += _linear_vjp(dup, to_feed_forward, p, "feed_forward.up", gradients)
     else:

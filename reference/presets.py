@@ -26,7 +26,7 @@ PRESETS = {
         o_bias=True,
         feed_forward_bias=True,
     ),
-    # Gemma 3 27B, a layer with a window, but for its tanh GELU in the gate.
+    # Gemma 3 27B, a layer with a window.
     # https://huggingface.co/google/gemma-3-27b-it: query_pre_attn_scalar is 168, the width over the heads.
     "gemma3": BlockConfig(
         5376,
@@ -38,6 +38,7 @@ PRESETS = {
         weight_offset=1.0,
         order="scale_then_cast",
         qk_norm=True,
+        feed_forward="geglu_tanh",
         window=1024,
         attention_scale=168**-0.5,
         placement="sandwich",
@@ -72,7 +73,8 @@ PRESETS = {
     ),
     # Phi-4-mini: of 128 features 96 are turned. https://huggingface.co/microsoft/Phi-4-mini-instruct
     "phi": BlockConfig(3072, n_heads=24, n_kv_heads=8, d_head=128, d_ff=8192, rotary_features=96),
-    # Gemma 2 9B (arXiv:2408.00118), a layer with a window, but for its tanh GELU in the gate.
+    # Gemma 2 9B (arXiv:2408.00118), a layer with a window.
+    # https://huggingface.co/google/gemma-2-9b: query_pre_attn_scalar is 256, as d_head is.
     "gemma2": BlockConfig(
         3584,
         n_heads=16,
@@ -82,6 +84,7 @@ PRESETS = {
         eps=1e-6,
         weight_offset=1.0,
         order="scale_then_cast",
+        feed_forward="geglu_tanh",
         window=4096,
         softcap=50.0,
         placement="sandwich",

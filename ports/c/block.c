@@ -230,12 +230,14 @@ struct stages block(const struct block *b, const real *x, struct tensor **taps)
     if (b->norms_before && !b->parallel)
         m.ffn_norm = keep(b, taps, "ffn_norm", stored, stream, normalised(b, "ffn_norm", rows * d, d, h));
     m.to_ffn = b->parallel ? m.attention_norm : b->norms_before ? m.ffn_norm : h;
-    if (b->swiglu)
+    if (b->gated)
         m.gate = keep(b, taps, "gate", stored, inner, projected(b, "feed_forward.gate", d, b->d_ff, m.to_ffn));
     m.up = keep(b, taps, "up", stored, inner, projected(b, "feed_forward.up", d, b->d_ff, m.to_ffn));
     m.act = reals(rows * b->d_ff);
     if (b->swiglu)
         swiglu(rows * b->d_ff, m.gate, m.up, m.act);
+    else if (b->gated)
+        geglu(b->gelu_tanh, rows * b->d_ff, m.gate, m.up, m.act);
     else
         gelu(b->gelu_tanh, rows * b->d_ff, m.up, m.act);
     keep(b, taps, "act", stored, inner, m.act);
@@ -259,12 +261,14 @@ real *block_vjp(const struct block *b, const struct stages *m, const real *dout,
     if (!b->parallel)
         dstream = join_vjp(b, FFN, m->ffn, dout, &dffn_out, gradients);
     projected_vjp(b, "feed_forward.down", b->d_ff, d, dffn_out, m->act, dact, gradients);
-    if (b->swiglu) {
+    if (b->swiglu)
         swiglu_vjp(rows * b->d_ff, dact, m->gate, m->up, dgate, dup);
-        projected_vjp(b, "feed_forward.gate", d, b->d_ff, dgate, m->to_ffn, dread, gradients);
-    } else {
+    else if (b->gated)
+        geglu_vjp(b->gelu_tanh, rows * b->d_ff, dact, m->gate, m->up, dgate, dup);
+    else
         gelu_vjp(b->gelu_tanh, rows * b->d_ff, dact, m->up, dup);
-    }
+    if (b->gated)
+        projected_vjp(b, "feed_forward.gate", d, b->d_ff, dgate, m->to_ffn, dread, gradients);
     projected_vjp(b, "feed_forward.up", d, b->d_ff, dup, m->to_ffn, dread, gradients);
     if (!b->parallel) {
         if (b->norms_before)

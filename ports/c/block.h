@@ -13,7 +13,7 @@ struct block {
     struct tensor like; /* x: its dtype is that of what is stored, its shape [*batch, s, d_model] */
     size_t batch, s, past, d_model, n_heads, n_kv_heads, d_head, d_ff, position, rotary_features, window;
     bool norms_before, norms_branch, norms_sum, parallel; /* where its norms stand: docs/spec.md */
-    bool layer_norm, casts_first, qk_norm, qk_norm_over_all, rope, interleaved, swiglu, gelu_tanh, causal, sink;
+    bool layer_norm, casts_first, qk_norm, qk_norm_over_all, rope, interleaved, gated, swiglu, gelu_tanh, causal, sink;
     real eps, weight_offset, qk_norm_offset, rope_base, attention_scale, softcap;
     const struct tensor *given; /* the parameters, k_cache, v_cache and key_mask */
     const char *layer;          /* what the names of its parameters begin with */

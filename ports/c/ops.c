@@ -351,6 +351,7 @@ static struct block block_of(const struct json *settings, const struct tensor *g
     const struct json *over = json_get(config, "qk_norm_over"), *has_offset = json_get(config, "qk_norm_offset");
     const char *placement = json_get(config, "placement") ? json_text(config, "placement") : "pre";
     bool sandwich = strcmp(placement, "sandwich") == 0, parallel = strcmp(placement, "parallel") == 0;
+    bool of_silu = strcmp(feed_forward, "swiglu") == 0, of_gelu = strcmp(feed_forward, "geglu_tanh") == 0;
     size_t d_head = width(config, "d_head");
     real offset = (real)json_number(config, "weight_offset");
     struct block b = {
@@ -375,8 +376,9 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .qk_norm_over_all = over && strcmp(json_text(config, "qk_norm_over"), "all_heads") == 0,
         .rope = strcmp(pairs, "none") != 0,
         .interleaved = strcmp(pairs, "interleaved") == 0,
-        .swiglu = strcmp(feed_forward, "swiglu") == 0,
-        .gelu_tanh = strcmp(feed_forward, "gelu_tanh") == 0,
+        .gated = of_silu || of_gelu,
+        .swiglu = of_silu,
+        .gelu_tanh = of_gelu || strcmp(feed_forward, "gelu_tanh") == 0,
         .causal = json_true(config, "causal"),
         .sink = json_true(config, "sink"),
         .eps = (real)json_number(config, "eps"),

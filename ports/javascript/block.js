@@ -1,13 +1,18 @@
 // The transformer block: out = h + feed_forward(norm(h)), h = x + attention(norm(x)) in Pre-LN, or with its norms in another place.
 
 import { attention, attentionVjp, rope } from "./attention.js";
-import { gelu, geluVjp, linear, linearVjp, swiglu, swigluVjp } from "./feed_forward.js";
+import { gegluByTanh, gegluByTanhVjp, gelu, geluVjp, linear, linearVjp, swiglu, swigluVjp } from "./feed_forward.js";
 import { norm, normVjp } from "./norms.js";
 import { added, array, round } from "./numbers.js";
 
 const normsBefore = ["pre", "sandwich", "parallel"]; // placements with a norm before what reads the stream
 const normsBehind = ["sandwich", "branch"]; // with one after attention and after the feed-forward layer, before they are added
 const sumNorms = { attn: "attention_norm", ffn: "ffn_norm" }; // in Post-LN, by what the sum was added from
+
+const gates = {
+  swiglu: { forward: swiglu, backward: swigluVjp },
+  geglu_tanh: { forward: gegluByTanh, backward: gegluByTanhVjp },
+};
 
 // One layer: `config` is the message's, `given` the file's tensors, `layer` what the names of its parameters begin with.
 export class Block {
@@ -33,6 +38,7 @@ export class Block {
     this.behind = normsBehind.includes(placement);
     this.post = placement === "post";
     this.parallel = placement === "parallel";
+    this.gated = gates[config.feed_forward]; // undefined where there is no gate
     this.taps = {};
     this.gradients = {};
   }
@@ -84,9 +90,9 @@ export class Block {
 
     if (this.before && !this.parallel) keep("ffn_norm", this.norm("ffn_norm", d, m.h), [s, d]);
     m.to_ffn = this.parallel ? m.attention_norm : (m.ffn_norm ?? m.h);
-    if (config.feed_forward === "swiglu") keep("gate", this.linear("feed_forward.gate", d, dFf, m.to_ffn), [s, dFf]);
+    if (this.gated) keep("gate", this.linear("feed_forward.gate", d, dFf, m.to_ffn), [s, dFf]);
     keep("up", this.linear("feed_forward.up", d, dFf, m.to_ffn), [s, dFf]);
-    keep("act", m.gate ? swiglu(m.gate, m.up) : gelu(m.up, config.feed_forward === "gelu_tanh"), [s, dFf]);
+    keep("act", this.gated ? this.gated.forward(m.gate, m.up) : gelu(m.up, config.feed_forward === "gelu_tanh"), [s, dFf]);
     keep("ffn_out", this.linear("feed_forward.down", dFf, d, m.act), [s, d]);
     return this.parallel ? keep("out", added(x, m.attn_out, m.ffn_out), [s, d]) : join("out", m.h, "ffn");
   }
@@ -105,8 +111,8 @@ export class Block {
 
     const [dpast, dffnOut] = this.parallel ? [dout, dout] : unjoin(dout, "ffn");
     const dact = this.linearVjp("feed_forward.down", dFf, d, dffnOut, m.act);
-    const { dgate, dup } = m.gate
-      ? swigluVjp(dact, m.gate, m.up)
+    const { dgate, dup } = this.gated
+      ? this.gated.backward(dact, m.gate, m.up)
       : { dup: geluVjp(dact, m.up, config.feed_forward === "gelu_tanh") };
     const dread = [this.linearVjp("feed_forward.up", d, dFf, dup, m.to_ffn)];
     if (dgate) dread.push(this.linearVjp("feed_forward.gate", d, dFf, dgate, m.to_ffn));

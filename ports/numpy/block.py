@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ports.numpy.attention import dot_products, mix, rope, soft_cap, softmax
-from ports.numpy.feed_forward import gelu, swiglu
+from ports.numpy.feed_forward import geglu, gelu, swiglu
 from ports.numpy.rows import Array, Backward, layer_norm, linear, rms_norm, widen
 from ports.numpy.tape import Tape
 from reference.block_config import BlockConfig
@@ -81,9 +81,12 @@ def pre_ln_block(
             read = "ffn_norm"
 
     _linear(tape, "up", read, "feed_forward.up")
-    if config.feed_forward == "swiglu":
+    if config.gated:
         _linear(tape, "gate", read, "feed_forward.gate")
+    if config.feed_forward == "swiglu":
         tape.step("act", swiglu, "gate", "up")
+    elif config.gated:
+        tape.step("act", geglu, "gate", "up", approximate=True)
     else:
         tape.step("act", gelu, "up", approximate=config.feed_forward == "gelu_tanh")
     _linear(tape, "ffn_out", "act", "feed_forward.down")

@@ -64,6 +64,11 @@ def gelu(x: Tensor, *, approximate: bool) -> Tensor:
     return tf.cast(tf.nn.gelu(widen(x), approximate), x.dtype)
 
 
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """`tf.nn.gelu` of the gate, by tanh, times up, rounded once."""
+    return tf.cast(tf.nn.gelu(widen(gate), approximate=True) * widen(up), gate.dtype)
+
+
 def pre_ln_block(
     x: Tensor,
     parameters: Parameters,
@@ -106,9 +111,9 @@ def pre_ln_block(
 
     to_gate, to_up = _branches(to_feed_forward, 2)
     up = seen["up"] = _linear(to_up, p, "feed_forward.up")
-    if config.feed_forward == "swiglu":
+    if config.gated:
         gate = seen["gate"] = _linear(to_gate, p, "feed_forward.gate")
-        seen["act"] = swiglu(gate, up)
+        seen["act"] = swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up)
     else:
         seen["act"] = gelu(up, approximate=config.feed_forward == "gelu_tanh")
     seen["ffn_out"] = _linear(seen["act"], p, "feed_forward.down")

@@ -31,7 +31,7 @@ def test_all_that_a_config_offers_is_asked():
     assert {config.norm for config in configs} == {"rms_norm", "layer_norm"}
     assert {config.placement for config in configs} == set(get_args(get_type_hints(BlockConfig)["placement"]))
     assert {config.order for config in configs} == {"cast_then_scale", "scale_then_cast"}
-    assert {config.feed_forward for config in configs} == {"swiglu", "gelu", "gelu_tanh"}
+    assert {config.feed_forward for config in configs} == {"swiglu", "geglu_tanh", "gelu", "gelu_tanh"}
     for field in FEATURES:
         assert len({getattr(config, field) for config in configs}) > 1
     for field in ("qk_norm", "qkv_bias", "o_bias", "feed_forward_bias", "causal", "weight_offset"):

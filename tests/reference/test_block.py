@@ -43,7 +43,7 @@ def test_intermediates_come_in_data_flow_order(config, rope):
     expected |= {"probs": (), "attn": (config.n_heads * config.d_head,), "attn_out": d}
     expected |= behind("attn", placement, d) | ({"h": d} if placement != "parallel" else {})
     expected |= {"ffn_norm": d} if placement in ("pre", "sandwich") else {}
-    expected |= {"gate": (config.d_ff,)} if config.feed_forward == "swiglu" else {}
+    expected |= {"gate": (config.d_ff,)} if config.gated else {}
     expected |= {"up": (config.d_ff,), "act": (config.d_ff,), "ffn_out": d}
     expected |= behind("ffn", placement, d) | {"out": d}
     expected |= {f"{norm}.{name}": (1,) for norm in block_norms(config) for name in ("mean", "var", "rstd")}

@@ -150,7 +150,7 @@ def make_layer(config: BlockConfig) -> Layer:
         return Layer(olmo2, modeling_olmo2.Olmo2DecoderLayer(olmo2, layer_idx=0), rope, named_as_gemma2)
     if config.placement == "sandwich":
         sizes |= {"query_pre_attn_scalar": config.d_head, "attn_logit_softcapping": config.softcap}
-        sizes |= {"sliding_window": config.window, "layer_types": ["sliding_attention"], "hidden_activation": "silu"}
+        sizes |= {"sliding_window": config.window, "layer_types": ["sliding_attention"]}
         gemma2 = Gemma2Config(**sizes)
         rope, module = modeling_gemma2.Gemma2RotaryEmbedding(gemma2), modeling_gemma2.Gemma2DecoderLayer(gemma2, layer_idx=0)
         return Layer(gemma2, module, rope, named_as_gemma2, create_sliding_window_causal_mask)

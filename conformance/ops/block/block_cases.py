@@ -107,7 +107,6 @@ class StackCase(BlockCase):
 
 BIASED = replace(INTERLEAVED, qkv_bias=True, o_bias=True, feed_forward_bias=True)
 ENCODER = replace(GELU, causal=False)  # a vision transformer's block, and torch.nn.TransformerEncoderLayer's with norm_first
-CAPPED = replace(LLAMA, softcap=1.5, attention_scale=0.5)
 ALL_HEADS = replace(LLAMA, qk_norm=True, qk_norm_over="all_heads", weight_offset=1.0, qk_norm_offset=False)
 GEMMA = replace(MULTI_QUERY, weight_offset=1.0)  # but for its tanh GELU in the gate
 
@@ -173,7 +172,7 @@ OF_TODAY_ONCE = (
     BlockCase("gemma3", "random", "the offset of norms of queries and keys left out; the usual scale", GEMMA3, position=20),
     BlockCase("glm4", "random", "all features turned; frequencies of the whole head", GLM4, position=20),
     BlockCase("phi", "random", "the first of the features that are turned, the last, and the next", PHI, position=20),
-    BlockCase("capped", "random", "a soft cap left out, before the scale, or on hidden scores", CAPPED, hot=4.0),
+    BlockCase("gemma2", "hot", "a soft cap left out, before the scale, or on hidden scores", GEMMA2, hot=4.0),
     BlockCase("all_heads", "random", "queries and keys normalised head by head, or with one head's weight", ALL_HEADS),
 )
 STACK = StackCase("llama", "random", "layers in the wrong order, or sharing parameters", LLAMA, n_layers=2)

@@ -8,7 +8,7 @@ import reference
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention import attention_stages
 from conformance.ops.block.block_cases import BLOCK_CASES, OUT, STACK_CASES, BlockCase
-from conformance.ops.block.feed_forward import gelu_of
+from conformance.ops.block.feed_forward import GEGLU, gelu_of
 from conformance.ops.block.golden import Values, composite_golden, exact_inputs
 from conformance.ops.block.primitives import Add, AddBoth, Concatenate, Linear, Normalise, OverHeads, SwiGLU
 from conformance.ops.block.program import Program, Stage
@@ -61,10 +61,12 @@ def _stages(case: BlockCase, given: Values) -> Iterator[Stage]:
         if c.norms_before:
             yield Stage("ffn_norm", norm, ("h", *_parameters(c, "ffn_norm")))
             read = "ffn_norm"
-    gated = c.feed_forward == "swiglu"
-    for name in ("gate", "up") if gated else ("up",):
+    for name in ("gate", "up") if c.gated else ("up",):
         yield Stage(name, Linear(), (read, *_parameters(c, f"feed_forward.{name}")))
-    yield Stage("act", SwiGLU(), ("gate", "up")) if gated else Stage("act", gelu_of(c), ("up",))
+    if c.gated:
+        yield Stage("act", SwiGLU() if c.feed_forward == "swiglu" else GEGLU, ("gate", "up"))
+    else:
+        yield Stage("act", gelu_of(c), ("up",))
     yield Stage("ffn_out", Linear(), ("act", *_parameters(c, "feed_forward.down")))
     if c.placement == "parallel":
         yield Stage("out", AddBoth(), ("x", "attn_out", "ffn_out"))

@@ -230,10 +230,11 @@ class AddBoth:
 
 @dataclass(frozen=True)
 class SwiGLU:
-    """The gate's SiLU, or another `activation` with its derivative, times up."""
+    """The gate's SiLU, or another `activation` with its derivative, times up; one that `cancels` may be off by a part of x."""
 
     activation: Callable[[Array], Array] = silu
     slope: Callable[[Array], Array] = lambda x: sigmoid(x) * (1 + x * sigmoid(-x))
+    cancels: bool = False
 
     def forward(self, m: Machine, gate: Array, up: Array) -> Array:
         return m.store(m.compute(self.activation(gate), 8 * np.abs(gate))) * up
@@ -244,7 +245,7 @@ class SwiGLU:
 
     def bound(self, u: float, v: float, y: Array, gate: Array, up: Array) -> Array:
         # The activation may be rounded before it multiplies; a tiny one is rounded to a multiple of the smallest number.
-        lost = ROUNDING * FORMATS[storage_dtype(u)].smallest / 2 + TINY
+        lost = ROUNDING * FORMATS[storage_dtype(u)].smallest / 2 + TINY + (8 * v * np.abs(gate) if self.cancels else 0.0)
         return (16 * v + ROUNDING * u) * np.abs(y) + lost * np.abs(up) + TINY
 
 
