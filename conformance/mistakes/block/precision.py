@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.mistakes.block.feed_forward import has_silu
 from conformance.mistakes.block.places import NORMS
 from conformance.mistakes.block.stages import alters, wraps
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake, Of, all_but, in_dtypes, in_half
@@ -236,7 +237,7 @@ MISTAKES = (
             for dtype in HALF
         },
         needs_taps=IN_NOISE,
-        where=in_half,
+        where=lambda composite: in_half(composite) and has_silu(composite),
     ),
     Mistake(
         "residual_in_bfloat16",
