@@ -253,8 +253,11 @@ def fault(
     group: Literal["all", "forward", "backward"] = "all",
     taps: bool = False,
     dtypes: tuple[DType, ...] = DTYPES,
+    of_today: bool = False,
 ) -> Fault:
     """A block with one mistake: its class says which, its docstring says it in words."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", block.__name__).lower()
     what = (block.__doc__ or "").partition("\n")[0].rstrip(".")
-    return Fault(f"torch_block_{words}", what, "pre_ln_block", "torch", as_op(block), names, group, dtypes, taps)
+    return Fault(
+        f"torch_block_{words}", what, "pre_ln_block", "torch", as_op(block), names, group, dtypes, taps, of_today=of_today
+    )
