@@ -85,9 +85,9 @@ class Block:
     def scale_and_shift(self, x_hat: Tensor, name: str, dtype: torch.dtype) -> Tensor:
         weight, bias = self.weight(name), self.bias(name)
         if self.config.order == "cast_then_scale":
-            y = x_hat.to(dtype) * (self.config.weight_offset + weight)
+            y = x_hat.to(dtype) * (self.config.offset_of(name) + weight)
             return y if bias is None else y + bias
-        y = x_hat * (self.config.weight_offset + weight.to(x_hat.dtype))
+        y = x_hat * (self.config.offset_of(name) + weight.to(x_hat.dtype))
         return (y if bias is None else y + bias.to(y.dtype)).to(dtype)
 
     # Attention

@@ -36,12 +36,6 @@ class ModernBlock(Block):
             return stream + given
         return self.norm(self.tap(f"{branch}_sum", stream + given), "attention_norm" if branch == "attn" else "ffn_norm")
 
-    def scale_and_shift(self, x_hat: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-        weight, bias = self.weight(name).to(x_hat.dtype) + self.config.offset_of(name), self.bias(name)
-        if self.config.order == "cast_then_scale":
-            return (x_hat.to(dtype) * weight.to(dtype) if bias is None else x_hat.to(dtype) * weight.to(dtype) + bias).to(dtype)
-        return (x_hat * weight if bias is None else x_hat * weight + bias.to(x_hat.dtype)).to(dtype)
-
     def qk_norm(self, x: Tensor, name: str) -> Tensor:
         """Of every head, or of all of them side by side."""
         rows = x.flatten(-2) if self.config.qk_norm_over == "all_heads" else x
