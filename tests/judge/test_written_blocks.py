@@ -13,6 +13,7 @@ from tests.judge.written.torch_blocks.modern import ModernBlock
 EVERY = 8
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("block", "seed"), [(Block, 0), (ByHand, 1), (ModernBlock, 0)])
 def test_an_honest_block_passes_every_case(block, dtype, seed):
