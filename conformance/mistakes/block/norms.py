@@ -61,8 +61,8 @@ def _eps(value: float) -> Change:
     return norms(lambda op: replace(op, eps=value), ALL)
 
 
-FIRST_FOR_SECOND = dict.fromkeys(("ffn_norm", "out"), parameters_of("attention_norm", instead_of="ffn_norm"))
-SECOND_FOR_FIRST = dict.fromkeys(("attention_norm", "h"), parameters_of("ffn_norm", instead_of="attention_norm"))
+FIRST_FOR_SECOND: Change = dict.fromkeys(("ffn_norm", "out"), parameters_of("attention_norm", instead_of="ffn_norm"))
+SECOND_FOR_FIRST: Change = dict.fromkeys(("attention_norm", "h"), parameters_of("ffn_norm", instead_of="attention_norm"))
 IN_TWO = in_placements("pre", "post", "sandwich")  # which have an attention_norm and a ffn_norm
 
 
@@ -85,7 +85,7 @@ MISTAKES = (
     Mistake(
         "norm_weights_swapped",
         "each of the two norms has the other's parameters",
-        SECOND_FOR_FIRST | FIRST_FOR_SECOND,
+        {**SECOND_FOR_FIRST, **FIRST_FOR_SECOND},
         "Equal weights hide it.",
         "planted: a checkpoint's names",
         BLOCKS,

@@ -49,7 +49,7 @@ def normed(norms: tuple[str, str], owners: tuple[str, str], *, whole: bool) -> C
         def become(stage: Stage) -> Stage:
             if norm is None or found(stage.op, Add) is None:
                 return stage
-            op = altered(stage.op, Add, lambda op: NormedAdd(norm, whole))
+            op = altered(stage.op, Add, lambda op, norm=norm: NormedAdd(norm, whole))
             return reads_also(stage, op, *parameter_names(composite, owner))
 
         return become

@@ -49,7 +49,7 @@ def _window(keys: int) -> Of:
 
 
 FLOAT64 = {"float64": "nothing in float64 is asked for with a cache, or with padding"}
-CAUSAL = dict.fromkeys(
+CAUSAL: dict[str, str] = dict.fromkeys(
     ("float64", "float16", "attention/bfloat16"),
     "attention that is not causal is asked for in float32, and a block of it in bfloat16 too",
 )
