@@ -1,22 +1,26 @@
-"""What a Pre-LN block is made of."""
+"""What a transformer block is made of."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
+NORMS_BEFORE = ("pre", "sandwich", "parallel")  # placements with a norm before what reads the stream
+NORMS_BRANCH = ("sandwich", "branch")  # with one after attention and after the feed-forward layer, before they are added
+
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a Pre-LN block is made of, hashable, so that `jax.jit` can take it as a static argument.
+    """What a transformer block is made of, hashable, so that `jax.jit` can take it as a static argument.
 
     norm, eps, weight_offset, order
-        Both norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
+        All norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
         says where half precision is cast, before the weight multiplies or after.
     n_kv_heads
         Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
     rope, rope_base
         `half_split` (Llama, GPT-NeoX) or `interleaved` (RoFormer, GPT-J) pairs, or `none`.
     feed_forward
-        `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
+        `swiglu` of gate and up, or `geglu_tanh`, Gemma's; or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic
+        tangent.
     qkv_bias, o_bias, feed_forward_bias
         Whether these projections have biases.
     window
@@ -32,6 +36,12 @@ class BlockConfig:
     qk_norm_over, qk_norm_offset
         Whether QK-norm is over the `d_head` features of every head, or over those of all heads at once, each with a weight of
         its own; and whether `weight_offset` holds for its weights, too.
+    placement
+        Where the norms stand. `pre`: before attention and before the feed-forward layer. `post`: after each sum, which the
+        stream then is. `branch`: after each of the two, before it is added. `sandwich`: before and after. `parallel`: one
+        before both, which read it and are added together. `none`: nowhere.
+    norm_bias
+        Whether a LayerNorm has a bias.
     """
 
     d_model: int
@@ -46,7 +56,7 @@ class BlockConfig:
     qk_norm: bool = False
     rope: Literal["half_split", "interleaved", "none"] = "half_split"
     rope_base: float = 10_000.0
-    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    feed_forward: Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"] = "swiglu"
     qkv_bias: bool = False
     o_bias: bool = False
     feed_forward_bias: bool = False
@@ -58,6 +68,8 @@ class BlockConfig:
     rotary_features: int | None = None
     qk_norm_over: Literal["head", "all_heads"] = "head"
     qk_norm_offset: bool = True
+    placement: Literal["pre", "post", "sandwich", "branch", "parallel", "none"] = "pre"
+    norm_bias: bool = True
 
     def __post_init__(self) -> None:
         """Raise `ValueError`, naming the field and its choices, for any other."""
@@ -90,23 +102,40 @@ class BlockConfig:
         """What is added to a norm's weight."""
         return (self.qk_norm_constants if "attention." in norm else self.norm_constants)["weight_offset"]
 
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer has a gate."""
+        return self.feed_forward in ("swiglu", "geglu_tanh")
+
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
-        shapes = _norm("attention_norm", self) | _linear(matrices, self.qkv_bias)
+        attention = _linear(matrices, self.qkv_bias)
         if self.qk_norm:
             of_all = {"q": d_q, "k": d_kv} if self.qk_norm_over == "all_heads" else dict.fromkeys("qk", self.d_head)
-            shapes |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
-        shapes |= {"attention.sink": (self.n_heads,)} if self.sink else {}
-        shapes |= _linear({"attention.o": (d, d_q)}, self.o_bias) | _norm("ffn_norm", self)
-        inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
+            attention |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
+        attention |= {"attention.sink": (self.n_heads,)} if self.sink else {}
+        attention |= _linear({"attention.o": (d, d_q)}, self.o_bias)
+        inner = {"feed_forward.gate": (self.d_ff, d)} if self.gated else {}
         matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
-        return shapes | _linear(matrices, self.feed_forward_bias)
+        feed_forward = _linear(matrices, self.feed_forward_bias)
+        if self.placement == "parallel":
+            return _norm("attention_norm", self) | attention | feed_forward
+        attention = _normed("attention_norm", attention, "attn_out_norm", self)
+        return attention | _normed("ffn_norm", feed_forward, "ffn_out_norm", self)
+
+
+def _normed(norm: str, sublayer: dict[str, tuple[int, ...]], out_norm: str, config: BlockConfig) -> dict[str, tuple[int, ...]]:
+    """A sublayer's parameters, with those of its norms where they stand."""
+    if config.placement == "post":
+        return sublayer | _norm(norm, config)
+    before = _norm(norm, config) if config.placement in NORMS_BEFORE else {}
+    return before | sublayer | (_norm(out_norm, config) if config.placement in NORMS_BRANCH else {})
 
 
 def _norm(name: str, config: BlockConfig) -> dict[str, tuple[int, ...]]:
-    kinds = ("weight", "bias") if config.norm == "layer_norm" else ("weight",)
+    kinds = ("weight", "bias") if config.norm == "layer_norm" and config.norm_bias else ("weight",)
     return {f"{name}.{kind}": (config.d_model,) for kind in kinds}
 
 

@@ -1,6 +1,7 @@
 """The nonlinearities of a feed-forward layer for JAX.
 
-SwiGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202. GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
+SwiGLU and GeGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
+GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 """
 
 import math
@@ -45,6 +46,12 @@ def gelu(x: Float[Array, "*shape"], *, approximate: bool = False) -> Float[Array
     """
     wide = x.astype(compute_dtype(x))
     return round_to(wide * _share_below(wide, approximate), x.dtype)
+
+
+def geglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"], *, approximate: bool = False) -> Float[Array, "*shape"]:
+    """The gate's GELU times the other projection, in float32 (float64 for float64) and rounded once, to the gate's dtype."""
+    compute = compute_dtype(gate)
+    return round_to(gelu(gate.astype(compute), approximate=approximate) * up.astype(compute), gate.dtype)
 
 
 def _share_below(x: Array, approximate: bool) -> Array:

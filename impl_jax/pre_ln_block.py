@@ -1,4 +1,4 @@
-"""The Pre-LN transformer block for JAX.
+"""The transformer block for JAX: Pre-LN, or with its norms in another place.
 
 Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture", arXiv:2002.04745.
 """
@@ -14,8 +14,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from impl_jax.attention import KeyMask, attention_in_steps
-from impl_jax.block_config import BlockConfig
-from impl_jax.feed_forward import gelu, swiglu
+from impl_jax.block_config import NORMS_BEFORE, NORMS_BRANCH, BlockConfig
+from impl_jax.feed_forward import geglu, gelu, swiglu
 from impl_jax.layer_norm import layer_norm
 from impl_jax.linear import linear
 from impl_jax.rms_norm import rms_norm
@@ -23,6 +23,7 @@ from impl_jax.rope import rope
 from impl_jax.rows import compute_dtype, round_to
 
 Parameters = Mapping[str, Array]
+SUM_NORMS = {"attn": "attention_norm", "ffn": "ffn_norm"}  # in Post-LN, by what the sum was added from
 Taps = OrderedDict[str, Array]  # a plain dictionary comes out of jax.jit sorted
 
 
@@ -40,6 +41,8 @@ def pre_ln_block(
     r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
 
     $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
+
+    So it is with the norms placed before (`pre`); `BlockConfig` says where else they may stand.
 
     `parameters` are those that `config.parameters()` names. `position`, perhaps a traced one, is that of x's first row, cached
     keys (which are rotated already) and values included. `key_mask`, [*batch, t], is False or 0 for padding, over cached and
@@ -109,9 +112,20 @@ def block_taps(
     check_parameters(p, config)
     taps = Taps()
 
-    stream, x = _branches(x, 2)
-    normed = taps["attention_norm"] = _norm(x, p, "attention_norm", config)
-    for name, branch in zip("qkv", _branches(normed, 3), strict=True):
+    def join(stream: Array, branch: str) -> Array:
+        given = taps[f"{branch}_out"]
+        if config.placement in NORMS_BRANCH:
+            given = taps[f"{branch}_out_norm"] = _norm(given, p, f"{branch}_out_norm", config)
+        if config.placement == "post":
+            taps[f"{branch}_sum"] = _add(stream, given)
+            return _norm(taps[f"{branch}_sum"], p, SUM_NORMS[branch], config)
+        return _add(stream, given)
+
+    stream, read = _branches(x, 2)
+    if config.placement in NORMS_BEFORE:
+        read = taps["attention_norm"] = _norm(read, p, "attention_norm", config)
+    to_feed_forward, *to_heads = _branches(read, 4)
+    for name, branch in zip("qkv", to_heads, strict=True):
         taps[name] = _heads(_linear(branch, p, f"attention.{name}"), config.d_head)
     q, k, v = taps["q"], taps["k"], taps["v"]
     if config.qk_norm:
@@ -128,20 +142,24 @@ def block_taps(
     taps["probs"] = attended.probs
     taps["attn"] = _merge(attended.y)
     taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
-    h = taps["h"] = _add(stream, taps["attn_out"])
+    if config.placement != "parallel":
+        taps["h"] = join(stream, "attn")
+        stream, to_feed_forward = _branches(taps["h"], 2)
+        if config.placement in NORMS_BEFORE:
+            to_feed_forward = taps["ffn_norm"] = _norm(to_feed_forward, p, "ffn_norm", config)
 
-    stream, h = _branches(h, 2)
-    normed = taps["ffn_norm"] = _norm(h, p, "ffn_norm", config)
-    if config.feed_forward == "swiglu":
-        to_gate, to_up = _branches(normed, 2)
+    if config.gated:
+        to_gate, to_up = _branches(to_feed_forward, 2)
         taps["gate"] = _linear(to_gate, p, "feed_forward.gate")
         taps["up"] = _linear(to_up, p, "feed_forward.up")
-        taps["act"] = swiglu(taps["gate"], taps["up"])
+        gate, up = taps["gate"], taps["up"]
+        taps["act"] = swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up, approximate=True)
     else:
-        taps["up"] = _linear(normed, p, "feed_forward.up")
+        taps["up"] = _linear(to_feed_forward, p, "feed_forward.up")
         taps["act"] = gelu(taps["up"], approximate=config.feed_forward == "gelu_tanh")
     taps["ffn_out"] = _linear(taps["act"], p, "feed_forward.down")
-    taps["out"] = _add(stream, taps["ffn_out"])
+    parallel = config.placement == "parallel"
+    taps["out"] = _add(stream, taps["attn_out"], taps["ffn_out"]) if parallel else join(stream, "ffn")
     return taps
 
 
@@ -164,10 +182,10 @@ def _linear(x: Array, p: Parameters, name: str) -> Array:
 
 
 def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
-    """The one with a bias is LayerNorm; rounded once more, for the cast that ends a norm is one that XLA may drop."""
+    """Rounded once more, for the cast that ends a norm is one that XLA may drop."""
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     how: dict[str, Any] = config.norm_constants | {"order": config.order}
-    y = rms_norm(x, weight, **how) if bias is None else layer_norm(x, weight, bias, **how)
+    y = layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
     return round_to(y.astype(compute_dtype(y)), x.dtype)
 
 
@@ -184,9 +202,10 @@ def _branches(x: Array, n: int) -> list[Array]:
     return [wide.astype(x.dtype) for _ in range(n)]
 
 
-def _add(stream: Array, update: Array) -> Array:
+def _add(stream: Array, *updates: Array) -> Array:
+    """Added in the compute dtype, and rounded once."""
     compute = compute_dtype(stream)
-    return round_to(stream.astype(compute) + update.astype(compute), stream.dtype)
+    return round_to(sum((update.astype(compute) for update in updates), stream.astype(compute)), stream.dtype)
 
 
 def _heads(x: Array, d_head: int) -> Array:

@@ -4,7 +4,7 @@ from impl_torch.add_norm import AddLayerNorm, AddRMSNorm, add_layer_norm, add_rm
 from impl_torch.attention import attention
 from impl_torch.batch_norm import BatchNorm, batch_norm
 from impl_torch.block_config import BlockConfig
-from impl_torch.feed_forward import gelu, swiglu
+from impl_torch.feed_forward import geglu, gelu, swiglu
 from impl_torch.gated_norm import RMSNormGated, gated_rms_norm
 from impl_torch.layer_norm import LayerNorm, layer_norm
 from impl_torch.pre_ln_block import PreLNBlock, pre_ln_block
@@ -29,6 +29,7 @@ __all__ = [
     "attention",
     "batch_norm",
     "gated_rms_norm",
+    "geglu",
     "gelu",
     "layer_norm",
     "pre_ln_block",

@@ -1,7 +1,8 @@
 """The nonlinearities of a feed-forward layer for PyTorch: in float32 (float64 for float64), rounded once.
 
 As the compiler fuses them. In eager mode torch's own `silu(gate) * up` rounds in the middle too.
-SwiGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202. GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
+SwiGLU and GeGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
+GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 """
 
 import math
@@ -37,6 +38,12 @@ def gelu(x: Float[Tensor, "*shape"], *, approximate: bool = False) -> Float[Tens
     """
     wide = x.to(compute_dtype(x))
     return (wide * _share_below(wide, approximate)).to(x.dtype)
+
+
+def geglu(gate: Float[Tensor, "*shape"], up: Float[Tensor, "*shape"], *, approximate: bool = False) -> Float[Tensor, "*shape"]:
+    """The gate's GELU times the other projection."""
+    compute = compute_dtype(gate)
+    return (gelu(gate.to(compute), approximate=approximate) * up.to(compute)).to(gate.dtype)
 
 
 def _share_below(x: Tensor, approximate: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Pre-LN transformer block (Xiong et al. 2020, arXiv:2002.04745) for PyTorch."""
+"""The transformer block for PyTorch: Pre-LN (Xiong et al. 2020, arXiv:2002.04745), or with its norms in another place."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from impl_torch.attention import KeyMask, attention, attention_in_steps
 from impl_torch.block_config import BlockConfig
-from impl_torch.feed_forward import gelu, swiglu
+from impl_torch.feed_forward import geglu, gelu, swiglu
 from impl_torch.layer_norm import layer_norm
 from impl_torch.rms_norm import rms_norm
 from impl_torch.rope import rope
@@ -18,6 +18,7 @@ from impl_torch.rows import as_stored
 
 Parameters = Mapping[str, Tensor]
 Taps = dict[str, Tensor]
+SUM_NORMS = {"attn": "attention_norm", "ffn": "ffn_norm"}  # in Post-LN, by what the sum was added from
 Cache = tuple[Float[Tensor, "*batch t h_kv d_head"], Float[Tensor, "*batch t h_kv d_head"]]
 
 
@@ -36,13 +37,17 @@ def pre_ln_block(
 
     $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
 
+    So it is with the norms placed before (`pre`); `BlockConfig` says where else they may stand.
+
     `position` is that of x's first row, cached keys (which are rotated already) and values included. `key_mask` is False, or
     zero, for padding, over cached and new keys. x and the parameters, named as `config.parameters()` names them, share a dtype.
 
     With `taps`, also the intermediates by name in data-flow order: attention_norm, q, k, v (with `qk_norm` q_norm, k_norm),
     q_rope, k_rope, scores (scaled, not yet masked), capped (with a `softcap`), probs, attn (heads merged), attn_out, h,
-    ffn_norm, gate (SwiGLU), up, act, ffn_out, out. Each is what the next stage was given, rounded as it is stored; scores,
-    capped and probs are float32 in half precision. Attention is then computed in steps.
+    ffn_norm, gate (SwiGLU), up, act, ffn_out, out. A norm of a branch is attn_out_norm or ffn_out_norm. A sum that is
+    normalised is attn_sum or ffn_sum, and h and out are what comes of it. In parallel there is no h. Each is what the next
+    stage was given, rounded as it is stored; scores, capped and probs are float32 in half precision. Attention is then
+    computed in steps.
 
     Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
     """
@@ -121,8 +126,17 @@ def _block(
             kept[name] = tensor = as_stored(tensor)
         return tensor
 
-    attention_norm = tap("attention_norm", _norm(x, p, "attention_norm", config))  # *batch s d_model
-    q, k, v = (tap(name, _heads(_linear(attention_norm, p, f"attention.{name}"), config.d_head)) for name in "qkv")
+    def join(stream: Tensor, branch: str, given: Tensor) -> Tensor:
+        if config.norms_branch:
+            given = tap(f"{branch}_out_norm", _norm(given, p, f"{branch}_out_norm", config))
+        if config.placement == "post":
+            return _norm(tap(f"{branch}_sum", stream + given), p, SUM_NORMS[branch], config)
+        return stream + given
+
+    read = x
+    if config.norms_before:
+        read = tap("attention_norm", _norm(x, p, "attention_norm", config))  # *batch s d_model
+    q, k, v = (tap(name, _heads(_linear(read, p, f"attention.{name}"), config.d_head)) for name in "qkv")
     if config.qk_norm:
         q = tap("q_norm", _qk_norm(q, p, "attention.q_norm", config))  # *batch s h d_head
         k = tap("k_norm", _qk_norm(k, p, "attention.k_norm", config))  # *batch s h_kv d_head
@@ -140,18 +154,22 @@ def _block(
         attn = attention(q, k, v, key_mask, sink, **config.attention_constants)  # *batch s h d_head
     attn = tap("attn", _merge(attn))
     attn_out = tap("attn_out", _linear(attn, p, "attention.o"))  # *batch s d_model
-    h = tap("h", x + attn_out)
+    h = x
+    if config.placement != "parallel":
+        read = h = tap("h", join(x, "attn", attn_out))
+        if config.norms_before:
+            read = tap("ffn_norm", _norm(h, p, "ffn_norm", config))  # *batch s d_model
 
-    ffn_norm = tap("ffn_norm", _norm(h, p, "ffn_norm", config))  # *batch s d_model
-    if config.feed_forward == "swiglu":
-        gate = tap("gate", _linear(ffn_norm, p, "feed_forward.gate"))  # *batch s d_ff
-        up = tap("up", _linear(ffn_norm, p, "feed_forward.up"))
-        act = tap("act", swiglu(gate, up))
+    if config.gated:
+        gate = tap("gate", _linear(read, p, "feed_forward.gate"))  # *batch s d_ff
+        up = tap("up", _linear(read, p, "feed_forward.up"))
+        act = tap("act", swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up, approximate=True))
     else:
-        up = tap("up", _linear(ffn_norm, p, "feed_forward.up"))  # *batch s d_ff
+        up = tap("up", _linear(read, p, "feed_forward.up"))  # *batch s d_ff
         act = tap("act", gelu(up, approximate=config.feed_forward == "gelu_tanh"))
     ffn_out = tap("ffn_out", _linear(act, p, "feed_forward.down"))  # *batch s d_model
-    return tap("out", h + ffn_out), (k, v), kept
+    out = x + attn_out + ffn_out if config.placement == "parallel" else join(h, "ffn", ffn_out)
+    return tap("out", out), (k, v), kept
 
 
 def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:
@@ -159,10 +177,9 @@ def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:
 
 
 def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
-    """The one with a bias is LayerNorm."""
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     how: dict[str, Any] = config.norm_constants | {"order": config.order}
-    return rms_norm(x, weight, **how) if bias is None else layer_norm(x, weight, bias, **how)
+    return layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
 
 
 def _qk_norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:

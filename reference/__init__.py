@@ -10,11 +10,12 @@ from reference.add_norm import (
 )
 from reference.attention import Attention, AttentionGradients, attention, attention_vjp
 from reference.batch_norm import BatchNorm, BatchNormGradients, batch_norm, batch_norm_vjp
-from reference.block_config import FEATURES, PRESETS, BlockConfig, small
-from reference.feed_forward import gelu, gelu_vjp, swiglu, swiglu_vjp
+from reference.block_config import FEATURES, BlockConfig
+from reference.feed_forward import geglu, geglu_vjp, gelu, gelu_vjp, swiglu, swiglu_vjp
 from reference.gated_norm import GatedRMSNorm, GatedRMSNormGradients, gated_rms_norm, gated_rms_norm_vjp
 from reference.layer_norm import LayerNorm, LayerNormGradients, layer_norm, layer_norm_vjp
 from reference.pre_ln_block import PreLNBlock, pre_ln_block, pre_ln_block_vjp
+from reference.presets import PRESETS, small
 from reference.quantised_norm import (
     QuantisedAddNorm,
     QuantisedNorm,
@@ -56,6 +57,8 @@ __all__ = [
     "dynamic_scale",
     "gated_rms_norm",
     "gated_rms_norm_vjp",
+    "geglu",
+    "geglu_vjp",
     "gelu",
     "gelu_vjp",
     "layer_norm",

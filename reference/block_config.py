@@ -1,22 +1,23 @@
-"""What a Pre-LN block is made of, and blocks that people know by name."""
+"""What a transformer block is made of."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a Pre-LN block is made of.
+    """What a transformer block is made of: a Pre-LN block, unless its norms are placed elsewhere.
 
     norm, eps, weight_offset, order
-        Both norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
+        All norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
         says where half precision is cast, before the weight multiplies or after; in float64 there is nothing to cast.
     n_kv_heads
         Grouped-query attention where it is less than `n_heads`, multi-query where it is 1.
     rope, rope_base
         `half_split` (Llama, GPT-NeoX) or `interleaved` (RoFormer, GPT-J) pairs, or `none`.
     feed_forward
-        `swiglu` of gate and up, or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic tangent.
+        `swiglu` of gate and up, or `geglu_tanh`, Gemma's; or the GELU of up: `gelu` exactly, `gelu_tanh` by a hyperbolic
+        tangent.
     qkv_bias, o_bias, feed_forward_bias
         Whether these projections have biases.
     window
@@ -32,6 +33,12 @@ class BlockConfig:
     qk_norm_over, qk_norm_offset
         Whether QK-norm is over the `d_head` features of every head, or over those of all heads at once, each with a weight of
         its own; and whether `weight_offset` holds for its weights, too.
+    placement
+        Where the norms stand. `pre`: before attention and before the feed-forward layer. `post`: after each sum, which the
+        stream then is. `branch`: after each of the two, before it is added. `sandwich`: before and after. `parallel`: one
+        before both, which read it and are added together. `none`: nowhere.
+    norm_bias
+        Whether a LayerNorm has a bias.
     """
 
     d_model: int
@@ -46,7 +53,7 @@ class BlockConfig:
     qk_norm: bool = False
     rope: Literal["half_split", "interleaved", "none"] = "half_split"
     rope_base: float = 10_000.0
-    feed_forward: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    feed_forward: Literal["swiglu", "geglu_tanh", "gelu", "gelu_tanh"] = "swiglu"
     qkv_bias: bool = False
     o_bias: bool = False
     feed_forward_bias: bool = False
@@ -58,6 +65,8 @@ class BlockConfig:
     rotary_features: int | None = None
     qk_norm_over: Literal["head", "all_heads"] = "head"
     qk_norm_offset: bool = True
+    placement: Literal["pre", "post", "sandwich", "branch", "parallel", "none"] = "pre"
+    norm_bias: bool = True
 
     def __post_init__(self) -> None:
         """Raise `ValueError`, naming the field and its choices, for any other."""
@@ -97,22 +106,48 @@ class BlockConfig:
         """What is added to a norm's weight."""
         return (self.qk_norm_constants if "attention." in norm else self.norm_constants)["weight_offset"]
 
+    @property
+    def norms_before(self) -> bool:
+        """Whether a norm stands before what reads the stream."""
+        return self.placement in ("pre", "sandwich", "parallel")
+
+    @property
+    def norms_branch(self) -> bool:
+        """Whether a norm stands after attention and after the feed-forward layer, before they are added."""
+        return self.placement in ("sandwich", "branch")
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward layer has a gate."""
+        return self.feed_forward in ("swiglu", "geglu_tanh")
+
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in data-flow order; matrices are [out, in]."""
         d, d_q, d_kv = self.d_model, self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         matrices = {"attention.q": (d_q, d), "attention.k": (d_kv, d), "attention.v": (d_kv, d)}
-        shapes = self._norm("attention_norm") | self._linear(matrices, self.qkv_bias)
+        attention = self._linear(matrices, self.qkv_bias)
         if self.qk_norm:
             of_all = {"q": d_q, "k": d_kv} if self.qk_norm_over == "all_heads" else dict.fromkeys("qk", self.d_head)
-            shapes |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
-        shapes |= {"attention.sink": (self.n_heads,)} if self.sink else {}
-        shapes |= self._linear({"attention.o": (d, d_q)}, self.o_bias) | self._norm("ffn_norm")
-        inner = {"feed_forward.gate": (self.d_ff, d)} if self.feed_forward == "swiglu" else {}
+            attention |= {f"attention.{name}_norm.weight": (width,) for name, width in of_all.items()}
+        attention |= {"attention.sink": (self.n_heads,)} if self.sink else {}
+        attention |= self._linear({"attention.o": (d, d_q)}, self.o_bias)
+        inner = {"feed_forward.gate": (self.d_ff, d)} if self.gated else {}
         matrices = inner | {"feed_forward.up": (self.d_ff, d), "feed_forward.down": (d, self.d_ff)}
-        return shapes | self._linear(matrices, self.feed_forward_bias)
+        feed_forward = self._linear(matrices, self.feed_forward_bias)
+        if self.placement == "parallel":
+            return self._norm("attention_norm") | attention | feed_forward
+        attention = self._normed("attention_norm", attention, "attn_out_norm")
+        return attention | self._normed("ffn_norm", feed_forward, "ffn_out_norm")
+
+    def _normed(self, norm: str, sublayer: dict[str, tuple[int, ...]], out_norm: str) -> dict[str, tuple[int, ...]]:
+        """A sublayer's parameters, with those of its norms where they stand."""
+        if self.placement == "post":
+            return sublayer | self._norm(norm)
+        before = self._norm(norm) if self.norms_before else {}
+        return before | sublayer | (self._norm(out_norm) if self.norms_branch else {})
 
     def _norm(self, name: str) -> dict[str, tuple[int, ...]]:
-        kinds = ("weight", "bias") if self.norm == "layer_norm" else ("weight",)
+        kinds = ("weight", "bias") if self.norm == "layer_norm" and self.norm_bias else ("weight",)
         return {f"{name}.{kind}": (self.d_model,) for kind in kinds}
 
     def _linear(self, matrices: dict[str, tuple[int, int]], bias: bool) -> dict[str, tuple[int, ...]]:
@@ -122,92 +157,8 @@ class BlockConfig:
         return shapes
 
 
-FEATURES = ("window", "sink", "softcap", "attention_scale", "rotary_features", "qk_norm_over", "qk_norm_offset")
+FEATURES = (
+    *("window", "sink", "softcap", "attention_scale", "rotary_features", "qk_norm_over", "qk_norm_offset"),
+    *("placement", "norm_bias"),
+)
 """The fields that a plain block leaves at their defaults: what an implementation need not have."""
-
-PRESETS = {
-    # The MiniMind of 2025: its RMSNorm casts, then scales.
-    "minimind": BlockConfig(512, n_heads=8, n_kv_heads=2, d_head=64, d_ff=1408, rope_base=1e6),
-    "minimind_2026": BlockConfig(
-        768, n_heads=8, n_kv_heads=4, d_head=96, d_ff=2432, eps=1e-6, order="scale_then_cast", qk_norm=True, rope_base=1e6
-    ),
-    "llama": BlockConfig(2048, n_heads=32, n_kv_heads=8, d_head=64, d_ff=8192, rope_base=5e5),  # Llama 3.2 1B
-    "qwen3": BlockConfig(1024, n_heads=16, n_kv_heads=8, d_head=128, d_ff=3072, eps=1e-6, qk_norm=True, rope_base=1e6),  # 0.6B
-    "gpt2": BlockConfig(
-        768,
-        n_heads=12,
-        n_kv_heads=12,
-        d_head=64,
-        d_ff=3072,
-        norm="layer_norm",
-        order="scale_then_cast",
-        rope="none",
-        feed_forward="gelu_tanh",
-        qkv_bias=True,
-        o_bias=True,
-        feed_forward_bias=True,
-    ),
-    # Gemma 3 27B, a layer with a window, but for its tanh GELU in the gate and the norms that it has after each branch.
-    # https://huggingface.co/google/gemma-3-27b-it: query_pre_attn_scalar is 168, the width over the heads.
-    "gemma3": BlockConfig(
-        5376,
-        n_heads=32,
-        n_kv_heads=16,
-        d_head=128,
-        d_ff=21504,
-        eps=1e-6,
-        weight_offset=1.0,
-        order="scale_then_cast",
-        qk_norm=True,
-        window=1024,
-        attention_scale=168**-0.5,
-    ),
-    # gpt-oss-20b, a layer with a window, and one of its experts without the clamp; without YaRN's other frequencies.
-    # https://huggingface.co/openai/gpt-oss-20b
-    "gpt_oss": BlockConfig(
-        2880,
-        n_heads=64,
-        n_kv_heads=8,
-        d_head=64,
-        d_ff=2880,
-        order="scale_then_cast",
-        rope_base=150_000.0,
-        qkv_bias=True,
-        o_bias=True,
-        feed_forward_bias=True,
-        window=128,
-        sink=True,
-    ),
-    # GLM-4-9B-0414, but for the norms that it has after each branch. https://huggingface.co/zai-org/GLM-4-9B-0414
-    "glm4": BlockConfig(
-        4096, n_heads=32, n_kv_heads=2, d_head=128, d_ff=13696, rope="interleaved", qkv_bias=True, rotary_features=64
-    ),
-    # Phi-4-mini: of 128 features 96 are turned. https://huggingface.co/microsoft/Phi-4-mini-instruct
-    "phi": BlockConfig(3072, n_heads=24, n_kv_heads=8, d_head=128, d_ff=8192, rotary_features=96),
-}
-"""Blocks that people know, in the sizes that they are known by."""
-
-
-def small(config: BlockConfig) -> BlockConfig:
-    """The same block in a size to test: no two of its dimensions are equal, and heads share keys where the large one's do.
-
-    Of a head as large a share is turned, and the scale is as far from d_head^-1/2; a window is narrow and a cap is low enough
-    for few keys and for scores about one.
-    """
-    n_heads = 6 if config.n_heads == config.n_kv_heads else 4
-    n_kv_heads = max(2, n_heads * config.n_kv_heads // config.n_heads)  # one head for all would hide which one is whose
-    inner = config.n_heads * config.d_head
-    d_head = 8 if inner == config.d_model else 16 if inner > config.d_model else 6
-    share = d_head / config.d_head
-    return replace(
-        config,
-        d_model=n_heads * 8,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        d_head=d_head,
-        d_ff=20,
-        window=config.window and 4,
-        softcap=config.softcap and 1.5,
-        attention_scale=config.attention_scale and config.attention_scale * share**-0.5,
-        rotary_features=config.rotary_features and int(config.rotary_features * share),
-    )

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# Hugging Face's Llama and Qwen3, the attention of gpt-oss, and MiniMind of 2026.
+# Hugging Face's Gemma 2 and 3; Llama, Qwen3, OLMo 2, Cohere, the attention of gpt-oss and MiniMind of 2026 have fewer norms.
 HF = {
     "attention_norm": "input_layernorm",
     "attention.q": "self_attn.q_proj",
@@ -19,10 +19,19 @@ HF = {
     "attention.k_norm": "self_attn.k_norm",
     "attention.sink": "self_attn.sinks",
     "attention.o": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
+    "attn_out_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
     "feed_forward.gate": "mlp.gate_proj",
     "feed_forward.up": "mlp.up_proj",
     "feed_forward.down": "mlp.down_proj",
+    "ffn_out_norm": "post_feedforward_layernorm",
+}
+PRE_LN = {"ffn_norm": "post_attention_layernorm"}  # the name that a norm behind attention has elsewhere
+NORMS = {
+    "pre": ("attention_norm", "ffn_norm"),
+    "sandwich": ("attention_norm", "attn_out_norm", "ffn_norm", "ffn_out_norm"),
+    "branch": ("attn_out_norm", "ffn_out_norm"),
+    "parallel": ("attention_norm",),
 }
 
 # Meta's Llama, and MiniMind before.
@@ -42,19 +51,22 @@ SINK = "attention.sink"  # a parameter itself, of no kind
 OPTIONAL = {"attention.q_norm", "attention.k_norm", SINK}
 
 
-def from_hf(state_dict: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+def from_hf(state_dict: Mapping[str, Value], prefix: str = "", *, placement: str = "pre") -> dict[str, Value]:
     """The parameters of a block from a state dict of Hugging Face's.
 
-    `prefix` picks one layer of a model, such as `model.layers.3.`; what begins otherwise is left.
-    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases, QK-norm and sinks are not.
+    `prefix` picks one layer of a model, such as `model.layers.3.`; what begins otherwise is left. `placement` says where the
+    block's norms stand, as in `BlockConfig`: pre (Llama, Qwen3), sandwich (Gemma 2 and 3), branch (OLMo 2) or parallel
+    (Cohere).
+    Raises `ValueError` for a name that is unknown, or missing: every weight is needed, biases, QK-norm and sinks are not;
+    and for another placement.
     Matrices that are one, as Phi's and GLM's gate and up are, must be split before: their names are unknown.
     """
-    return _from(state_dict, HF, prefix)
+    return _from(state_dict, _hf(placement), prefix)
 
 
-def to_hf(parameters: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
+def to_hf(parameters: Mapping[str, Value], prefix: str = "", *, placement: str = "pre") -> dict[str, Value]:
     """The inverse of `from_hf`; raises as it does."""
-    return _to(parameters, HF, prefix)
+    return _to(parameters, _hf(placement), prefix)
 
 
 def from_meta(state_dict: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
@@ -65,6 +77,14 @@ def from_meta(state_dict: Mapping[str, Value], prefix: str = "") -> dict[str, Va
 def to_meta(parameters: Mapping[str, Value], prefix: str = "") -> dict[str, Value]:
     """The inverse of `from_meta`; raises as it does."""
     return _to(parameters, META, prefix)
+
+
+def _hf(placement: str) -> dict[str, str]:
+    if placement not in NORMS:
+        raise ValueError(f"placement is {placement!r}; it must be one of {', '.join(NORMS)}")
+    others = {norm for norms in NORMS.values() for norm in norms} - {*NORMS[placement]}
+    names = HF | (PRE_LN if placement == "pre" else {})
+    return {our: their for our, their in names.items() if our not in others}
 
 
 def _from(state_dict: Mapping[str, Value], theirs: dict[str, str], prefix: str) -> dict[str, Value]:

@@ -1,6 +1,7 @@
 """The nonlinearities of a feed-forward layer in float64.
 
-SwiGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202. GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
+SwiGLU and GeGLU: Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
+GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
 """
 
 import math
@@ -74,6 +75,29 @@ def gelu_vjp(
     else:
         share, slope = _share_below(x), np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi)
     return dy * (share + x * slope)
+
+
+def geglu(
+    gate: Float64[Array, "*shape"], up: Float64[Array, "*shape"], *, approximate: bool = False
+) -> Float64[Array, "*shape"]:
+    """The gate's GELU times the other projection.
+
+    Raises `ValueError` where the two are of unlike shapes.
+    """
+    check_alike("geglu", gate=gate, up=up)
+    return gelu(gate, approximate=approximate) * up
+
+
+def geglu_vjp(
+    dy: Float64[Array, "*shape"],
+    gate: Float64[Array, "*shape"],
+    up: Float64[Array, "*shape"],
+    *,
+    approximate: bool = False,
+) -> tuple[Float64[Array, "*shape"], Float64[Array, "*shape"]]:
+    """Pull a cotangent of y back to gate and up."""
+    check_alike("geglu_vjp", gate=gate, up=up, dy=dy)
+    return gelu_vjp(dy * up, gate, approximate=approximate), dy * gelu(gate, approximate=approximate)
 
 
 def _share_below(x: Array) -> Array:

@@ -44,25 +44,28 @@ static real *keep(const struct block *b, struct tensor **taps, const char *name,
     return made;
 }
 
-static struct norm norm_of(const struct block *b, bool centred, real offset, size_t count, size_t d)
+/* Those of queries and keys are RMSNorms, whatever the others are, and may have an offset of their own. */
+static struct norm norm_of(const struct block *b, const char *name, size_t count, size_t d)
 {
-    return (struct norm){centred, b->casts_first, b->like.dtype, b->eps, offset, count / d, d, d};
+    bool of_heads = strncmp(name, "attention.", strlen("attention.")) == 0;
+    real offset = of_heads ? b->qk_norm_offset : b->weight_offset;
+    return (struct norm){b->layer_norm && !of_heads, b->casts_first, b->like.dtype, b->eps, offset, count / d, d, d};
 }
 
-static real *normalised(const struct block *b, const char *name, real offset, size_t count, size_t d, const real *x)
+static real *normalised(const struct block *b, const char *name, size_t count, size_t d, const real *x)
 {
     const struct tensor *weight = parameter(b, name, ".weight", d), *bias = parameter(b, name, ".bias", d);
     real *y = reals(count);
-    norm(norm_of(b, bias, offset, count, d), x, values(weight), values(bias), y);
+    norm(norm_of(b, name, count, d), x, values(weight), values(bias), y);
     return y;
 }
 
-static real *normalised_vjp(const struct block *b, const char *name, real offset, size_t count, size_t d, const real *dy,
+static real *normalised_vjp(const struct block *b, const char *name, size_t count, size_t d, const real *dy,
                             const real *x, struct tensor **gradients)
 {
     const struct tensor *weight = parameter(b, name, ".weight", d), *bias = parameter(b, name, ".bias", d);
     real *dx = reals(count), *dweight = reals(d), *dbias = reals(d);
-    norm_vjp(norm_of(b, bias, offset, count, d), dy, x, values(weight), dx, dweight, dbias);
+    norm_vjp(norm_of(b, name, count, d), dy, x, values(weight), dx, dweight, dbias);
     put(gradients, joined("d", weight->name, ""), weight, encode(weight->dtype, d, dweight));
     if (bias)
         put(gradients, joined("d", bias->name, ""), bias, encode(bias->dtype, d, dbias));
@@ -149,6 +152,43 @@ static real *without_cache(const struct block *b, const real *all)
     return fresh;
 }
 
+/* What stands behind a branch, by name: the norm of the branch, the sum that is normalised, its norm, and what comes of it. */
+struct names {
+    const char *out, *out_norm, *sum, *norm, *stream;
+};
+static const struct names ATTENTION = {"attn_out", "attn_out_norm", "attn_sum", "attention_norm", "h"};
+static const struct names FFN = {"ffn_out", "ffn_out_norm", "ffn_sum", "ffn_norm", "out"};
+
+static struct joint join(const struct block *b, struct tensor **taps, struct names names, const real *stream, real *out)
+{
+    enum dtype stored = b->like.dtype;
+    size_t d = b->d_model, count = b->batch * b->s * d;
+    struct axes axes = {2, {b->s, d}};
+    struct joint j = {.out = keep(b, taps, names.out, stored, axes, out)};
+    if (b->parallel)
+        return j;
+    if (b->norms_branch)
+        j.out_norm = keep(b, taps, names.out_norm, stored, axes, normalised(b, names.out_norm, count, d, out));
+    j.stream = added(count, stream, b->norms_branch ? j.out_norm : out);
+    if (b->norms_sum) {
+        j.sum = keep(b, taps, names.sum, stored, axes, j.stream);
+        j.stream = normalised(b, names.norm, count, d, j.sum);
+    }
+    keep(b, taps, names.stream, stored, axes, j.stream);
+    return j;
+}
+
+/* The cotangent of the stream; that of what the branch gave is put into *dout. */
+static const real *join_vjp(const struct block *b, struct names names, struct joint j, const real *dy, const real **dout,
+                            struct tensor **gradients)
+{
+    size_t d = b->d_model, count = b->batch * b->s * d;
+    if (b->norms_sum)
+        dy = normalised_vjp(b, names.norm, count, d, dy, j.sum, gradients);
+    *dout = b->norms_branch ? normalised_vjp(b, names.out_norm, count, d, dy, j.out, gradients) : dy;
+    return dy;
+}
+
 struct stages block(const struct block *b, const real *x, struct tensor **taps)
 {
     enum dtype stored = b->like.dtype, computed = stored == F64 ? F64 : F32;
@@ -158,15 +198,16 @@ struct stages block(const struct block *b, const real *x, struct tensor **taps)
     struct axes scores = {3, {b->n_heads, b->s, b->past + b->s}};
     struct stages m = {.x = x};
 
-    m.attention_norm = keep(b, taps, "attention_norm", stored, stream, normalised(b, "attention_norm", b->weight_offset, rows * d, d, x));
-    m.q = keep(b, taps, "q", stored, heads, projected(b, "attention.q", d, d_q, m.attention_norm));
-    m.k = keep(b, taps, "k", stored, kv_heads, projected(b, "attention.k", d, d_kv, m.attention_norm));
-    m.v = keep(b, taps, "v", stored, kv_heads, projected(b, "attention.v", d, d_kv, m.attention_norm));
+    if (b->norms_before)
+        m.attention_norm = keep(b, taps, "attention_norm", stored, stream, normalised(b, "attention_norm", rows * d, d, x));
+    m.to_attention = b->norms_before ? m.attention_norm : x;
+    m.q = keep(b, taps, "q", stored, heads, projected(b, "attention.q", d, d_q, m.to_attention));
+    m.k = keep(b, taps, "k", stored, kv_heads, projected(b, "attention.k", d, d_kv, m.to_attention));
+    m.v = keep(b, taps, "v", stored, kv_heads, projected(b, "attention.v", d, d_kv, m.to_attention));
     const real *q = m.q, *k = m.k;
     if (b->qk_norm) {
-        real offset = b->qk_norm_offset;
-        m.q_norm = normalised(b, "attention.q_norm", offset, rows * d_q, normed(b, b->n_heads), q);
-        m.k_norm = normalised(b, "attention.k_norm", offset, rows * d_kv, normed(b, b->n_kv_heads), k);
+        m.q_norm = normalised(b, "attention.q_norm", rows * d_q, normed(b, b->n_heads), q);
+        m.k_norm = normalised(b, "attention.k_norm", rows * d_kv, normed(b, b->n_kv_heads), k);
         q = keep(b, taps, "q_norm", stored, heads, m.q_norm);
         k = keep(b, taps, "k_norm", stored, kv_heads, m.k_norm);
     }
@@ -183,21 +224,29 @@ struct stages block(const struct block *b, const real *x, struct tensor **taps)
         keep(b, taps, "capped", computed, scores, m.attended.capped);
     keep(b, taps, "probs", computed, scores, m.attended.probs);
     keep(b, taps, "attn", stored, merged, m.attn);
-    m.attn_out = keep(b, taps, "attn_out", stored, stream, projected(b, "attention.o", d_q, d, m.attn));
-    m.h = keep(b, taps, "h", stored, stream, added(rows * d, x, m.attn_out));
+    m.attention = join(b, taps, ATTENTION, x, projected(b, "attention.o", d_q, d, m.attn));
+    const real *h = m.attention.stream;
 
-    m.ffn_norm = keep(b, taps, "ffn_norm", stored, stream, normalised(b, "ffn_norm", b->weight_offset, rows * d, d, m.h));
-    if (b->swiglu)
-        m.gate = keep(b, taps, "gate", stored, inner, projected(b, "feed_forward.gate", d, b->d_ff, m.ffn_norm));
-    m.up = keep(b, taps, "up", stored, inner, projected(b, "feed_forward.up", d, b->d_ff, m.ffn_norm));
+    if (b->norms_before && !b->parallel)
+        m.ffn_norm = keep(b, taps, "ffn_norm", stored, stream, normalised(b, "ffn_norm", rows * d, d, h));
+    m.to_ffn = b->parallel ? m.attention_norm : b->norms_before ? m.ffn_norm : h;
+    if (b->gated)
+        m.gate = keep(b, taps, "gate", stored, inner, projected(b, "feed_forward.gate", d, b->d_ff, m.to_ffn));
+    m.up = keep(b, taps, "up", stored, inner, projected(b, "feed_forward.up", d, b->d_ff, m.to_ffn));
     m.act = reals(rows * b->d_ff);
     if (b->swiglu)
         swiglu(rows * b->d_ff, m.gate, m.up, m.act);
+    else if (b->gated)
+        geglu(b->gelu_tanh, rows * b->d_ff, m.gate, m.up, m.act);
     else
         gelu(b->gelu_tanh, rows * b->d_ff, m.up, m.act);
     keep(b, taps, "act", stored, inner, m.act);
-    m.ffn_out = keep(b, taps, "ffn_out", stored, stream, projected(b, "feed_forward.down", b->d_ff, d, m.act));
-    m.out = keep(b, taps, "out", stored, stream, added(rows * d, m.h, m.ffn_out));
+    m.ffn = join(b, taps, FFN, h, projected(b, "feed_forward.down", b->d_ff, d, m.act));
+    m.out = m.ffn.stream;
+    if (b->parallel) {
+        const real *both = added(rows * d, m.attention.out, m.ffn.out);
+        m.out = keep(b, taps, "out", stored, stream, added(rows * d, x, both));
+    }
     return m;
 }
 
@@ -207,20 +256,29 @@ real *block_vjp(const struct block *b, const struct stages *m, const real *dout,
     size_t all_keys = b->batch * (b->past + b->s) * d_kv;
 
     real *dact = reals(rows * b->d_ff), *dgate = reals(rows * b->d_ff), *dup = reals(rows * b->d_ff);
-    real *dffn_norm = reals(rows * d);
-    projected_vjp(b, "feed_forward.down", b->d_ff, d, dout, m->act, dact, gradients);
-    if (b->swiglu) {
+    real *dread = reals(rows * d);
+    const real *dstream = dout, *dffn_out = dout, *dattn_out = dout;
+    if (!b->parallel)
+        dstream = join_vjp(b, FFN, m->ffn, dout, &dffn_out, gradients);
+    projected_vjp(b, "feed_forward.down", b->d_ff, d, dffn_out, m->act, dact, gradients);
+    if (b->swiglu)
         swiglu_vjp(rows * b->d_ff, dact, m->gate, m->up, dgate, dup);
-        projected_vjp(b, "feed_forward.gate", d, b->d_ff, dgate, m->ffn_norm, dffn_norm, gradients);
-    } else {
+    else if (b->gated)
+        geglu_vjp(b->gelu_tanh, rows * b->d_ff, dact, m->gate, m->up, dgate, dup);
+    else
         gelu_vjp(b->gelu_tanh, rows * b->d_ff, dact, m->up, dup);
+    if (b->gated)
+        projected_vjp(b, "feed_forward.gate", d, b->d_ff, dgate, m->to_ffn, dread, gradients);
+    projected_vjp(b, "feed_forward.up", d, b->d_ff, dup, m->to_ffn, dread, gradients);
+    if (!b->parallel) {
+        if (b->norms_before)
+            dread = normalised_vjp(b, "ffn_norm", rows * d, d, dread, m->attention.stream, gradients);
+        dstream = join_vjp(b, ATTENTION, m->attention, added(rows * d, dstream, dread), &dattn_out, gradients);
+        dread = reals(rows * d); /* what attention reads, the feed-forward layer does not */
     }
-    projected_vjp(b, "feed_forward.up", d, b->d_ff, dup, m->ffn_norm, dffn_norm, gradients);
-    real offset = b->weight_offset;
-    const real *dh = added(rows * d, dout, normalised_vjp(b, "ffn_norm", offset, rows * d, d, dffn_norm, m->h, gradients));
 
     real *dattn = reals(rows * d_q), *dq = reals(rows * d_q), *dkeys = reals(all_keys), *dvalues = reals(all_keys);
-    projected_vjp(b, "attention.o", d_q, d, dh, m->attn, dattn, gradients);
+    projected_vjp(b, "attention.o", d_q, d, dattn_out, m->attn, dattn, gradients);
     const real *q = b->rope ? m->q_rope : b->qk_norm ? m->q_norm : m->q;
     real *dsink = reals(b->n_heads);
     attention_vjp(attention_of(b), m->attended, dattn, q, m->keys, m->values, dq, dkeys, dvalues, dsink);
@@ -235,12 +293,13 @@ real *block_vjp(const struct block *b, const struct stages *m, const real *dout,
     }
     if (b->qk_norm) {
         size_t of_q = normed(b, b->n_heads), of_k = normed(b, b->n_kv_heads);
-        dq = normalised_vjp(b, "attention.q_norm", b->qk_norm_offset, rows * d_q, of_q, dq, m->q, gradients);
-        dk = normalised_vjp(b, "attention.k_norm", b->qk_norm_offset, rows * d_kv, of_k, dk, m->k, gradients);
+        dq = normalised_vjp(b, "attention.q_norm", rows * d_q, of_q, dq, m->q, gradients);
+        dk = normalised_vjp(b, "attention.k_norm", rows * d_kv, of_k, dk, m->k, gradients);
     }
-    real *dattention_norm = reals(rows * d);
-    projected_vjp(b, "attention.q", d, d_q, dq, m->attention_norm, dattention_norm, gradients);
-    projected_vjp(b, "attention.k", d, d_kv, dk, m->attention_norm, dattention_norm, gradients);
-    projected_vjp(b, "attention.v", d, d_kv, dv, m->attention_norm, dattention_norm, gradients);
-    return added(rows * d, dh, normalised_vjp(b, "attention_norm", offset, rows * d, d, dattention_norm, m->x, gradients));
+    projected_vjp(b, "attention.q", d, d_q, dq, m->to_attention, dread, gradients);
+    projected_vjp(b, "attention.k", d, d_kv, dk, m->to_attention, dread, gradients);
+    projected_vjp(b, "attention.v", d, d_kv, dv, m->to_attention, dread, gradients);
+    if (b->norms_before)
+        dread = normalised_vjp(b, "attention_norm", rows * d, d, dread, m->x, gradients);
+    return added(rows * d, dstream, dread);
 }

@@ -72,3 +72,20 @@ void gelu_vjp(bool approximate, size_t count, const real *dy, const real *x, rea
         dx[i] = dy[i] * (share + x[i] * slope);
     }
 }
+
+void geglu(bool approximate, size_t count, const real *gate, const real *up, real *y)
+{
+    gelu(approximate, count, gate, y);
+    for (size_t i = 0; i < count; i++)
+        y[i] *= up[i];
+}
+
+void geglu_vjp(bool approximate, size_t count, const real *dy, const real *gate, const real *up, real *dgate, real *dup)
+{
+    gelu(approximate, count, gate, dup); /* the activated gate, until dy multiplies it */
+    for (size_t i = 0; i < count; i++) {
+        dgate[i] = dy[i] * up[i];
+        dup[i] *= dy[i];
+    }
+    gelu_vjp(approximate, count, dgate, gate, dgate);
+}

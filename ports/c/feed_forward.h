@@ -25,4 +25,7 @@ void swiglu_vjp(size_t count, const real *dy, const real *gate, const real *up, 
 void gelu(bool approximate, size_t count, const real *x, real *y);
 void gelu_vjp(bool approximate, size_t count, const real *dy, const real *x, real *dx);
 
+void geglu(bool approximate, size_t count, const real *gate, const real *up, real *y);
+void geglu_vjp(bool approximate, size_t count, const real *dy, const real *gate, const real *up, real *dgate, real *dup);
+
 #endif

@@ -27,7 +27,7 @@ static const char abilities[] =
     "\"orders\": [\"cast_then_scale\", \"scale_then_cast\"], \"weight_offsets\": [0, 1], "
     "\"sums\": [\"rounded\", \"unrounded\", \"float32\"], \"ys\": [\"rounded\", \"unrounded\"], "
     "\"features\": [\"window\", \"sink\", \"softcap\", \"attention_scale\", \"rotary_features\", \"qk_norm_over\", "
-    "\"qk_norm_offset\"], \"groups\": true, \"gradients\": true, \"taps\": true";
+    "\"qk_norm_offset\", \"placement\", \"norm_bias\"], \"groups\": true, \"gradients\": true, \"taps\": true";
 
 static void hello(void)
 {

@@ -349,6 +349,9 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         refuse("the settings have no config");
     const char *feed_forward = json_text(config, "feed_forward"), *pairs = json_text(config, "rope");
     const struct json *over = json_get(config, "qk_norm_over"), *has_offset = json_get(config, "qk_norm_offset");
+    const char *placement = json_get(config, "placement") ? json_text(config, "placement") : "pre";
+    bool sandwich = strcmp(placement, "sandwich") == 0, parallel = strcmp(placement, "parallel") == 0;
+    bool of_silu = strcmp(feed_forward, "swiglu") == 0, of_gelu = strcmp(feed_forward, "geglu_tanh") == 0;
     size_t d_head = width(config, "d_head");
     real offset = (real)json_number(config, "weight_offset");
     struct block b = {
@@ -361,6 +364,11 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .d_head = d_head,
         .d_ff = width(config, "d_ff"),
         .position = json_size(settings, "position"),
+        .norms_before = strcmp(placement, "pre") == 0 || sandwich || parallel,
+        .norms_branch = strcmp(placement, "branch") == 0 || sandwich,
+        .norms_sum = strcmp(placement, "post") == 0,
+        .parallel = parallel,
+        .layer_norm = strcmp(json_text(config, "norm"), "layer_norm") == 0,
         .rotary_features = size_or(config, "rotary_features", d_head),
         .window = size_or(config, "window", 0),
         .casts_first = casts_first(json_text(config, "order")),
@@ -368,8 +376,9 @@ static struct block block_of(const struct json *settings, const struct tensor *g
         .qk_norm_over_all = over && strcmp(json_text(config, "qk_norm_over"), "all_heads") == 0,
         .rope = strcmp(pairs, "none") != 0,
         .interleaved = strcmp(pairs, "interleaved") == 0,
-        .swiglu = strcmp(feed_forward, "swiglu") == 0,
-        .gelu_tanh = strcmp(feed_forward, "gelu_tanh") == 0,
+        .gated = of_silu || of_gelu,
+        .swiglu = of_silu,
+        .gelu_tanh = of_gelu || strcmp(feed_forward, "gelu_tanh") == 0,
         .causal = json_true(config, "causal"),
         .sink = json_true(config, "sink"),
         .eps = (real)json_number(config, "eps"),

@@ -30,6 +30,8 @@ typedef float real;
 #define find_scales OF_REAL(find_scales)
 #define gated_norm OF_REAL(gated_norm)
 #define gated_norm_vjp OF_REAL(gated_norm_vjp)
+#define geglu OF_REAL(geglu)
+#define geglu_vjp OF_REAL(geglu_vjp)
 #define gelu OF_REAL(gelu)
 #define gelu_vjp OF_REAL(gelu_vjp)
 #define linear OF_REAL(linear)

@@ -1,9 +1,18 @@
-// The Pre-LN transformer block: out = h + feed_forward(norm(h)), h = x + attention(norm(x)).
+// The transformer block: out = h + feed_forward(norm(h)), h = x + attention(norm(x)) in Pre-LN, or with its norms in another place.
 
 import { attention, attentionVjp, rope } from "./attention.js";
-import { gelu, geluVjp, linear, linearVjp, swiglu, swigluVjp } from "./feed_forward.js";
+import { gegluByTanh, gegluByTanhVjp, gelu, geluVjp, linear, linearVjp, swiglu, swigluVjp } from "./feed_forward.js";
 import { norm, normVjp } from "./norms.js";
 import { added, array, round } from "./numbers.js";
+
+const normsBefore = ["pre", "sandwich", "parallel"]; // placements with a norm before what reads the stream
+const normsBehind = ["sandwich", "branch"]; // with one after attention and after the feed-forward layer, before they are added
+const sumNorms = { attn: "attention_norm", ffn: "ffn_norm" }; // in Post-LN, by what the sum was added from
+
+const gates = {
+  swiglu: { forward: swiglu, backward: swigluVjp },
+  geglu_tanh: { forward: gegluByTanh, backward: gegluByTanhVjp },
+};
 
 // One layer: `config` is the message's, `given` the file's tensors, `layer` what the names of its parameters begin with.
 export class Block {
@@ -24,6 +33,12 @@ export class Block {
     this.turns = { s, dHead, position, base: config.rope_base, interleaved: config.rope === "interleaved", rotary_features };
     const together = config.qk_norm_over === "all_heads";
     this.normed = together ? [h * dHead, hKv * dHead] : [dHead, dHead];
+    const { placement = "pre" } = config;
+    this.before = normsBefore.includes(placement);
+    this.behind = normsBehind.includes(placement);
+    this.post = placement === "post";
+    this.parallel = placement === "parallel";
+    this.gated = gates[config.feed_forward]; // undefined where there is no gate
     this.taps = {};
     this.gradients = {};
   }
@@ -39,10 +54,21 @@ export class Block {
       return values;
     };
 
-    keep("attention_norm", this.norm("attention_norm", d, x), [s, d]);
-    m.q_in = keep("q", this.linear("attention.q", d, dQ, m.attention_norm), [s, h, dHead]);
-    m.k_in = keep("k", this.linear("attention.k", d, dKv, m.attention_norm), [s, hKv, dHead]);
-    keep("v", this.linear("attention.v", d, dKv, m.attention_norm), [s, hKv, dHead]);
+    // The stream and what the branch gives to it, with the norms that stand behind.
+    const join = (name, stream, branch) => {
+      const out = `${branch}_out`;
+      if (this.behind) keep(`${out}_norm`, this.norm(`${out}_norm`, d, m[out]), [s, d]);
+      const sum = added(stream, m[`${out}_norm`] ?? m[out]);
+      if (!this.post) return keep(name, sum, [s, d]);
+      keep(`${branch}_sum`, sum, [s, d]);
+      return keep(name, this.norm(sumNorms[branch], d, sum), [s, d]);
+    };
+
+    if (this.before) keep("attention_norm", this.norm("attention_norm", d, x), [s, d]);
+    m.to_attention = m.attention_norm ?? x;
+    m.q_in = keep("q", this.linear("attention.q", d, dQ, m.to_attention), [s, h, dHead]);
+    m.k_in = keep("k", this.linear("attention.k", d, dKv, m.to_attention), [s, hKv, dHead]);
+    keep("v", this.linear("attention.v", d, dKv, m.to_attention), [s, hKv, dHead]);
     if (config.qk_norm) {
       m.q_in = keep("q_norm", this.norm("attention.q_norm", this.normed[0], m.q), [s, h, dHead]);
       m.k_in = keep("k_norm", this.norm("attention.k_norm", this.normed[1], m.k), [s, hKv, dHead]);
@@ -60,14 +86,15 @@ export class Block {
     keep("probs", m.attended.probs, [h, s, t], computed);
     keep("attn", m.attended.y, [s, dQ]);
     keep("attn_out", this.linear("attention.o", dQ, d, m.attn), [s, d]);
-    keep("h", added(x, m.attn_out), [s, d]);
+    if (!this.parallel) join("h", x, "attn");
 
-    keep("ffn_norm", this.norm("ffn_norm", d, m.h), [s, d]);
-    if (config.feed_forward === "swiglu") keep("gate", this.linear("feed_forward.gate", d, dFf, m.ffn_norm), [s, dFf]);
-    keep("up", this.linear("feed_forward.up", d, dFf, m.ffn_norm), [s, dFf]);
-    keep("act", m.gate ? swiglu(m.gate, m.up) : gelu(m.up, config.feed_forward === "gelu_tanh"), [s, dFf]);
+    if (this.before && !this.parallel) keep("ffn_norm", this.norm("ffn_norm", d, m.h), [s, d]);
+    m.to_ffn = this.parallel ? m.attention_norm : (m.ffn_norm ?? m.h);
+    if (this.gated) keep("gate", this.linear("feed_forward.gate", d, dFf, m.to_ffn), [s, dFf]);
+    keep("up", this.linear("feed_forward.up", d, dFf, m.to_ffn), [s, dFf]);
+    keep("act", this.gated ? this.gated.forward(m.gate, m.up) : gelu(m.up, config.feed_forward === "gelu_tanh"), [s, dFf]);
     keep("ffn_out", this.linear("feed_forward.down", dFf, d, m.act), [s, d]);
-    return keep("out", added(m.h, m.ffn_out), [s, d]);
+    return this.parallel ? keep("out", added(x, m.attn_out, m.ffn_out), [s, d]) : join("out", m.h, "ffn");
   }
 
   // dx, of <out, dout>; the parameters' gradients join this.gradients. Nothing is rounded to half precision on the way.
@@ -75,15 +102,24 @@ export class Block {
     const { config, sizes, made: m } = this;
     const { h, hKv, dHead, dQ, dKv, d, dFf } = sizes;
 
-    const dact = this.linearVjp("feed_forward.down", dFf, d, dout, m.act);
-    const { dgate, dup } = m.gate
-      ? swigluVjp(dact, m.gate, m.up)
-      : { dup: geluVjp(dact, m.up, config.feed_forward === "gelu_tanh") };
-    const dffnNorm = [this.linearVjp("feed_forward.up", d, dFf, dup, m.ffn_norm)];
-    if (dgate) dffnNorm.push(this.linearVjp("feed_forward.gate", d, dFf, dgate, m.ffn_norm));
-    const dh = added(dout, this.normVjp("ffn_norm", d, added(...dffnNorm), m.h));
+    // The cotangents of the stream and of what the branch gives to it.
+    const unjoin = (dy, branch) => {
+      const out = `${branch}_out`;
+      const dsum = this.post ? this.normVjp(sumNorms[branch], d, dy, m[`${branch}_sum`]) : dy;
+      return [dsum, m[`${out}_norm`] ? this.normVjp(`${out}_norm`, d, dsum, m[out]) : dsum];
+    };
 
-    const dattn = this.linearVjp("attention.o", dQ, d, dh, m.attn);
+    const [dpast, dffnOut] = this.parallel ? [dout, dout] : unjoin(dout, "ffn");
+    const dact = this.linearVjp("feed_forward.down", dFf, d, dffnOut, m.act);
+    const { dgate, dup } = this.gated
+      ? this.gated.backward(dact, m.gate, m.up)
+      : { dup: geluVjp(dact, m.up, config.feed_forward === "gelu_tanh") };
+    const dread = [this.linearVjp("feed_forward.up", d, dFf, dup, m.to_ffn)];
+    if (dgate) dread.push(this.linearVjp("feed_forward.gate", d, dFf, dgate, m.to_ffn));
+    const throughFfn = () => (m.ffn_norm ? this.normVjp("ffn_norm", d, added(...dread), m.h) : added(...dread));
+    const [dstream, dattnOut] = this.parallel ? [dout, dout] : unjoin(added(dpast, throughFfn()), "attn");
+
+    const dattn = this.linearVjp("attention.o", dQ, d, dattnOut, m.attn);
     const attended = attentionVjp(this.attends, dattn, m.q_in, m.keys, m.values, m.attended);
     let [dq, dk, dv] = [attended.dq, this.withoutCache(attended.dk), this.withoutCache(attended.dv)];
     const sink = this.parameter("attention.sink");
@@ -96,23 +132,25 @@ export class Block {
       dq = this.normVjp("attention.q_norm", this.normed[0], dq, m.q);
       dk = this.normVjp("attention.k_norm", this.normed[1], dk, m.k);
     }
-    const dattentionNorm = added(
-      this.linearVjp("attention.q", d, dQ, dq, m.attention_norm),
-      this.linearVjp("attention.k", d, dKv, dk, m.attention_norm),
-      this.linearVjp("attention.v", d, dKv, dv, m.attention_norm),
+    const dattention = added(
+      this.linearVjp("attention.q", d, dQ, dq, m.to_attention),
+      this.linearVjp("attention.k", d, dKv, dk, m.to_attention),
+      this.linearVjp("attention.v", d, dKv, dv, m.to_attention),
+      ...(this.parallel ? dread : []),
     );
-    return added(dh, this.normVjp("attention_norm", d, dattentionNorm, m.x));
+    return added(dstream, this.before ? this.normVjp("attention_norm", d, dattention, m.x) : dattention);
   }
 
   parameter(name) {
     return this.given[this.layer + name];
   }
 
-  // The norm with a bias is LayerNorm.
+  // Those of queries and keys are RMSNorms, whatever the others are.
   howToNorm(name, d) {
     const { eps, order, qk_norm_offset: ofHeads = true } = this.config;
-    const weightOffset = ofHeads || !name.startsWith("attention.") ? this.config.weight_offset : 0;
-    const centred = this.parameter(`${name}.bias`) !== undefined;
+    const isOfHeads = name.startsWith("attention.");
+    const weightOffset = ofHeads || !isOfHeads ? this.config.weight_offset : 0;
+    const centred = this.config.norm === "layer_norm" && !isOfHeads;
     return { centred, castsFirst: order === "cast_then_scale", dtype: this.dtype, eps, weightOffset, d, group: d };
   }
 

@@ -37,6 +37,17 @@ export function swigluVjp(dy, gate, up) {
   };
 }
 
+export function gegluByTanh(gate, up) {
+  const activated = gelu(gate, true);
+  return array(gate, gate.length, (i) => activated[i] * up[i]);
+}
+
+export function gegluByTanhVjp(dy, gate, up) {
+  const activated = gelu(gate, true);
+  const dactivated = array(gate, gate.length, (i) => dy[i] * up[i]);
+  return { dgate: geluVjp(dactivated, gate, true), dup: array(gate, gate.length, (i) => dy[i] * activated[i]) };
+}
+
 // (1 + tanh(a)) / 2 is sigmoid(2a), which does not cancel.
 const twiceTheAngle = (x) => Math.sqrt(8 / Math.PI) * (x + 0.044715 * x ** 3);
 const shareBelow = (x, approximate) => (approximate ? sigmoid(twiceTheAngle(x)) : erfc(-x / Math.SQRT2) / 2);

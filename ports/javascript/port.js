@@ -17,7 +17,7 @@ const HELLO = {
   sums: ["rounded", "unrounded", "float32"],
   ys: ["rounded", "unrounded"],
   groups: true,
-  features: ["window", "sink", "softcap", "attention_scale", "rotary_features", "qk_norm_over", "qk_norm_offset"],
+  features: ["window", "sink", "softcap", "attention_scale", "rotary_features", "qk_norm_over", "qk_norm_offset", "placement", "norm_bias"],
   gradients: true,
   taps: true,
   device: "cpu",

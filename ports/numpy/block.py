@@ -1,16 +1,17 @@
-"""Attention by itself, the Pre-LN block, and blocks one after another, written down on a tape."""
+"""Attention by itself, the transformer block, and blocks one after another, written down on a tape."""
 
 from typing import Any
 
 import numpy as np
 
 from ports.numpy.attention import dot_products, mix, rope, soft_cap, softmax
-from ports.numpy.feed_forward import gelu, swiglu
+from ports.numpy.feed_forward import geglu, gelu, swiglu
 from ports.numpy.rows import Array, Backward, layer_norm, linear, rms_norm, widen
 from ports.numpy.tape import Tape
 from reference.block_config import BlockConfig
 
 Parameters = dict[str, Array]
+SUM_NORMS = {"attn": "attention_norm", "ffn": "ffn_norm"}  # in Post-LN, by what the sum was added from
 
 
 def attention(
@@ -45,14 +46,18 @@ def pre_ln_block(
 
     $$ h = x + \mathrm{attention}(\mathrm{norm}_1(x)), \qquad out = h + \mathrm{feed\_forward}(\mathrm{norm}_2(h)) $$
 
-    `taps`, where given, is filled with the intermediates.
+    So it is with the norms placed before (`pre`); `BlockConfig` says where else they may stand. `taps`, where given, is filled
+    with the intermediates.
     """
     tape = Tape(x=x, k_cache=k_cache, v_cache=v_cache, key_mask=key_mask, **parameters)
     rows = x.shape[:-1]  # *batch s
 
-    _norm(tape, "attention_norm", "x", "attention_norm", config)
+    read = "x"
+    if config.norms_before:
+        _norm(tape, "attention_norm", "x", "attention_norm", config)
+        read = "attention_norm"
     for name in "qkv":
-        _linear(tape, f"_{name}", "attention_norm", f"attention.{name}")
+        _linear(tape, f"_{name}", read, f"attention.{name}")
         tape.step(name, _reshape, f"_{name}", shape=(*rows, -1, config.d_head))
     q, k = "q", "k"
     if config.qk_norm:
@@ -68,17 +73,27 @@ def pre_ln_block(
     _attend(tape, q, "_keys", "_values", "attention.sink", **config.attention_constants)
     tape.step("attn", _reshape, "_heads", shape=(*rows, -1))
     _linear(tape, "attn_out", "attn", "attention.o")
-    tape.step("h", _add, "x", "attn_out")
+    if config.placement != "parallel":
+        _join(tape, "h", "x", "attn", config)
+        read = "h"
+        if config.norms_before:
+            _norm(tape, "ffn_norm", "h", "ffn_norm", config)
+            read = "ffn_norm"
 
-    _norm(tape, "ffn_norm", "h", "ffn_norm", config)
-    _linear(tape, "up", "ffn_norm", "feed_forward.up")
+    _linear(tape, "up", read, "feed_forward.up")
+    if config.gated:
+        _linear(tape, "gate", read, "feed_forward.gate")
     if config.feed_forward == "swiglu":
-        _linear(tape, "gate", "ffn_norm", "feed_forward.gate")
         tape.step("act", swiglu, "gate", "up")
+    elif config.gated:
+        tape.step("act", geglu, "gate", "up", approximate=True)
     else:
         tape.step("act", gelu, "up", approximate=config.feed_forward == "gelu_tanh")
     _linear(tape, "ffn_out", "act", "feed_forward.down")
-    tape.step("out", _add, "h", "ffn_out")
+    if config.placement == "parallel":
+        tape.step("out", _add, "x", "attn_out", "ffn_out")
+    else:
+        _join(tape, "out", "h", "ffn", config)
 
     if taps is not None:
         taps |= {name: tape.values[name] for name, _, _ in tape.steps if not name.startswith("_")}
@@ -141,6 +156,19 @@ def _attend(
     tape.step("_heads", mix, "probs", v)
 
 
+def _join(tape: Tape, name: str, stream: str, branch: str, config: BlockConfig) -> None:
+    """The stream and what the branch gives to it, with the norms that stand behind."""
+    given = f"{branch}_out"
+    if config.norms_branch:
+        _norm(tape, f"{given}_norm", given, f"{given}_norm", config)
+        given = f"{given}_norm"
+    if config.placement == "post":
+        tape.step(f"{branch}_sum", _add, stream, given)
+        _norm(tape, name, f"{branch}_sum", SUM_NORMS[branch], config)
+    else:
+        tape.step(name, _add, stream, given)
+
+
 def _qk_norm(tape: Tape, name: str, config: BlockConfig) -> None:
     """Of every head, or of all of them side by side."""
     how: dict[str, Any] = config.qk_norm_constants | {"order": config.order}
@@ -153,18 +181,19 @@ def _qk_norm(tape: Tape, name: str, config: BlockConfig) -> None:
 
 
 def _norm(tape: Tape, name: str, x: str, parameter: str, config: BlockConfig) -> None:
-    """The one with a bias is LayerNorm."""
     how: dict[str, Any] = config.norm_constants | {"order": config.order}
-    names = [each for kind in ("weight", "bias") if (each := f"{parameter}.{kind}") in tape.values]
-    tape.step(name, layer_norm if len(names) == 2 else rms_norm, x, *names, **how)
+    if config.norm == "layer_norm":
+        tape.step(name, layer_norm, x, f"{parameter}.weight", f"{parameter}.bias", **how)
+    else:
+        tape.step(name, rms_norm, x, f"{parameter}.weight", **how)
 
 
 def _linear(tape: Tape, name: str, x: str, parameter: str) -> None:
     tape.step(name, linear, x, f"{parameter}.weight", f"{parameter}.bias")
 
 
-def _add(stream: Array, update: Array) -> tuple[Array, Backward]:
-    return (widen(stream) + widen(update)).astype(stream.dtype), lambda d: (d, d)
+def _add(stream: Array, *updates: Array) -> tuple[Array, Backward]:
+    return sum(map(widen, updates), widen(stream)).astype(stream.dtype), lambda d: (d,) * (1 + len(updates))
 
 
 def _append(cache: Array | None, new: Array) -> tuple[Array, Backward]:

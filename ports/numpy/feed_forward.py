@@ -29,6 +29,19 @@ def swiglu(gate: Array, up: Array) -> tuple[Array, Backward]:
     return (silu * u).astype(gate.dtype), backward
 
 
+def geglu(gate: Array, up: Array, *, approximate: bool) -> tuple[Array, Backward]:
+    """The gate's GELU times the other projection."""
+    g, u = widen(gate), widen(up)
+    activated, to_gate = gelu(g, approximate=approximate)
+
+    def backward(dy: Array) -> tuple[Array, Array]:
+        dy = widen(dy)
+        (dgate,) = to_gate(dy * u)
+        return dgate.astype(gate.dtype), (dy * activated).astype(up.dtype)
+
+    return (activated * u).astype(gate.dtype), backward
+
+
 def gelu(x: Array, *, approximate: bool) -> tuple[Array, Backward]:
     r"""x times the normal distribution's share below it; `approximate` uses a hyperbolic tangent, which is a sigmoid, for it.
 

@@ -10,6 +10,7 @@ from reference.block_config import BlockConfig
 
 Tensor = Any  # what type checkers know of tf.Tensor is partly wrong
 Parameters = dict[str, Tensor]
+SUM_NORMS = {"attn": "attention_norm", "ffn": "ffn_norm"}  # in Post-LN, by what the sum was added from
 
 
 def rope(x: Tensor, *, position: int, base: float, interleaved: bool) -> Tensor:
@@ -63,6 +64,11 @@ def gelu(x: Tensor, *, approximate: bool) -> Tensor:
     return tf.cast(tf.nn.gelu(widen(x), approximate), x.dtype)
 
 
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """`tf.nn.gelu` of the gate, by tanh, times up, rounded once."""
+    return tf.cast(tf.nn.gelu(widen(gate), approximate=True) * widen(up), gate.dtype)
+
+
 def pre_ln_block(
     x: Tensor,
     parameters: Parameters,
@@ -74,11 +80,16 @@ def pre_ln_block(
     position: int,
     taps: bool = False,
 ) -> Any:
-    """h = x + attention(norm(x)), out = h + feed_forward(norm(h)); with `taps`, also every intermediate by name."""
+    """h = x + attention(norm(x)), out = h + feed_forward(norm(h)), or with the norms in another place.
+
+    With `taps`, also every intermediate by name.
+    """
     p, seen = parameters, dict[str, Tensor]()
-    stream, x = _branches(x, 2)
-    normed = seen["attention_norm"] = _norm(x, p, "attention_norm", config)
-    for name, branch in zip("qkv", _branches(normed, 3), strict=True):
+    stream, read = _branches(x, 2)
+    if config.norms_before:
+        read = seen["attention_norm"] = _norm(read, p, "attention_norm", config)
+    to_feed_forward, *to_heads = _branches(read, 4)
+    for name, branch in zip("qkv", to_heads, strict=True):
         rows = _linear(branch, p, f"attention.{name}")
         seen[name] = tf.reshape(rows, (*x.shape[:-1], -1, config.d_head))
     q, k, v = seen["q"], seen["k"], seen["v"]
@@ -86,25 +97,28 @@ def pre_ln_block(
         q = seen["q_norm"] = _norm(q, p, "attention.q_norm", config)
         k = seen["k_norm"] = _norm(k, p, "attention.k_norm", config)
     if config.rope != "none":
-        q = seen["q_rope"] = rope(q, position=position, **config.rope_constants)
-        k = seen["k_rope"] = rope(k, position=position, **config.rope_constants)
+        turn: dict[str, Any] = {"position": position, "base": config.rope_base, "interleaved": config.rope == "interleaved"}
+        q, k = seen["q_rope"], seen["k_rope"] = rope(q, **turn), rope(k, **turn)
     k, v = (new if old is None else tf.concat([old, new], axis=-3) for old, new in ((k_cache, k), (v_cache, v)))
     heads, seen["scores"], seen["probs"] = attention_in_steps(q, k, v, key_mask, causal=config.causal)
     seen["attn"] = tf.reshape(heads, (*x.shape[:-1], -1))
     seen["attn_out"] = _linear(seen["attn"], p, "attention.o")
-    h = seen["h"] = _add(stream, seen["attn_out"])
+    if config.placement != "parallel":
+        seen["h"] = _join(stream, "attn", p, seen, config)
+        stream, to_feed_forward = _branches(seen["h"], 2)
+        if config.norms_before:
+            to_feed_forward = seen["ffn_norm"] = _norm(to_feed_forward, p, "ffn_norm", config)
 
-    stream, h = _branches(h, 2)
-    normed = seen["ffn_norm"] = _norm(h, p, "ffn_norm", config)
-    to_gate, to_up = _branches(normed, 2)
+    to_gate, to_up = _branches(to_feed_forward, 2)
     up = seen["up"] = _linear(to_up, p, "feed_forward.up")
-    if config.feed_forward == "swiglu":
+    if config.gated:
         gate = seen["gate"] = _linear(to_gate, p, "feed_forward.gate")
-        seen["act"] = swiglu(gate, up)
+        seen["act"] = swiglu(gate, up) if config.feed_forward == "swiglu" else geglu(gate, up)
     else:
         seen["act"] = gelu(up, approximate=config.feed_forward == "gelu_tanh")
     seen["ffn_out"] = _linear(seen["act"], p, "feed_forward.down")
-    seen["out"] = _add(stream, seen["ffn_out"])
+    parallel = config.placement == "parallel"
+    seen["out"] = _add(stream, seen["attn_out"], seen["ffn_out"]) if parallel else _join(stream, "ffn", p, seen, config)
     return (seen["out"], seen) if taps else seen["out"]
 
 
@@ -133,16 +147,26 @@ def _branches(x: Tensor, n: int) -> list[Tensor]:
     return [tf.cast(wide, x.dtype) for _ in range(n)]
 
 
+def _join(stream: Tensor, branch: str, p: Parameters, seen: dict[str, Tensor], config: BlockConfig) -> Tensor:
+    """The stream and what the branch gives to it, with the norms that stand behind."""
+    given = seen[f"{branch}_out"]
+    if config.norms_branch:
+        given = seen[f"{branch}_out_norm"] = _norm(given, p, f"{branch}_out_norm", config)
+    if config.placement == "post":
+        seen[f"{branch}_sum"] = _add(stream, given)
+        return _norm(seen[f"{branch}_sum"], p, SUM_NORMS[branch], config)
+    return _add(stream, given)
+
+
 def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
-    """The one with a bias is LayerNorm."""
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
     how: dict[str, Any] = config.norm_constants | {"order": config.order}
-    return rms_norm(x, weight, **how) if bias is None else layer_norm(x, weight, bias, **how)
+    return layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
 
 
 def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:
     return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
 
-def _add(stream: Tensor, update: Tensor) -> Tensor:
-    return tf.cast(widen(stream) + widen(update), stream.dtype)
+def _add(stream: Tensor, *updates: Tensor) -> Tensor:
+    return tf.cast(sum(map(widen, updates), widen(stream)), stream.dtype)

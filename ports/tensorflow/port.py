@@ -55,6 +55,7 @@ class Port(TensorFlowPort):
     """The norms and the block of TensorFlow's operations, with statistics, sums and activations in float32."""
 
     name = "tensorflow"
+    features = ("placement", "norm_bias")
     taps = True
     expected = {"gelu/*/float64/*": GELU, "pre_ln_block/gpt2/float64/*": GELU}  # noqa: RUF012
     rms_norm = staticmethod(rows.rms_norm)

@@ -1,4 +1,4 @@
-"""torch.nn.TransformerEncoderLayer as it ships, with `norm_first=True`: GPT-2's block, given the case's weights."""
+"""torch.nn.TransformerEncoderLayer as it ships: GPT-2's block with `norm_first=True`, else BERT's, given the case's weights."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from conformance.port.protocol import Call
 from reference.block_config import BlockConfig
 
 GELUS = {"gelu": F.gelu, "gelu_tanh": nn.GELU(approximate="tanh")}
+SUMMED = "CPU: the last norm's dbias, which is the sum of dout, is added up in bfloat16"
 FIXED = {"norm": "layer_norm", "rope": "none", "qkv_bias": True, "o_bias": True, "feed_forward_bias": True}
 NAMES = {
     "attention_norm": "norm1",
@@ -25,14 +26,21 @@ NAMES = {
 
 
 class EncoderLayer(ports.torch_nn.port.Port):
-    """Pre-LN, with biases, as many key heads as query heads, no rope, and no cache."""
+    """Pre-LN or Post-LN, with biases, as many key heads as query heads, no rope, and no cache."""
 
     name = "torch.nn encoder layer"
+    features = ("placement",)
     rms_norm = layer_norm = batch_norm = attention = swiglu = gelu = None  # pyright: ignore
+
+    def __init__(self, device: str = "cpu", *, jit: bool = True) -> None:
+        super().__init__(device, jit=jit)
+        self.may_fail = {} if jit else {"*/post_ln/bfloat16/*": SUMMED}
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         c = call.settings["config"]
         other = [name for name, value in FIXED.items() if c[name] != value]
+        placement = c.get("placement", "pre")
+        other += ["placement"] if placement not in ("pre", "post") else []
         if other or c["feed_forward"] not in GELUS or c["n_kv_heads"] != c["n_heads"]:
             raise Skip(f"another {(other or ['feed_forward'])[0]}")
         self.layer = nn.TransformerEncoderLayer(
@@ -43,7 +51,7 @@ class EncoderLayer(ports.torch_nn.port.Port):
             activation=GELUS[c["feed_forward"]],
             layer_norm_eps=c["eps"],
             batch_first=True,
-            norm_first=True,
+            norm_first=placement == "pre",
             device=self.device,
             dtype=given["x"].dtype,
         )

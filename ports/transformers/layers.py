@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.models.llama.configuration_llama import LlamaConfig
@@ -24,12 +24,14 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Rot
 import impl_torch.port
 from conformance.port import Skip
 from conformance.port.protocol import Call
+from reference.block_config import BlockConfig
 from reference.checkpoints import to_hf
 
 FLOAT64 = {"*/float64/*": "norms, softmax and angles are in float32"}
 GELU = "gelu_new is computed operation by operation in half precision, where 1 + tanh cancels"
 FLOAT16 = {"*/float16/*": GELU}
 BFLOAT16 = {"*/bfloat16/*": f"{GELU}: enough to fail on some inputs"}
+PLAIN = {"placement": "pre", "qk_norm_over": "head", "norm_bias": True}  # what a config does not say
 GPT2_NAMES = {
     "attention_norm": "ln_1",
     "attention.o": "attn.c_proj",
@@ -49,6 +51,8 @@ class LlamaLayer(impl_torch.port.TorchPort):
     Config: ClassVar[Any] = LlamaConfig
     Layer: ClassVar[type[nn.Module]] = LlamaDecoderLayer
     Rope: ClassVar[Any] = LlamaRotaryEmbedding
+    rope_of_layer: ClassVar[tuple[str, ...]] = ()
+    attention_by = "sdpa"
     fixed: ClassVar[dict[str, Any]] = {"norm": "rms_norm", "qk_norm": False, "rope": "half_split", "feed_forward": "swiglu"}
 
     def versions(self) -> dict[str, str]:
@@ -58,11 +62,11 @@ class LlamaLayer(impl_torch.port.TorchPort):
         if self.jit:
             raise Skip("ships to be run in eager mode")
         c = call.settings["config"]
-        other = [name for name, value in self.fixed.items() if c[name] != value]
+        other = [name for name, value in self.fixed.items() if c.get(name, PLAIN.get(name)) != value]
         if other or not c["causal"]:
             raise Skip(f"another {(other or ['mask'])[0]}")
-        self.config: Any = self.Config(**self._sizes(c), attn_implementation="sdpa")
-        self.layer = self.Layer(self.config, layer_idx=0).to(given["x"].dtype)
+        self.config: Any = self.Config(**self._sizes(c), attn_implementation=self.attention_by)
+        self.layer = self._make(c).to(given["x"].dtype)
         self.rope_of = self.Rope(self.config) if self.Rope else None
         return super().run(call, given)
 
@@ -74,6 +78,7 @@ class LlamaLayer(impl_torch.port.TorchPort):
         v_cache: Tensor | None,
         key_mask: Tensor | None,
         *,
+        config: BlockConfig,
         position: int,
         **_: Any,
     ) -> Tensor:
@@ -82,11 +87,16 @@ class LlamaLayer(impl_torch.port.TorchPort):
         if k_cache is not None and v_cache is not None:
             cache = DynamicCache(config=self.config)
             cache.update(k_cache.transpose(1, 2), v_cache.transpose(1, 2), 0)
-        mask = create_causal_mask(self.config, x, None if key_mask is None else key_mask != 0, cache, positions)
+        make_mask = create_sliding_window_causal_mask if config.window else create_causal_mask
+        mask = make_mask(self.config, x, None if key_mask is None else key_mask != 0, cache, positions)
         how: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache}
         if self.rope_of is not None:
-            how["position_embeddings"] = self.rope_of(x, positions)
+            how["position_embeddings"] = self.rope_of(x, positions, *self.rope_of_layer)
         return functional_call(self.layer, self._named(parameters), (x,), how, strict=True)
+
+    def _make(self, c: dict[str, Any]) -> nn.Module:
+        layer: Any = self.Layer
+        return layer(self.config, layer_idx=0)
 
     def _sizes(self, c: dict[str, Any]) -> dict[str, Any]:
         return {

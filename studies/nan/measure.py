@@ -17,6 +17,7 @@ from conformance.numbers.tensors import read_dump
 from conformance.tools.locating.locate import Location, locate
 from impl_torch.dump import dump_activations
 from studies.language_model import CONFIG, LanguageModel, Placement
+from studies.nan.opened import Opened
 from studies.training import HELD_OUT, read_text, training
 
 Init = Literal["small", "Kaiming", "Xavier", "normal"]
@@ -165,6 +166,8 @@ def compared(setup: Setup, weights: dict[str, Tensor], text: Tensor) -> Location
     """Dump a step in float32 and in the dtype of the run, and locate where they part; names in data-flow order."""
     model, dtype = build(setup), getattr(torch, setup.dtype)
     model.load_state_dict(weights)
+    if setup.placement == "none":
+        model.stack = nn.Sequential(*map(Opened, model.stack))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         a, b = Path(folder) / "float32.safetensors", Path(folder) / f"{setup.dtype}.safetensors"
         dump_activations(model, a, text)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impl_torch import BlockConfig, attention, rope, swiglu
-from reference.block_config import PRESETS
+from reference.presets import PRESETS
 
 CONFIG = BlockConfig(**vars(PRESETS["minimind"]))
 VOCABULARY = 6400

@@ -47,7 +47,7 @@ def _median(values: np.ndarray) -> str:
 METHOD = """\
 The models are byte-level language models in MiniMind's make, 64 wide: grouped-query attention with 4 heads and 2 for
 keys, rotary positions, SwiGLU, the embedding tied to the head. They differ in their norms: Pre-LN is
-`impl_torch.PreLNStack` with RMSNorm or LayerNorm and a norm behind it; Post-LN is the same sublayers with LayerNorm
+`impl_torch.PreLNStack` with RMSNorm or LayerNorm and a norm behind it; Post-LN is the same stack with LayerNorm placed
 after every sum, x ← norm(x + sublayer(x)); the fourth has none. Models of one seed begin with the same matrices and
 see the same text.
 

@@ -1,12 +1,16 @@
 """Checkpoints under other names: what is renamed is all there, and computes what it computed under its own names."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, Qwen3Config
+from transformers import CohereConfig, Gemma2Config, LlamaConfig, Olmo2Config, Qwen3Config
+from transformers.models.cohere.modeling_cohere import CohereDecoderLayer
+from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.olmo2.modeling_olmo2 import Olmo2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from impl_torch import BlockConfig, PreLNBlock, pre_ln_block
@@ -29,10 +33,33 @@ def qwen3() -> nn.Module:
     return Qwen3DecoderLayer(config, 0)
 
 
+def gemma2() -> nn.Module:
+    how = {
+        "head_dim": 8,
+        "hidden_activation": "silu",
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["full_attention"],
+        "num_hidden_layers": 1,
+        "attn_logit_softcapping": None,
+    }
+    return Gemma2DecoderLayer(Gemma2Config(**SIZES, **how, rms_norm_eps=1e-3, attn_implementation="sdpa"), 0)
+
+
+def olmo2() -> nn.Module:
+    return Olmo2DecoderLayer(Olmo2Config(**SIZES, rms_norm_eps=1e-3, attn_implementation="sdpa"), 0)
+
+
+def cohere() -> nn.Module:
+    return CohereDecoderLayer(CohereConfig(**SIZES, layer_norm_eps=1e-3, attn_implementation="sdpa"), 0)
+
+
 LAYERS = {
     "llama": (llama, BLOCK),
     "llama_with_biases": (lambda: llama(attention_bias=True, mlp_bias=True), BIASED),
     "qwen3": (qwen3, QWEN3),
+    "gemma2": (gemma2, replace(BLOCK, placement="sandwich", weight_offset=1.0)),
+    "olmo2": (olmo2, replace(BLOCK, placement="branch", qk_norm=True, qk_norm_over="all_heads")),
+    "cohere": (cohere, replace(BLOCK, placement="parallel", norm="layer_norm", norm_bias=False, rope="interleaved")),
 }
 
 
@@ -46,26 +73,32 @@ def randomise(layer: nn.Module) -> nn.Module:
 def in_float64(layer: nn.Module) -> nn.Module:
     """Hugging Face's norms compute in float32 whatever they are given."""
     for norm in layer.modules():
-        if type(norm).__name__.endswith("RMSNorm"):
-            eps = norm.variance_epsilon
-            norm.forward = lambda x, weight=norm.weight, eps=eps: nn.functional.rms_norm(x, weight.shape, weight, eps)
+        name = type(norm).__name__
+        if name.endswith("Norm"):
+            eps = getattr(norm, "variance_epsilon", None) or norm.eps
+            function = nn.functional.layer_norm if "LayerNorm" in name else nn.functional.rms_norm
+            weight = norm.weight + name.startswith("Gemma")
+            how = {"normalized_shape": weight.shape, "weight": weight, "eps": eps}
+            norm.forward = lambda x, function=function, how=how: function(x, **how)
     return layer
 
 
 def rotary(s: int, config: BlockConfig) -> tuple[Tensor, Tensor]:
     """Cosines and sines as Hugging Face's layers take them, in float64 where theirs are float32."""
     frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
-    angles = torch.outer(torch.arange(s, dtype=torch.float64), frequency).repeat(1, 2)
+    angles = torch.outer(torch.arange(s, dtype=torch.float64), frequency)
+    angles = angles.repeat_interleave(2, dim=1) if config.rope == "interleaved" else angles.repeat(1, 2)
     return angles.cos()[None], angles.sin()[None]
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_block_computes_what_the_layer_does(name):
+def test_the_block_computes_what_the_layer_does(name, monkeypatch):
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # Cohere turns queries and keys in float32
     build, config = LAYERS[name]
     layer = in_float64(randomise(build()))
     x = torch.randn(2, 7, config.d_model, dtype=torch.float64)
     expected = layer(x, position_embeddings=rotary(7, config))
-    actual = pre_ln_block(x, from_hf(layer.state_dict()), config=config)
+    actual = pre_ln_block(x, from_hf(layer.state_dict(), placement=config.placement), config=config)
     torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13 * expected.abs().max().item())
 
 
@@ -73,9 +106,9 @@ def test_the_block_computes_what_the_layer_does(name):
 def test_there_and_back(name):
     build, config = LAYERS[name]
     state_dict = randomise(build()).state_dict()
-    parameters = from_hf(state_dict)
+    parameters = from_hf(state_dict, placement=config.placement)
     assert list(parameters) == list(config.parameters())
-    back = to_hf(parameters)
+    back = to_hf(parameters, placement=config.placement)
     assert back.keys() == state_dict.keys()
     assert all(back[name] is state_dict[name] for name in back)
     PreLNBlock(config).load_state_dict(parameters)
@@ -114,3 +147,5 @@ def test_unknown_and_missing_names_are_said():
         to_meta(dict.fromkeys(QWEN3.parameters(), 0))
     with pytest.raises(ValueError, match=r"missing: input_layernorm\.weight"):
         from_hf({})
+    with pytest.raises(ValueError, match="placement is 'post'; it must be one of pre, sandwich, branch, parallel"):
+        from_hf({}, placement="post")

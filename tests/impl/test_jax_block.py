@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import reference
-from impl_jax import BlockConfig, PreLNBlock, PreLNStack, attention, gelu, pre_ln_block, pre_ln_stack, rope, swiglu
+from impl_jax import BlockConfig, PreLNBlock, PreLNStack, attention, geglu, gelu, pre_ln_block, pre_ln_stack, rope, swiglu
 from impl_jax.linear import linear
 from reference import PRESETS, small
 from reference.attention import attention_vjp, dot_products, mix, softmax, visible_keys
@@ -206,6 +206,7 @@ OPS: dict[str, tuple[Callable, Callable, list[Array]]] = {
     ),
     "rope": (partial(rope, position=2), lambda dy, x: [reference.rope_vjp(dy, np.arange(2.0, 7.0))], draw_like((2, 5, 4, 8))),
     "swiglu": (swiglu, reference.swiglu_vjp, draw_like((5, 44), (5, 44))),
+    "geglu": (geglu, reference.geglu_vjp, draw_like((5, 44), (5, 44))),
     "gelu": (gelu, lambda dy, x: [reference.gelu_vjp(dy, x)], draw_like((5, 44))),
 }
 

@@ -296,12 +296,13 @@ def test_rope_rounds_once_far_out(interleaved, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("function", ["swiglu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("function", ["swiglu", "geglu_tanh", "gelu", "gelu_tanh"])
 def test_nonlinearities_round_once(function, dtype):
     """Far below zero as well, where 1 + erf and 1 + tanh cancel; beside that, float32's own roundings count little."""
     x, up = (5 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))).clamp(min=-8).to(dtype)
     of = {
         "swiglu": lambda library, x, up: library.swiglu(x, up),
+        "geglu_tanh": lambda library, x, up: library.geglu(x, up, approximate=True),
         "gelu": lambda library, x, _: library.gelu(x),
         "gelu_tanh": lambda library, x, _: library.gelu(x, approximate=True),
     }[function]

@@ -1,5 +1,7 @@
 """The composite ops' table: what is varied, and the tensors that follow from it."""
 
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from conformance.numbers.rounding import DTYPES, HALF, NUMPY_DTYPES
 from conformance.ops.block.inputs import composite_inputs
 from conformance.ops.cases import select
 from conformance.ops.table import COMPOSITES, OPS
-from reference import FEATURES, PRESETS
+from reference import FEATURES, PRESETS, BlockConfig
 
 COMPOSITE_CASES = [case for op in COMPOSITES for case in op.cases]
 BLOCKS = [case for case in COMPOSITE_CASES if case.op == "pre_ln_block"]
@@ -16,18 +18,20 @@ SMALL = [case for case in COMPOSITE_CASES if case.dtype == "float32"]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_preset_is_asked_in_every_dtype(dtype):
-    """One whose attention has more than a plain one's is asked in float32, and one of them in half precision."""
+    """One that is not plain is asked in float32, in bfloat16 too where its norms stand elsewhere; one in half precision."""
     kinds = {case.kind for case in BLOCKS if case.dtype == dtype and case.name == "random"}
     plain = {name for name, config in PRESETS.items() if not config.features}
-    assert kinds >= (set(PRESETS) if dtype == "float32" else plain | {"gpt_oss"} if dtype in HALF else plain)
+    placed = {"gemma2", "olmo2", "cohere", "post_ln", "no_norm"} if dtype == "bfloat16" else set()
+    assert kinds >= (set(PRESETS) if dtype == "float32" else plain | placed | ({"gpt_oss"} if dtype in HALF else set()))
 
 
 def test_all_that_a_config_offers_is_asked():
     configs = [case.config for case in BLOCKS if case.dtype == "float32"]
     assert {config.rope for config in configs} == {"half_split", "interleaved", "none"}
     assert {config.norm for config in configs} == {"rms_norm", "layer_norm"}
+    assert {config.placement for config in configs} == set(get_args(get_type_hints(BlockConfig)["placement"]))
     assert {config.order for config in configs} == {"cast_then_scale", "scale_then_cast"}
-    assert {config.feed_forward for config in configs} == {"swiglu", "gelu", "gelu_tanh"}
+    assert {config.feed_forward for config in configs} == {"swiglu", "geglu_tanh", "gelu", "gelu_tanh"}
     for field in FEATURES:
         assert len({getattr(config, field) for config in configs}) > 1
     for field in ("qk_norm", "qkv_bias", "o_bias", "feed_forward_bias", "causal", "weight_offset"):

@@ -8,18 +8,20 @@ from tests.judge.written.fault import Fault, judged
 from tests.judge.written.torch_blocks import FAULTS
 from tests.judge.written.torch_blocks.block import Block, as_op
 from tests.judge.written.torch_blocks.by_hand import ByHand
+from tests.judge.written.torch_blocks.modern import ModernBlock
 
 EVERY = 8
 
 
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("block", "seed"), [(Block, 0), (ByHand, 1)])
+@pytest.mark.parametrize(("block", "seed"), [(Block, 0), (ByHand, 1), (ModernBlock, 0)])
 def test_an_honest_block_passes_every_case(block, dtype, seed):
-    honest = Fault(block.__name__, "nothing is wrong", "pre_ln_block", "torch", as_op(block), taps=True)
+    of_today = block is ModernBlock
+    honest = Fault(block.__name__, "nothing is wrong", "pre_ln_block", "torch", as_op(block), taps=True, of_today=of_today)
     verdicts = judged(honest, dtype, seed)
     of_dtype = [case for case in CASES if (case.op, case.dtype) == ("pre_ln_block", dtype)]
-    assert len(verdicts) == sum(not case.features for case in of_dtype)
+    assert len(verdicts) == sum(bool(case.features) == of_today for case in of_dtype)
     assert [(verdict.case.id, verdict.message) for verdict in verdicts if verdict.status != "pass"] == []
 
 

@@ -70,7 +70,7 @@ INNOCENTS = [
     Innocent("ports.tinygrad", "jit", 1, 6, 9, ("tinygrad",)),
     Innocent("ports.torch_nn", "eager", 3, 99, 35, ("torch",)),
     Innocent("ports.torch_nn", "jit", 1, 2, 2, ("torch",)),
-    Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 5, 0, ("torch",)),
+    Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 6, 1, ("torch",)),
     Innocent("ports.torch_nn.port:Forward", "eager", 3, 134, 0, ("torch",)),
     Innocent("ports.torch_nn.port:Rows", "eager", 1, 62, 0, ("torch",)),
     Innocent("ports.transformers.functions:Functions", "eager", 1, 47, 8, ("torch", "transformers")),
@@ -87,6 +87,9 @@ INNOCENTS = [
     Innocent("ports.transformers.attentions:GptOss", "eager", 1, 6, 0, ("torch", "transformers")),
     Innocent("ports.transformers.attentions:Phi3", "eager", 1, 8, 1, ("torch", "transformers")),
     Innocent("ports.transformers.layers:Phi3Layer", "eager", 1, 29, 2, ("torch", "transformers")),
+    Innocent("ports.transformers.placed:Gemma2Layer", "eager", 1, 3, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.placed:Olmo2Layer", "eager", 1, 2, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.placed:CohereLayer", "eager", 1, 2, 0, ("torch", "transformers")),
 ]
 
 

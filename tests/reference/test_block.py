@@ -7,11 +7,12 @@ import pytest
 from block_inputs import draw
 
 import reference
-from reference import PRESETS, small
+from reference import PRESETS, BlockConfig, small
 
 Array = np.ndarray
 
 CONFIGS = {name: small(config) for name, config in PRESETS.items()}
+CAUSAL = {name: replace(config, causal=True) for name, config in CONFIGS.items()}
 LLAMA = CONFIGS["llama"]
 CONFIGS |= {
     "capped": replace(LLAMA, softcap=1.5, attention_scale=0.5),
@@ -33,18 +34,34 @@ def test_intermediates_come_in_data_flow_order(config, rope):
     taps = reference.pre_ln_block(x, parameters, config).intermediates
 
     heads, kv_heads = (config.n_heads, config.d_head), (config.n_kv_heads, config.d_head)
-    expected: dict[str, tuple[int, ...]] = {"attention_norm": (config.d_model,), "q": heads, "k": kv_heads, "v": kv_heads}
+    d, placement = (config.d_model,), config.placement
+    expected: dict[str, tuple[int, ...]] = {"attention_norm": d} if placement in ("pre", "sandwich", "parallel") else {}
+    expected |= {"q": heads, "k": kv_heads, "v": kv_heads}
     expected |= {"q_norm": heads, "k_norm": kv_heads} if config.qk_norm else {}
     expected |= {"q_rope": heads, "k_rope": kv_heads} if rope != "none" else {}
     expected |= {"scores": ()} | ({"capped": ()} if config.softcap else {})
-    expected |= {"probs": (), "attn": (config.n_heads * config.d_head,), "attn_out": (config.d_model,)}
-    expected |= {"h": (config.d_model,), "ffn_norm": (config.d_model,)}
-    expected |= {"gate": (config.d_ff,)} if config.feed_forward == "swiglu" else {}
-    expected |= {"up": (config.d_ff,), "act": (config.d_ff,), "ffn_out": (config.d_model,), "out": (config.d_model,)}
-    expected |= {f"{norm}.{name}": (1,) for norm in ("attention_norm", "ffn_norm") for name in ("mean", "var", "rstd")}
+    expected |= {"probs": (), "attn": (config.n_heads * config.d_head,), "attn_out": d}
+    expected |= behind("attn", placement, d) | ({"h": d} if placement != "parallel" else {})
+    expected |= {"ffn_norm": d} if placement in ("pre", "sandwich") else {}
+    expected |= {"gate": (config.d_ff,)} if config.gated else {}
+    expected |= {"up": (config.d_ff,), "act": (config.d_ff,), "ffn_out": d}
+    expected |= behind("ffn", placement, d) | {"out": d}
+    expected |= {f"{norm}.{name}": (1,) for norm in block_norms(config) for name in ("mean", "var", "rstd")}
     shapes = {name: SHAPE + features for name, features in expected.items()}
     shapes |= {name: (2, config.n_heads, 5, 5) for name in ("scores", "capped", "probs") if name in shapes}
     assert [(name, tap.shape) for name, tap in taps.items()] == list(shapes.items())
+
+
+def behind(branch: str, placement: str, d: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """What there is between a branch's output and the stream."""
+    norm = {f"{branch}_out_norm": d} if placement in ("sandwich", "branch") else {}
+    return norm | ({f"{branch}_sum": d} if placement == "post" else {})
+
+
+def block_norms(config: BlockConfig) -> list[str]:
+    """The norms that are not of queries or keys, in data-flow order."""
+    weights = [name.removesuffix(".weight") for name in config.parameters() if name.endswith("norm.weight")]
+    return [name for name in weights if not name.startswith("attention.")]
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -52,18 +69,22 @@ def test_the_statistics_are_those_of_the_norms(config):
     x, parameters, _ = draw(config, SHAPE)
     out, taps = reference.pre_ln_block(x, parameters, config)
     assert out is taps["out"]
-    for name, rows in [("attention_norm", x), ("ffn_norm", taps["h"])]:
+    post = config.placement == "post"
+    reads = {"attention_norm": taps["attn_sum"] if post else x, "ffn_norm": taps.get("ffn_sum" if post else "h")}
+    reads |= {f"{branch}_norm": taps[branch] for branch in ("attn_out", "ffn_out")}
+    makes = {"attention_norm": "h", "ffn_norm": "out"} if post else {}
+    for name in block_norms(config):
+        rows = reads[name]
         mean, var, rstd = (taps[f"{name}.{statistic}"] for statistic in ("mean", "var", "rstd"))
         spread = var if config.norm == "layer_norm" else var + mean**2
         assert_close(rstd, 1 / np.sqrt(spread + config.eps))
         x_hat = (rows - mean if config.norm == "layer_norm" else rows) * rstd
-        assert_close(
-            taps[name], x_hat * (parameters[f"{name}.weight"] + config.weight_offset) + parameters.get(f"{name}.bias", 0.0)
-        )
+        weight = parameters[f"{name}.weight"] + config.weight_offset
+        assert_close(taps[makes.get(name, name)], x_hat * weight + parameters.get(f"{name}.bias", 0.0))
 
 
 @pytest.mark.parametrize("past", [1, 4])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL)
 def test_with_a_cache_the_rest_is_as_in_one_go(config, past):
     x, parameters, _ = draw(config, SHAPE)
     whole = reference.pre_ln_block(x, parameters, config).out
@@ -73,7 +94,7 @@ def test_with_a_cache_the_rest_is_as_in_one_go(config, past):
     assert_close(rest, whole[:, past:])
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL)
 def test_padding_is_as_if_it_were_not_there(config):
     """In front, where a causal block would see it; its own rows see nothing, and attention adds zeros to them."""
     x, parameters, dout = draw(config, SHAPE)

@@ -20,6 +20,8 @@ OPS: dict[str, tuple[Callable, dict[str, tuple[int, ...]]]] = {
     "attention_vjp": (reference.attention_vjp, {"dy": Q, "q": Q, "k": KV, "v": KV}),
     "swiglu": (reference.swiglu, {"gate": SCORES, "up": SCORES}),
     "swiglu_vjp": (reference.swiglu_vjp, {"dy": SCORES, "gate": SCORES, "up": SCORES}),
+    "geglu": (reference.geglu, {"gate": SCORES, "up": SCORES}),
+    "geglu_vjp": (reference.geglu_vjp, {"dy": SCORES, "gate": SCORES, "up": SCORES}),
     "gelu": (reference.gelu, {"x": SCORES}),
     "gelu_vjp": (reference.gelu_vjp, {"dy": SCORES, "x": SCORES}),
 }

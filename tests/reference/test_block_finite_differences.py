@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -122,6 +123,14 @@ def test_swiglu():
     gate, up, dy = np.random.default_rng(0).normal(size=(3, 2, 3, 5))
     dgate, dup = reference.swiglu_vjp(dy, gate, up)
     assert_gradients(reference.swiglu, {"gate": gate, "up": up}, dy, {"dgate": dgate, "dup": dup})
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_geglu(approximate):
+    gate, up, dy = np.random.default_rng(0).normal(size=(3, 2, 3, 5))
+    geglu = partial(reference.geglu, approximate=approximate)
+    dgate, dup = reference.geglu_vjp(dy, gate, up, approximate=approximate)
+    assert_gradients(geglu, {"gate": gate, "up": up}, dy, {"dgate": dgate, "dup": dup})
 
 
 @pytest.mark.parametrize("approximate", [False, True])

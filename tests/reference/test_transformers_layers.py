@@ -14,10 +14,24 @@ from reference import PRESETS, BlockConfig, small
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from transformers import DynamicCache, GPT2Config, LlamaConfig, PreTrainedConfig, Qwen3Config  # noqa: E402
-from transformers.masking_utils import create_causal_mask  # noqa: E402
+from transformers import (  # noqa: E402  # noqa: E402
+    BertConfig,
+    CohereConfig,
+    DynamicCache,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    Olmo2Config,
+    PreTrainedConfig,
+    Qwen3Config,
+)
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask  # noqa: E402
+from transformers.models.bert.modeling_bert import BertLayer  # noqa: E402
+from transformers.models.cohere import modeling_cohere  # noqa: E402
+from transformers.models.gemma2 import modeling_gemma2  # noqa: E402
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block  # noqa: E402
 from transformers.models.llama import modeling_llama  # noqa: E402
+from transformers.models.olmo2 import modeling_olmo2  # noqa: E402
 from transformers.models.qwen3 import modeling_qwen3  # noqa: E402
 
 Array = np.ndarray
@@ -27,7 +41,8 @@ Tensors = dict[str, torch.Tensor]
 TOLERANCE = 20 * 8 * 2.0**-53
 
 LLAMA, GPT2 = small(PRESETS["llama"]), small(PRESETS["gpt2"])
-CONFIGS = {name: small(config) for name, config in PRESETS.items() if not config.features} | {
+FAMILIES = ("minimind", "minimind_2026", "llama", "qwen3", "gpt2", "gemma2", "olmo2", "cohere")
+CONFIGS = {name: small(PRESETS[name]) for name in FAMILIES} | {
     "multi_head": replace(LLAMA, n_kv_heads=LLAMA.n_heads),
     "multi_query": replace(LLAMA, n_kv_heads=1),
     "biases": replace(LLAMA, qkv_bias=True, o_bias=True, feed_forward_bias=True),
@@ -41,6 +56,19 @@ OF_LLAMA = {
     **{f"attention.{name}": f"self_attn.{name}_proj" for name in "qkvo"},
     **{f"attention.{name}_norm": f"self_attn.{name}_norm" for name in "qk"},
     **{f"feed_forward.{name}": f"mlp.{name}_proj" for name in ("gate", "up", "down")},
+}
+BEHIND = {
+    "attn_out_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "ffn_out_norm": "post_feedforward_layernorm",
+}
+OF_BERT = {
+    **{f"attention.{name}": f"attention.self.{their}" for name, their in {"q": "query", "k": "key", "v": "value"}.items()},
+    "attention.o": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "feed_forward.up": "intermediate.dense",
+    "feed_forward.down": "output.dense",
+    "ffn_norm": "output.LayerNorm",
 }
 OF_GPT2 = {
     "attention_norm": "ln_1",
@@ -72,8 +100,9 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _norms_softmax_and_angles_in_float64(monkeypatch):
-    for module in (modeling_llama, modeling_qwen3):
+    for module in (modeling_llama, modeling_qwen3, modeling_gemma2, modeling_olmo2, modeling_cohere):
         monkeypatch.setattr(module, "torch", TorchInFloat64())
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
 class Layer(NamedTuple):
@@ -83,6 +112,7 @@ class Layer(NamedTuple):
     module: torch.nn.Module
     rope: torch.nn.Module | None
     named_theirs: Callable[[Tensors], Tensors]
+    make_mask: Callable[..., torch.Tensor | None] = create_causal_mask
 
     def __call__(
         self,
@@ -94,7 +124,7 @@ class Layer(NamedTuple):
         key_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         positions = torch.arange(position, position + x.shape[1])[None]
-        mask = create_causal_mask(self.config, x, key_mask, cache, positions)
+        mask = self.make_mask(self.config, x, key_mask, cache, positions)
         how = {"attention_mask": mask, "past_key_values": cache}
         if self.rope is not None:
             how["position_embeddings"] = self.rope(x, positions)
@@ -103,12 +133,27 @@ class Layer(NamedTuple):
 
 def make_layer(config: BlockConfig) -> Layer:
     sizes = {"hidden_size": config.d_model, "num_attention_heads": config.n_heads, "attn_implementation": "eager"}
-    if config.norm == "layer_norm":
+    if config.norm == "layer_norm" and config.placement == "pre":
         act = {"gelu": "gelu", "gelu_tanh": "gelu_new"}[config.feed_forward]
         gpt2 = GPT2Config(**sizes, n_inner=config.d_ff, activation_function=act, layer_norm_epsilon=config.eps)
         return Layer(gpt2, GPT2Block(gpt2, layer_idx=0).eval(), None, named_as_gpt2)
     sizes |= {"num_key_value_heads": config.n_kv_heads, "head_dim": config.d_head, "intermediate_size": config.d_ff}
-    sizes |= {"rms_norm_eps": config.eps, "rope_parameters": {"rope_theta": config.rope_base, "rope_type": "default"}}
+    sizes |= {"num_hidden_layers": 1, "rope_parameters": {"rope_theta": config.rope_base, "rope_type": "default"}}
+    if config.placement == "parallel":
+        cohere = CohereConfig(**sizes, layer_norm_eps=config.eps)
+        rope = modeling_cohere.CohereRotaryEmbedding(cohere)
+        return Layer(cohere, modeling_cohere.CohereDecoderLayer(cohere, layer_idx=0), rope, named_as_llama)
+    sizes |= {"rms_norm_eps": config.eps}
+    if config.placement == "branch":
+        olmo2 = Olmo2Config(**sizes)
+        rope = modeling_olmo2.Olmo2RotaryEmbedding(olmo2)
+        return Layer(olmo2, modeling_olmo2.Olmo2DecoderLayer(olmo2, layer_idx=0), rope, named_as_gemma2)
+    if config.placement == "sandwich":
+        sizes |= {"query_pre_attn_scalar": config.d_head, "attn_logit_softcapping": config.softcap}
+        sizes |= {"sliding_window": config.window, "layer_types": ["sliding_attention"]}
+        gemma2 = Gemma2Config(**sizes)
+        rope, module = modeling_gemma2.Gemma2RotaryEmbedding(gemma2), modeling_gemma2.Gemma2DecoderLayer(gemma2, layer_idx=0)
+        return Layer(gemma2, module, rope, named_as_gemma2, create_sliding_window_causal_mask)
     if config.qk_norm:
         qwen3 = Qwen3Config(**sizes)
         rope = modeling_qwen3.Qwen3RotaryEmbedding(qwen3)
@@ -120,6 +165,10 @@ def make_layer(config: BlockConfig) -> Layer:
 
 def named_as_llama(parameters: Tensors) -> Tensors:
     return {f"{OF_LLAMA[layer]}.{kind}": p for (layer, kind), p in split_names(parameters).items()}
+
+
+def named_as_gemma2(parameters: Tensors) -> Tensors:
+    return {f"{(OF_LLAMA | BEHIND)[layer]}.{kind}": p for (layer, kind), p in split_names(parameters).items()}
 
 
 def named_as_gpt2(parameters: Tensors) -> Tensors:
@@ -176,3 +225,26 @@ def test_the_block_is_theirs(config, cached, masked):
     for name, tensor in theirs.items():
         assert_close(gradients.pop(f"d{name}"), tensor.grad, name)
     assert not gradients
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_post_ln_is_berts(masked):
+    """Which has no cache, and where a query sees what comes after it."""
+    config = small(PRESETS["post_ln"])
+    x, parameters, dout = draw(config, (BATCH, S))
+    sizes = {"hidden_size": config.d_model, "num_attention_heads": config.n_heads, "intermediate_size": config.d_ff}
+    bert = BertConfig(**sizes, layer_norm_eps=config.eps, hidden_act="gelu", attn_implementation="eager")
+    named = to_torch(parameters | {"x": x})
+    their_x, theirs = named.pop("x"), {f"{OF_BERT[a]}.{kind}": p for (a, kind), p in split_names(named).items()}
+    key_mask = np.arange(S) >= [[1], [0]] if masked else None
+    mask = torch.zeros(BATCH, 1, 1, S).double()
+    if key_mask is not None:
+        mask = mask.masked_fill(~torch.tensor(key_mask)[:, None, None], -torch.inf)
+    out = torch.func.functional_call(BertLayer(bert).eval(), theirs, (their_x, mask), strict=True)
+    out = out[0] if isinstance(out, tuple) else out
+    out.backward(torch.tensor(dout))
+    assert_close(reference.pre_ln_block(x, parameters, config, key_mask=key_mask).out, out, "out")
+    gradients = reference.pre_ln_block_vjp(dout, x, parameters, config, key_mask=key_mask)
+    assert_close(gradients.pop("dx"), their_x.grad, "dx")
+    for name, tensor in named.items():
+        assert_close(gradients[f"d{name}"], tensor.grad, name)

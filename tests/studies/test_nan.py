@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from impl_torch import PreLNBlock
 from studies.figures import read_figures
 from studies.nan.claims import CLAIMS, GROWN, ahead, alarms, growth
 from studies.nan.measure import (
     LAYERS,
     LOWER,
+    NARROW,
     RATE,
     REMEDIES,
     Setup,
@@ -23,6 +25,7 @@ from studies.nan.measure import (
     setups,
     unigram_entropy,
 )
+from studies.nan.opened import Opened
 from studies.training import HELD_OUT, TEXT
 
 FIGURES = read_figures(Path(__file__).parents[2] / "docs" / "studies" / "nan.json")
@@ -198,3 +201,14 @@ def test_bfloat16_is_safer_where_fewer_of_its_runs_break():
     for survived in (100, 95):  # one run of bfloat16 ends sooner than float16's; none lasts longer
         same = altered({"survived": survived}, remedy="none", rate=LOWER)
         assert SAFER.verdict(same).findings[1].holds is False
+
+
+def test_an_opened_block_is_the_block_and_hooks_see_what_is_computed_on_the_way():
+    block, seen = PreLNBlock(replace(NARROW, placement="none")).double(), {}
+    opened = Opened(block)
+    for name, part in opened.named_modules():
+        part.register_forward_hook(lambda module, args, y, name=name: seen.setdefault(name, y))
+    x = torch.randn(2, 9, NARROW.d_model, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(opened(x), block(x))
+    matrices = [name.removesuffix(".weight") for name, _ in block.named_parameters()]
+    assert set(seen) == {*matrices, "feed_forward.act", ""}

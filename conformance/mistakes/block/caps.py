@@ -48,7 +48,7 @@ def _is_scaled(composite: Composite) -> bool:
 
 
 CAPPED = {"float64": "nothing in float64 is asked for with a soft cap"} | {
-    f"pre_ln_block/{dtype}": "a block is asked for with a soft cap in float32" for dtype in HALF
+    "pre_ln_block/float16": "a block is asked for with a soft cap in float32 and bfloat16"
 }
 SCALED = {"float64": "nothing in float64 is asked for with a scale of its own"} | {
     f"pre_ln_block/{dtype}": "a block is asked for with a scale of its own in float32" for dtype in HALF

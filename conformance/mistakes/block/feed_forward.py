@@ -11,6 +11,7 @@ import reference
 from conformance.mistakes.block.heads import fused
 from conformance.mistakes.block.stages import Become, alters, reads
 from conformance.mistakes.mistake import BLOCK, BLOCKS, GELU, SWIGLU, Mistake, all_but
+from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Gelu, SwiGLU
 from conformance.ops.block.wrappers import After, Before, Map, Measured
@@ -87,8 +88,23 @@ def _both_clamped(op: SwiGLU) -> Before:
     return _clamped(Before(op, _clamp(-LIMIT, LIMIT), 1))
 
 
+def has_silu(composite: Composite) -> bool:
+    """Whether a gate goes through SiLU."""
+    return composite.config.feed_forward == "swiglu"
+
+
+def _has_geglu(composite: Composite) -> bool:
+    return composite.config.feed_forward == "geglu_tanh"
+
+
 LIMIT = 7.0  # gpt-oss's
-EXACT_GELU = {f"pre_ln_block/{dtype}": "a block with an exact GELU is asked for in float32" for dtype in all_but("float32")}
+EXACT_GELU = {
+    f"pre_ln_block/{dtype}": "a block with an exact GELU is asked for in float32 and bfloat16"
+    for dtype in all_but("float32", "bfloat16")
+}
+GATED_BY_GELU = dict.fromkeys(
+    all_but("float32", "bfloat16"), "a block whose gate goes through GELU is asked for in float32 and bfloat16"
+)
 LARGE_GATES = {"pre_ln_block/float64": "a block with large gates is asked for in float32 and in half precision"}
 SILU = Map(silu, lambda dy, x: dy * _silu_slope(x))
 TANH = "the two formulas differ by 4.7e-4 at most, a quarter of bfloat16's roundoff for the values of order one around them"
@@ -109,6 +125,7 @@ MISTAKES = (
         {"act": alters(SwiGLU, lambda op: _Sum())},
         "act is a sum instead of a product.",
         ops=SWIGLU,
+        where=has_silu,
     ),
     Mistake(
         "up_activated_too",
@@ -116,6 +133,7 @@ MISTAKES = (
         {"act": alters(SwiGLU, lambda op: Before(op, SILU, 1))},
         "act is SiLU(gate)·SiLU(up).",
         ops=SWIGLU,
+        where=has_silu,
     ),
     Mistake(
         "product_activated",
@@ -158,6 +176,28 @@ MISTAKES = (
         "act is too small where the gate is negative, too large where it is positive.",
         "planted: GeGLU, as other models have it",
         SWIGLU,
+        where=has_silu,
+    ),
+    Mistake(
+        "silu_for_gelu_of_the_gate",
+        "the gate goes through SiLU where GELU is asked for",
+        {"act": _gate(silu, _silu_slope)},
+        "act is off by up to 0.2 times up.",
+        "planted: SwiGLU, as other models have it",
+        BLOCK,
+        GATED_BY_GELU,
+        where=_has_geglu,
+    ),
+    Mistake(
+        "gelu_of_the_gate_by_erf",
+        "the gate's GELU is by the error function where the hyperbolic tangent is asked for",
+        {"act": _gate(_gelu, _gelu_slope)},
+        "act is off by at most 4.7e-4 times up, where the gate is near 2.3 and -2.3.",
+        "unsloth's report on Gemma",
+        BLOCK,
+        GATED_BY_GELU,
+        needs_taps={"pre_ln_block/bfloat16": TANH},
+        where=_has_geglu,
     ),
     Mistake(
         "relu_for_silu",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 import reference
+from conformance.mistakes.block.feed_forward import has_silu
 from conformance.mistakes.block.gradients import EXACT, Cotangents, made_by, scales
 from conformance.mistakes.block.stages import Become, pulls
 from conformance.mistakes.mistake import BLOCKS, GELU, SWIGLU, Mistake
@@ -68,6 +69,7 @@ MISTAKES = (
         "dgate lacks a term.",
         "planted: half of the product rule",
         SWIGLU,
+        where=has_silu,
     ),
     Mistake(
         "silu_slope_of_its_sigmoid",
@@ -76,6 +78,7 @@ MISTAKES = (
         "dgate lacks a term, and the gate in the other.",
         "planted: half of the product rule",
         SWIGLU,
+        where=has_silu,
     ),
     Mistake(
         "activated_gate_without_gradient",

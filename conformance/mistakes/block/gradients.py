@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 import reference
-from conformance.mistakes.block.stages import Become, alters, pulls
-from conformance.mistakes.mistake import BLOCK, BLOCKS, Mistake
+from conformance.mistakes.block.places import ASKED, IN_PARALLEL, NORMS, READERS, SUMS
+from conformance.mistakes.block.stages import Become, alters, in_placements, pulls
+from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.primitives import Normalise
+from conformance.ops.block.primitives import Add, AddBoth, Normalise
 from conformance.ops.block.program import Kind, Kinds, Pull, Pulled
 from reference.rows import sum_rows
 
@@ -113,13 +114,26 @@ def _first_head(x: Array) -> Array:
     return kept
 
 
-ALL = ("attention_norm", "ffn_norm", "q_norm", "k_norm")
+def _passed(op: Normalise) -> Callable[..., Cotangents]:
+    return lambda dy, x, *parameters: (dy, *op.vjp(EXACT, dy, x, *parameters)[1:])
+
+
+def _pulled(kind: Kinds[Kind], pull: Pull) -> Become:
+    """Its op, if it is of a kind, passes other cotangents back."""
+    return alters(kind, lambda op: Pulled(op, pull))
+
+
+def _stream(sums: tuple[str, ...], factor: float) -> Change:
+    return dict.fromkeys(sums, _pulled(Add, scales(factor)))
+
+
+ALL = (*NORMS, "q_norm", "k_norm")
 ZERO_MEAN = "planted: the statistics taken for constants"
 MISTAKES = (
     Mistake(
         "attention_residual_without_gradient",
         "dx lacks what comes straight through the first sum",
-        {"h": pulls(scales(0.0))},
+        _stream(SUMS[0], 0.0),
         "dx is what attention passes back alone.",
         "quack#52, #53",
         BLOCKS,
@@ -127,7 +141,7 @@ MISTAKES = (
     Mistake(
         "feed_forward_residual_without_gradient",
         "dh lacks what comes straight through the second sum",
-        {"out": pulls(scales(0.0))},
+        _stream(SUMS[1], 0.0),
         "Attention's gradients and dx are what the feed-forward layer passes back alone.",
         "quack#52, #53",
         BLOCKS,
@@ -135,7 +149,7 @@ MISTAKES = (
     Mistake(
         "residual_gradient_twice",
         "what comes straight through the first sum is counted twice",
-        {"h": pulls(scales(2.0))},
+        _stream(SUMS[0], 2.0),
         "dx is too large by dh.",
         "planted: added in place, and returned",
         BLOCKS,
@@ -147,6 +161,7 @@ MISTAKES = (
         "dx is dh; every parameter's gradient is right.",
         "quack#52, #53",
         BLOCKS,
+        where=in_placements("pre", "sandwich"),
     ),
     Mistake(
         "dh_without_feed_forward",
@@ -159,7 +174,7 @@ MISTAKES = (
     Mistake(
         "norm_statistics_without_gradient",
         "the norms' statistics are taken for constants",
-        dict.fromkeys(("attention_norm", "ffn_norm"), made_by(Normalise, _statistics_constant)),
+        dict.fromkeys(NORMS, made_by(Normalise, _statistics_constant)),
         "dx keeps its component along x.",
         "tt-metal#53215, xla#8225",
         BLOCKS,
@@ -191,15 +206,53 @@ MISTAKES = (
     Mistake(
         "norms_without_gradient",
         "the norms pass nothing back, and their parameters have no gradient",
-        dict.fromkeys(ALL, pulls(nothing)),
+        dict.fromkeys(ALL, _pulled(Normalise, nothing)),
         "dx is dy; attention's gradients are those of a block without its second half.",
         "torch 2.11: docs/findings.md",
         BLOCKS,
     ),
     Mistake(
+        "norms_passed_over",
+        "what comes back to a norm is passed on as it is",
+        dict.fromkeys(NORMS, made_by(Normalise, _passed)),
+        "dx, and the gradients of what stands before the norms; those of the norms' own parameters are right.",
+        "planted: a norm taken for the identity",
+        BLOCKS,
+    ),
+    Mistake(
+        "stream_without_gradient",
+        "dx lacks what comes straight through the sum of x and both branches",
+        {"out": _pulled(AddBoth, scales(0.0))},
+        "dx is what the norm passes back alone.",
+        "planted: a hand-written backward",
+        BLOCK,
+        ASKED,
+        where=IN_PARALLEL,
+    ),
+    Mistake(
+        "norm_without_attention",
+        "what attention passes back to the norm that both branches read is lost",
+        dict.fromkeys(READERS[0], pulls(scales(0.0))),
+        "dx, and the gradients of the norm's parameters.",
+        "planted: assigned where it should be added",
+        BLOCK,
+        ASKED,
+        where=IN_PARALLEL,
+    ),
+    Mistake(
+        "norm_without_feed_forward",
+        "what the feed-forward layer passes back to the norm that both branches read is lost",
+        dict.fromkeys(READERS[1], pulls(scales(0.0))),
+        "dx, and the gradients of the norm's parameters.",
+        "planted: assigned where it should be added",
+        BLOCK,
+        ASKED,
+        where=IN_PARALLEL,
+    ),
+    Mistake(
         "norm_weight_gradient_missing",
         "the norms' weights have no gradient",
-        dict.fromkeys(("attention_norm", "ffn_norm"), pulls(scales(1.0, 0.0))),
+        dict.fromkeys(NORMS, _pulled(Normalise, scales(1.0, 0.0))),
         "These gradients are zero.",
         "unsloth#4533",
         BLOCKS,
@@ -207,7 +260,7 @@ MISTAKES = (
     Mistake(
         "norm_weight_gradient_of_last_position",
         "the gradients of the norms' parameters are those of the last position",
-        dict.fromkeys(("attention_norm", "ffn_norm"), made_by(Normalise, of_rows(last_position))),
+        dict.fromkeys(NORMS, made_by(Normalise, of_rows(last_position))),
         "A single position hides it.",
         "planted: assigned where it should be added",
         BLOCKS,

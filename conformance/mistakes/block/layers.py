@@ -31,7 +31,7 @@ def _reads_stack_input(stage: Stage) -> Stage:
     return replace(stage, reads=tuple("x" if name.endswith(".out") else name for name in stage.reads))
 
 
-WITHOUT_BRANCH = alters(Add, lambda op: Weighted(1.0, 0.0))
+WITHOUT_BRANCH = alters(Add, lambda op: Weighted((1.0, 0.0)))
 
 
 MISTAKES = (

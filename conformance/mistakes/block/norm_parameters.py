@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from conformance.mistakes.block.norms import ALL, Array, norms
-from conformance.mistakes.block.residual import NORMS
+from conformance.mistakes.block.places import NORMS
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake, all_but, in_half
 from conformance.numbers.rounding import HALF, SINGLE
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
+from conformance.ops.block.program import Stage, found
 from conformance.ops.block.wrappers import After, Before, Map, Measured
 from reference.rows import sum_rows
 
@@ -47,6 +48,10 @@ def _weight(function: Callable[[Array], Array], slope: Callable[[Array], Array])
     return norms(reweighted, ALL)
 
 
+def _without_bias(stage: Stage) -> Stage:
+    return replace(stage, reads=stage.reads[:2]) if found(stage.op, Normalise) else stage
+
+
 def _as_it_is(op: Normalise) -> After:
     """A norm that no case of the norms is about, and whose intervals are not theirs."""
     return After(op, Map(lambda y: y))
@@ -60,7 +65,9 @@ ORDER: dict[str, str] = dict.fromkeys(SINGLE, "nothing is cast where the storage
 CAST = (
     "the norms' order of casting moves every third element by one ulp, which matmuls average out: it is within a block's noise"
 )
-OFFSET = dict.fromkeys(all_but("float32"), "a block whose norms have an offset is asked for in float32")
+OFFSET = dict.fromkeys(
+    all_but("float32", "bfloat16"), "a block whose norms have an offset is asked for in float32 and bfloat16"
+)
 MISTAKES = (
     Mistake(
         "norm_weight_missing",
@@ -80,7 +87,7 @@ MISTAKES = (
     Mistake(
         "norm_bias_missing",
         "the norms have no bias",
-        dict.fromkeys(NORMS, lambda stage: replace(stage, reads=stage.reads[:2])),
+        dict.fromkeys(NORMS, _without_bias),
         "What the branches read lacks the bias, which has no gradient; RMSNorm hides it.",
         "pytorch#69208",
         BLOCK,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.mistakes.block.residual import NORMS
-from conformance.mistakes.block.stages import alters, parameters_of
+from conformance.mistakes.block.places import BEFORE, NORMS
+from conformance.mistakes.block.stages import alters, in_placements, parameters_of
 from conformance.mistakes.mistake import BLOCK, BLOCKS, Change, Mistake
 from conformance.ops.block.machine import Machine
 from conformance.ops.block.primitives import Normalise
@@ -61,32 +61,35 @@ def _eps(value: float) -> Change:
     return norms(lambda op: replace(op, eps=value), ALL)
 
 
-FIRST_FOR_SECOND = {"ffn_norm": parameters_of("attention_norm", instead_of="ffn_norm")}
-SECOND_FOR_FIRST = {"attention_norm": parameters_of("ffn_norm", instead_of="attention_norm")}
+FIRST_FOR_SECOND: Change = dict.fromkeys(("ffn_norm", "out"), parameters_of("attention_norm", instead_of="ffn_norm"))
+SECOND_FOR_FIRST: Change = dict.fromkeys(("attention_norm", "h"), parameters_of("ffn_norm", instead_of="attention_norm"))
+IN_TWO = in_placements("pre", "post", "sandwich")  # which have an attention_norm and a ffn_norm
 
 
 MISTAKES = (
     Mistake(
         "attention_norm_missing",
         "attention reads x as it is",
-        norms(lambda op: First(), NORMS[:1]),
+        norms(lambda op: First(), BEFORE[:1]),
         "Scores and values have the scale of x.",
         ops=BLOCKS,
+        where=IN_TWO,
     ),
     Mistake(
         "ffn_norm_missing",
         "the feed-forward layer reads h as it is",
-        norms(lambda op: First(), NORMS[1:]),
+        norms(lambda op: First(), BEFORE[1:]),
         "gate and up have the scale of h.",
         ops=BLOCKS,
     ),
     Mistake(
         "norm_weights_swapped",
         "each of the two norms has the other's parameters",
-        SECOND_FOR_FIRST | FIRST_FOR_SECOND,
+        {**SECOND_FOR_FIRST, **FIRST_FOR_SECOND},
         "Equal weights hide it.",
         "planted: a checkpoint's names",
         BLOCKS,
+        where=IN_TWO,
     ),
     Mistake(
         "norm_weights_shared",

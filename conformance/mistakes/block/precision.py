@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.mistakes.block.feed_forward import has_silu
+from conformance.mistakes.block.places import NORMS
 from conformance.mistakes.block.stages import alters, wraps
 from conformance.mistakes.mistake import ATTENTION, BLOCK, BLOCKS, MASKED, SWIGLU, Mistake, Of, all_but, in_dtypes, in_half
 from conformance.mistakes.norms.precision import TF32
@@ -214,7 +216,7 @@ MISTAKES = (
     Mistake(
         "norm_in_storage_dtype",
         "every step of the norms is rounded to the storage dtype",
-        dict.fromkeys(("attention_norm", "ffn_norm", "q_norm", "k_norm"), _in_storage(Normalise, _RoughNorm)),
+        dict.fromkeys((*NORMS, "q_norm", "k_norm"), _in_storage(Normalise, _RoughNorm)),
         "All of a row is off by one factor; squares of 300 overflow float16.",
         "pytorch#133085",
         BLOCKS,
@@ -235,7 +237,7 @@ MISTAKES = (
             for dtype in HALF
         },
         needs_taps=IN_NOISE,
-        where=in_half,
+        where=lambda composite: in_half(composite) and has_silu(composite),
     ),
     Mistake(
         "residual_in_bfloat16",

@@ -85,6 +85,9 @@ def _over_all(composite: Composite) -> bool:
 
 
 ONCE = dict.fromkeys(all_but("float32"), "queries and keys are normalised over all heads, or with an offset, in float32")
+OVER_ALL = dict.fromkeys(
+    all_but("float32", "bfloat16"), "queries and keys are normalised over all heads in float32 and bfloat16"
+)
 MISTAKES = (
     Mistake(
         "qk_norm_missing",
@@ -130,7 +133,7 @@ MISTAKES = (
         "Heads lose their scale relative to each other.",
         "exllamav3#141: the part of one rank",
         BLOCK,
-        ONCE,
+        OVER_ALL,
         where=_over_all,
     ),
     Mistake(
@@ -140,7 +143,7 @@ MISTAKES = (
         "The other heads' parts of the weight have no gradient; a weight that all heads share hides it.",
         "planted: a weight taken for that of every head",
         BLOCK,
-        ONCE,
+        OVER_ALL,
         where=_over_all,
     ),
     Mistake(

@@ -1,63 +1,41 @@
 """The block's wiring: what joins the residual stream, and where."""
 
-from dataclasses import replace
-from functools import partial
-
-from conformance.mistakes.block.stages import Become, alters, reads
-from conformance.mistakes.mistake import BLOCKS, Change, Mistake, Of
+from conformance.mistakes.block.stages import alters, reads
+from conformance.mistakes.mistake import BLOCKS, Change, Mistake
 from conformance.ops.block.anatomy import Composite
-from conformance.ops.block.primitives import Add, Normalise
-from conformance.ops.block.program import Stage, altered, found
-from conformance.ops.block.wrappers import First, NormedAdd, Weighted
+from conformance.ops.block.primitives import Add
+from conformance.ops.block.wrappers import Weighted
 
-NORMS = ("attention_norm", "ffn_norm")
-
-
-def _add(stream: float, branch: float) -> Become:
-    return alters(Add, lambda op: Weighted(stream, branch))
+FIRST_SUM, SECOND_SUM = ("attn_sum", "h"), ("ffn_sum", "out")  # the sum itself, unless that is what is normalised
 
 
-def _normed(*, whole: bool) -> Change:
-    """Each branch, or its sum with the stream, goes through the norm that what made it has read."""
-
-    def joined(composite: Composite, name: str) -> Become:
-        norm = composite.op(name, Normalise)
-        normed = norm and NormedAdd(norm, whole)
-        parameters = [read for read in composite.config.parameters() if read.startswith(f"{name}.")]
-
-        def become(stage: Stage) -> Stage:
-            if normed is None or found(stage.op, Add) is None:
-                return stage
-            reads = (*stage.reads, *(stage.layer + parameter for parameter in parameters))
-            return replace(stage, op=altered(stage.op, Add, lambda op: normed), reads=reads)
-
-        return become
-
-    return {sum_: Of(partial(joined, name=norm)) for sum_, norm in zip(("h", "out"), NORMS, strict=True)}
+def _add(sums: tuple[str, ...], stream: float, branch: float) -> Change:
+    return dict.fromkeys(sums, alters(Add, lambda op: Weighted((stream, branch))))
 
 
-NO_NORMS = dict.fromkeys(NORMS, alters(Normalise, lambda op: First()))
+def _has_norms_before(composite: Composite) -> bool:
+    return composite.has("attention_norm") and composite.has("ffn_norm")
 
 
 MISTAKES = (
     Mistake(
         "attention_residual_missing",
         "x is not added to attention's output",
-        {"h": _add(0.0, 1.0)},
+        _add(FIRST_SUM, 0.0, 1.0),
         "h is attention's output alone.",
         ops=BLOCKS,
     ),
     Mistake(
         "feed_forward_residual_missing",
         "h is not added to the feed-forward layer's output",
-        {"out": _add(0.0, 1.0)},
+        _add(SECOND_SUM, 0.0, 1.0),
         "out is the feed-forward layer's output alone.",
         ops=BLOCKS,
     ),
     Mistake(
         "attention_residual_twice",
         "x is added to attention's output twice",
-        {"h": _add(2.0, 1.0)},
+        _add(FIRST_SUM, 2.0, 1.0),
         "The norm that follows hides some of it.",
         "planted: by the block and by the attention",
         BLOCKS,
@@ -65,7 +43,7 @@ MISTAKES = (
     Mistake(
         "feed_forward_residual_twice",
         "h is added to the feed-forward layer's output twice",
-        {"out": _add(2.0, 1.0)},
+        _add(SECOND_SUM, 2.0, 1.0),
         "out is too large by h.",
         "planted: by the block and by the layer",
         BLOCKS,
@@ -73,7 +51,7 @@ MISTAKES = (
     Mistake(
         "sums_halved",
         "both sums are halved",
-        {"h": _add(0.5, 0.5), "out": _add(0.5, 0.5)},
+        _add((*FIRST_SUM, *SECOND_SUM), 0.5, 0.5),
         "h and out are too small.",
         "planted: a mean for a sum",
         BLOCKS,
@@ -81,14 +59,14 @@ MISTAKES = (
     Mistake(
         "attention_left_out",
         "attention's output is not added to x",
-        {"h": _add(1.0, 0.0)},
+        _add(FIRST_SUM, 1.0, 0.0),
         "h is x, and attention has no gradient.",
         ops=BLOCKS,
     ),
     Mistake(
         "feed_forward_left_out",
         "the feed-forward layer's output is not added to h",
-        {"out": _add(1.0, 0.0)},
+        _add(SECOND_SUM, 1.0, 0.0),
         "out is h, and the layer has no gradient.",
         ops=BLOCKS,
     ),
@@ -99,6 +77,7 @@ MISTAKES = (
         "h has x normalised; out keeps the scale of one layer.",
         "pytorch#61165, OLMo#680",
         BLOCKS,
+        where=_has_norms_before,
     ),
     Mistake(
         "residual_from_normed_h",
@@ -107,11 +86,12 @@ MISTAKES = (
         "out has h normalised.",
         "pytorch#61165, OLMo#680",
         BLOCKS,
+        where=_has_norms_before,
     ),
     Mistake(
         "second_residual_from_x",
         "the feed-forward layer's output is added to x instead of h",
-        {"out": reads({"h": "x"})},
+        dict.fromkeys(SECOND_SUM, reads({"h": "x"})),
         "out lacks attention's output.",
         "planted: a variable that is not overwritten",
         BLOCKS,
@@ -119,7 +99,7 @@ MISTAKES = (
     Mistake(
         "parallel_branches",
         "attention and the feed-forward layer both read x",
-        {"ffn_norm": reads({"h": "x"})},
+        dict.fromkeys(("ffn_norm", "gate", "up"), reads({"h": "x"})),
         "The feed-forward layer does not see what attention found.",
         "OLMo#222",
         BLOCKS,
@@ -130,30 +110,6 @@ MISTAKES = (
         dict.fromkeys(("gate", "up"), reads({"ffn_norm": "attention_norm"})),
         "The feed-forward layer does not see what attention found, and its norm has no gradient.",
         "OLMo#222",
-        BLOCKS,
-    ),
-    Mistake(
-        "post_ln",
-        "the sums are normalised, not what the branches read",
-        {**_normed(whole=True), **NO_NORMS},
-        "Everything; out has the norm's scale.",
-        "planted: the transformer of 2017",
-        BLOCKS,
-    ),
-    Mistake(
-        "branches_normed_later",
-        "the norms stand after attention and the feed-forward layer, not before",
-        {**_normed(whole=False), **NO_NORMS},
-        "Everything.",
-        "planted: x + norm(f(x)) for x + f(norm(x))",
-        BLOCKS,
-    ),
-    Mistake(
-        "branches_normed_twice",
-        "what attention and the feed-forward layer give is normalised once more",
-        _normed(whole=False),
-        "Both branches have the scale of the norms' weights.",
-        "planted: the sandwich of another model",
         BLOCKS,
     ),
 )

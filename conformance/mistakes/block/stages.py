@@ -33,6 +33,16 @@ def reads(instead: Mapping[str, str]) -> Of:
     return Of(lambda composite: lambda stage: composite.program.reread(stage, instead))
 
 
+def reads_also(stage: Stage, op: Any, *names: str) -> Stage:
+    """Its op becomes another, which reads values of these local names besides."""
+    return replace(stage, op=op, reads=(*stage.reads, *(stage.layer + name for name in names)))
+
+
+def in_placements(*placements: str) -> Callable[[Any], bool]:
+    """In the blocks whose norms are placed so."""
+    return lambda composite: composite.config.placement in placements
+
+
 def parameters_of(other: str, *, instead_of: str) -> Of:
     """It reads the weight and the bias of another."""
     return reads({f"{instead_of}.{kind}": f"{other}.{kind}" for kind in ("weight", "bias")})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.mistakes.block.stages import alters, reads, wraps
-from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of, all_but
+from conformance.mistakes.mistake import ATTENTION, BLOCK, MASKED, Mistake, Of
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.attention_primitives import Softmax
 from conformance.ops.block.inputs import exact_inputs
@@ -49,7 +49,10 @@ def _window(keys: int) -> Of:
 
 
 FLOAT64 = {"float64": "nothing in float64 is asked for with a cache, or with padding"}
-CAUSAL = dict.fromkeys(all_but("float32"), "attention that is not causal is asked for in float32")
+CAUSAL: dict[str, str] = dict.fromkeys(
+    ("float64", "float16", "attention/bfloat16"),
+    "attention that is not causal is asked for in float32, and a block of it in bfloat16 too",
+)
 MISTAKES = (
     Mistake(
         "causal_mask_missing",

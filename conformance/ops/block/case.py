@@ -24,6 +24,8 @@ TRAITS = {
     "rotary_features": "a part of each head is turned",
     "qk_norm_over": "queries and keys are normalised over all heads",
     "qk_norm_offset": "the norms of queries and keys have no offset",
+    "placement": "norms stand elsewhere",
+    "norm_bias": "LayerNorms have no bias",
 }
 """What each of `FEATURES` is, in words."""
 Y = Output("y")
@@ -181,6 +183,7 @@ def sized(config: BlockConfig) -> BlockConfig:
 LLAMA, GPT2, GEMMA3, GPT_OSS, GLM4, PHI = (
     sized(PRESETS[name]) for name in ("llama", "gpt2", "gemma3", "gpt_oss", "glm4", "phi")
 )
+GEMMA2, OLMO2, COHERE, POST_LN, NO_NORM = (sized(PRESETS[name]) for name in ("gemma2", "olmo2", "cohere", "post_ln", "no_norm"))
 MULTI_HEAD = replace(LLAMA, n_kv_heads=4)
 MULTI_QUERY = replace(LLAMA, n_kv_heads=1)
 INTERLEAVED = replace(LLAMA, rope="interleaved")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 import reference
 from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.case import GELU as BY_ERF
@@ -56,6 +58,14 @@ SHARES = (
     GELUCase("tanh", "random", "the error function for the tanh", BY_TANH),
     GELUCase("tanh", "tail", "the error function for the tanh", BY_TANH, x=Draw(scale=0.3, offset=-2.6)),
 )
+
+
+GEGLU = GatedSilu(
+    activation=lambda gate: reference.gelu(gate, approximate=True),
+    slope=lambda gate: reference.gelu_vjp(np.ones_like(gate), gate, approximate=True),
+    cancels=True,
+)
+"""GeGLU by a hyperbolic tangent: the gate's GELU times up."""
 
 
 def gelu_of(c: BlockConfig) -> Gelu:

@@ -196,7 +196,9 @@ class Concatenate:
 
 @dataclass(frozen=True)
 class Add:
-    """The residual stream and what joins it."""
+    """The residual stream and what joins it; `products` says which of the two are made by a multiplication."""
+
+    products: tuple[bool, bool] = (False, False)
 
     def forward(self, m: Machine, x: Array, branch: Array) -> Array:
         return x + branch
@@ -205,15 +207,34 @@ class Add:
         return dy, dy
 
     def bound(self, u: float, v: float, y: Array, x: Array, branch: Array) -> Array:
-        return v * np.abs(y)
+        # A compiler may contract the multiplication with the sum, whose input is then not what was exported.
+        contracted = sum(np.abs(value) for value, product in zip((x, branch), self.products, strict=True) if product)
+        return v * (np.abs(y) + contracted)
+
+
+@dataclass(frozen=True)
+class AddBoth:
+    """The residual stream and two branches that join it at once, in whatever order."""
+
+    def forward(self, m: Machine, x: Array, attention: Array, feed_forward: Array) -> Array:
+        return m.store(x + attention) + feed_forward
+
+    def vjp(self, m: Machine, dy: Array, x: Array, attention: Array, feed_forward: Array) -> tuple[Array, ...]:
+        return dy, dy, dy
+
+    def bound(self, u: float, v: float, y: Array, x: Array, attention: Array, feed_forward: Array) -> Array:
+        # Whichever two are added first, their sum may be rounded before the third is added.
+        sums = np.abs([x + attention, attention + feed_forward, x + feed_forward])
+        return ROUNDING * u * np.max(sums, axis=0) + v * np.abs(y)
 
 
 @dataclass(frozen=True)
 class SwiGLU:
-    """The gate's SiLU, or another `activation` with its derivative, times up."""
+    """The gate's SiLU, or another `activation` with its derivative, times up; one that `cancels` may be off by a part of x."""
 
     activation: Callable[[Array], Array] = silu
     slope: Callable[[Array], Array] = lambda x: sigmoid(x) * (1 + x * sigmoid(-x))
+    cancels: bool = False
 
     def forward(self, m: Machine, gate: Array, up: Array) -> Array:
         return m.store(m.compute(self.activation(gate), 8 * np.abs(gate))) * up
@@ -224,7 +245,7 @@ class SwiGLU:
 
     def bound(self, u: float, v: float, y: Array, gate: Array, up: Array) -> Array:
         # The activation may be rounded before it multiplies; a tiny one is rounded to a multiple of the smallest number.
-        lost = ROUNDING * FORMATS[storage_dtype(u)].smallest / 2 + TINY
+        lost = ROUNDING * FORMATS[storage_dtype(u)].smallest / 2 + TINY + (8 * v * np.abs(gate) if self.cancels else 0.0)
         return (16 * v + ROUNDING * u) * np.abs(y) + lost * np.abs(up) + TINY
 
 

@@ -92,17 +92,38 @@ class First(Measured):
 
 
 @dataclass(frozen=True)
+class Fed(Measured):
+    """An op, and another that makes the first of its values, of that one and of the last `taken` that are read."""
+
+    op: Any
+    first: Any
+    taken: int
+
+    def forward(self, m: Machine, x: Array, *values: Array) -> Array:
+        own, taken = self._parted(values)
+        return self.op.forward(m, m.store(self.first.forward(m, x, *taken)), *own)
+
+    def vjp(self, m: Machine, dy: Array, x: Array, *values: Array) -> tuple[Array, ...]:
+        own, taken = self._parted(values)
+        inner, *cotangents = self.op.vjp(m, dy, self.first.forward(m, x, *taken), *own)
+        dx, *others = self.first.vjp(m, m.store(inner), x, *taken)
+        return dx, *cotangents, *others
+
+    def _parted(self, values: tuple[Array, ...]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        return values[: len(values) - self.taken], values[len(values) - self.taken :]
+
+
+@dataclass(frozen=True)
 class Weighted(Measured):
     """The residual stream and what joins it, each times a number."""
 
-    stream: float
-    branch: float
+    factors: tuple[float, ...]
 
-    def forward(self, m: Machine, x: Array, branch: Array) -> Array:
-        return self.stream * x + self.branch * branch
+    def forward(self, m: Machine, *values: Array) -> Array:
+        return sum((factor * value for factor, value in zip(self.factors, values, strict=True)), np.zeros_like(values[0]))
 
-    def vjp(self, m: Machine, dy: Array, x: Array, branch: Array) -> tuple[Array, ...]:
-        return self.stream * dy, self.branch * dy
+    def vjp(self, m: Machine, dy: Array, *values: Array) -> tuple[Array, ...]:
+        return tuple(factor * dy for factor in self.factors)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class Fault:
         Whether a block exports its intermediates.
     layout
         The only one in which it is asked; if it is none, a norm is asked in the small cases.
+    of_today
+        Whether it has what today's models add to a block; it is then asked the cases with something of that, else the others.
     """
 
     id: str
@@ -55,12 +57,13 @@ class Fault:
     dtypes: tuple[DType, ...] = field(default=DTYPES)
     taps: bool = False
     layout: Layout | None = None
+    of_today: bool = False
 
 
 def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = CASES) -> tuple[Verdict, ...]:
     """The verdicts on a fault in a dtype, in eager mode: a norm's in the small cases, or in its layout, another op's in all."""
     port = _port(fault)
-    of_op = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype) and not _is_of_today(case)]
+    of_op = [case for case in cases if (case.op, case.dtype) == (fault.op, dtype) and _is_of_today(case) == fault.of_today]
     if fault.layout:
         asked = [case for case in of_op if case.layout == fault.layout]
     else:
@@ -69,7 +72,7 @@ def judged(fault: Fault, dtype: DType, seed: int = 0, cases: tuple[Case, ...] = 
 
 
 def _is_of_today(case: Case) -> bool:
-    """Whether a case asks for what a written block has not: a window, a sink and the like."""
+    """Whether a case asks for what a plain block has not: a window, a sink and the like."""
     return isinstance(case, CompositeCase) and bool(case.features)
 
 

@@ -85,9 +85,9 @@ class Block:
     def scale_and_shift(self, x_hat: Tensor, name: str, dtype: torch.dtype) -> Tensor:
         weight, bias = self.weight(name), self.bias(name)
         if self.config.order == "cast_then_scale":
-            y = x_hat.to(dtype) * (self.config.weight_offset + weight)
+            y = x_hat.to(dtype) * (self.config.offset_of(name) + weight)
             return y if bias is None else y + bias
-        y = x_hat * (self.config.weight_offset + weight.to(x_hat.dtype))
+        y = x_hat * (self.config.offset_of(name) + weight.to(x_hat.dtype))
         return (y if bias is None else y + bias.to(y.dtype)).to(dtype)
 
     # Attention
@@ -253,8 +253,11 @@ def fault(
     group: Literal["all", "forward", "backward"] = "all",
     taps: bool = False,
     dtypes: tuple[DType, ...] = DTYPES,
+    of_today: bool = False,
 ) -> Fault:
     """A block with one mistake: its class says which, its docstring says it in words."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", block.__name__).lower()
     what = (block.__doc__ or "").partition("\n")[0].rstrip(".")
-    return Fault(f"torch_block_{words}", what, "pre_ln_block", "torch", as_op(block), names, group, dtypes, taps)
+    return Fault(
+        f"torch_block_{words}", what, "pre_ln_block", "torch", as_op(block), names, group, dtypes, taps, of_today=of_today
+    )
