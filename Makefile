@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quick conformance test check fixtures format benchmarks studies clean
+.PHONY: help quick conformance test everything check fixtures format benchmarks studies clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,8 +18,11 @@ quick: $(VENV)/.installed ## Judge impl_torch and impl_jax, JIT-compiled, by the
 conformance: quick ## Judge them by the quick cases, then by all, in every dtype
 	$(BIN)/conformance run
 
-test: check ## Run all tests; includes check
+test: check ## Run the tests, a sample of those that ask the same of many; includes check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+everything: check ## Run the tests without sampling: some ten minutes more
+	$(BIN)/python -m pytest -n 2 --dist worksteal --every
 
 check: $(VENV)/.installed-test ## Lint, types, and the import directions
 	$(BIN)/ruff format --check .

@@ -1,9 +1,14 @@
-"""What every test needs: that what a port of JAX sets in its process does not outlive the test, and devices to split over."""
+"""What every test needs: that what a port of JAX sets in its process does not outlive the test, and devices to split over.
+
+And what makes a run short: of a test that is marked `one_in(n)`, one parameter set in n is asked, unless all are wanted.
+"""
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -25,3 +30,22 @@ def jax_is_left_as_it_was() -> Iterator[None]:
     if set_in_jax() != before:
         for name, value in before.items():
             sys.modules["jax"].config.update(name, value)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every", action="store_true", help="ask every parameter set of the tests that are marked one_in(n)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not in the sample, which a hash of the names chooses: no dtype or op is favoured by its place."""
+    sets: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if mark := item.get_closest_marker("one_in"):
+            sets[item.nodeid.partition("[")[0], mark.args[0]].append(item)
+    left_out = set[pytest.Item]()
+    for (_, share), alike in sets.items():
+        alike.sort(key=lambda item: crc32(item.name.encode()))
+        left_out |= set(alike[-(-len(alike) // share) :])
+    if left_out and not config.getoption("--every"):
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]

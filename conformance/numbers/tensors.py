@@ -43,8 +43,13 @@ def write_tensors(path: Path, tensors: dict[str, Array], *, ordered: bool = Fals
 
     The format sorts tensors by dtype and name: `ordered` writes their order into the metadata, where `read_dump` looks for it.
     """
+    write_atomically(path, as_bytes(tensors, ordered=ordered))
+
+
+def as_bytes(tensors: dict[str, Array], *, ordered: bool = False) -> bytes:
+    """What `write_tensors` writes, for a file that nobody reads before it is whole."""
     metadata = {"order": json.dumps(list(tensors))} if ordered else None
-    write_atomically(path, save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata))
+    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
 
 
 def read_tensors(path: Path, limit: int | None = None) -> dict[str, Array]:

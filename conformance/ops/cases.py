@@ -18,8 +18,7 @@ Names = str | Collection[str]
 
 def case_type(op: Any) -> type[NormCase]:
     """The kind of case that a norm of rows has, such as may be drawn or read from a file; `NormCase` for anything else."""
-    kinds: dict[Any, type[NormCase]] = {each: type(OPS[each].cases[0]) for each in ROW_BY_ROW}
-    return kinds.get(op, NormCase)
+    return type(OPS[op].cases[0]) if op in ROW_BY_ROW else NormCase
 
 
 class NoCaseError(ValueError):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from conformance.numbers.tensors import TensorFileError, read_tensors, write_tensors
+from conformance.numbers.tensors import TensorFileError, as_bytes, read_tensors
 from conformance.ops.table import OPS
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
@@ -148,7 +148,7 @@ class Session:
 
     def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
         inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
-        write_tensors(inputs, given)
+        inputs.write_bytes(as_bytes(given))
         paths = {"inputs": str(inputs), "outputs": str(outputs)}
         call = call_of(case, asked_of(case, self.hello), given, id_=self._asked, **paths, taps=self.hello.taps)
         answer = self._put(call)

@@ -25,6 +25,7 @@ GATES = {
     for first, activation in [(True, "silu"), (False, "sigmoid")]
 }
 OPS = NORMS | GATES
+pytestmark = pytest.mark.one_in(2)
 SUMS = ["rounded", "unrounded", "float32"]
 EPS = 1e-3  # far from every default
 LONG = HELD_FORWARD + HELD_FORWARD // 2 + 3  # numbers of a row, more than registers hold

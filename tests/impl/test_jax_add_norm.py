@@ -66,6 +66,7 @@ def assert_close(actual: Array, expected: Array, dtype: str = "float32") -> None
     np.testing.assert_allclose(actual, expected, rtol=0, atol=NOISE[dtype] * np.max(np.abs(expected), initial=0))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("_x64")
 @pytest.mark.parametrize(("shape", "dtype"), [*((shape, "float64") for shape in SHAPES), (SHAPES[-1], "float32")], ids=str)
 @pytest.mark.parametrize(("op", "names"), CALLS)
@@ -83,6 +84,7 @@ def test_values_and_gradients_are_the_references(op, names, shape, dtype):
         assert_close(gradient, getattr(expected, f"d{name}"), dtype)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("_x64")
 @pytest.mark.parametrize(("op", "names"), CALLS)
 def test_derivatives_are_those_of_the_plain_formula(op, names):

@@ -50,6 +50,7 @@ def step(module, x: Array, dy: Array):
     return y, dx, gradients.get("weight", gradients.get("scale")), gradients["bias"]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", [lambda function: function, nnx.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("share", [0.1, 0.7])
 @pytest.mark.parametrize("shape", [(ROWS, D), (2, 3, D)], ids=str)

@@ -85,6 +85,7 @@ def cached(config: BlockConfig) -> Arrays:
     return {"k_cache": k_cache, "v_cache": v_cache, "key_mask": np.arange(8) >= np.array([[5], [1]])}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("_x64", "_quickly")
 @pytest.mark.parametrize(
     ("name", "situation"), [*((name, "decode") for name in CONFIGS), ("qwen3", "prefill"), ("gpt2", "prefill")]
@@ -163,6 +164,7 @@ def assert_rounded(actual: Array, exact: Array, dtype: str, name: str, *, roundi
     assert np.max(np.abs(np.asarray(actual, np.float64) - exact) / bound) <= 1, name
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("name", ["qwen3", "gpt2"])
 def test_every_stage_is_rounded_once(name, dtype):
@@ -208,6 +210,7 @@ OPS: dict[str, tuple[Callable, Callable, list[Array]]] = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("op", OPS)
 def test_every_gradient_is_rounded_once(op, dtype):

@@ -46,6 +46,7 @@ def test_every_property_holds_in_eager_mode(port, asked):
     judge(port, asked, "eager", without=("mode",) if port == "impl_torch" else ("mode", "row_count"))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("port", "asked"), [("impl_torch", LAYER_IN_HALF[:1]), ("impl_jax", (RMS_IN_HALF[0], LAYER_IN_HALF[0]))], ids=PORTS
 )

@@ -61,6 +61,7 @@ def test_one_number_is_right_for_a_sum():
         np.testing.assert_array_equal(lower, by_float32)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mistake", residual.MISTAKES, ids=lambda mistake: mistake.id)
 def test_a_mistake_is_named(mistake):
     verdicts = [

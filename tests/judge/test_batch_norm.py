@@ -83,6 +83,7 @@ def test_nan_stays_with_its_feature():
         assert np.isnan(golden(case).outputs["y"].value).sum() == (6 if case.training else 1)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mistake", [m for m in MISTAKES if m.ops == ("batch_norm",)], ids=lambda mistake: mistake.id)
 def test_its_own_mistakes_are_named(mistake):
     """From the numbers of all small cases of a dtype that can show it."""

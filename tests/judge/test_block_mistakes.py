@@ -98,6 +98,7 @@ def test_a_backward_mistake_leaves_the_forward_pass_as_it_was(mistake):
     assert altered_taps(true.program, mistake.alter(true).program) == []
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @each(FORWARD)
 def test_a_mistake_is_found_at_the_stage_where_it_was_made(mistake, dtype):

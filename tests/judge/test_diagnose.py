@@ -180,6 +180,7 @@ OF_A_BLOCK = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("made", "stage", "exports_taps"), [(*each, True) for each in OF_A_BLOCK] + [(*OF_A_BLOCK[0], False)])
 def test_a_block_mistake_is_named_and_found(made, stage, exports_taps):
     verdicts = []

@@ -159,6 +159,7 @@ WRITTEN = (
 BY_NAME = {fault.id.removeprefix("torch_block_"): fault for fault in FAULTS}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("name", "taps"), [("products_in_tf32", False), ("blind_rows_are_nan", False)] + [(name, True) for name in WRITTEN]
 )

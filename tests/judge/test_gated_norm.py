@@ -88,6 +88,7 @@ def test_the_activation_of_a_gate_may_be_off_by_so_much():
                 assert golden(case).outputs["y"].admits(y.astype(np.float32).astype(np.float64)).all()
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.id)
 def test_a_mistake_is_told_from_the_others(mistake):
     """In the dtype that shows it, among those of gates and groups."""

@@ -43,6 +43,7 @@ def test_order_offset_and_dtypes_are_told(op, mistake, half, mixed):
     assert all(finding.told for finding in told)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("op", ROW_NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def innocents(module: ModuleType, framework: Framework) -> list[Fault]:
 INNOCENTS = innocents(torch_norms, "torch") + innocents(jax_norms, "jax")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("innocent", INNOCENTS, ids=lambda innocent: f"{innocent.framework}-{innocent.id}")

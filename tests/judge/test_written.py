@@ -85,6 +85,7 @@ def test_a_written_fault_is_not_misnamed(fault, dtype):
     assert kind != "misnamed", [diagnosis.mistake.id for diagnosis in diagnoses]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("id_", "dtype", "name", "right"), ROWS, ids=[f"{id_}-{dtype}" for id_, dtype, _, _ in ROWS])
 def test_what_was_named_wrong_is_named(id_, dtype, name, right):
     """One name, for all of it; and the outputs that the fault is not in."""
@@ -114,6 +115,7 @@ def test_two_mistakes_of_a_library_are_both_named():
     assert not any("y" in diagnosis.where for diagnosis in diagnoses)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("fault", honest(), ids=lambda fault: fault.id)
 def test_honest_code_is_not_accused(fault):
     """In one dtype, and of a block every fourth case: JAX compiles every operation for every shape."""

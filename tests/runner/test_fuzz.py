@@ -38,6 +38,7 @@ def first(port: str, seconds: float = 60.0, **options) -> Found:
     return found
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("port", "elements", "plain"),
     [

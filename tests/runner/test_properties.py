@@ -94,6 +94,7 @@ def test_every_property_holds_for_an_honest_port_in_every_op_and_dialect():
     assert {case.dialect for case in kinds_asked} == {case.dialect for case in kinds()}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_port_violates_its_property(name):
     """In one op and dtype that show it, and the next port in the other op, every other pair in the other dtype."""
@@ -106,6 +107,7 @@ def test_a_spoilt_port_violates_its_property(name):
     assert not of(findings, "error", "not asked")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", sorted(ALONE))
 def test_a_port_spoilt_in_one_property_has_the_others(name):
     findings = here(name, *BY_ID)
@@ -116,6 +118,7 @@ def test_every_property_has_a_port_that_violates_it():
     assert {property_ for property_, _ in SPOILT.values()} == set(BY_ID)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", [name for name, (property_, _) in SPOILT.items() if property_ == "stateless"])
 def test_an_answer_that_is_remembered_is_found_on_every_seed(name, seed):
@@ -235,6 +238,7 @@ def test_a_port_that_cannot_be_run_says_why():
 # The command.
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
