@@ -35,10 +35,9 @@ def merge(
     from conformance.report.machine import ReportFileError, read
     from conformance.report.merging import MergeError, merge
 
-    files = {"json": json, "junit": junit, "markdown": markdown, "html": html, "badge": badge}
-    check_targets(**files)
+    check_targets(json=json, junit=junit, markdown=markdown, html=html, badge=badge)
     try:
         report = merge({str(file): read(file) for file in files})
     except (ReportFileError, MergeError) as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
-    publish(report, **files, verbose=verbose, quiet=quiet)
+    publish(report, json=json, junit=junit, markdown=markdown, html=html, badge=badge, verbose=verbose, quiet=quiet)
