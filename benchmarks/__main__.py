@@ -23,7 +23,9 @@ def main(
     """Measure the kit's own times and memory; the layers against their peers; tolerances; the diagnosis; and collectives."""
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
+        from benchmarks.rates import measure_rates
 
+        report("rates", measure_rates())
         report("kit", measure_kit())
     if what in ("layers", "all"):
         from benchmarks.layers import measure_layers

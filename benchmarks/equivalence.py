@@ -14,7 +14,7 @@ def equivalent(one: Mistake, other: Mistake, op: str, dtype: DType) -> bool:
     """Whether the numbers of one lie in the intervals of the other, in every small case of a norm and a dtype."""
     if one is other:
         return True
-    if op not in one.ops or op not in other.ops:
+    if not (one.can_be_made_in(op) and other.can_be_made_in(op)):
         return False
     for case in TRIED:
         if (case.op, case.dtype) == (op, dtype):

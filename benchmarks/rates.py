@@ -27,6 +27,7 @@ class Timed(Port):
     own = 0.0
 
     def run(self, call: Any, given: dict[str, Any]) -> Any:
+        """The same, timed."""
         began = time.process_time()
         try:
             return super().run(call, given)

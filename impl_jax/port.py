@@ -1,6 +1,7 @@
 """The bridge to the kit: JAX arrays, jax.vjp, jax.jit."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from itertools import zip_longest
@@ -71,6 +72,18 @@ class JaxPort(conformance.port.Port):
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
         vjp = self.program(_vjp) if self.jit else _vjp
         return vjp(function, inputs, dy, **constants)
+
+    def pullback(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, Callable[[], tuple]]:
+        gradients = self.program(_gradients) if self.jit else _gradients
+        return self.evaluate(function, inputs, constants), partial(gradients, function, inputs, dy, **constants)
+
+    def finish(self, made: Any) -> None:
+        jax.block_until_ready(made)
+
+    def copies(self, n_bytes: int) -> tuple[Callable[[], Any], ...]:
+        if self.device == "cpu":
+            return super().copies(n_bytes)
+        return (partial(jnp.copy, jax.device_put(np.ones(n_bytes // 2, np.uint8), self.place)),)
 
     def program(self, how: Any) -> Any:
         """A way to call an op, under `jax.jit`."""
@@ -185,6 +198,11 @@ def _evaluate(function: Any, inputs: tuple, **constants: Any) -> Any:
 def _vjp(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple[Any, tuple]:
     made, pullback = jax.vjp(partial(function, **constants), *inputs)
     return made, pullback(cotangents(made, dy))
+
+
+def _gradients(function: Any, inputs: tuple, dy: Any, **constants: Any) -> tuple:
+    """The gradients alone: y is not stored, and what the forward pass would have kept is computed again."""
+    return _vjp(function, inputs, dy, **constants)[1]
 
 
 def cotangents(made: Any, dy: Any) -> Any:

@@ -1,7 +1,9 @@
 """The bridge to the kit: PyTorch tensors, autograd, torch.compile."""
 
 import inspect
-from functools import cache
+import time
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import ml_dtypes
@@ -78,18 +80,44 @@ class TorchPort(conformance.port.Port):
         return _compiled(function, dynamic="eps" in constants)(*inputs, **constants)
 
     def vjp(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, tuple]:
+        made, gradients = self.pullback(function, inputs, dy, constants)
+        return made, gradients()
+
+    def pullback(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, Callable[[], tuple]]:
         leaves = [leaf.requires_grad_() for leaf in _leaves(inputs)]
         made = self.evaluate(function, inputs, constants)
         returned, cotangents = (each if isinstance(each, tuple) else (each,) for each in (made, dy))
         ys, dys = zip(*[pair for pair in zip(returned, cotangents, strict=False) if pair[1] is not None], strict=True)
         # What only an output without a cotangent depends on has a gradient of zero.
         unread = len(dys) < len(cotangents)
-        computed = torch.autograd.grad(ys, leaves, dys, allow_unused=True, materialize_grads=unread)
-        gradients = dict(zip(leaves, computed, strict=True))
-        return made, tuple(
-            {name: gradients[leaf] for name, leaf in value.items()} if isinstance(value, dict) else gradients.get(value)
-            for value in inputs
-        )
+
+        def gradients() -> tuple:
+            computed = torch.autograd.grad(ys, leaves, dys, allow_unused=True, materialize_grads=unread)
+            by_leaf = dict(zip(leaves, computed, strict=True))
+            return tuple(
+                {name: by_leaf[leaf] for name, leaf in value.items()} if isinstance(value, dict) else by_leaf.get(value)
+                for value in inputs
+            )
+
+        return made, gradients
+
+    def timed(self, step: Callable[[], Any]) -> tuple[Any, float, float]:
+        if torch.device(self.device).type != "cuda":
+            return super().timed(step)
+        # By the device's clock. What a call has put on another stream is not waited for, so that its answer is wrong.
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        worked = time.process_time()
+        before.record()
+        made = step()
+        after.record()
+        after.synchronize()
+        return made, before.elapsed_time(after) / 1e3, time.process_time() - worked
+
+    def copies(self, n_bytes: int) -> tuple[Callable[[], Any], ...]:
+        if self.device == "cpu":
+            return super().copies(n_bytes)
+        source = torch.ones(n_bytes // 2, dtype=torch.uint8, device=self.device)
+        return (partial(torch.empty_like(source).copy_, source),)
 
 
 class Port(TorchPort):

@@ -19,6 +19,7 @@ from conformance.cli.run import run
 from conformance.cli.scoreboard import scoreboard
 from conformance.cli.selftest import selftest
 from conformance.cli.serve import serve
+from conformance.cli.speed import speed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +28,7 @@ app = typer.Typer(
     help="Judge implementations of RMSNorm, LayerNorm and the Pre-LN transformer block against an exact golden.",
 )
 COMMANDS = (
-    *(new, run, compare, judge, merge, identify, properties, fuzz, locate),
+    *(new, run, compare, judge, merge, identify, properties, speed, fuzz, locate),
     *(list_, explain, selftest, judges, scoreboard, serve),
 )
 for command in COMMANDS:

@@ -14,13 +14,15 @@ FEW_LARGE = 2  # large cases that fail, and that pass, on which every mistake is
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What a port may have code of its own for: an output in one dtype and variant of its op, of arrays that are split over
-    devices or not, in small cases or in large ones.
+    """What a port may have code of its own for: an output in one dtype and variant of its op, quantised to one dtype with a
+    scale that is returned or not, of arrays that are split over devices or not, in small cases or in large ones.
     """
 
     output: str
     dtype: str
     variant: str
+    quantised_dtype: str
+    returns_scale: bool
     is_split: bool
     small: bool
 
@@ -51,7 +53,9 @@ class Asked:
     def of(cls, verdict: Verdict) -> "Asked":
         """A case as it was judged."""
         case, small = verdict.case, is_small(verdict.case)
-        groups = [Group(output.output, case.dtype, case.variant, is_split(case.layout), small) for output in verdict.judged]
+        quantised = case.settings.get("quantised_dtype", ""), "scale" in case.outputs
+        branch = case.dtype, case.variant, *quantised, is_split(case.layout), small
+        groups = [Group(output.output, *branch) for output in verdict.judged]
         return cls(verdict, small, tuple(map(partial(Unit, verdict), verdict.judged, groups)))
 
 

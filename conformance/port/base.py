@@ -12,7 +12,8 @@ import numpy as np
 
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
-from conformance.port.calling import differentiated, placed, takes
+from conformance.port.calling import arranged, differentiated, named, placed, takes
+from conformance.port.clock import Clock, Step
 from conformance.port.protocol import Answer, Call, Hello, first_match
 from conformance.question.case import is_split, layouts
 from reference import BlockConfig
@@ -28,7 +29,7 @@ class Skip(Exception):
     """Raised by a port for a case it does not claim to support; the reason is reported."""
 
 
-class Port:
+class Port(Clock):
     """The base of a port.
 
     An op is supported if the subclass has a method of its name:
@@ -165,6 +166,10 @@ class Port:
             y = self.evaluate(function, inputs, constants)
         return y, placed(inputs, present, gradients)
 
+    def pullback(self, function: Any, inputs: tuple, dy: Any, constants: dict[str, Any]) -> tuple[Any, Step]:
+        """y, and the step that returns `vjp`'s gradients from it, to be timed alone; where the two passes are one, a `Skip`."""
+        raise Skip("no backward pass apart from the forward pass")
+
     def tap(self, function: Any, inputs: tuple, constants: dict[str, Any]) -> dict[str, Any]:
         """A block's intermediates by name, each as it is fed to what reads it."""
         return self.evaluate(function, inputs, constants | {"taps": True})[1]
@@ -207,24 +212,16 @@ class Port:
         for name, layout in laid_out.items():
             if name in given:
                 given[name] = self._laid_out(given["x" if layout == ALIASED else name], layout)
-        before = {name: self.to_numpy(tensor).tobytes() for name, tensor in given.items()}
+        before = {name: bits(self.to_numpy(tensor)) for name, tensor in given.items()}
         outputs = self.run(call, given)
         order = (*OPS[call.op].arguments, *given)
-        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if self._bits(given[n]) != before[n]))
+        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if bits(self.held(given[n])) != before[n]))
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""
         if (reason := first_match(call.case, self.skips)) is not None:
             raise Skip(reason)
-        op, function, constants = OPS[call.op], getattr(self, call.op), self._constants(call)
-        made = tuple(name for name in call.asked if name not in call.gradients)
-        absent = {tensor.name for tensor in op.tensors if tensor.sometimes} - given.keys()
-        names = tuple(name for name in op.arguments if name not in absent)
-        others = {name: tensor for name, tensor in given.items() if name not in (*names, *op.cotangents)}
-        inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
-        constants |= {} if "parameters" in names else others
-        cotangents = [given[name] if name in call.cotangents else None for name in op.cotangents]
-        dy = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
+        function, inputs, dy, constants = self.arguments(call, given)
         taps: dict[str, Any] = {}
         if not call.gradients:
             y, gradients = self.evaluate(function, inputs, constants), tuple[Any, ...]()
@@ -233,17 +230,15 @@ class Port:
             y, gradients, taps = self.vjp_and_taps(function, inputs, dy, constants)
         else:
             y, gradients = self.vjp(function, inputs, dy, constants)
-        if len(made) > 1 and not isinstance(y, tuple):
+        if len(call.asked) - len(call.gradients) > 1 and not isinstance(y, tuple):
             y = (y, *self.evaluate(function, inputs, constants)[1:])
-        outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True))
-        for name, gradient in zip(names, gradients, strict=bool(call.gradients)):
-            each = gradient if isinstance(gradient, dict) else {name: gradient}
-            outputs |= {f"d{name}": of_one for name, of_one in each.items()}
-        missing = [name for name in call.asked if outputs.get(name) is None]
-        if missing:
-            raise ValueError(f"{call.op} gave no output {missing[0]!r}")
-        wanted = {name: outputs[name] for name in call.asked} | {f"tap.{name}": tap for name, tap in taps.items()}
-        return {name: self.to_numpy(tensor) for name, tensor in wanted.items()}
+        outputs = named(call, given, y, gradients) | {f"tap.{name}": tap for name, tap in taps.items()}
+        return {name: self.to_numpy(tensor) for name, tensor in outputs.items()}
+
+    def arguments(self, call: Call, given: dict[str, Any]) -> tuple[Any, tuple, Any, dict[str, Any]]:
+        """The op's method, its tensors by place, the cotangent or a tuple of them, and the keywords."""
+        inputs, dy, others = arranged(call, given)
+        return getattr(self, call.op), inputs, dy, self._constants(call) | others
 
     def _constants(self, call: Call) -> dict[str, Any]:
         """What an op is called with besides tensors."""
@@ -284,12 +279,17 @@ class Port:
             raise Skip(f"no layout {layout}")
         return laid_out
 
-    def _bits(self, tensor: Any) -> bytes | None:
+    def held(self, tensor: Any) -> np.ndarray | None:
         """What a tensor holds; None where it holds nothing any more, as an array that JAX was told to donate."""
         try:
-            return self.to_numpy(tensor).tobytes()
+            return self.to_numpy(tensor)
         except Exception:
             return None
+
+
+def bits(array: np.ndarray | None) -> bytes | None:
+    """The bytes of an array, if there is one."""
+    return None if array is None else array.tobytes()
 
 
 def _before_zeros(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,10 +1,41 @@
-"""How a port's method is called: the keywords it takes, what of its outputs is differentiated, where gradients belong."""
+"""How a port's method is called, and what its results are: arguments by place and name, cotangents, gradients by name."""
 
 from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
 from conformance.ops.op import Constant
+from conformance.ops.table import OPS
+from conformance.port.protocol import Call
+
+
+def arranged(call: Call, given: dict[str, Any]) -> tuple[tuple, Any, dict[str, Any]]:
+    """The tensors of a call by place, the cotangent or a tuple of them, and the tensors that are passed by name."""
+    op, names = OPS[call.op], _by_place(call, given)
+    others = {name: tensor for name, tensor in given.items() if name not in (*names, *op.cotangents)}
+    inputs = tuple(others if name == "parameters" else given.get(name) for name in names)
+    cotangents = tuple(given[name] if name in call.cotangents else None for name in op.cotangents)
+    return inputs, cotangents[0] if len(cotangents) == 1 else cotangents, {} if "parameters" in names else others
+
+
+def named(call: Call, given: dict[str, Any], y: Any, gradients: tuple) -> dict[str, Any]:
+    """What an op, and its `vjp`, returned: what was asked for, by name. Raises `ValueError` where some of it is missing."""
+    made = [name for name in call.asked if name not in call.gradients]
+    outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True)) if made else {}
+    for name, gradient in zip(_by_place(call, given), gradients, strict=bool(call.gradients)):
+        each = gradient if isinstance(gradient, dict) else {name: gradient}
+        outputs |= {f"d{name}": of_one for name, of_one in each.items()}
+    missing = [name for name in call.asked if outputs.get(name) is None]
+    if missing:
+        raise ValueError(f"{call.op} gave no output {missing[0]!r}")
+    return {name: outputs[name] for name in call.asked}
+
+
+def _by_place(call: Call, given: dict[str, Any]) -> list[str]:
+    """The names of the tensors that are passed by place."""
+    op = OPS[call.op]
+    absent = {tensor.name for tensor in op.tensors if tensor.sometimes} - given.keys()
+    return [name for name in op.arguments if name not in absent]
 
 
 def differentiated(values: Any, cotangents: tuple) -> Any:

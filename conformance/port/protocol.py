@@ -6,13 +6,17 @@ The runner asks, the port answers, one line each way:
                                             ->  {"type": "hello", "protocol": 2, "name": …, "ops": […], …}
     {"type": "case", "id": 7, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 7, …}
     {"type": "bye"}                         ->  the port exits
+
+A port in Python is also asked to time itself; for one in another language nothing depends on it:
+
+    {"type": "time", "id": 8, "op": …, …}   ->  {"type": "done" | "skip" | "error", "id": 8, "seconds": […], …}
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -102,6 +106,43 @@ class Answer:
 
     outputs: dict[str, np.ndarray]
     overwrote: tuple[str, ...] | None = None
+
+
+Part = Literal["forward", "backward", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A request to answer one case many times, and to say how long each call took.
+
+    There is a call for each of `seeds`, which says in which order the rows of its inputs stand. The file of inputs has so many
+    `sets` of tensors, such as `1.x`, which take turns. `part` is what is timed: the forward pass, the gradients alone, or both
+    passes in one; `n_bytes` is what it has to read and write at least. The outputs of the call that is `kept` are written.
+    """
+
+    call: Call
+    part: Part
+    sets: int
+    seeds: tuple[int, ...]
+    kept: int
+    n_bytes: int
+
+
+@dataclass(slots=True)
+class Repeated:
+    """What a port says of repeated calls: for each call some seconds, and the inputs that any has overwritten.
+
+    `copy_seconds` is what it takes to copy `n_bytes`, as fast as the device can. `read_seconds` is the first reading of the
+    outputs, when a result that was put off is computed; `plain_read_seconds` that of the inputs, which are there.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    copy_seconds: list[float] = field(default_factory=list)
+    read_seconds: list[float] = field(default_factory=list)
+    plain_read_seconds: list[float] = field(default_factory=list)
+    overwrote: list[str] = field(default_factory=list)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def encode(type_: str, **fields: Any) -> str:
@@ -232,3 +273,9 @@ def read_call(message: dict[str, Any]) -> Call:
     fields: dict[str, Any] = {name: message[name] for name in Call.__dataclass_fields__ if name not in optional}
     fields |= {name: tuple(fields[name]) for name in ("asked", "gradients", "cotangents")}
     return Call(**fields)
+
+
+def read_repeat(message: dict[str, Any]) -> Repeat:
+    """A request to time a case, on the port's side."""
+    others = {name: message[name] for name in Repeat.__dataclass_fields__ if name != "call"}
+    return Repeat(read_call(message), **others)

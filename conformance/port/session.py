@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from conformance.ops.table import OPS
 from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
 from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
-from conformance.port.protocol import Answer, Call, Hello, ProtocolError, encode, read_overwrote, read_text
+from conformance.port.protocol import Answer, Call, Hello, ProtocolError, Repeated, encode, read_overwrote, read_text
 from conformance.question.answer import malformed
 from conformance.question.case import Case
 
@@ -132,38 +132,59 @@ class Session:
 
         Raises `NoAnswer` where it gives no outputs.
         """
+        with self._folder() as folder:
+            call = self._call(case, asked_of(case, self.hello), given, folder)
+            answer, outputs = self._put(encode("case", **asdict(call)), call, given, outputs_limit(case))
+            return Answer(outputs, read_overwrote(answer))
+
+    def repeat(self, case: Case, sets: Sequence[dict[str, Array]], asked: tuple[str, ...], **how: Any) -> Repeated:
+        """How long calls on the `sets` of inputs take, in turn, and the outputs of one; `how` are fields of `Repeat`.
+
+        Raises `NoAnswer` where the port cannot be asked so. It must be one in Python.
+        """
+        with self._folder() as folder:
+            call = self._call(case, asked, sets[0], folder)
+            given = {f"{number}.{name}": array for number, inputs in enumerate(sets) for name, array in inputs.items()}
+            request = encode("time", **asdict(call), sets=len(sets), **how)
+            answer, outputs = self._put(request, call, given, outputs_limit(case))
+            told = {name: answer[name] for name in Repeated.__dataclass_fields__ if name != "outputs"}
+            return Repeated(**told, outputs=outputs)
+
+    @contextmanager
+    def _folder(self) -> Generator[Path]:
+        """A folder for one question: whatever the port does to it, the next one is as it should be. Raises `NoAnswer`."""
         if self.given_up:
             raise NoAnswer("error", NOT_ASKED)
-        # A folder for every case: whatever the port does to it, the next one is as it should be.
         folder = tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True)
         self._folders.append(folder)
         try:
-            return self._exchange(case, given, Path(folder.name))
+            yield Path(folder.name)
         except PortFailure as failure:
             self._failures += 1
             self._end()
             raise NoAnswer("error", f"the port {failure}") from None
+        except (TensorFileError, ProtocolError) as error:
+            raise NoAnswer("error", f"the port said done, but {error}") from None
         finally:
             _remove(folder)
 
-    def _exchange(self, case: Case, given: dict[str, Array], folder: Path) -> Answer:
-        inputs, outputs = folder / "inputs.safetensors", folder / "outputs.safetensors"
-        inputs.write_bytes(as_bytes(given))
-        paths = {"inputs": str(inputs), "outputs": str(outputs)}
-        call = call_of(case, asked_of(case, self.hello), given, id_=self._asked, **paths, taps=self.hello.taps)
-        answer = self._put(call)
+    def _call(self, case: Case, asked: tuple[str, ...], given: Collection[str], folder: Path) -> Call:
+        paths = {name: str(folder / f"{name}.safetensors") for name in ("inputs", "outputs")}
+        return call_of(case, asked, given, id_=self._asked, **paths, taps=self.hello.taps)
+
+    def _put(self, request: str, call: Call, given: dict[str, Array], limit: int) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The answer `done` to a request about these tensors, and what is in the file of outputs, of so many bytes at most."""
+        Path(call.inputs).write_bytes(as_bytes(given))
+        answer = self._answer(request)
         self._failures = 0
         if answer["type"] != "done":
             key = "reason" if answer["type"] == "skip" else "message"
             raise NoAnswer(answer["type"], read_text(answer, key) or f"no {key} given", read_text(answer, "detail"))
-        try:
-            return Answer(read_tensors(outputs, outputs_limit(case)), read_overwrote(answer))
-        except (TensorFileError, ProtocolError) as error:
-            raise NoAnswer("error", f"the port said done, but {error}") from None
+        return answer, read_tensors(Path(call.outputs), limit)
 
-    def _put(self, call: Call) -> dict:
+    def _answer(self, request: str) -> dict[str, Any]:
         """The answer of the running process or, where that one failed before it took the question in, of another."""
-        question = self._asked, encode("case", **asdict(call)), self.launch.timeout
+        question = self._asked, request, self.launch.timeout
         self._asked += 1
         self.aftermath = ""
         try:

@@ -38,6 +38,7 @@ def test_every_mistake_says_what_was_done_what_it_does_and_where_it_was_seen(mis
     assert mistake.evidence
     places = {*DTYPES, *mistake.ops, *(f"{op}/{dtype}" for op in mistake.ops for dtype in DTYPES)}
     assert {*mistake.hidden, *mistake.needs_taps} <= places
+    assert all({**mistake.hidden, **mistake.needs_taps}.values())  # `explain` prints each reason
     assert len(mistake.ops) == len(set(mistake.ops) & set(OPS)) > 0
 
 

@@ -8,6 +8,7 @@ SETS = (
     "torch_rms_norm",
     "torch_layer_norm",
     "torch_gated_norm",
+    "torch_quantised_norm",
     "torch_backward",
     "torch_kernels",
     "torch_blocks",

@@ -886,7 +886,7 @@ def layer_x_hat_in_float8(x: Tensor, weight: Parameter, bias: Parameter, *, eps:
     return scale(x_hat.to(torch.float8_e5m2).to(x_hat.dtype), x, weight, bias, **dialect)
 
 
-@layer_fault("computed_in_storage_dtype", group="forward", dtypes=HALF)
+@layer_fault("computed_in_storage_dtype", "computed_in_storage_dtype_root_first", group="forward", dtypes=HALF)
 @forward_of_layer_norm
 def layer_all_in_half_in_y(
     x: Tensor, weight: Parameter, bias: Parameter, *, eps: float, weight_offset: float, order: str

@@ -1,0 +1,1 @@
+"""How long a port takes, beside whether what it answers is right."""
