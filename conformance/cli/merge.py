@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from conformance.cli.options import JsonOption
-from conformance.cli.pages import HtmlOption, JunitOption, MarkdownOption, QuietOption, VerboseOption, check_targets, publish
+from conformance.cli.pages import (
+    BadgeOption,
+    HtmlOption,
+    JunitOption,
+    MarkdownOption,
+    QuietOption,
+    VerboseOption,
+    check_targets,
+    publish,
+)
 
 
 def merge(
@@ -15,6 +24,7 @@ def merge(
     junit: JunitOption = None,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
+    badge: BadgeOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -25,9 +35,9 @@ def merge(
     from conformance.report.machine import ReportFileError, read
     from conformance.report.merging import MergeError, merge
 
-    check_targets(json=json, junit=junit, markdown=markdown, html=html)
+    check_targets(json=json, junit=junit, markdown=markdown, html=html, badge=badge)
     try:
         report = merge({str(file): read(file) for file in files})
     except (ReportFileError, MergeError) as error:
         raise typer.BadParameter(str(error), param_hint="FILE") from None
-    publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet)
+    publish(report, json=json, junit=junit, markdown=markdown, html=html, badge=badge, verbose=verbose, quiet=quiet)

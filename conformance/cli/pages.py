@@ -17,6 +17,9 @@ RunJsonOption = Annotated[
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the report as JUnit XML here.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown here.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page here.")]
+BadgeOption = Annotated[
+    Path | None, typer.Option("--badge", metavar="FILE", help="Write a badge here, as JSON that shields.io reads.")
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print every case, and every cause.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the conclusion only.")]
 
@@ -34,6 +37,7 @@ def publish(
     junit: Path | None,
     markdown: Path | None,
     html: Path | None,
+    badge: Path | None = None,
     verbose: bool = False,
     quiet: bool = False,
     aside: bool = False,
@@ -44,13 +48,15 @@ def publish(
     """
     from conformance.cli.screen import stderr, stdout
     from conformance.numbers.tensors import write_atomically
+    from conformance.report.badge import as_badge
     from conformance.report.console import show
     from conformance.report.html import as_html
     from conformance.report.junit import as_junit
     from conformance.report.machine import as_json
     from conformance.report.markdown import as_markdown
 
-    for file, render in ((json, as_json), (junit, as_junit), (markdown, as_markdown), (html, as_html)):
+    renderings = ((json, as_json), (junit, as_junit), (markdown, as_markdown), (html, as_html), (badge, as_badge))
+    for file, render in renderings:
         if file:
             write_atomically(file, render(report).encode(errors="replace"))
     show(report, stderr() if aside else stdout(), verbose=verbose, quiet=quiet)

@@ -33,6 +33,7 @@ from conformance.cli.options import (
     swept,
 )
 from conformance.cli.pages import (
+    BadgeOption,
     HtmlOption,
     JunitOption,
     MarkdownOption,
@@ -75,6 +76,7 @@ def run(
     junit: JunitOption = None,
     markdown: MarkdownOption = None,
     html: HtmlOption = None,
+    badge: BadgeOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -106,8 +108,8 @@ def run(
     if shape:
         check_memory(cases, len(launches))
     told = Stream([launch.spec for launch in launches], len(cases)) if json == STDOUT else None
-    json = None if told else json
-    check_targets(json=json, junit=junit, markdown=markdown, html=html)
+    files = {"json": None if told else json, "junit": junit, "markdown": markdown, "html": html, "badge": badge}
+    check_targets(**files)
     began = time.monotonic()
     shown = [] if in_process else [launch.spec for launch in launches]  # a debugger needs the terminal for itself
     with interruptible("nothing was judged"), watched(shown, cases, seed, quiet=quiet) as (take, diagnose):
@@ -127,4 +129,4 @@ def run(
         report = asked_again(report, cases, alone(launches, seed))
     if told:
         told.report(report)
-    publish(report, json=json, junit=junit, markdown=markdown, html=html, verbose=verbose, quiet=quiet, aside=bool(told))
+    publish(report, **files, verbose=verbose, quiet=quiet, aside=bool(told))

@@ -20,8 +20,13 @@ class ReportFileError(ValueError):
 
 
 def as_json(report: Report) -> str:
-    """Everything a report holds, as one JSON object, an entry a line; numbers that JSON lacks become strings."""
-    document = finite(asdict(report))
+    """Everything a report holds, as one JSON object."""
+    return by_lines(asdict(report))
+
+
+def by_lines(document: dict[str, Any]) -> str:
+    """A JSON object, an entry of its lists a line; numbers that JSON lacks become strings."""
+    document = finite(document)
     return "{\n" + ",\n".join(f" {json.dumps(name)}: {_laid_out(value)}" for name, value in document.items()) + "\n}\n"
 
 

@@ -25,15 +25,8 @@ BY_ID = {mistake.id: mistake for mistake in MISTAKES}
 OF_NORMS = tuple(mistake for mistake in MISTAKES if set(mistake.ops) <= set(NORMS))
 
 
-def test_there_are_as_many_as_are_said():
+def test_ids_are_unique():
     assert len(BY_ID) == len(MISTAKES)
-    assert len(OF_NORMS) == 312
-    counts = {op: sum(op in mistake.ops for mistake in OF_NORMS) for op in NORMS}
-    assert counts == {
-        **{"rms_norm": 181, "layer_norm": 219, "batch_norm": 170},
-        **{"add_rms_norm": 16, "add_layer_norm": 16, "gated_rms_norm": 32},
-        **{"quantised_rms_norm": 30, "quantised_add_rms_norm": 1},
-    }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.id)

@@ -1,11 +1,10 @@
-"""Every count that docs/porting.md shows is what its port gets, and its code does what it says."""
+"""The code of docs/porting.md does what the page says; its counts are those of benchmarks/counts.py."""
 
 import os
 import re
 import subprocess
 import sys
 import textwrap
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,111 +12,10 @@ import pytest
 import torch
 
 from conformance import port
-from conformance.ops.cases import select
-from conformance.question.case import is_split
-from conformance.running.runner import unsupported
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "porting.md").read_text(encoding="utf-8")
 CODE = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)]
-NO_STRIDES = "no strides to lay tensors out with"
-NO_PARTS = "no tensors that are split over devices"
-
-
-class Begun(port.Port):
-    """What `conformance new` writes: two ops, and no side of the weight that they cast on."""
-
-    def rms_norm(self, x, weight, *, eps): ...
-
-    def layer_norm(self, x, weight, bias, *, eps): ...
-
-
-class Cast(Begun):
-    orders = ("cast_then_scale",)
-
-
-class WithSum(Cast):
-    sums = ("rounded",)
-
-    def add_rms_norm(self, x, residual, weight, *, eps): ...
-
-
-class WithBatchNorm(Cast):
-    def batch_norm(self, x, weight, bias, *, running_mean, running_var, eps, training, momentum=0.0, unbiased=True): ...
-
-
-def asked(port_class, **limits) -> tuple[Counter, Counter]:
-    """The cases that a port has to answer by op and dtype, and those it skips by reason. It lays nothing out."""
-    judged, skipped = Counter(), Counter()
-    hello = port_class().hello()
-    for case in select(**limits):
-        of_layout = NO_PARTS if is_split(case.layout) else NO_STRIDES if case.layout != "contiguous" else ""
-        reason = unsupported(case, hello) or of_layout
-        reason = reason or ("biased" if case.settings.get("unbiased") is False else "")
-        if reason:
-            skipped[reason] += 1
-        else:
-            judged[case.op, case.dtype] += 1
-    return judged, skipped
-
-
-def line(judged: Counter, op: str, dtype: str) -> str:
-    return f"{judged[op, dtype]}/{judged[op, dtype]}"
-
-
-def conclusion(judged: Counter, skipped: Counter) -> str:
-    return f"conforms: {judged.total()} passed, {skipped.total()} skipped in "
-
-
-def test_the_port_that_is_begun():
-    judged, skipped = asked(Begun)
-    lacking = sum(count for reason, count in skipped.items() if reason.startswith("no op "))
-    orders = [f"no order {order} ({skipped[f'no order {order}']})" for order in ("cast_then_scale", "scale_then_cast")]
-    unwritten = judged.total() + skipped[NO_STRIDES] + skipped[NO_PARTS]  # what is not written lays nothing out either
-    total = judged.total() + skipped.total()
-    said = f"skipped {total}: no op add_rms_norm, … ({lacking}), {', '.join(orders)}, not written yet ({unwritten}), …"
-    assert said in PAGE
-    assert f"nothing to judge yet: {total} skipped in " in PAGE
-
-
-def test_the_first_op():
-    judged, skipped = asked(Begun, op="rms_norm")
-    reasons = ("no order cast_then_scale", "no order scale_then_cast", NO_STRIDES, "no weight offset 1", NO_PARTS, "no groups")
-    assert set(skipped) == set(reasons)
-    counted = ", ".join(f"{reason} ({skipped[reason]})" for reason in reasons)
-    assert f"pytorch_port.py skipped {skipped.total()}: {counted}" in PAGE
-    assert conclusion(judged, skipped) in PAGE
-    row = rf"rms_norm +{line(judged, 'rms_norm', 'float64')} \S+ +{line(judged, 'rms_norm', 'float32')} \S+ +skipped +skipped"
-    assert re.search(row, PAGE)
-
-
-def test_the_norms_in_one_order():
-    assert conclusion(*asked(Cast, op="rms_norm")) in PAGE
-    judged, skipped = asked(Cast)
-    assert conclusion(judged, skipped) in PAGE
-    for op in ("rms_norm", "layer_norm"):
-        cells = (line(judged, op, dtype) for dtype in ("float64", "float32", "bfloat16", "float16"))
-        assert re.search(rf"pytorch_port\.py +{op} +" + r" \S+ +".join(cells), PAGE)
-
-
-def test_the_norm_of_a_sum():
-    judged, skipped = asked(WithSum, op="add_rms_norm")
-    assert conclusion(judged, skipped) in PAGE
-    cells = (line(judged, "add_rms_norm", dtype) for dtype in ("float64", "float32", "bfloat16", "float16"))
-    assert re.search(r"pytorch_port\.py +add_rms_norm +" + r" \S+ +".join(cells), PAGE)
-
-
-def test_batch_norm():
-    judged, _ = asked(WithBatchNorm, op="batch_norm", dtype="float32")
-    assert re.search(rf"pytorch_port\.py +batch_norm +{line(judged, 'batch_norm', 'float32')} ", PAGE)
-
-
-def test_no_other_count_is_shown():
-    """A line of counts that is added is to be tested here, too."""
-    assert len(re.findall(r"\d+ skipped in ", PAGE)) == 5
-    assert len(re.findall(r"pytorch_port\.py skipped \d+", PAGE)) == 2
-    assert len(re.findall(r"^    pytorch_port\.py +\w+ +\d+/\d+", PAGE, re.MULTILINE)) == 5
-    assert len(re.findall(r"\(\d+ cases?: ", PAGE)) == 2
 
 
 HEAD = """
@@ -154,7 +52,8 @@ def test_the_diagnoses_that_are_shown(blocks, options, shown, tmp_path):
     def in_page_and_report(text: str) -> str:
         return re.sub(r"to within \S+|^ +", "", re.search(shown, text)[0], flags=re.MULTILINE)
 
-    assert in_page_and_report(result.stdout) == in_page_and_report(PAGE)
+    said = re.escape(in_page_and_report(PAGE)).replace("…", r"\d+")  # the page leaves its counts out
+    assert re.fullmatch(said, in_page_and_report(result.stdout))
 
 
 def test_the_layouts_hold_the_same_values_in_other_strides():

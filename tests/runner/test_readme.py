@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import counts, gpu
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -23,23 +25,13 @@ def run(*arguments, cwd=ROOT):
     return subprocess.run(process, cwd=cwd, env=None, capture_output=True, text=True, check=False, timeout=300)
 
 
-def without_measurements(text):
-    """The text without the figures that a CPU or a clock decides: error ratios, seconds."""
-    text = re.sub(r"\bin \d+\.\d s", "in … s", text)
-    text = re.sub(r"(by up to|to within) \S+ tolerances", "… tolerances", text)
-    return re.sub(r"(\d+/\d+) \S+", r"\1 …", text).split()
-
-
-def test_the_report_on_the_first_screen():
-    [shown] = re.findall(r"\$ conformance (run examples\.llama:Port.*)\n((?:    .*\n|\n)+)", README)
-    result = run(*shown[0].split())
-    assert result.returncode == 1
-    assert without_measurements(result.stdout) == without_measurements(shown[1])
+@pytest.mark.parametrize("page", counts.PAGES)
+def test_the_counts_and_the_report_of_a_page_are_those_of_today(page):
+    renewed = counts.renewed(page)
+    assert renewed == (ROOT / page).read_text(encoding="utf-8"), "run `python -m benchmarks.counts`"
 
 
 def test_the_page_of_the_gpu_is_that_of_the_reports():
-    from benchmarks import gpu
-
     assert gpu.PAGE.read_text(encoding="utf-8") == gpu.page()
 
 
@@ -55,7 +47,6 @@ def test_the_example_conforms_in_eager_mode():
 def test_the_port_that_a_newcomer_copies(tmp_path):
     [port] = re.findall(r"```python\n(import numpy.*?)```", README, re.DOTALL)
     (tmp_path / "my_port.py").write_text(port)
-    [(passed,)] = [(int(n),) for n in re.findall(r"\((\d+) cases passed, the rest skipped", README)]
     program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from conformance.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", program, str(ROOT), "run", "my_port:Port"],
@@ -65,7 +56,7 @@ def test_the_port_that_a_newcomer_copies(tmp_path):
         text=True,
         check=False,
     )
-    assert f"conforms: {passed} passed" in result.stdout
+    assert "\nconforms: " in result.stdout
     assert result.returncode == 0
 
 

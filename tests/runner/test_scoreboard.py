@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from conformance.cli import app
 from conformance.ops.cases import select
-from conformance.tools.scoreboard.report import Scoreboard, as_html, as_json, as_markdown, read_json
-from conformance.tools.scoreboard.scoreboard import Listed, Row, Score, ScoreboardError, read_list, score_all
+from conformance.tools.scoreboard.report import as_html, as_json, as_markdown, kept, read_json
+from conformance.tools.scoreboard.scoreboard import Listed, Row, Score, Scoreboard, ScoreboardError, read_list, score_all
+from conformance.tools.scoreboard.trend import changes
 
 CASES = select("rms_norm/either_order/float32/random") + select("rms_norm/either_order/float32/spike")
 FAKES = """
@@ -126,10 +127,45 @@ def test_scores_that_are_none_are_refused(tmp_path):
 def test_the_command_renders_scores_without_running_anything(rows, tmp_path):
     (tmp_path / "scores.json").write_text(as_json(board(rows)))
     told = ["scoreboard", "--render", str(tmp_path / "scores.json"), "--out", str(tmp_path / "page.md")]
+    told += ["--html", str(tmp_path / "page.html"), "--runs", str(tmp_path / "none")]
     assert CliRunner().invoke(app, told).exit_code == 0
     assert (tmp_path / "page.md").read_text() == as_markdown(board(rows))
     assert (tmp_path / "page.html").read_text() == as_html(board(rows))
     assert CliRunner().invoke(app, ["scoreboard", "--render", str(tmp_path / "none.json")]).exit_code == 2
+
+
+def of_library(version: str, date: str, passed: int, judged: int = 4) -> Scoreboard:
+    """A run in which a library of a version had so many cases right, in one op."""
+    score = Score("rope", "float32", "forward", passed, judged, 1.0, {})
+    return Scoreboard((Row("Library", "a:B", "eager", versions={"lib": version}, scores=(score,)),), "0", 0, date, "a CPU")
+
+
+def test_what_changed_between_versions_is_told():
+    first, same, later = of_library("1", "2000-01-01", 2), of_library("1", "2000-01-02", 4), of_library("2", "2000-01-03", 3)
+    [change] = changes([first, same, later])
+    assert (change.title, change.versions, change.date) == ("Library", "lib 1 → 2", "2000-01-03")
+    assert change.summary == "rope float32 forward: 4/4 → 3/4"
+    assert "| 2000-01-03 | Library | lib 1 → 2 | rope float32 forward: 4/4 → 3/4 |" in as_markdown(later, [change])
+    assert "rope float32 forward: 4/4 → 3/4" in as_html(later, [change])
+
+
+def test_counts_of_other_cases_are_compared_only_where_all_conformed_or_do():
+    first = of_library("1", "2000-01-01", 2)
+    assert changes([first, of_library("2", "2000-01-02", 3, 6)])[0].summary == "nothing"
+    assert changes([first, of_library("2", "2000-01-02", 6, 6)])[0].summary == "rope float32 forward: 2/4 → 6/6"
+
+
+def test_a_run_that_a_library_was_not_at_hand_in_is_passed_over():
+    absent = Scoreboard((Row("Library", "a:B", "eager", absent="no module lib"),), "0", 0, "2000-01-02", "a CPU")
+    [change] = changes([of_library("1", "2000-01-01", 2), absent, of_library("2", "2000-01-03", 3)])
+    assert change.versions == "lib 1 → 2"
+
+
+def test_the_page_is_that_of_the_runs_that_are_kept():
+    root = Path(__file__).parents[2]
+    runs = kept(root / "results" / "scoreboard")
+    page = as_markdown(runs[-1], changes(runs))
+    assert (root / "docs" / "scoreboard.md").read_text() == page, f"conformance scoreboard --render {runs[-1].date}.json"
 
 
 def test_the_ports_that_are_listed_can_be_read():

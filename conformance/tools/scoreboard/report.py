@@ -1,7 +1,7 @@
 """A scoreboard as Markdown, as one self-contained HTML file, and as JSON, from which it can be rendered again."""
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ from conformance.numbers import json_text
 from conformance.numbers.rounding import DTYPES
 from conformance.ops.table import OPS
 from conformance.report.html import environment
-from conformance.report.machine import finite
+from conformance.report.machine import by_lines
 from conformance.report.words import ratio
-from conformance.tools.scoreboard.scoreboard import DIRECTIONS, Row, Score, ScoreboardError
+from conformance.tools.scoreboard.scoreboard import DIRECTIONS, Row, Score, Scoreboard, ScoreboardError
+from conformance.tools.scoreboard.trend import Change
 
 FORMAT = 1
 INTRODUCTION = (
@@ -21,25 +22,9 @@ INTRODUCTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scoreboard:
-    """The rows, and what repeats them: the version of the kit, the seed, the date, and the machine in general words."""
-
-    rows: tuple[Row, ...]
-    conformance: str
-    seed: int
-    date: str
-    machine: str
-
-    @property
-    def made(self) -> str:
-        """When, where and by what it was made."""
-        return f"{self.date}, {self.machine}, norm-conformance {self.conformance}, seed {self.seed}."
-
-
 def as_json(board: Scoreboard) -> str:
-    """The scoreboard as one JSON object; numbers that JSON lacks become strings."""
-    return json.dumps(finite({"format": FORMAT} | asdict(board)), indent=1) + "\n"
+    """The scoreboard as one JSON object, a row a line; numbers that JSON lacks become strings."""
+    return by_lines({"format": FORMAT} | asdict(board))
 
 
 def read_json(path: Path) -> Scoreboard:
@@ -58,6 +43,11 @@ def read_json(path: Path) -> Scoreboard:
         raise ScoreboardError(f"{path}: not a scoreboard: {error}") from None
 
 
+def kept(folder: Path) -> list[Scoreboard]:
+    """The runs of a folder, a JSON file each, the oldest first. Raises `ScoreboardError`."""
+    return sorted((read_json(path) for path in folder.glob("*.json")), key=lambda board: board.date)
+
+
 def _row(data: dict[str, Any]) -> Row:
     scores = tuple(Score(**score | {"ratio": float(score["ratio"])}) for score in data["scores"])
     dialects = {op: tuple(names) for op, names in data["dialects"].items()}
@@ -65,8 +55,8 @@ def _row(data: dict[str, Any]) -> Row:
     return Row(**fields)
 
 
-def as_markdown(board: Scoreboard) -> str:
-    """One table for all, then a section for each implementation."""
+def as_markdown(board: Scoreboard, changes: Iterable[Change] = ()) -> str:
+    """One table for all, what changed between versions, then a section for each implementation."""
     lines = [
         "# Scoreboard",
         "",
@@ -82,9 +72,17 @@ def as_markdown(board: Scoreboard) -> str:
     lines += ["", "✓ all conform · ✗ some do not · — not asked, or it has none"]
     absent = [[_cell(row.title), _cell(row.absent)] for row in board.rows if row.absent]
     lines += ["", "**Not at hand**", "", *_table(["", "why"], absent)] if absent else []
+    lines += ["", "## What changed", "", *_changed(list(changes))]
     for row in board.rows:
         lines += _section(row) if not row.absent else []
     return "\n".join(lines) + "\n"
+
+
+def _changed(changes: list[Change]) -> list[str]:
+    body = [[change.date, _cell(change.title), change.versions, _cell(change.summary)] for change in changes]
+    if not body:
+        return ["Between the runs that are kept no library's version did."]
+    return _table(["run of", "", "versions", "what conforms of what was judged"], body)
 
 
 def _section(row: Row) -> list[str]:
@@ -153,13 +151,14 @@ def _table(head: list[str], body: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
 
 
-def as_html(board: Scoreboard) -> str:
-    """The page: the same table, and a section for each implementation with every score."""
+def as_html(board: Scoreboard, changes: Iterable[Change] = ()) -> str:
+    """The page: the same tables, and a section for each implementation with every score."""
     return (
         environment()
         .get_template("scoreboard.html")
         .render(
             board=board,
+            changes=list(changes),
             introduction=INTRODUCTION,
             ops=_ops(board),
             total=_total,

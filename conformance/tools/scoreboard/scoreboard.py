@@ -90,6 +90,22 @@ class Row:
     not_asked: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Scoreboard:
+    """The rows, and what repeats them: the version of the kit, the seed, the date, and the machine in general words."""
+
+    rows: tuple[Row, ...]
+    conformance: str
+    seed: int
+    date: str
+    machine: str
+
+    @property
+    def made(self) -> str:
+        """When, where and by what it was made."""
+        return f"{self.date}, {self.machine}, norm-conformance {self.conformance}, seed {self.seed}."
+
+
 def read_list(path: Path) -> tuple[Listed, ...]:
     """The ports that a TOML file lists. Raises `ScoreboardError`."""
     try:
