@@ -55,7 +55,7 @@ def with_report(text: str) -> str:
     report = reported(*arguments.split())
     if without_measurements(report) == without_measurements(shown):
         return text
-    whole = re.sub(rf"(?<=[^\n]{{{WIDTH}}})\s*\n(?=\S)", " ", report)  # a file has longer lines, but they end, too
+    whole = re.sub(rf"(?<=[^\n]{{{WIDTH}}}) *\n(?=\S)", " ", report)  # a file has longer lines, but they end, too
     lines = [part for line in whole.strip().splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
     block = textwrap.indent("\n".join(lines), "    ")
     return SHOWN.sub(lambda found: f"{found[1]}{block}\n\n", text)
