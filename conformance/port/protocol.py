@@ -83,8 +83,7 @@ class Call:
     in the dtypes they are to be used in, and writes the tensors `asked` for to the other: the op's own outputs, then the
     `gradients`. A gradient is that of ⟨y, dy⟩, summed over the outputs y of which `cotangents` has dy. `layout` says how x
     and dy are to lie in memory, or the tensor that it begins with (`layouts`). `order` and `dtype` are as in a case's id.
-    `settings` are an op's constants beside eps, order and offset. With `taps` the port writes its intermediates as well, each
-    as `tap.` and its name.
+    `settings` are an op's other constants. With `taps` the port writes its intermediates too, each as `tap.` and its name.
 
     Of several `ranks` each is asked, with its own `rank` and its own files. What is there of x is then a part: of the whole
     of this `shape`, `rows` are `split`, along the first axis, or `features`, along the last.
@@ -298,5 +297,4 @@ def read_call(message: dict[str, Any]) -> Call:
 
 def read_repeat(message: dict[str, Any]) -> Repeat:
     """A request to time a case, on the port's side."""
-    others = {name: message[name] for name in Repeat.__dataclass_fields__ if name != "call"}
-    return Repeat(read_call(message), **others)
+    return Repeat(read_call(message), **{name: message[name] for name in Repeat.__dataclass_fields__ if name != "call"})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conformance.numbers.rounding import DType
 from conformance.numbers.tensors import read_dump
 from conformance.tools.locating.locate import Location, locate
+from impl_torch import PreLNBlock
 from impl_torch.dump import dump_activations
 from studies.language_model import CONFIG, LanguageModel, Placement
 from studies.nan.opened import Opened
@@ -167,7 +168,8 @@ def compared(setup: Setup, weights: dict[str, Tensor], text: Tensor) -> Location
     model, dtype = build(setup), getattr(torch, setup.dtype)
     model.load_state_dict(weights)
     if setup.placement == "none":
-        model.stack = nn.Sequential(*map(Opened, model.stack))
+        blocks = (block for block in model.stack if isinstance(block, PreLNBlock))
+        model.register_module("stack", nn.Sequential(*map(Opened, blocks)))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         a, b = Path(folder) / "float32.safetensors", Path(folder) / f"{setup.dtype}.safetensors"
         dump_activations(model, a, text)
