@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What a transformer block is made of.
+    """What a transformer block is made of: a Pre-LN block, unless its norms are placed elsewhere.
 
     norm, eps, weight_offset, order
         All norms, and with `qk_norm` the RMSNorm of queries and keys, before they are rotated. `order`
