@@ -576,7 +576,7 @@ def rms_kernel_block_narrower_than_the_row(x, weight, bias, *, eps, weight_offse
     return affine(wide(x) * lax.rsqrt(mean_square + eps), x, weight, bias, weight_offset=weight_offset, order=order)
 
 
-@written.fault("rms_norm", group="forward")
+@written.fault("rms_norm", "y_times_*", group="forward")  # of all rows of one width it is that
 @differentiated_by(rms_norm_vjp)
 def rms_kernel_divides_by_the_lanes(x, weight, bias, *, eps, weight_offset, order):
     """The width is padded to a multiple of 128 lanes, and the mean is taken over the lanes."""
