@@ -209,7 +209,7 @@ def test_the_worked_exchange_of_the_page(port, tmp_path):
     write_tensors(tmp_path / "written", read_tensors(inputs))
     assert (tmp_path / "written").read_bytes() == given
     messages = re.findall(r"-> (\{.*?\})(?=\n\n|\n    <-)", PAGE, re.DOTALL)
-    hello, case, bye = (json.loads(message) for message in messages if "…" not in message)  # some are shown in part
+    hello, case, bye = (json.loads(message) for message in messages if ", …," not in message)  # what is left out
     assert bye == {"type": "bye"}
     _, done = converse(port, hello, case | {"inputs": str(inputs), "outputs": str(outputs)})
     assert done["type"] == "done"
