@@ -21,7 +21,7 @@ conformance: quick ## Judge them by the quick cases, then by all, in every dtype
 test: check ## Run the tests, a sample of those that ask the same of many; includes check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-everything: check ## Run the tests without sampling: some ten minutes more
+everything: check ## Run the tests without sampling
 	$(BIN)/python -m pytest -n 2 --dist worksteal --every
 
 check: $(VENV)/.installed-test ## Lint, types, and the import directions

@@ -43,7 +43,7 @@ def add_rms_norm(
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     groups: Any = {"process_group": process_group, "rows_group": rows_group}
-    if process_group is None and rows_group is None and in_triton(kernel, x):
+    if in_triton(kernel, x, process_group, rows_group):
         check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, None, **settings, centred=False, sum=sum)
     s, residual_out = added(x, residual, sum)
@@ -75,7 +75,7 @@ def add_layer_norm(
     """
     settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": x.dtype}
     groups: Any = {"process_group": process_group, "rows_group": rows_group}
-    if process_group is None and rows_group is None and in_triton(kernel, x):
+    if in_triton(kernel, x, process_group, rows_group):
         check_residual(x, residual, sum)
         return triton_norm(x, residual, weight, bias, **settings, centred=True, sum=sum)
     s, residual_out = added(x, residual, sum)

@@ -44,8 +44,8 @@ def gated_rms_norm(
     _check_activation(activation)
     _check_gate(x, gate)
     settings: Any = {"eps": eps, "order": order, "group_size": group_size}
-    check_ranks(kernel, group_size, process_group, rows_group)
-    if process_group is None and rows_group is None and in_triton(kernel, x):
+    check_ranks(group_size, process_group)
+    if in_triton(kernel, x, process_group, rows_group):
         return triton_gated_norm(x, gate, weight, **settings, norm_before_gate=norm_before_gate, activation=activation)
     settings |= {"kernel": "torch", "process_group": process_group, "rows_group": rows_group}
     a = ACTIVATIONS[activation](gate.to(compute_dtype(x)))  # *batch d

@@ -48,8 +48,8 @@ def layer_norm(
     """
     check_order(order)
     check_rows(x, weight=weight, bias=bias)
-    check_ranks(kernel, group_size, process_group, rows_group)
-    if process_group is None and rows_group is None and in_triton(kernel, x):
+    check_ranks(group_size, process_group)
+    if in_triton(kernel, x, process_group, rows_group):
         settings: Any = {"eps": eps, "order": order, "weight_offset": weight_offset, "dtype": dtype or x.dtype}
         settings["group_size"] = group_size
         return triton_norm(x, None, weight, bias, **settings, centred=True)[0]

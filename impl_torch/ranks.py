@@ -8,12 +8,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 
-def check_ranks(
-    kernel: str | None, group_size: int | None, process_group: ProcessGroup | None, rows_group: ProcessGroup | None
-) -> None:
-    """Raise `ValueError` for what is not there on several ranks: a Triton kernel, groups of features that are split."""
-    if kernel == "triton" and (process_group is not None or rows_group is not None):
-        raise ValueError("kernel is 'triton', which has no process_group and no rows_group")
+def check_ranks(group_size: int | None, process_group: ProcessGroup | None) -> None:
+    """Raise `ValueError` for groups of features that are split over ranks."""
     if group_size is not None and process_group is not None:
         raise ValueError(f"group_size is {group_size}, and a process_group splits the features that groups are of")
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 from conformance.ops.cases import CASES
 from conformance.ops.norms.cases import NormCase
-from conformance.question.case import Case, Layout, Split
+from conformance.question.case import OVER_RANKS, Case
 
 EVEN = tuple(case for case in CASES if case.layout in ("sharded_rows", "sharded_features"))
 """Cases whose parts are as large on every rank; they are asked with the quick ones, for ports that have no others."""
-SPLITS: dict[Split, Layout] = {"rows": "rows_over_ranks", "features": "features_over_ranks"}
 FEW, UNEVEN = 2, 5
 """Entries of the first axis of most cases; and as many as make uneven parts of it on two ranks, and on four an empty one."""
 
@@ -29,9 +28,9 @@ def _splits(case: NormCase, ranks: int) -> Iterator[NormCase]:
     batch, d = case.shape[:-1], case.shape[-1]
     if batch and case.layout != "sharded_features":
         first = UNEVEN if batch[0] == FEW else batch[0]
-        yield replace(case, name=f"{case.name}.rows", shape=(first, *case.shape[1:]), layout=SPLITS["rows"])
+        yield replace(case, name=f"{case.name}.rows", shape=(first, *case.shape[1:]), layout=OVER_RANKS["rows"])
     if d >= ranks and not _in_groups(case) and case.layout != "sharded_rows":
-        yield replace(case, name=f"{case.name}.features", layout=SPLITS["features"])
+        yield replace(case, name=f"{case.name}.features", layout=OVER_RANKS["features"])
 
 
 def _in_groups(case: NormCase) -> bool:

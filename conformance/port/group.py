@@ -55,7 +55,8 @@ class PortGroup:
             self._start()
         call, ranks = decode(request), self._launch.ranks
         asks = [
-            partial(process.ask, id_, _of_rank(call, rank, ranks), timeout) for rank, process in sorted(self._processes.items())
+            partial(process.ask, id_, _asked_of_rank(call, rank, ranks), timeout)
+            for rank, process in sorted(self._processes.items())
         ]
         answers = self._together(asks, _is_trouble)
         if len(answers) < ranks:
@@ -134,7 +135,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _of_rank(call: dict[str, Any], rank: int, ranks: int) -> str:
+def _asked_of_rank(call: dict[str, Any], rank: int, ranks: int) -> str:
     """A request as one rank is asked it."""
     own = {name: str(of_rank(Path(call[name]), rank, ranks)) for name in ("inputs", "outputs")} | {"rank": rank}
     fields = {name: value for name, value in call.items() if name != "type"} | own

@@ -30,6 +30,7 @@ devices: the first axis of those of rows, the last axis of every tensor that has
 `over_ranks` are so too, and each part is a tensor of a process of its own, which has no other.
 """
 Split = Literal["rows", "features"]
+OVER_RANKS: dict[Split, Layout] = {"rows": "rows_over_ranks", "features": "features_over_ranks"}
 
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
@@ -114,8 +115,7 @@ def split(layout: str) -> str:
 
 def split_over_ranks(layout: str) -> Split | None:
     """What is split over several processes; None where each tensor is whole, or is split within one process."""
-    splits: dict[str, Split] = {"rows_over_ranks": "rows", "features_over_ranks": "features"}
-    return splits.get(layout)
+    return next((split for split, its_layout in OVER_RANKS.items() if its_layout == layout), None)
 
 
 def layouts(layout: str) -> dict[str, str]:

@@ -30,66 +30,66 @@ COMPILED_BY_TORCH = tuple(case for case in COMPILED if (case.name, case.dtype) =
 
 @dataclass(frozen=True)
 class Innocent:
-    """A port in a mode; of how many shares of the cases it is asked one, and at least how many of these it passes.
-
-    Who passes too few says of too many that they are expected to fail, or skips them.
+    """A port in a mode; of how many shares of the cases it is asked one, at least how many of these it passes, and at most
+    how many it is expected to fail.
     """
 
     spec: str
     mode: str
     shares: int
     passed: int
+    expected: int
     packages: tuple[str, ...]
 
 
 INNOCENTS = [
-    Innocent("ports.equinox", "eager", 24, 9, ("equinox", "jax")),
-    Innocent("ports.equinox", "jit", 1, 16, ("equinox", "jax")),
-    Innocent("ports.equinox.port:SecondRope", "eager", 1, 0, ("equinox", "jax")),
-    Innocent("ports.flax_linen", "eager", 24, 13, ("flax", "jax")),
-    Innocent("ports.flax_linen", "jit", 1, 16, ("flax", "jax")),
-    Innocent("ports.flax_linen.port:TwoPass", "eager", 24, 5, ("flax", "jax")),
-    Innocent("ports.flax_linen.port:TwoPass", "jit", 1, 16, ("flax", "jax")),
-    Innocent("ports.flax_nnx", "eager", 24, 8, ("flax", "jax")),
-    Innocent("ports.flax_nnx", "jit", 1, 8, ("flax", "jax")),
-    Innocent("ports.flax_nnx.port:Careful", "eager", 24, 10, ("flax", "jax")),
-    Innocent("ports.flax_nnx.port:Careful", "jit", 1, 16, ("flax", "jax")),
-    Innocent("ports.haiku", "eager", 24, 4, ("haiku", "jax")),
-    Innocent("ports.haiku", "jit", 1, 4, ("haiku", "jax")),
-    Innocent("ports.jax_nn", "eager", 8, 4, ("jax",)),
-    Innocent("ports.keras", "eager", 24, 7, ("jax", "keras")),
-    Innocent("ports.keras", "jit", 1, 10, ("jax", "keras")),
-    Innocent("ports.mlx", "eager", 3, 82, ("mlx",)),
-    Innocent("ports.mlx", "jit", 1, 6, ("mlx",)),
-    Innocent("ports.numpy", "eager", 3, 366, ("numpy",)),
-    Innocent("ports.onnxruntime", "eager", 3, 121, ("onnx", "onnxruntime")),
-    Innocent("ports.onnxruntime.port:Simplified", "eager", 1, 110, ("onnx", "onnxruntime")),
-    Innocent("ports.tensorflow", "eager", 12, 62, ("tensorflow",)),
-    Innocent("ports.tensorflow.port:Moments", "eager", 6, 12, ("tensorflow",)),
-    Innocent("ports.paddle", "eager", 1, 169, ("paddle",)),
-    Innocent("ports.tinygrad", "jit", 1, 6, ("tinygrad",)),
-    Innocent("ports.torch_nn", "eager", 3, 99, ("torch",)),
-    Innocent("ports.torch_nn", "jit", 1, 2, ("torch",)),
-    Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 6, ("torch",)),
-    Innocent("ports.torch_nn.port:Forward", "eager", 3, 134, ("torch",)),
-    Innocent("ports.torch_nn.port:Rows", "eager", 1, 62, ("torch",)),
-    Innocent("ports.transformers.functions:Functions", "eager", 1, 47, ("torch", "transformers")),
-    Innocent("ports.transformers.layers:GPT2Layer", "eager", 1, 2, ("torch", "transformers")),
-    Innocent("ports.transformers.layers:LlamaLayer", "eager", 1, 28, ("torch", "transformers")),
-    Innocent("ports.transformers.layers:Qwen3Layer", "eager", 1, 4, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Gemma", "eager", 1, 16, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Llama", "eager", 3, 39, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Llama", "jit", 1, 1, ("torch", "transformers")),
-    Innocent("ports.transformers.port:Qwen3", "eager", 3, 28, ("torch", "transformers")),
-    Innocent("ports.transformers.port:T5", "eager", 3, 34, ("torch", "transformers")),
-    Innocent("ports.transformers.attentions:Gemma2", "eager", 1, 25, ("torch", "transformers")),
-    Innocent("ports.transformers.attentions:Glm4", "eager", 1, 4, ("torch", "transformers")),
-    Innocent("ports.transformers.attentions:GptOss", "eager", 1, 6, ("torch", "transformers")),
-    Innocent("ports.transformers.attentions:Phi3", "eager", 1, 8, ("torch", "transformers")),
-    Innocent("ports.transformers.layers:Phi3Layer", "eager", 1, 29, ("torch", "transformers")),
-    Innocent("ports.transformers.placed:Gemma2Layer", "eager", 1, 3, ("torch", "transformers")),
-    Innocent("ports.transformers.placed:Olmo2Layer", "eager", 1, 2, ("torch", "transformers")),
-    Innocent("ports.transformers.placed:CohereLayer", "eager", 1, 2, ("torch", "transformers")),
+    Innocent("ports.equinox", "eager", 24, 9, 2, ("equinox", "jax")),
+    Innocent("ports.equinox", "jit", 1, 16, 0, ("equinox", "jax")),
+    Innocent("ports.equinox.port:SecondRope", "eager", 1, 0, 8, ("equinox", "jax")),
+    Innocent("ports.flax_linen", "eager", 24, 13, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen", "jit", 1, 16, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen.port:TwoPass", "eager", 24, 5, 0, ("flax", "jax")),
+    Innocent("ports.flax_linen.port:TwoPass", "jit", 1, 16, 0, ("flax", "jax")),
+    Innocent("ports.flax_nnx", "eager", 24, 8, 3, ("flax", "jax")),
+    Innocent("ports.flax_nnx", "jit", 1, 8, 8, ("flax", "jax")),
+    Innocent("ports.flax_nnx.port:Careful", "eager", 24, 10, 0, ("flax", "jax")),
+    Innocent("ports.flax_nnx.port:Careful", "jit", 1, 16, 0, ("flax", "jax")),
+    Innocent("ports.haiku", "eager", 24, 4, 7, ("haiku", "jax")),
+    Innocent("ports.haiku", "jit", 1, 4, 4, ("haiku", "jax")),
+    Innocent("ports.jax_nn", "eager", 8, 4, 3, ("jax",)),
+    Innocent("ports.keras", "eager", 24, 7, 2, ("jax", "keras")),
+    Innocent("ports.keras", "jit", 1, 10, 6, ("jax", "keras")),
+    Innocent("ports.mlx", "eager", 3, 82, 27, ("mlx",)),
+    Innocent("ports.mlx", "jit", 1, 6, 10, ("mlx",)),
+    Innocent("ports.numpy", "eager", 3, 366, 0, ("numpy",)),
+    Innocent("ports.onnxruntime", "eager", 3, 121, 0, ("onnx", "onnxruntime")),
+    Innocent("ports.onnxruntime.port:Simplified", "eager", 1, 110, 4, ("onnx", "onnxruntime")),
+    Innocent("ports.tensorflow", "eager", 12, 62, 2, ("tensorflow",)),
+    Innocent("ports.tensorflow.port:Moments", "eager", 6, 12, 13, ("tensorflow",)),
+    Innocent("ports.paddle", "eager", 1, 169, 1, ("paddle",)),
+    Innocent("ports.tinygrad", "jit", 1, 6, 9, ("tinygrad",)),
+    Innocent("ports.torch_nn", "eager", 3, 99, 35, ("torch",)),
+    Innocent("ports.torch_nn", "jit", 1, 2, 2, ("torch",)),
+    Innocent("ports.torch_nn.layers:EncoderLayer", "eager", 1, 6, 1, ("torch",)),
+    Innocent("ports.torch_nn.port:Forward", "eager", 3, 134, 0, ("torch",)),
+    Innocent("ports.torch_nn.port:Rows", "eager", 1, 62, 0, ("torch",)),
+    Innocent("ports.transformers.functions:Functions", "eager", 1, 47, 8, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:GPT2Layer", "eager", 1, 2, 1, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:LlamaLayer", "eager", 1, 28, 2, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:Qwen3Layer", "eager", 1, 4, 2, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Gemma", "eager", 1, 16, 4, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Llama", "eager", 3, 39, 4, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Llama", "jit", 1, 1, 1, ("torch", "transformers")),
+    Innocent("ports.transformers.port:Qwen3", "eager", 3, 28, 10, ("torch", "transformers")),
+    Innocent("ports.transformers.port:T5", "eager", 3, 34, 9, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:Gemma2", "eager", 1, 25, 5, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:Glm4", "eager", 1, 4, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:GptOss", "eager", 1, 6, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.attentions:Phi3", "eager", 1, 8, 1, ("torch", "transformers")),
+    Innocent("ports.transformers.layers:Phi3Layer", "eager", 1, 29, 2, ("torch", "transformers")),
+    Innocent("ports.transformers.placed:Gemma2Layer", "eager", 1, 3, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.placed:Olmo2Layer", "eager", 1, 2, 0, ("torch", "transformers")),
+    Innocent("ports.transformers.placed:CohereLayer", "eager", 1, 2, 0, ("torch", "transformers")),
 ]
 
 
@@ -127,6 +127,7 @@ def test_it_is_not_accused_of_what_is_not_on_record(innocent):
     assert [verdict for verdict in run.verdicts if verdict.status in ("fail", "error")] == []
     counts = Counter(verdict.status for verdict in run.verdicts)
     assert counts["pass"] >= innocent.passed
+    assert counts["expected"] <= innocent.expected
 
 
 @pytest.mark.skipif(find_spec("torch") is None or find_spec("transformers") is None, reason="no torch, or no transformers")

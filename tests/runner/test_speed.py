@@ -38,23 +38,23 @@ def rows_of(*names, shape="16x64"):
 def test_a_cheat_does_not_rank_and_the_report_says_why(cheat, shape, words):
     [row] = rows_of(cheat, shape=shape)
     assert row.part == "forward"
-    assert not row.ranks
+    assert not row.counts
     assert words in row.faults[-1]
 
 
 def test_a_result_that_is_computed_when_it_is_read_is_an_error():
     [row] = rows_of("Lazy")
     assert row.faults == ()
-    assert not row.ranks
+    assert not row.counts
     assert "its result is computed when it is read" in row.timing.errors[0]
 
 
 def test_backward_passes_have_faults_of_their_own():
     forward, backward = rows_of("BackwardOverwritesDy")
-    assert forward.ranks
+    assert forward.counts
     assert backward.faults == ("wrong when it is timed, 6 times: overwrites dy",)
     forward, backward = rows_of("WrongBackward")
-    assert forward.ranks
+    assert forward.counts
     assert "elements of dx" in backward.faults[0]
 
 
@@ -73,7 +73,7 @@ def test_only_what_conforms_is_compared():
     assert ours.ratio.lower <= ours.ratio.median <= ours.ratio.upper
     assert theirs.ratio is None
     ours, cheat = rows_of("Honest", "RemembersASum")
-    assert ours.ranks
+    assert ours.counts
     assert ours.ratio is cheat.ratio is None
 
 

@@ -63,7 +63,7 @@ class Row:
     ratio: Spread | None = None
 
     @property
-    def ranks(self) -> bool:
+    def counts(self) -> bool:
         """Whether its figures may be compared with another's."""
         return self.timing is not None and not self.faults and not self.timing.errors
 
@@ -91,8 +91,8 @@ def timing_of(turns: Sequence[Repeated], n_bytes: int) -> Timing:
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one case and part; the first with its time over the second's in the same turns, if both may be ranked."""
-    timings = [row.timing for row in rows if row.timing and row.ranks]
+    """The rows of one case and part; the first with its time over the second's in the same turns, if both count."""
+    timings = [row.timing for row in rows if row.timing and row.counts]
     if len(timings) < 2:
         return list(rows)
     ratios = [ours / theirs for ours, theirs in zip(timings[0].by_turn, timings[1].by_turn, strict=True)]

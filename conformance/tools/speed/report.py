@@ -69,7 +69,7 @@ def _cells(row: Row, timing: Timing) -> list[Text]:
     )
     ratio = f"{row.ratio.median:.2f} ({row.ratio.lower:.2f}-{row.ratio.upper:.2f})" if row.ratio else ""
     names = [Text(text) for text in (row.port, row.case.op, row.case.dtype, "x".join(map(str, row.case.shape)), row.part)]
-    return [*names, *(Text(each) if row.ranks else Text(f"~~{each}~~", "strike red") for each in figures), Text(ratio)]
+    return [*names, *(Text(each) if row.counts else Text(f"~~{each}~~", "strike red") for each in figures), Text(ratio)]
 
 
 def _ms(seconds: float) -> str:
