@@ -66,7 +66,8 @@ def _sources() -> str:
 
 
 def _make_room(where: Path) -> None:
-    entries = [(entry.stat(), entry.path) for entry in os.scandir(where) if entry.name.endswith(".safetensors")]
+    with os.scandir(where) as listed:  # which another process may be emptying: then it is closed, too
+        entries = [(entry.stat(follow_symlinks=False), entry.path) for entry in listed if entry.name.endswith(".safetensors")]
     size = sum(stat.st_size for stat, _ in entries)
     for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime):
         if size <= LIMIT:

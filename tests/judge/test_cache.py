@@ -92,6 +92,16 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(folder, computed):
     assert computed.times == 2
 
 
+def test_an_entry_that_leads_nowhere_does_not_stop_the_others_from_going(folder, computed, monkeypatch):
+    cache.kept("size", computed)
+    (path,) = folder.iterdir()
+    monkeypatch.setattr(cache, "LIMIT", 3 * path.stat().st_size)
+    (folder / "nowhere.safetensors").symlink_to(folder / "no_such_file")
+    for key in "abcdef":
+        cache.kept(key, computed)
+    assert sum(each.is_file() for each in folder.iterdir()) <= 3
+
+
 def test_the_oldest_entries_go_first(folder, computed, monkeypatch):
     cache.kept("size", computed)
     (path,) = folder.iterdir()
