@@ -1,6 +1,7 @@
 """Whatever a port does, its diagnosis ends with an answer: any two mistakes can be made at once, and NaN is a number like any.
 
-`PYTHONPATH=. python tests/judge/test_diagnosis_holds.py 1000 0` asks for all outputs of so many pairs, drawn with a seed.
+`PYTHONPATH=. python tests/judge/test_diagnosis_holds.py 1000 0` asks for all outputs of so many pairs, drawn with a seed, and
+puts each before the diagnosis.
 """
 
 import random
@@ -11,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conformance.judging.compare import admits, compare_output
+from conformance.judging.compare import admits, compare, compare_output
 from conformance.judging.diagnose import diagnose
-from conformance.judging.simulation import numbers
+from conformance.judging.simulation import STYLES, numbers, play
 from conformance.mistakes import MISTAKES, Mistake
 from conformance.mistakes.mistake import both
 from conformance.numbers.rounding import store
 from conformance.ops.block.machine import Machine
-from conformance.ops.block.taps import tap_names
+from conformance.ops.block.taps import TAP, tap_names
 from conformance.ops.cases import CASES, select
 from conformance.ops.golden import golden
 from conformance.ops.norms.anatomy import BACKWARDS
@@ -69,6 +70,18 @@ def ask_all(pair: Mistake, case: Case) -> None:
         assert lower.shape == upper.shape == case.output_shape(name)
 
 
+def diagnose_pair(pair: Mistake, case: Case, *, taps: bool) -> None:
+    """A port that makes both mistakes in a case, exporting its intermediates or not: what fails has an answer."""
+    returned = play(case, 0, STYLES[0], pair)
+    kept = {name: output for name, output in returned.items() if taps or not name.startswith(TAP)}
+    verdict = compare("port", golden(case), kept, tuple(case.outputs))
+    assert bool(verdict.taps) == (taps and OPS[case.op].taps)
+    for diagnosis in diagnose((verdict,), seed=0):
+        assert verdict.status == "fail"
+        assert diagnosis.explained == (verdict,)
+        assert set(diagnosis.where) <= {output.output for output in verdict.judged}
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_any_two_mistakes_can_be_made_at_once(op):
     for pair, case in pairs(120, 1, op):
@@ -78,6 +91,14 @@ def test_any_two_mistakes_can_be_made_at_once(op):
 def test_two_mistakes_at_once_have_intervals():
     for pair, case in pairs(18, 2, *OPS):
         ask_all(pair, case)
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("op", OPS)
+def test_two_mistakes_at_once_are_diagnosed(op):
+    """Whether they are named or not."""
+    for number, (pair, case) in enumerate(pairs(2, 3, op)):
+        diagnose_pair(pair, case, taps=number % 2 == 0)
 
 
 @pytest.mark.parametrize(
@@ -173,5 +194,6 @@ def test_what_people_write_is_diagnosed(name, taps):
 
 
 if __name__ == "__main__":
-    for made, asked in pairs(int(sys.argv[1]), int(sys.argv[2]), *OPS):
+    for number, (made, asked) in enumerate(pairs(int(sys.argv[1]), int(sys.argv[2]), *OPS)):
         ask_all(made, asked)
+        diagnose_pair(made, asked, taps=number // len(OPS) % 2 == 0)
