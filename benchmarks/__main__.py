@@ -19,6 +19,7 @@ def main(
     what: Annotated[Literal["kit", "layers", "tolerances", "diagnosis", "collectives", "all"], typer.Argument()] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
     every: Annotated[int, typer.Option(min=1, help="Take one trial of the diagnosis in so many.")] = 1,
+    done: Annotated[Path | None, typer.Option(help="The file of the trials that are done, to go on with later.")] = None,
 ) -> None:
     """Measure the kit's own times and memory; the layers against their peers; tolerances; the diagnosis; and collectives."""
     if what in ("kit", "all"):
@@ -39,7 +40,7 @@ def main(
     if what in ("diagnosis", "all"):
         from benchmarks.diagnosis import measure_diagnosis
 
-        for name, rows in measure_diagnosis(every=every):
+        for name, rows in measure_diagnosis(every=every, done=done):
             report(name, rows)
     if what in ("collectives", "all"):
         from benchmarks.collectives import measure_collectives

@@ -1,18 +1,19 @@
 """How reliably a mistake is named.
 
 Every mistake of the catalogue, made in float32 arithmetic, is put before the diagnosis; and faults as people write them.
-The tables of docs/diagnosis.md are made of the figures that were kept last.
+The tables of docs/diagnosis.md are made of the figures that were kept last. All trials take hours: each is a line of a file
+as soon as it is done, and one that the file has is not run again.
 """
 
 import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.equivalence import equivalent
 from conformance.judging.compare import compare
@@ -36,10 +37,12 @@ WrittenOutcome = tuple[str, str, DType, str, str]
 """A set of written faults, a fault, a dtype, what became of it, and the mistake that was named first."""
 
 
-def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES, every: int = 1) -> Iterator[tuple[str, list[Row]]]:
+def measure_diagnosis(
+    dtypes: tuple[DType, ...] = DTYPES, every: int = 1, done: Path | None = None
+) -> Iterator[tuple[str, list[Row]]]:
     """Tables by name: the shares named right of the catalogue and of written faults, and every trial that was not.
 
-    All trials take hours; `every` takes one in so many, by lot.
+    `every` takes one trial in so many, by lot. `done` is the file of those that are done; it is made if there is none.
     """
     trials = [
         (mistake.id, op, dtype, (number + DTYPES.index(dtype) + ROW_NORMS.index(op)) % len(STYLES))
@@ -50,8 +53,8 @@ def measure_diagnosis(dtypes: tuple[DType, ...] = DTYPES, every: int = 1) -> Ite
         if not mistake.hidden_in(op, dtype)
     ]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        outcomes = list(pool.map(outcome, _drawn(trials, every)))
-        written = list(pool.map(written_outcome, *zip(*_drawn(_written(dtypes), every), strict=True)))
+        outcomes = outcomes_of(pool, outcome, _drawn(trials, every), done)
+        written = outcomes_of(pool, written_outcome, _drawn(_written(dtypes), every), done)
     yield "diagnosis", [_share(op, dtype, outcomes) for op in ROW_NORMS for dtype in dtypes]
     yield "diagnosis-written", list(_shares(written))
     others = [
@@ -73,9 +76,22 @@ def _drawn(trials: list[T], every: int) -> list[T]:
     return trials if every == 1 else random.Random(every).sample(trials, max(1, len(trials) // every))
 
 
-def outcome(trial: Trial) -> Outcome:
+def outcomes_of(pool: Executor, ask: Callable[..., T], trials: Sequence[tuple[Any, ...]], done: Path | None) -> list[T]:
+    """What becomes of every trial, in their order; those of the file as they stand there."""
+    lines = done.read_text().splitlines() if done and done.exists() else []
+    known = {tuple(trial): outcome for trial, outcome in map(json.loads, lines)}
+    running = {pool.submit(ask, *trial): trial for trial in trials if trial not in known}
+    for ended in as_completed(running):
+        known[running[ended]] = ended.result()
+        if done:
+            with done.open("a") as file:
+                file.write(json.dumps([running[ended], ended.result()]) + "\n")
+    return [known[trial] for trial in trials]
+
+
+def outcome(id_: str, op: RowNormOp, dtype: DType, style: int) -> Outcome:
     """What the diagnosis names first for a port that makes a mistake, in every case of an op and a dtype."""
-    id_, op, dtype, style = trial
+    trial = id_, op, dtype, style
     made = BY_ID[id_]
     verdicts = [
         compare("port", golden(case), play(case, 0, STYLES[style], made), tuple(case.outputs))
@@ -89,27 +105,21 @@ def outcome(trial: Trial) -> Outcome:
     return trial, kind, named.id
 
 
-def _written(dtypes: Iterable[DType]) -> list[tuple[str, int, DType]]:
-    """Every written fault as its set and its place in it, in every dtype; what it imports, other processes import again."""
+def _written(dtypes: Iterable[DType]) -> list[tuple[str, str, DType]]:
+    """Every written fault as its set and its id, in every dtype; what it imports, other processes import again."""
     from tests.judge.written import SETS, faults_of
 
-    return [
-        (set_, place, dtype)
-        for set_ in SETS
-        for place, fault in enumerate(faults_of(set_))
-        for dtype in dtypes
-        if dtype in fault.dtypes
-    ]
+    return [(set_, fault.id, dtype) for set_ in SETS for fault in faults_of(set_) for dtype in dtypes if dtype in fault.dtypes]
 
 
-def written_outcome(set_: str, place: int, dtype: DType) -> WrittenOutcome:
+def written_outcome(set_: str, id_: str, dtype: DType) -> WrittenOutcome:
     """What the diagnosis names first for a written fault."""
     from tests.judge.written import faults_of
     from tests.judge.written.scoring import scored
 
-    fault = faults_of(set_)[place]
+    fault = next(fault for fault in faults_of(set_) if fault.id == id_)
     kind, diagnoses = scored(fault, dtype)
-    return set_, fault.id, dtype, kind, diagnoses[0].mistake.id if diagnoses else ""
+    return set_, id_, dtype, kind, diagnoses[0].mistake.id if diagnoses else ""
 
 
 def page_tables(folder: Path = RESULTS) -> str:

@@ -5,12 +5,13 @@ A sample, in a dtype each; `python -m benchmarks diagnosis` takes them all, in e
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from benchmarks.diagnosis import page_tables
+from benchmarks.diagnosis import outcomes_of, page_tables
 from conformance.judging.diagnose import diagnose
 from conformance.mistakes import MISTAKES
 from conformance.ops.cases import CASES
@@ -124,3 +125,18 @@ def test_honest_code_is_not_accused(fault):
     statuses = {verdict.status for verdict in judged(fault, dtype, cases=cases)}
     assert "pass" in statuses
     assert statuses <= {"pass", "skip"}
+
+
+def test_trials_are_gone_on_with_where_they_were_left_off(tmp_path):
+    asked, done = [], tmp_path / "done.jsonl"
+
+    def ask(name: str, number: int) -> list:
+        asked.append(name)
+        return [name, number + 1]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert outcomes_of(pool, ask, [("a", 1)], done) == [["a", 2]]
+        assert outcomes_of(pool, ask, [("b", 5), ("a", 1)], done) == [["b", 6], ["a", 2]]
+        assert asked == ["a", "b"]
+        assert outcomes_of(pool, ask, [("a", 1)], None) == [["a", 2]]
+    assert asked == ["a", "b", "a"]
