@@ -84,7 +84,7 @@ def test_values_and_gradients_are_the_references(op, names, shape, dtype):
         assert_close(gradient, getattr(expected, f"d{name}"), dtype)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.usefixtures("_x64")
 @pytest.mark.parametrize(("op", "names"), CALLS)
 def test_derivatives_are_those_of_the_plain_formula(op, names):
@@ -195,6 +195,7 @@ def test_scalars_may_be_python_numbers_or_traced(op):
     assert norm._cache_size() == 1
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("mapped", [["x"], ["residual"], ["x", "residual"], ["weight"]], ids="+".join)
 @pytest.mark.parametrize("op", OPS)
 def test_vmap_is_a_loop(op, mapped):

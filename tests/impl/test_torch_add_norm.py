@@ -224,6 +224,7 @@ def test_an_empty_batch_has_gradients_of_zero(op, names):
         assert torch.equal(gradient, torch.zeros_like(tensor))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("op", OPS)

@@ -54,6 +54,7 @@ def test_only_a_row_with_a_nan_or_an_infinity_has_a_golden_without_numbers(case)
     assert not planted or not any(values[name].all() for name in values if name != "dbias")
 
 
+@pytest.mark.one_in(2)
 @of_every_case
 def test_the_rounded_golden_is_admissible(case):
     """Even without noise, but for the y of cast_then_scale, which has another golden: x_hat is rounded first."""

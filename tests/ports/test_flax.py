@@ -24,6 +24,7 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("mode", "half"), [("eager", "pass"), ("jit", "expected")])
 @pytest.mark.parametrize("spec", ["ports.flax_linen", "ports.flax_nnx"])
 def test_constant_rows_show_the_variance_in_one_pass(spec, mode, half):
@@ -31,6 +32,7 @@ def test_constant_rows_show_the_variance_in_one_pass(spec, mode, half):
     assert statuses(spec, mode) == {"float64": "skip", "float32": "expected", "bfloat16": half, "float16": half}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("spec", ["ports.flax_linen.port:TwoPass", "ports.flax_nnx.port:Careful"])
 def test_in_two_passes_they_show_nothing(spec):
     assert set(statuses(spec, "jit").values()) == {"pass"}

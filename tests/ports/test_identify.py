@@ -51,7 +51,7 @@ DIALECTS = [
 ]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")  # torch's, of a float32 weight: no fused kernel for it
 @pytest.mark.parametrize(("spec", "package", "rms_norm", "layer_norm"), DIALECTS, ids=[row[0] for row in DIALECTS])
 def test_the_dialect_is_told(spec, package, rms_norm, layer_norm):

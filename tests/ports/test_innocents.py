@@ -114,7 +114,7 @@ def _where_the_ports_are_found(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("innocent", INNOCENTS, ids=lambda innocent: f"{innocent.spec}-{innocent.mode}")
 def test_it_is_not_accused_of_what_is_not_on_record(innocent):
     missing = [package for package in innocent.packages if find_spec(package) is None]

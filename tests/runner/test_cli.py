@@ -344,6 +344,7 @@ def test_a_seed_gives_other_inputs(tmp_path):
     assert first == again != other
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("port", "options"),
     [
@@ -397,6 +398,7 @@ def test_a_port_is_found_where_the_command_is_run(tmp_path):
     assert read_report(tmp_path / "r.json")["ports"][0]["hello"]["name"] == "mine"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

@@ -67,6 +67,7 @@ def test_the_policy_stops_a_script_that_is_not_the_pages_own(tmp_path):
     assert any("Content Security Policy" in line for line in console)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("options", [("0", 1200), ("1", 1200), ("1", 500)], ids=["dark", "light", "narrow"])
 def test_nothing_is_in_the_way_of_a_reader(tmp_path, options):
     """By axe-core's rules: contrast, headings, names, tables, scrolling by keyboard; and nothing wider than the screen."""
