@@ -96,16 +96,18 @@ class Expected:
 
     def _growing(self, scale: float) -> Iterator[Interval]:
         """The hull, not rounded yet, as it grows with each placement."""
-        hull = np.array(np.nan), np.array(np.nan)  # which fmin and fmax leave out
+        hull: Interval | None = None
         for placement in self.placements:
             with np.errstate(all="ignore"):
                 low, high = placement(scale)
-                hull = np.fmin(hull[0], low), np.fmax(hull[1], high)
+                hull = (np.fmin(hull[0], low), np.fmax(hull[1], high)) if hull else (low, high)
             yield hull
 
     def _rounded(self, hull: Interval) -> Interval:
+        low, high = hull
         with np.errstate(all="ignore"):
-            return round_to(hull[0], self.dtype, self.mode), round_to(hull[1], self.dtype, self.mode)
+            lower = round_to(low, self.dtype, self.mode)
+            return lower, lower if high is low else round_to(high, self.dtype, self.mode)
 
     def times(self, factor: float) -> "Expected":
         """The same, so many times as large before its last rounding, or after it and rounded again."""

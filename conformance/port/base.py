@@ -237,20 +237,19 @@ class Port(Clock):
         """What an op is called with besides tensors."""
         function, constants = getattr(self, call.op), dict[str, Any]()
         for constant in OPS[call.op].constants:
-            name, is_taken = constant.name, takes(function, constant)
-            match name:
+            match name := constant.name:
                 case "eps":
                     constants["eps"] = call.eps
                 case "order":
-                    if call.order != "either_order" and is_taken:
+                    if call.order != "either_order" and takes(function, constant):
                         constants["order"] = call.order
                 case "sum" | "y":
-                    if name in call.settings and is_taken:
+                    if name in call.settings and takes(function, constant):
                         constants[name] = call.settings[name]
-                case "group_size" if name in call.settings and not is_taken:
+                case "group_size" if name in call.settings and not takes(function, constant):
                     raise Skip("no groups")
                 case "weight_offset":
-                    if self.weight_offsets != (0,) and is_taken:
+                    if self.weight_offsets != (0,) and takes(function, constant):
                         constants["weight_offset"] = float(call.weight_offset)
                     elif call.weight_offset and 0 in self.weight_offsets:
                         raise Skip(f"no weight offset {call.weight_offset}")

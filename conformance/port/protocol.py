@@ -14,7 +14,7 @@ A port in Python is also asked to time itself; for one in another language nothi
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
@@ -112,7 +112,8 @@ class Call:
     @property
     def fields(self) -> dict[str, Any]:
         """What its message says: of ranks nothing, where there is one."""
-        return {name: value for name, value in asdict(self).items() if self.ranks > 1 or name not in ON_RANKS}
+        told = (name for name in Call.__dataclass_fields__ if self.ranks > 1 or name not in ON_RANKS)
+        return {name: getattr(self, name) for name in told}
 
 
 @dataclass(frozen=True, slots=True)
