@@ -148,6 +148,13 @@ MISTAKES = (
         "planted: rsqrt of a deviation",
     ),
     Mistake(
+        "normalised_twice",
+        "the row is normalised twice",
+        {"rstd": lambda ms, eps: (ms + eps * (ms + eps)) ** -0.5},
+        "eps counts for nearly nothing in small rows, and for more in large ones; right where the mean square is one.",
+        "planted: a fused norm before a norm of its own",
+    ),
+    Mistake(
         "not_normalised",
         "x is scaled as it is: its normalised value is not used",
         {"rstd": lambda ms, eps: 1.0 + 0 * ms, "centre_values": False},

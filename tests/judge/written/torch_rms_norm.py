@@ -494,6 +494,15 @@ def weight_in_function_and_module(x: Tensor, weight: Tensor | None, bias: None, 
     return scale(x_hat, x, weight, None, **dialect)
 
 
+@fault("normalised_twice")
+def normalised_before_the_norm(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
+    """The kernel before it normalises already, without a weight."""
+    rows = upcast(x)
+    for _ in range(2):
+        rows = rows * torch.rsqrt(mean_square(rows) + eps)
+    return scale(rows, x, weight, None, **dialect)
+
+
 @fault("nan_swallowed")
 def nan_masked(x: Tensor, weight: Tensor | None, bias: None, *, eps: float, **dialect: Any) -> Tensor:
     """NaN is filled with zero, so that training goes on."""
