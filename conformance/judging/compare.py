@@ -72,6 +72,7 @@ class Verdict:
 
     `message` says why it was skipped, is expected to fail, or what went wrong, `detail` where (the port's own stack trace).
     `taps` are the intermediates that the port exports, in data-flow order, each judged on the values it was made from.
+    `ranks` is on how many processes the case was asked.
     """
 
     port: str
@@ -81,6 +82,7 @@ class Verdict:
     message: str = ""
     detail: str = ""
     taps: tuple[OutputVerdict, ...] = ()
+    ranks: int = 1
 
     @property
     def ratio(self) -> float:
