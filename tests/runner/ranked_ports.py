@@ -24,9 +24,11 @@ class Ranks:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         if self.rank:
             self.others = [_patiently(address)]
+            self.others[0].send(self.rank)
         else:
             with Listener(address, backlog=self.size) as listener:
-                self.others = [listener.accept() for _ in range(self.size - 1)]
+                accepted = [listener.accept() for _ in range(self.size - 1)]
+            self.others = sorted(accepted, key=lambda other: other.recv())  # sums are in the order of ranks
 
     def sum(self, a: Array) -> Array:
         """The sum over all ranks, the same on each to the bit."""

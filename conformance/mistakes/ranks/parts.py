@@ -1,6 +1,7 @@
 """An axis in parts, one for each rank, and the sums over them."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -53,10 +54,13 @@ class Parts:
         """For every element the sum over its own part, made as large as that over all."""
         return self.means(terms) * (terms.size / self.sum(terms).size)
 
-    def rounded(self, terms: Array) -> Array:
-        """The sum over all parts, each rounded to x's dtype."""
-        sums = np.stack([self.sum(part) for part in self._each(terms)])
-        return round_to(sums.astype(np.float64), self.norm.case.dtype).astype(terms.dtype).sum(axis=0)
+    def in_storage(self, terms: Array) -> Array:
+        """The sum over all parts, each rounded to x's dtype, and the total with every one."""
+
+        def rounded(a: Array) -> Array:
+            return round_to(a.astype(np.float64), self.norm.case.dtype).astype(terms.dtype)
+
+        return reduce(lambda total, each: rounded(total + each), [rounded(self.sum(part)) for part in self._each(terms)])
 
     def _each(self, terms: Array) -> list[Array]:
         """The parts that are not empty."""

@@ -79,10 +79,10 @@ class _Among:
             "planted: x.shape[-1], which is a part's",
         )
         yield from self.by_pass(
-            f"rounded_sums_of_{noun}",
-            f"one {who}'s sum over its {noun} is rounded to x's dtype, and then summed over the {who}s",
-            self.sums(FORWARD, lambda parts: parts.rounded),
-            self.sums(BACKWARD, lambda parts: parts.rounded),
+            f"sums_in_storage_dtype_of_{noun}",
+            f"the {who}s' sums over their {noun} are rounded to x's dtype, and then summed",
+            self.sums(FORWARD, lambda parts: parts.in_storage),
+            self.sums(BACKWARD, lambda parts: parts.in_storage),
             "Every statistic is off by a factor of its own.",
             "planted: an all-reduce in the dtype of the activations",
             lambda parts: parts.norm.case.dtype in HALF,
@@ -94,14 +94,17 @@ class _Among:
             "x_hat is too large, by what the parts differ.",
             "planted: a mean after the root",
         )
-        yield self.made(
-            f"mean_of_variances_of_{noun}",
-            f"the {who}s' variances, each about its own mean, are averaged without the distance of these means",
-            {"summed": self.of(_unweighted), "squares": self.of(lambda parts: partial(_squares_about_own_mean, parts))},
-            "The variance is too small, by what the means of the parts differ.",
-            "planted: an all-reduce of means and variances",
-            ops=self.centred,
-        )
+        averaged = {"squares": self.of(lambda parts: partial(_squares_about_own_mean, parts))}
+        for also, change in (("", averaged), ("_and_means", averaged | {"summed": self.of(_unweighted)})):
+            yield self.made(
+                f"mean_of_variances{also}_of_{noun}",
+                f"the {who}s' variances, each about its own mean, are averaged without the distance of these means",
+                change,
+                "The variance is too small, by what the means of the parts differ.",
+                "planted: an all-reduce of variances",
+                _uneven if also else _always,
+                self.centred,
+            )
         yield self.made(
             f"eps_of_every_{who}_over_{noun}",
             f"eps is added by every {who}, before the sum: times {count}",
@@ -209,8 +212,11 @@ def _squares_about_own_mean(parts: Parts, s: Steps) -> tuple[Array, Array]:
 def _as_if_rstds_were_averaged(parts: Parts, s: Steps) -> tuple[Array, Array]:
     """What has the mean m of which (m + eps)^-1/2 is the mean of the parts' own rstds."""
     rstds = (parts.means(np.square(s.centred)) + parts.norm.eps) ** -0.5
-    mean = parts.sum(rstds * parts.weight) * (parts.sum(rstds).size / rstds.size)
-    return mean**-2.0 - parts.norm.eps + np.zeros_like(s.x), 2 * s.centred * parts.weight * (rstds / mean) ** 3
+    share = parts.sum(rstds).size / rstds.size
+    mean = share * parts.sum(rstds * parts.weight)
+    slope = s.centred * parts.weight * (rstds / mean) ** 3
+    through_mean = share * parts.sum(slope) if parts.norm.centre_statistics else 0.0
+    return mean**-2.0 - parts.norm.eps + np.zeros_like(s.x), 2 * (slope - through_mean)
 
 
 def _correction_of_first(parts: Parts) -> Callable[[int], float]:
