@@ -32,6 +32,27 @@ def test_both_splits_conform(monkeypatch):
     assert [(verdict.case.id, verdict.message) for verdict in run.verdicts if verdict.status != "pass"] == []
 
 
+def of_modules(wrapped: str, *ids: str) -> PortRun:
+    asked = [case for case in on_ranks([BY_ID[id_] for id_ in ids], RANKS) if split_over_ranks(case.layout) == "rows"]
+    [run] = run_ports([Launch(f"tests.impl.ranked_modules:{wrapped}", mode="eager", ranks=RANKS, timeout=120)], asked)
+    return run
+
+
+FLOAT32_WEIGHT = "rms_norm/cast_then_scale_float32_weight/bfloat16/random"
+HALF = "layer_norm/scale_then_cast/bfloat16/random"
+
+
+@pytest.mark.parametrize("wrapped", ["FullyShard", "OfSequence"])
+def test_modules_conform_where_torch_wraps_them(wrapped):
+    run = of_modules(wrapped, FLOAT32_WEIGHT, "layer_norm/either_order/float32/random", *([HALF] * (wrapped == "OfSequence")))
+    assert [(verdict.case.id, verdict.message) for verdict in run.verdicts if verdict.status != "pass"] == []
+
+
+def test_fsdp2_reduces_the_gradient_of_a_half_precision_parameter_in_half_precision():
+    run = of_modules("FullyShard", HALF)
+    assert [found.mistake.id for found in diagnose(run.verdicts, seed=0)] == ["dweight_and_dbias_reduced_in_half"]
+
+
 BLOCKS = ("pre_ln_block/qwen3/float32/random", "pre_ln_block/gpt2/float32/random", "pre_ln_block/qwen3/bfloat16/random")
 
 

@@ -14,7 +14,7 @@ NAMED = {
     "jax/rms_dweight_of_own_rows": "dweight_of_own_rows",
     "jax/rms_dweight_averaged": "dweight_averaged",
     "jax/rms_dweight_summed_twice": "dweight_reduced_twice",
-    "jax/rms_dweight_summed_in_half_precision": "dweight_reduced_in_half",
+    "jax/rms_dweight_summed_in_half_precision": "dweight_rounded_and_reduced",
     "jax/rms_statistics_of_own_features": "statistics_and_dx_of_own_features",
     "jax/rms_mean_of_rstds": "mean_of_rstds_of_features",
     "jax/rms_over_own_width": "statistics_over_own_number_of_features",

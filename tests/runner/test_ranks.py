@@ -143,7 +143,7 @@ NAMES = {
     ("DweightAveraged", "rows", 2): "dweight and dbias are averaged over the 2 ranks, not summed: 1/2 of what they should be",
     ("DweightAveraged", "rows", 4): "dweight and dbias are averaged over the 4 ranks, not summed: 1/4 of what they should be",
     ("DweightSummedTwice", "rows", 4): "dweight and dbias are reduced over the ranks twice: times 4",
-    ("DweightSummedInStorage", "rows", 4): "dweight and dbias are rounded to half precision on every rank, and then summed",
+    ("DweightSummedInStorage", "rows", 4): "dweight and dbias are reduced over the ranks in half precision",
     ("OwnStatistics", "features", 2): f"in the statistics {MEANS}; not so in dx",
     ("OwnMeansInBackward", "features", 2): f"in dx {MEANS}",
     ("MeanOfMeans", "features", 2): "the ranks' means are averaged as if each had as many features",

@@ -46,12 +46,19 @@ def of_parameter_gradients(count: int, who: str) -> Iterator[Mistake]:
             f"All is too large by the number of {who}s.",
             "Megatron-LM#1528",
         )
+        rounded = _summed(outputs, Of(partial(_rounded_sums, count)))
+        yield told(
+            f"{id_}_rounded_and_reduced",
+            f"{name} {are} rounded to half precision on every {who}, and then summed",
+            rounded,
+            "Elements are off by a rounding of every part's sum.",
+            "pytorch#190626; FSDP's reduce_dtype",
+        )
         yield told(
             f"{id_}_reduced_in_half",
-            f"{name} {are} rounded to half precision on every {who}, and then summed",
-            _summed(outputs, Of(partial(_rounded_sums, count)))
-            | {f"arithmetic.sums.{output}": Of(_half) for output in outputs},
-            "Elements are off by a few roundings of a part's sum.",
+            f"{name} {are} reduced over the {who}s in half precision",
+            rounded | {f"arithmetic.sums.{output}": Of(_half) for output in outputs},
+            "Elements are off by a rounding of every part's sum, and of every addition.",
             "pytorch#190626; FSDP's reduce_dtype",
         )
 

@@ -139,7 +139,7 @@ def rms_dweight_summed_twice(x: Array, weight: Array, bias: None, **how: Any) ->
     return of_split_rows(lambda dweight: lax.psum(lax.psum(dweight, "rows"), "rows"))(x, weight, **how)
 
 
-@of_rows("rms_norm", "dweight_reduced_in_half", group="backward", dtypes=HALF)
+@of_rows("rms_norm", "dweight_rounded_and_reduced", group="backward", dtypes=HALF)
 def rms_dweight_summed_in_half_precision(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """Each device's dweight is rounded to x's dtype before they are summed."""
     return of_split_rows(lambda dweight: lax.psum(dweight.astype(x.dtype), "rows"))(x, weight, **how)
