@@ -206,7 +206,8 @@ def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig, group: Proce
 
 def _qk_norm(x: Tensor, p: Parameters, name: str, config: BlockConfig, group: ProcessGroup | None) -> Tensor:
     """Of every head, or of all of them side by side, which are then split over the ranks."""
-    weight, how = p[f"{name}.weight"], config.qk_norm_constants | {"order": config.order}
+    weight = p[f"{name}.weight"]
+    how: dict[str, Any] = config.qk_norm_constants | {"order": config.order}
     if config.qk_norm_over == "all_heads":
         return rms_norm(_merge(x), weight, **how, process_group=group).view_as(x)
     return rms_norm(x, weight, **how, rows_group=group)

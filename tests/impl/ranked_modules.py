@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, init_device_mesh
 from torch.distributed.tensor.parallel import SequenceParallel, parallelize_module
@@ -34,7 +34,7 @@ class Modules(Port):
         y.backward(dy)
         return y, (x.grad, *(whole(parameter.grad) for parameter in module.parameters()))
 
-    def wrapped(self, module: nn.Module) -> nn.Module:
+    def wrapped(self, module: Any) -> Any:
         raise NotImplementedError
 
     @property
@@ -52,7 +52,7 @@ class FullyShard(Modules):
 
     name = "impl_torch, FSDP2"
 
-    def wrapped(self, module: nn.Module) -> nn.Module:
+    def wrapped(self, module: Any) -> Any:
         fully_shard(module, mesh=self.mesh)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no other
         module.set_gradient_divide_factor(1.0)
@@ -60,9 +60,9 @@ class FullyShard(Modules):
 
 
 class OfSequence(Modules):
-    """torch's SequenceParallel, along the first axis: parameters are whole, and their gradients partial until they are summed."""
+    """torch's SequenceParallel, along the first axis: gradients of parameters are partial until they are summed."""
 
     name = "impl_torch, SequenceParallel"
 
-    def wrapped(self, module: nn.Module) -> nn.Module:
+    def wrapped(self, module: Any) -> Any:
         return parallelize_module(module, self.mesh, SequenceParallel(sequence_dim=0))

@@ -19,7 +19,7 @@ OPS = ("rms_norm", "layer_norm", "add_rms_norm", "gated_rms_norm", "batch_norm")
 RANKS = 2
 ASKED = on_ranks((case for case in CASES if case.op in OPS and case.dtype == "bfloat16" and case.name == "random"), RANKS)
 
-BY_ID = {case.id: case for case in CASES}
+BY_ID: dict[str, Any] = {case.id: case for case in CASES}
 
 
 def test_both_splits_conform(monkeypatch):

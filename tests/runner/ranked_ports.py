@@ -232,6 +232,19 @@ class OwnWidth(Honest):
         return mean if self.call.split == "rows" else mean * a.dtype.type(self.call.shape[-1] / a.shape[-1])
 
 
+# Wrong by arithmetic that has nothing to do with ranks, though two of them would make the same numbers of one split.
+
+
+class EpsTwice(Honest):
+    def rstd(self, row: Array, eps: float) -> Array:
+        return super().rstd(row, 2 * eps)
+
+
+class DweightTwice(Honest):
+    def summed(self, a: Array, dtype: Any) -> Array:
+        return super().summed(2 * a, dtype)
+
+
 class Mistaken(Honest):
     """Makes the mistake that a case's name begins with, so that one group of processes makes them all."""
 

@@ -167,6 +167,17 @@ def test_what_goes_wrong_among_ranks_is_rejected_in_its_split_alone(ranks):
         assert [found.mistake.sentence for found in diagnose(verdicts, 0)] == [named]
 
 
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [("EpsTwice", "eps_twice"), ("DweightTwice", "dweight_and_dbias_times_2")],
+)
+def test_what_is_wrong_in_either_split_is_not_put_down_to_ranks(mistake, named):
+    """On two ranks eps of every rank, and a second reduction, give the same numbers where one split alone is asked."""
+    verdicts = run("Mistaken", *_for(mistake)).verdicts
+    assert {split_over_ranks(verdict.case.layout) for verdict in verdicts if verdict.status == "fail"} == {"rows", "features"}
+    assert [found.mistake.id for found in diagnose(verdicts, 0)] == [named]
+
+
 def _for(mistake: str) -> list[NormCase]:
     """Cases that say in their names which mistake the port is to make."""
     variant = "scale_then_cast/bfloat16" if mistake == "DweightSummedInStorage" else "either_order/float32"
