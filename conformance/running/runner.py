@@ -159,7 +159,8 @@ def judge(session: Session, expected: Golden) -> Verdict:
         answer = session.exchange(case, expected.inputs)
     except NoAnswer as none:
         return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
-    verdict = replace(compare(spec, expected, answer.outputs, asked_of(case, session.hello)), ranks=session.launch.ranks)
+    verdict = compare(spec, expected, answer.outputs, asked_of(case, session.hello))
+    verdict = replace(verdict, ranks=session.launch.ranks, collectives=answer.collectives)
     if answer.whole:
         verdict = on_every_rank(verdict, on_its_own(case, expected.outputs, answer.outputs), answer.whole)
     declared = session.hello.overwrites

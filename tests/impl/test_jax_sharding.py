@@ -14,12 +14,14 @@ import pytest
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.collectives import COLLECTIVE, Count, counted, least, page_table, programs
+from benchmarks.collectives import COLLECTIVE, counted, page_table, programs
 from conformance.judging.compare import Verdict, compare
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
+from conformance.ops.ranks import least_collectives
 from conformance.port.session import call_of
 from conformance.question.case import Case
+from conformance.question.collectives import Collectives
 from impl_jax import layer_norm, rms_norm
 from impl_jax.linear import linear
 from impl_jax.port import JaxPort, Port, ShardMap
@@ -89,7 +91,7 @@ def test_no_collective_is_run_that_the_split_does_not_need():
     for port in (Port, ShardMap):
         for split in ("sharded_rows", "sharded_features"):
             case = BY_ID[f"rms_norm/either_order/float32/{split}"]
-            assert tuple(map(counted, programs(port, case))) == least(case)
+            assert tuple(map(counted, programs(port, case))) == least_collectives(case)
 
 
 def test_the_page_has_the_counts_that_were_measured():
@@ -114,7 +116,7 @@ def test_collectives_are_read_from_the_text_of_a_program():
       %one = f32[8]{0} add(%all-reduce.1, %d)
       %gathered = s8[8,32]{1,0} all-gather(%e), dimensions={1}
     """
-    assert counted(text) == Count(3, 160 + 64 + 128 + 256)
+    assert counted(text) == Collectives(3, 160 + 64 + 128 + 256)
 
 
 # Megatron's layout, on two devices: matrices that read the stream are split by their outputs, those that write to it by their

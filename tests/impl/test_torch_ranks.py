@@ -12,6 +12,7 @@ from conformance.ops.cases import CASES
 from conformance.ops.ranks import on_ranks
 from conformance.port.launch import Launch
 from conformance.question.case import split_over_ranks
+from conformance.question.collectives import Collectives
 from conformance.running.runner import PortRun, run_ports
 from impl_torch import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 
@@ -30,6 +31,10 @@ def test_both_splits_conform(monkeypatch):
     }
     [run] = run_ports([Launch("impl_torch", mode="eager", ranks=RANKS, timeout=120)], ASKED)
     assert [(verdict.case.id, verdict.message) for verdict in run.verdicts if verdict.status != "pass"] == []
+    counted = {(verdict.case.op, verdict.case.layout): verdict.collectives for verdict in run.verdicts}
+    assert counted["rms_norm", "rows_over_ranks"] == Collectives(1, 4 * 33)  # dweight, in float32
+    assert counted["rms_norm", "features_over_ranks"] == Collectives(2, 2 * 4 * (6 + 1))  # a number a row, and the width
+    assert counted["batch_norm", "features_over_ranks"] == Collectives(0, 0)
 
 
 def of_modules(wrapped: str, *ids: str) -> PortRun:
