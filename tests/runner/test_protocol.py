@@ -156,5 +156,5 @@ def test_a_terminal_is_not_steered():
 @pytest.mark.parametrize("told", [3, [1, 2], {"count": 1}, {"count": -1, "bytes": 0}, {"count": True, "bytes": 0}])
 def test_collectives_are_two_numbers(told):
     assert read_collectives({"collectives": {"count": 2, "bytes": 56}}) == Collectives(2, 56)
-    with pytest.raises(ProtocolError, match="field 'collectives' is .*; it must be a count and bytes, whole numbers"):
+    with pytest.raises(ProtocolError, match=r"field 'collectives' is .*; it must be a count and bytes, whole numbers"):
         read_collectives({"collectives": told})
