@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import prod
@@ -16,8 +15,10 @@ import ports.flax_nnx.port
 from conformance.ops.cases import CASES
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import NORMS, NormCase
+from conformance.ops.ranks import least_collectives
 from conformance.port.session import call_of
 from conformance.question.case import Case
+from conformance.question.collectives import Collectives
 from impl_jax.port import JaxPort, Port, ShardMap, cotangents
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
@@ -31,23 +32,12 @@ WAYS = ("forward", "backward")
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many collectives there are, and the bytes of what each device is given by them."""
-
-    collectives: int
-    bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.collectives} of {self.bytes} B" if self.collectives else "none"
-
-
-def counted(program: str) -> Count:
+def counted(program: str) -> Collectives:
     """The collectives of a compiled program, from its HLO. One that sums several arrays at once is one."""
     made = [each["made"] for each in COLLECTIVE.finditer(program)]
     arrays = [array for each in made for array in ARRAY.finditer(each)]
     sizes = [int(each["bits"]) // 8 * prod(int(n) for n in each["shape"].split(",") if n) for each in arrays]
-    return Count(len(made), sum(sizes))
+    return Collectives(len(made), sum(sizes))
 
 
 def programs(port: type[JaxPort], case: Case) -> list[str]:
@@ -75,25 +65,6 @@ def programs(port: type[JaxPort], case: Case) -> list[str]:
     return texts
 
 
-def least(case: NormCase) -> tuple[Count, Count]:
-    """What a split cannot do without, forward and backward: one number in float32 for every sum, as many at once as may be.
-
-    Rows that are split need dweight and dbias; in BatchNorm the mean and the variance, and dx's two sums, which are dweight
-    and dbias as well. Features that are split need every row's statistics, and dx's projections; in BatchNorm nothing. A
-    scale that is found for a row needs its largest number, once its statistics are known.
-    """
-    rows, width = prod(case.shape[:-1]), case.shape[-1]
-    parameters = sum(name in case.outputs for name in ("dweight", "dbias"))
-    statistics = 1 + case.centred
-    if case.layout == "sharded_rows":
-        forward = [2 * width] * (case.op == "batch_norm")
-        backward = [parameters * width]
-    else:
-        forward = [rows * statistics] * (case.op != "batch_norm") + [rows] * ("scale" in case.outputs)
-        backward = [rows * statistics] * (case.op != "batch_norm" and "dx" in case.outputs)
-    return Count(len(forward), 4 * sum(forward)), Count(len(backward), 4 * sum(backward))
-
-
 def cases() -> Iterator[NormCase]:
     """Of every norm the cases in float32 that are split over rows, or over features; BatchNorm's as flax has it."""
     for case in CASES:
@@ -107,8 +78,8 @@ def measure_collectives() -> list[dict[str, str | float]]:
     rows: list[dict[str, str | float]] = []
     for port, case in product(PORTS, cases()):
         if hasattr(port, case.op):
-            forward, backward = (*map(counted, programs(port, case)), Count(0, 0))[:2]
-            least_forward, least_backward = least(case)
+            forward, backward = (*map(counted, programs(port, case)), Collectives(0, 0))[:2]
+            least_forward, least_backward = least_collectives(case)
             rows.append(
                 {
                     "port": port.name,

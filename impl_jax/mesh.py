@@ -19,6 +19,16 @@ def row_mean(a: Array, axis_name: AxisName | None = None) -> Array:
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
+def gathered(a: Array, axis_name: AxisName | None) -> Array:
+    """A sequence of which each device has an even part, whole on all of them: [*batch, s / devices, d] to [*batch, s, d]."""
+    return a if axis_name is None else lax.all_gather(a, axis_name, axis=a.ndim - 2, tiled=True)
+
+
+def scattered(a: Array, axis_name: AxisName) -> Array:
+    """Of a sequence summed over the devices each one's part, [*batch, s, d] to [*batch, s / devices, d]."""
+    return lax.psum_scatter(a, axis_name, scatter_dimension=a.ndim - 2, tiled=True)
+
+
 def cotangent(of: Array, a: Array) -> Array:
     """`a` as the cotangent of an array: summed over the mesh axes over which the array is whole, then rounded to its dtype.
 

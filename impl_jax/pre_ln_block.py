@@ -18,6 +18,7 @@ from impl_jax.block_config import NORMS_BEFORE, NORMS_BRANCH, BlockConfig
 from impl_jax.feed_forward import geglu, gelu, swiglu
 from impl_jax.layer_norm import layer_norm
 from impl_jax.linear import linear
+from impl_jax.mesh import AxisName, gathered, scattered
 from impl_jax.rms_norm import rms_norm
 from impl_jax.rope import rope
 from impl_jax.rows import compute_dtype, round_to
@@ -37,6 +38,7 @@ def pre_ln_block(
     config: BlockConfig,
     position: ArrayLike = 0,
     taps: bool = False,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, "*batch s d_model"] | tuple[Float[Array, "*batch s d_model"], Taps]:
     r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
 
@@ -51,9 +53,14 @@ def pre_ln_block(
 
     Every intermediate is rounded once, to x's dtype, but scores, capped and probs, which stay in float32 (float64 for float64)
     as all sums do. Parameters may be float32 beside an x of half precision: matrices are then rounded before they multiply.
+
+    Inside `jax.shard_map` each device of the mesh axis `axis_name` has an even part of x's sequence, and of the heads and d_ff,
+    of which alone `config` is (Korthikanti et al. 2022, arXiv:2205.05198): q, k, v, gate and up have a part of their outputs,
+    o and down of their inputs; norms and the biases of o and down are whole. `position` is that of the whole x's first row.
+
     Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
     """
-    values = block_taps(x, parameters, k_cache, v_cache, key_mask, config, position)
+    values = block_taps(x, parameters, k_cache, v_cache, key_mask, config, position, axis_name)
     return (values["out"], values) if taps else values["out"]
 
 
@@ -106,6 +113,7 @@ def block_taps(
     key_mask: KeyMask | None,
     config: BlockConfig,
     position: ArrayLike,
+    axis_name: AxisName | None = None,
 ) -> Taps:
     """Every intermediate of `pre_ln_block`, by name in data-flow order."""
     _check(x, config)
@@ -124,13 +132,13 @@ def block_taps(
     stream, read = _branches(x, 2)
     if config.placement in NORMS_BEFORE:
         read = taps["attention_norm"] = _norm(read, p, "attention_norm", config)
-    to_feed_forward, *to_heads = _branches(read, 4)
+    to_feed_forward, *to_heads = _branches(gathered(read, axis_name), 4)
     for name, branch in zip("qkv", to_heads, strict=True):
         taps[name] = _heads(_linear(branch, p, f"attention.{name}"), config.d_head)
     q, k, v = taps["q"], taps["k"], taps["v"]
     if config.qk_norm:
-        q = taps["q_norm"] = _qk_norm(q, p, "attention.q_norm", config)
-        k = taps["k_norm"] = _qk_norm(k, p, "attention.k_norm", config)
+        q = taps["q_norm"] = _qk_norm(q, p, "attention.q_norm", config, axis_name)
+        k = taps["k_norm"] = _qk_norm(k, p, "attention.k_norm", config, axis_name)
     if config.rope != "none":
         turn: dict[str, Any] = config.rope_constants | {"position": position}
         q, k = taps["q_rope"], taps["k_rope"] = rope(q, **turn), rope(k, **turn)
@@ -141,12 +149,13 @@ def block_taps(
         taps["capped"] = attended.capped
     taps["probs"] = attended.probs
     taps["attn"] = _merge(attended.y)
-    taps["attn_out"] = _linear(taps["attn"], p, "attention.o")
+    taps["attn_out"] = _linear_of_parts(taps["attn"], p, "attention.o", axis_name)
     if config.placement != "parallel":
         taps["h"] = join(stream, "attn")
         stream, to_feed_forward = _branches(taps["h"], 2)
         if config.placement in NORMS_BEFORE:
             to_feed_forward = taps["ffn_norm"] = _norm(to_feed_forward, p, "ffn_norm", config)
+        to_feed_forward = gathered(to_feed_forward, axis_name)
 
     if config.gated:
         to_gate, to_up = _branches(to_feed_forward, 2)
@@ -157,7 +166,7 @@ def block_taps(
     else:
         taps["up"] = _linear(to_feed_forward, p, "feed_forward.up")
         taps["act"] = gelu(taps["up"], approximate=config.feed_forward == "gelu_tanh")
-    taps["ffn_out"] = _linear(taps["act"], p, "feed_forward.down")
+    taps["ffn_out"] = _linear_of_parts(taps["act"], p, "feed_forward.down", axis_name)
     parallel = config.placement == "parallel"
     taps["out"] = _add(stream, taps["attn_out"], taps["ffn_out"]) if parallel else join(stream, "ffn")
     return taps
@@ -181,6 +190,15 @@ def _linear(x: Array, p: Parameters, name: str) -> Array:
     return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
 
+def _linear_of_parts(x: Array, p: Parameters, name: str, axis_name: AxisName | None) -> Array:
+    """A product of inputs that are split over devices: its parts are summed, then the bias is added, to each one's own rows."""
+    if axis_name is None:
+        return _linear(x, p, name)
+    y = scattered(linear(x, p[f"{name}.weight"]).astype(compute_dtype(x)), axis_name)
+    bias = p.get(f"{name}.bias")
+    return round_to(y if bias is None else y + bias.astype(y.dtype), x.dtype)
+
+
 def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
     """Rounded once more, for the cast that ends a norm is one that XLA may drop."""
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
@@ -189,10 +207,10 @@ def _norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
     return round_to(y.astype(compute_dtype(y)), x.dtype)
 
 
-def _qk_norm(x: Array, p: Parameters, name: str, config: BlockConfig) -> Array:
-    """Of every head, or of all of them side by side; rounded once more, as `_norm`."""
-    rows = _merge(x) if config.qk_norm_over == "all_heads" else x
-    y = rms_norm(rows, p[f"{name}.weight"], **config.qk_norm_constants, order=config.order)
+def _qk_norm(x: Array, p: Parameters, name: str, config: BlockConfig, axis_name: AxisName | None) -> Array:
+    """Of every head, or of all of them side by side, which are then split; rounded once more, as `_norm`."""
+    rows, over = (_merge(x), axis_name) if config.qk_norm_over == "all_heads" else (x, None)
+    y = rms_norm(rows, p[f"{name}.weight"], **config.qk_norm_constants, order=config.order, axis_name=over)
     return round_to(y.astype(compute_dtype(y)), x.dtype).reshape(x.shape)
 
 

@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.functional import linear
 
 from impl_torch.attention import KeyMask, attention, attention_in_steps
 from impl_torch.block_config import BlockConfig
 from impl_torch.feed_forward import geglu, gelu, swiglu
 from impl_torch.layer_norm import layer_norm
+from impl_torch.ranks import gathered, scattered, whole
 from impl_torch.rms_norm import rms_norm
 from impl_torch.rope import rope
-from impl_torch.rows import as_stored
+from impl_torch.rows import as_stored, compute_dtype
 
 Parameters = Mapping[str, Tensor]
 Taps = dict[str, Tensor]
@@ -32,6 +34,7 @@ def pre_ln_block(
     config: BlockConfig,
     position: int | Tensor = 0,
     taps: bool = False,
+    process_group: ProcessGroup | None = None,
 ) -> Float[Tensor, "*batch s d_model"] | tuple[Float[Tensor, "*batch s d_model"], Taps]:
     r"""Attention and feed-forward, each on a normalised copy of a stream that only ever gets sums.
 
@@ -49,10 +52,17 @@ def pre_ln_block(
     stage was given, rounded as it is stored; scores, capped and probs are float32 in half precision. Attention is then
     computed in steps.
 
-    Raises `ValueError` where the parameters are not those of the config, or a shape does not fit.
+    The ranks of a `process_group` have each an even part of x's sequence, and of the heads and d_ff, of which alone `config` is
+    (Korthikanti et al. 2022, arXiv:2205.05198): q, k, v, gate and up have a part of their outputs, o and down of their inputs;
+    norms and the biases of o and down are whole, as are their gradients. `position` is that of rank 0's first row.
+
+    Raises `ValueError` where the parameters are not those of the config, or a shape does not fit; for taps of several ranks.
     """
     _check(x, parameters, config)
-    out, _, kept = _block(x, parameters, k_cache, v_cache, key_mask, config=config, position=position, taps=taps)
+    if taps and process_group is not None:
+        raise ValueError("pre_ln_block: taps are those of one process, and a process_group has several")
+    given = x, parameters, k_cache, v_cache, key_mask
+    out, _, kept = _block(*given, config=config, position=position, taps=taps, group=process_group)
     return (out, kept) if taps else out
 
 
@@ -100,7 +110,8 @@ class PreLNBlock(nn.Module):
         """As `pre_ln_block`; with `return_cache`, also the keys and values, those that were cached and the new."""
         p = dict(self.named_parameters())
         _check(x, p, self.config)
-        out, cache, _ = _block(x, p, k_cache, v_cache, key_mask, config=self.config, position=position, taps=False)
+        given = x, p, k_cache, v_cache, key_mask
+        out, cache, _ = _block(*given, config=self.config, position=position, taps=False)
         return (out, cache) if return_cache else out
 
     def extra_repr(self) -> str:
@@ -118,6 +129,7 @@ def _block(
     config: BlockConfig,
     position: int | Tensor,
     taps: bool,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Cache, Taps]:
     kept: Taps = {}
 
@@ -128,18 +140,19 @@ def _block(
 
     def join(stream: Tensor, branch: str, given: Tensor) -> Tensor:
         if config.norms_branch:
-            given = tap(f"{branch}_out_norm", _norm(given, p, f"{branch}_out_norm", config))
+            given = tap(f"{branch}_out_norm", _norm(given, p, f"{branch}_out_norm", config, group))
         if config.placement == "post":
-            return _norm(tap(f"{branch}_sum", stream + given), p, SUM_NORMS[branch], config)
+            return _norm(tap(f"{branch}_sum", stream + given), p, SUM_NORMS[branch], config, group)
         return stream + given
 
     read = x
     if config.norms_before:
-        read = tap("attention_norm", _norm(x, p, "attention_norm", config))  # *batch s d_model
+        read = tap("attention_norm", _norm(x, p, "attention_norm", config, group))  # *batch s d_model
+    read = gathered(read, group)
     q, k, v = (tap(name, _heads(_linear(read, p, f"attention.{name}"), config.d_head)) for name in "qkv")
     if config.qk_norm:
-        q = tap("q_norm", _qk_norm(q, p, "attention.q_norm", config))  # *batch s h d_head
-        k = tap("k_norm", _qk_norm(k, p, "attention.k_norm", config))  # *batch s h_kv d_head
+        q = tap("q_norm", _qk_norm(q, p, "attention.q_norm", config, group))  # *batch s h d_head
+        k = tap("k_norm", _qk_norm(k, p, "attention.k_norm", config, group))  # *batch s h_kv d_head
     if config.rope != "none":
         turn: dict[str, Any] = config.rope_constants | {"position": position}
         q, k = tap("q_rope", rope(q, **turn)), tap("k_rope", rope(k, **turn))
@@ -153,12 +166,13 @@ def _block(
     else:
         attn = attention(q, k, v, key_mask, sink, **config.attention_constants)  # *batch s h d_head
     attn = tap("attn", _merge(attn))
-    attn_out = tap("attn_out", _linear(attn, p, "attention.o"))  # *batch s d_model
+    attn_out = tap("attn_out", _linear_of_parts(attn, p, "attention.o", group))  # *batch s d_model
     h = x
     if config.placement != "parallel":
         read = h = tap("h", join(x, "attn", attn_out))
         if config.norms_before:
-            read = tap("ffn_norm", _norm(h, p, "ffn_norm", config))  # *batch s d_model
+            read = tap("ffn_norm", _norm(h, p, "ffn_norm", config, group))  # *batch s d_model
+        read = gathered(read, group)
 
     if config.gated:
         gate = tap("gate", _linear(read, p, "feed_forward.gate"))  # *batch s d_ff
@@ -167,7 +181,7 @@ def _block(
     else:
         up = tap("up", _linear(read, p, "feed_forward.up"))  # *batch s d_ff
         act = tap("act", gelu(up, approximate=config.feed_forward == "gelu_tanh"))
-    ffn_out = tap("ffn_out", _linear(act, p, "feed_forward.down"))  # *batch s d_model
+    ffn_out = tap("ffn_out", _linear_of_parts(act, p, "feed_forward.down", group))  # *batch s d_model
     out = x + attn_out + ffn_out if config.placement == "parallel" else join(h, "ffn", ffn_out)
     return tap("out", out), (k, v), kept
 
@@ -176,16 +190,27 @@ def _linear(x: Tensor, p: Parameters, name: str) -> Tensor:
     return linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"))
 
 
-def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
+def _linear_of_parts(x: Tensor, p: Parameters, name: str, group: ProcessGroup | None) -> Tensor:
+    """A product of inputs that are split over ranks: its parts are summed, then the bias is added, to each rank's own rows."""
+    if group is None:
+        return _linear(x, p, name)
+    y, bias = scattered(linear(x, p[f"{name}.weight"]), group), p.get(f"{name}.bias")
+    return y if bias is None else (y + whole(bias.to(compute_dtype(y)), group)).to(y.dtype)
+
+
+def _norm(x: Tensor, p: Parameters, name: str, config: BlockConfig, group: ProcessGroup | None) -> Tensor:
     weight, bias = p[f"{name}.weight"], p.get(f"{name}.bias")
-    how: dict[str, Any] = config.norm_constants | {"order": config.order}
+    how: dict[str, Any] = config.norm_constants | {"order": config.order, "rows_group": group}
     return layer_norm(x, weight, bias, **how) if config.norm == "layer_norm" else rms_norm(x, weight, **how)
 
 
-def _qk_norm(x: Tensor, p: Parameters, name: str, config: BlockConfig) -> Tensor:
-    """Of every head, or of all of them side by side."""
-    rows = _merge(x) if config.qk_norm_over == "all_heads" else x
-    return rms_norm(rows, p[f"{name}.weight"], **config.qk_norm_constants, order=config.order).view_as(x)
+def _qk_norm(x: Tensor, p: Parameters, name: str, config: BlockConfig, group: ProcessGroup | None) -> Tensor:
+    """Of every head, or of all of them side by side, which are then split over the ranks."""
+    weight = p[f"{name}.weight"]
+    how: dict[str, Any] = config.qk_norm_constants | {"order": config.order}
+    if config.qk_norm_over == "all_heads":
+        return rms_norm(_merge(x), weight, **how, process_group=group).view_as(x)
+    return rms_norm(x, weight, **how, rows_group=group)
 
 
 def _heads(x: Tensor, d_head: int) -> Tensor:

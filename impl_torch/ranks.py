@@ -59,6 +59,32 @@ def whole(parameter: Tensor, group: ProcessGroup | None) -> Tensor:
     return parameter if group is None else _Whole.apply(parameter, group)
 
 
+def gathered(a: Tensor, group: ProcessGroup | None) -> Tensor:
+    """A sequence of which each rank has an even part, whole on all of them, [*batch, s / ranks, d] to [*batch, s, d].
+
+    Each rank reads all of it, so its cotangent is summed over them, and each is given its own part.
+    """
+    return a if group is None else _Gathered.apply(a, group)
+
+
+def scattered(a: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sum over the ranks of a whole sequence, of which each is given its part: [*batch, s, d] to [*batch, s / ranks, d]."""
+    return a if group is None else _Scattered.apply(a, group)
+
+
+def _all_gather(a: Tensor, group: ProcessGroup) -> Tensor:
+    parts = [torch.empty_like(a, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, a.contiguous(), group)
+    return torch.cat(parts, dim=-2)
+
+
+def _reduce_scatter(a: Tensor, group: ProcessGroup) -> Tensor:
+    parts = [part.contiguous() for part in a.chunk(dist.get_world_size(group), dim=-2)]
+    own = torch.empty_like(parts[0])
+    dist.reduce_scatter(own, parts, group=group)
+    return own
+
+
 class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
@@ -79,3 +105,25 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return total(cotangent, ctx.group), None
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _all_gather(a, group)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _reduce_scatter(cotangent, ctx.group), None
+
+
+class _Scattered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _reduce_scatter(a, group)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _all_gather(cotangent, ctx.group), None

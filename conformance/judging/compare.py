@@ -12,6 +12,7 @@ from conformance.ops.block.taps import TAP
 from conformance.ops.golden import Golden, lay_open, on_its_own
 from conformance.question.answer import malformed
 from conformance.question.case import Case
+from conformance.question.collectives import Collectives
 
 Array = np.ndarray
 Status = Literal["pass", "fail", "expected", "skip", "error"]
@@ -72,6 +73,7 @@ class Verdict:
 
     `message` says why it was skipped, is expected to fail, or what went wrong, `detail` where (the port's own stack trace).
     `taps` are the intermediates that the port exports, in data-flow order, each judged on the values it was made from.
+    `ranks` is on how many processes the case was asked, `collectives` what one of them said to the others, if it counts that.
     """
 
     port: str
@@ -81,6 +83,8 @@ class Verdict:
     message: str = ""
     detail: str = ""
     taps: tuple[OutputVerdict, ...] = ()
+    ranks: int = 1
+    collectives: Collectives | None = None
 
     @property
     def ratio(self) -> float:

@@ -20,8 +20,10 @@ from conformance.judging.fitting.fitted import fitted
 from conformance.judging.hypotheses import Outputs, comes_near, if_made, if_right
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake, both
+from conformance.mistakes.ranks import mistakes_among
 from conformance.numbers.expected import Expected
 from conformance.ops.table import OPS
+from conformance.question.case import DEVICES, is_split
 
 Array = np.ndarray
 
@@ -41,13 +43,13 @@ MOST = 0.9  # the share of an output that is nearly all of it: noise before a ro
 def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | None = None) -> tuple[Diagnosis, ...]:
     """The fewest mistakes that explain what fails, in the order in which they are found.
 
-    `verdicts` are those of one port and one op, judged with `seed`. The mistakes are those of the catalogue and those made from
-    the numbers themselves, or some (`among`). Failures that no mistake explains appear in none.
+    `verdicts` are those of one port and one op, judged with `seed`. The mistakes are those of ranks that split a case, those of
+    the catalogue, and those made from the numbers themselves, or some (`among`). What none of them explains appears in none.
     """
     if all(output.passes for verdict in verdicts for output in verdict.judged):
         return ()
     search = Search([verdict for verdict in verdicts if verdict.judged], seed)
-    known = (*MISTAKES, *fitted(verdicts, seed)) if among is None else among
+    known = (*_among_ranks(verdicts), *MISTAKES, *fitted(verdicts, seed)) if among is None else among
     among = [mistake for mistake in known if any(mistake.can_be_made_in(verdict.case.op) for verdict in verdicts)]
     diagnoses: list[Diagnosis] = []
     all_ = search.left
@@ -62,6 +64,13 @@ def diagnose(verdicts: Sequence[Verdict], seed: int, among: Sequence[Mistake] | 
             break
         diagnoses.append(search.take(*ranked))
     return tuple(diagnoses)
+
+
+def _among_ranks(verdicts: Sequence[Verdict]) -> tuple[Mistake, ...]:
+    """The mistakes of the ranks that split the tensors of some cases, or of the devices; none where all are whole."""
+    if (ranks := max(verdict.ranks for verdict in verdicts)) > 1:
+        return mistakes_among(ranks)
+    return mistakes_among(DEVICES, "device") if any(is_split(verdict.case.layout) for verdict in verdicts) else ()
 
 
 class Search:

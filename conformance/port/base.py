@@ -206,9 +206,11 @@ class Port(Clock):
             if name in given:
                 given[name] = self._laid_out(given["x" if layout == ALIASED else name], layout)
         before = {name: bits(self.to_numpy(tensor)) for name, tensor in given.items()}
+        self.collectives = None
         outputs = self.run(call, given)
         order = (*OPS[call.op].arguments, *given)
-        return Answer(outputs, tuple(n for n in sorted(given, key=order.index) if bits(self.held(given[n])) != before[n]))
+        overwrote = tuple(n for n in sorted(given, key=order.index) if bits(self.held(given[n])) != before[n])
+        return Answer(outputs, overwrote, collectives=self.collectives)
 
     def run(self, call: Call, given: dict[str, Any]) -> dict[str, np.ndarray]:
         """Call the op, or its `vjp`, on tensors laid out as asked, and convert what it returns, with the taps if asked."""

@@ -167,7 +167,7 @@ def _joined(id_: int, answers: dict[int, dict[str, Any]], ranks: int) -> dict[st
         said = [each.get("overwrote") for each in answers.values()]
         known = [each for each in said if isinstance(each, list)]
         overwrote = sorted({name for each in known for name in each}) if len(known) == ranks else None
-        return {"type": "done", "id": id_, "overwrote": overwrote}
+        return {"type": "done", "id": id_, "overwrote": overwrote, "collectives": answers[0].get("collectives")}
     if len(trouble) == ranks and all(each["type"] == "skip" for _, each in trouble):
         return trouble[0][1]
     rank, first = next(((rank, each) for rank, each in trouble if each["type"] == "error"), trouble[0])

@@ -20,6 +20,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from conformance.question.collectives import Collectives
+
 PROTOCOL = 2
 SERVED = (1, PROTOCOL)  # what a port may speak: protocol 2 adds `gradients` and `cotangents` to a case, and takes nothing away
 EXCERPT = 200  # characters of what is wrong that are shown
@@ -121,11 +123,13 @@ class Answer:
     """What a port returns for a case: its outputs, and the inputs that are not what they were; None where it does not say.
 
     Of several ranks the outputs are joined; those that every rank has `whole` are there as each returned them, too.
+    `collectives` are those of a rank, where it counts them.
     """
 
     outputs: dict[str, np.ndarray]
     overwrote: tuple[str, ...] | None = None
     whole: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    collectives: Collectives | None = None
 
 
 Part = Literal["forward", "backward", "both"]
@@ -189,11 +193,11 @@ def read_hello(message: dict[str, Any]) -> Hello:
         raise ProtocolError(f"the port answered hello with {message['type'][:EXCERPT]!r}")
     if type(message.get("protocol")) is not int or message["protocol"] not in SERVED:
         spoken = " and ".join(map(str, SERVED))
-        raise ProtocolError(f"the port speaks protocol {_excerpt(message.get('protocol'))}; this kit speaks {spoken}")
+        raise ProtocolError(f"the port speaks protocol {excerpt(message.get('protocol'))}; this kit speaks {spoken}")
     fields = {name: message.get(name, default) for name, (default, _, _) in HELLO_FIELDS.items()}
     for name, (_, is_valid, words) in HELLO_FIELDS.items():
         if not is_valid(fields[name]):
-            raise ProtocolError(f"hello: field {name!r} is {_excerpt(fields[name])}; it must be {words}")
+            raise ProtocolError(f"hello: field {name!r} is {excerpt(fields[name])}; it must be {words}")
     return Hello(**{name: _own(value) for name, value in fields.items()})
 
 
@@ -268,7 +272,8 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
 
 
-def _excerpt(value: Any) -> str:
+def excerpt(value: Any) -> str:
+    """As much of a value as a message shows."""
     return repr(value)[:EXCERPT]
 
 
@@ -276,16 +281,6 @@ def read_text(message: dict[str, Any], field: str) -> str:
     """A field of an answer that is for people; empty where it is missing."""
     value = message.get(field, "")
     return printable(value if isinstance(value, str) else repr(value))[:TEXT_LIMIT]
-
-
-def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
-    """The inputs that a port says it has overwritten, if it says. Raises `ProtocolError` unless they are a list of strings."""
-    value = message.get("overwrote")
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ProtocolError(f"field 'overwrote' is {_excerpt(value)}; it must be a list of strings")
-    return tuple(printable(name) for name in value)
 
 
 def read_call(message: dict[str, Any]) -> Call:

@@ -72,7 +72,8 @@ def answered(port: Port, message: dict[str, Any]) -> str:
         if not isinstance(output, np.ndarray):
             raise TypeError(f"output {name!r} is a {type(output).__name__}; it must be a NumPy array")
     Path(call.outputs).write_bytes(as_bytes(outputs))
-    return encode("done", id=call.id, overwrote=given.overwrote)
+    counted = {} if given.collectives is None else {"collectives": asdict(given.collectives)}
+    return encode("done", id=call.id, overwrote=given.overwrote, **counted)
 
 
 def unanswered(message: dict[str, Any], error: Exception) -> str:

@@ -18,9 +18,10 @@ from conformance.port.in_process import PortInProcess
 from conformance.port.launch import Launch
 from conformance.port.parts import PartError, cut, join, whole
 from conformance.port.process import Aftermath, Family, PortFailure, PortProcess, RunningPort
-from conformance.port.protocol import Answer, Call, Hello, ProtocolError, Repeated, encode, read_overwrote, read_text
+from conformance.port.protocol import Answer, Call, Hello, ProtocolError, Repeated, encode, excerpt, printable, read_text
 from conformance.question.answer import malformed
 from conformance.question.case import Case, split_over_ranks
+from conformance.question.collectives import Collectives
 
 Array = np.ndarray
 
@@ -47,6 +48,27 @@ def outputs_limit(case: Case) -> int:
     """The most bytes that a case's outputs may take as a file: twice what they need in float64, for a case that is so large."""
     elements = sum(prod(case.output_shape(name)) for name in case.outputs)
     return max(OUTPUTS_LIMIT, 2 * 8 * elements)
+
+
+def read_overwrote(message: dict[str, Any]) -> tuple[str, ...] | None:
+    """The inputs that a port says it has overwritten, if it says. Raises `ProtocolError` unless they are a list of strings."""
+    value = message.get("overwrote")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ProtocolError(f"field 'overwrote' is {excerpt(value)}; it must be a list of strings")
+    return tuple(printable(name) for name in value)
+
+
+def read_collectives(answer: dict[str, Any]) -> Collectives | None:
+    """The collectives that a port says it has run, if it says. Raises `ProtocolError` unless they are two numbers."""
+    told = answer.get("collectives")
+    if told is None:
+        return None
+    numbers: list[Any] = [told.get(name) for name in ("count", "bytes")] if isinstance(told, dict) else []
+    if not numbers or not all(type(each) is int and each >= 0 for each in numbers):
+        raise ProtocolError(f"field 'collectives' is {excerpt(told)}; it must be a count and bytes, whole numbers")
+    return Collectives(*numbers)
 
 
 def call_of(
@@ -146,7 +168,8 @@ class Session:
             if ranks == 1:
                 return Answer(parts[0], read_overwrote(answer))
             try:
-                return Answer(join(case, parts, asked), read_overwrote(answer), whole(case, parts, asked))
+                outputs, on_each = join(case, parts, asked), whole(case, parts, asked)
+                return Answer(outputs, read_overwrote(answer), on_each, read_collectives(answer))
             except PartError as error:
                 raise NoAnswer("error", str(error)) from None
 

@@ -32,6 +32,7 @@ devices: the first axis of those of rows, the last axis of every tensor that has
 Split = Literal["rows", "features"]
 OVER_RANKS: dict[Split, Layout] = {"rows": "rows_over_ranks", "features": "features_over_ranks"}
 
+DEVICES = 4  # that split the rows of a case, or its features; where both are split, two and two
 FIXTURE_ELEMENTS = 1_000  # a case with a larger x is computed live and not stored
 
 

@@ -13,8 +13,11 @@ from conformance.judging.diagnose import diagnose
 from conformance.judging.diagnosis import Diagnosis
 from conformance.judging.parting import where
 from conformance.numbers.rounding import DTYPES
+from conformance.ops.norms.cases import NormCase
+from conformance.ops.ranks import least_collectives
 from conformance.ops.table import OPS
 from conformance.question.case import Case
+from conformance.question.collectives import Collectives
 from conformance.report.causes import Explained, causes_of
 from conformance.report.diagnosing import is_diagnosed
 from conformance.report.pattern import places, traits
@@ -25,6 +28,7 @@ from conformance.report.report import (
     NOT_RUN,
     CaseEntry,
     Cell,
+    CollectivesEntry,
     Evidence,
     OutputEntry,
     PortEntry,
@@ -93,6 +97,16 @@ def entry(verdict: Verdict) -> CaseEntry:
         outputs=tuple(map(_output, verdict.outputs)),
         taps=tuple(map(_output, verdict.taps)),
         traits=traits(case) if verdict.judged else (),
+        collectives=_collectives(verdict),
+    )
+
+
+def _collectives(verdict: Verdict) -> CollectivesEntry | None:
+    if verdict.collectives is None or not isinstance(verdict.case, NormCase):
+        return None
+    passes = least_collectives(verdict.case)
+    return CollectivesEntry(
+        verdict.collectives, Collectives(sum(each.count for each in passes), sum(each.bytes for each in passes))
     )
 
 

@@ -7,7 +7,7 @@ from rich.text import Text
 from conformance.numbers.rounding import DTYPES
 from conformance.report import words
 from conformance.report.counting import count_of
-from conformance.report.remarks import is_begun, next_steps, overwriting, without_gradients
+from conformance.report.remarks import collectives, is_begun, next_steps, overwriting, without_gradients
 from conformance.report.report import CONFORMS, CaseEntry, Cause, Cell, Report
 
 CAUSES_SHOWN = 8
@@ -40,6 +40,8 @@ def _show_body(report: Report, console: Console, verbose: bool) -> None:
         console.print(Text(f"{port} has no gradients: y alone was judged", style="dim"))
     for port, names in overwriting(report):
         console.print(Text(f"{port} overwrites {names}, by declaration", style="yellow"))
+    for remark in collectives(report):
+        console.print(Text(remark, style="dim"), soft_wrap=True)
     for entry in report.verdicts if verbose else ():
         console.print(_case(entry), soft_wrap=True)
     shown = report.causes if verbose else report.causes[:CAUSES_SHOWN]

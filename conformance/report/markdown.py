@@ -6,7 +6,7 @@ from conformance.numbers.rounding import DTYPES
 from conformance.port.session import NOT_ASKED
 from conformance.report import words
 from conformance.report.counting import count_of
-from conformance.report.remarks import overwriting
+from conformance.report.remarks import collectives, overwriting
 from conformance.report.report import CONFORMS, Cell, Report
 
 LIMIT = 900_000  # bytes; GitHub takes a summary of at most 1 MiB: https://docs.github.com/actions/reference/workflow-commands
@@ -58,6 +58,8 @@ def _reasons(report: Report) -> list[str]:
             lines += [f"{_escaped(port)} {what} {sum(reasons.values())}: {_escaped(counted[:LONGEST])}", ""]
     for port, names in overwriting(report):
         lines += [f"{_escaped(port)} overwrites {_escaped(names)}, by declaration", ""]
+    for remark in collectives(report):
+        lines += [_escaped(remark), ""]
     return lines
 
 

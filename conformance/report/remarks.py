@@ -19,6 +19,18 @@ def overwriting(report: Report) -> list[tuple[str, str]]:
     return [(each.port, ", ".join(each.hello.overwrites)) for each in report.ports if each.hello and each.hello.overwrites]
 
 
+def collectives(report: Report) -> Iterator[str]:
+    """Of every port and op, in each split, the case with most collectives too many: how many a rank ran, and must."""
+    most: dict[tuple[str, str, str], tuple[int, str]] = {}
+    for entry in report.verdicts:
+        if counted := entry.collectives:
+            of, extra = (entry.port, entry.op, entry.case.rpartition(".")[2]), counted.run.count - counted.least.count
+            if of not in most or extra > most[of][0]:
+                words = f"{entry.port} runs collectives in {entry.case}: {counted.run}; the split needs {counted.least}"
+                most[of] = extra, words
+    yield from (words for _, words in most.values())
+
+
 def next_steps(report: Report) -> Iterator[str]:
     """What the author of each port that is not finished has to do next, and how to judge it then."""
     for port in report.ports:

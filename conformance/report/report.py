@@ -9,6 +9,7 @@ from conformance.judging.compare import Element, Status
 from conformance.numbers.rounding import DType
 from conformance.ops.table import OpName
 from conformance.port.protocol import Hello
+from conformance.question.collectives import Collectives
 
 FORMAT = 3
 
@@ -120,11 +121,19 @@ class OutputEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectivesEntry:
+    """The collectives that a rank ran for its answer, and the least that the split needs."""
+
+    run: Collectives
+    least: Collectives
+
+
+@dataclass(frozen=True, slots=True)
 class CaseEntry:
     """What became of one case: `conformance.judging.compare.Verdict`, and of the case what a reader needs.
 
     `fixture`: it is among the committed golden fixtures, a small case. `parts_at` names in words the stage at fault of a block,
-    and `traits` say what the case is like.
+    and `traits` say what the case is like. `collectives` are those of a rank; None where they are not counted.
     """
 
     port: str
@@ -141,6 +150,7 @@ class CaseEntry:
     outputs: tuple[OutputEntry, ...]
     taps: tuple[OutputEntry, ...]
     traits: tuple[str, ...] = ()
+    collectives: CollectivesEntry | None = None
 
     @property
     def judged(self) -> tuple[OutputEntry, ...]:

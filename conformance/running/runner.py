@@ -160,6 +160,7 @@ def judge(session: Session, expected: Golden) -> Verdict:
     except NoAnswer as none:
         return Verdict(spec, case, none.status, message=str(none), detail=none.detail)
     verdict = compare(spec, expected, answer.outputs, asked_of(case, session.hello))
+    verdict = replace(verdict, ranks=session.launch.ranks, collectives=answer.collectives)
     if answer.whole:
         verdict = on_every_rank(verdict, on_its_own(case, expected.outputs, answer.outputs), answer.whole)
     declared = session.hello.overwrites

@@ -1,4 +1,4 @@
-"""What goes wrong where arrays are split over devices is rejected, by the numbers of real devices, and has its name or none."""
+"""What goes wrong where arrays are split over devices is rejected, by the numbers of real devices, and has its name."""
 
 import pytest
 
@@ -10,12 +10,16 @@ from conformance.ops.golden import golden
 from tests.judge.written.fault import judged
 from tests.judge.written.jax_sharded import FAULTS, HONEST
 
-# Of 40 rows a device has 10. What has no name here has none in the catalogue of one device's mistakes.
 NAMED = {
-    "jax/rms_dweight_of_own_rows": ["dweight_without_rows_10_to_39"],
-    "jax/rms_dweight_averaged": ["dweight_times_0.25"],
-    "jax/rms_dweight_summed_twice": ["dweight_times_4"],
-    "jax/rms_eps_on_every_device": ["eps_of_4e-05"],
+    "jax/rms_dweight_of_own_rows": "dweight_of_own_rows",
+    "jax/rms_dweight_averaged": "dweight_averaged",
+    "jax/rms_dweight_summed_twice": "dweight_reduced_twice",
+    "jax/rms_dweight_summed_in_half_precision": "dweight_rounded_and_reduced",
+    "jax/rms_statistics_of_own_features": "statistics_and_dx_of_own_features",
+    "jax/rms_mean_of_rstds": "mean_of_rstds_of_features",
+    "jax/rms_over_own_width": "statistics_over_own_number_of_features",
+    "jax/rms_dx_of_own_features": "dx_of_own_features",
+    "jax/rms_eps_on_every_device": "eps_of_every_device_over_features",
 }
 
 
@@ -31,7 +35,7 @@ def test_what_is_not_is_rejected_and_not_misnamed(fault):
     assert {verdict.status for verdict in verdicts} == {"fail"}
     wrong = {output.output for verdict in verdicts for output in verdict.judged if not output.passes}
     assert "y" not in wrong if fault.group == "backward" else "y" in wrong
-    assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == NAMED.get(fault.id, [])
+    assert [diagnosis.mistake.id for diagnosis in diagnose(verdicts, seed=0)] == [NAMED[fault.id]]
 
 
 def test_what_passes_with_whole_arrays_does_not_hide_the_name():
@@ -41,4 +45,4 @@ def test_what_passes_with_whole_arrays_does_not_hide_the_name():
     passing = [compare("port", golden(case, 0), play(case, 0, STYLES[0]), tuple(case.outputs)) for case in whole]
     assert {verdict.status for verdict in passing} == {"pass"}
     [diagnosis] = diagnose([*passing, *judged(fault, "float32")], seed=0)
-    assert diagnosis.mistake.id == "dweight_times_4"
+    assert diagnosis.mistake.sentence == "dweight is reduced over the devices twice: times 4"

@@ -24,9 +24,11 @@ class Ranks:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         if self.rank:
             self.others = [_patiently(address)]
+            self.others[0].send(self.rank)
         else:
             with Listener(address, backlog=self.size) as listener:
-                self.others = [listener.accept() for _ in range(self.size - 1)]
+                accepted = [listener.accept() for _ in range(self.size - 1)]
+            self.others = sorted(accepted, key=lambda other: other.recv())  # sums are in the order of ranks
 
     def sum(self, a: Array) -> Array:
         """The sum over all ranks, the same on each to the bit."""
@@ -228,6 +230,19 @@ class OwnWidth(Honest):
     def mean(self, a: Array) -> Array:
         mean = super().mean(a)
         return mean if self.call.split == "rows" else mean * a.dtype.type(self.call.shape[-1] / a.shape[-1])
+
+
+# Wrong by arithmetic that has nothing to do with ranks, though two of them would make the same numbers of one split.
+
+
+class EpsTwice(Honest):
+    def rstd(self, row: Array, eps: float) -> Array:
+        return super().rstd(row, 2 * eps)
+
+
+class DweightTwice(Honest):
+    def summed(self, a: Array, dtype: Any) -> Array:
+        return super().summed(2 * a, dtype)
 
 
 class Mistaken(Honest):

@@ -24,10 +24,10 @@ from conformance.port.protocol import (
     printable,
     read_call,
     read_hello,
-    read_overwrote,
     read_text,
 )
-from conformance.port.session import call_of
+from conformance.port.session import call_of, read_collectives, read_overwrote
+from conformance.question.collectives import Collectives
 
 HELLO = {"type": "hello", "protocol": 2, "ops": [], "dtypes": [], "orders": [], "gradients": False}
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -151,3 +151,10 @@ def test_a_terminal_is_not_steered():
     assert printable("\x1b[2J fine\r\n\ud800 é") == "\\x1b[2J fine\\r\n\\ud800 é"
     assert read_text({"message": "\x07"}, "message") == "\\x07"
     assert read_overwrote({"overwrote": ["\x1b"]}) == ("\\x1b",)
+
+
+@pytest.mark.parametrize("told", [3, [1, 2], {"count": 1}, {"count": -1, "bytes": 0}, {"count": True, "bytes": 0}])
+def test_collectives_are_two_numbers(told):
+    assert read_collectives({"collectives": {"count": 2, "bytes": 56}}) == Collectives(2, 56)
+    with pytest.raises(ProtocolError, match=r"field 'collectives' is .*; it must be a count and bytes, whole numbers"):
+        read_collectives({"collectives": told})

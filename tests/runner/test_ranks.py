@@ -136,20 +136,22 @@ def test_a_port_that_cannot_be_split_is_asked_nothing():
     ]
 
 
+MEANS = "a mean over one rank's own features stands for one over the features of all ranks"
+WIDTHS = "a sum over the features of all ranks is divided by the number of one rank's own"
 NAMES = {
-    ("DweightOfOwnRows", "rows", 2): "dweight and dbias lack rows 9 to 14 (rows are counted from 0)",
-    ("DweightAveraged", "rows", 2): "dweight and dbias are 1/2 of what they should be",
-    ("DweightAveraged", "rows", 4): "dweight and dbias are 1/4 of what they should be",
-    ("DweightSummedTwice", "rows", 4): "dweight and dbias are 4 times what they should be",
-    ("DweightSummedInStorage", "rows", 4): "",
-    ("OwnStatistics", "features", 2): "",
-    ("OwnMeansInBackward", "features", 2): "",
-    ("MeanOfMeans", "features", 2): "",
-    ("RstdsAveraged", "features", 2): "",
-    ("EpsOnEveryRank", "features", 2): "eps is added twice",
-    ("OwnWidth", "features", 2): "",
+    ("DweightOfOwnRows", "rows", 2): "dweight and dbias are over one rank's own rows, not summed over the 2 ranks",
+    ("DweightAveraged", "rows", 2): "dweight and dbias are averaged over the 2 ranks, not summed: 1/2 of what they should be",
+    ("DweightAveraged", "rows", 4): "dweight and dbias are averaged over the 4 ranks, not summed: 1/4 of what they should be",
+    ("DweightSummedTwice", "rows", 4): "dweight and dbias are reduced over the ranks twice: times 4",
+    ("DweightSummedInStorage", "rows", 4): "dweight and dbias are reduced over the ranks in half precision",
+    ("OwnStatistics", "features", 2): f"in the statistics {MEANS}; not so in dx",
+    ("OwnMeansInBackward", "features", 2): f"in dx {MEANS}",
+    ("MeanOfMeans", "features", 2): "the ranks' means are averaged as if each had as many features",
+    ("RstdsAveraged", "features", 2): "the ranks' rstds are averaged, not their mean squares",
+    ("EpsOnEveryRank", "features", 2): "eps is added by every rank, before the sum: times 2",
+    ("OwnWidth", "features", 2): WIDTHS,
 }
-"""Mistakes that ranks make, in which split, on how many ranks, and what they are called; empty where they have no name yet."""
+"""Mistakes that ranks make, in which split, on how many ranks, and what they are called."""
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -162,8 +164,18 @@ def test_what_goes_wrong_among_ranks_is_rejected_in_its_split_alone(ranks):
         assert {split_over_ranks(verdict.case.layout) for verdict in failing} == {split}, mistake
         disagree = {verdict.message.partition(":")[0] for verdict in failing}
         assert disagree == {"ranks disagree" if mistake == "DweightOfOwnRows" else ""}, mistake
-        if named:
-            assert [found.mistake.sentence for found in diagnose(verdicts, 0)] == [named]
+        assert [found.mistake.sentence for found in diagnose(verdicts, 0)] == [named]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [("EpsTwice", "eps_twice"), ("DweightTwice", "dweight_and_dbias_times_2")],
+)
+def test_what_is_wrong_in_either_split_is_not_put_down_to_ranks(mistake, named):
+    """On two ranks eps of every rank, and a second reduction, give the same numbers where one split alone is asked."""
+    verdicts = run("Mistaken", *_for(mistake)).verdicts
+    assert {split_over_ranks(verdict.case.layout) for verdict in verdicts if verdict.status == "fail"} == {"rows", "features"}
+    assert [found.mistake.id for found in diagnose(verdicts, 0)] == [named]
 
 
 def _for(mistake: str) -> list[NormCase]:

@@ -8,11 +8,13 @@ import numpy as np
 from conformance.mistakes.mistake import LAYER, ROWS, Change, Mistake, Of
 from conformance.ops.norms.anatomy import Norm
 from conformance.ops.norms.steps import NOTHING, Steps
+from conformance.ops.norms.values import Sum
 
 Array = np.ndarray
 NARROW: Mapping[str, str] = dict.fromkeys(
     ("float64", "float16"), "every row has 33 features: wider ones are tried in float32 and bfloat16"
 )
+OVER_FEATURES: tuple[Sum, ...] = ("mean", "squares", "projection", "shift")
 Features = Callable[[int], slice]  # some of the n features
 
 
@@ -27,6 +29,15 @@ def _last(size: int) -> Features:
 
 def _whole(size: int) -> Features:
     return lambda n: slice(n // size * size)
+
+
+def _of_each(size: int, terms: Array) -> Array:
+    """For every feature the sum over its block, made as large as that of a whole row: times n and over the block's size."""
+    n = terms.shape[-1]
+    starts = np.arange(0, n, size)
+    sizes = np.diff(starts, append=n)
+    means = np.add.reduceat(terms, starts, axis=-1) / sizes.astype(terms.dtype)
+    return n * np.repeat(means, sizes, axis=-1)
 
 
 def _only(features: Features, a: Array) -> Array:
@@ -137,7 +148,7 @@ def _of_blocks(size: int) -> tuple[Mistake, ...]:
         Mistake(
             f"statistics_of_each_{size}",
             f"every {size} features of a row are normalised by themselves",
-            {"block": size},
+            {"sums": dict.fromkeys(OVER_FEATURES, partial(_of_each, size))},
             "Blocks of a wide row each have a mean square of one; narrow rows hide it.",
             "planted: a grid over blocks of a row, and no sum over the blocks",
             ROWS,

@@ -73,7 +73,7 @@ class BatchNormCase(NormCase):
         var = self.x.scale**2 * np.abs(signed_weights(random_words(self.id, "running_var", seed, n)))
         return {"running_mean": store(mean, dtype), "running_var": store(var, dtype)}
 
-    def correction(self, rows: int) -> float:
+    def correction(self, rows: float) -> float:
         """What makes the biased variance of R rows the one that runs."""
         return rows / (rows - 1) if self.unbiased else 1.0
 

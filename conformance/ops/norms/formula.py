@@ -20,7 +20,6 @@ from conformance.ops.norms.values import (
     Running,
     Stage,
     Sum,
-    by_feature,
     joined,
     split,
 )
@@ -73,7 +72,7 @@ class Formula:
     read: Callable[[Array], Array] = lambda x: x
     axes: Axes = FEATURES
     group: int | None = None  # so many features together have statistics of their own; None: the whole row
-    block: int | None = None  # the same where none are asked for, and the last block may be narrower
+    sums: Mapping[Sum, Callable[[Array], Array]] = field(default_factory=lambda: NOTHING)  # if otherwise taken
     summed: Callable[[Array], Array] = lambda x: x  # what is averaged for the mean
     mean_divisor: Callable[[int], float] = float
     divisor: Callable[[int], float] = float
@@ -210,7 +209,7 @@ class Formula:
         mean_square = self._rounded("mean_square", self.of_rows(mean_square))
         running = None
         if self.batch and self.batch.updates:
-            mean, var = (by_feature(statistic, x.shape[-1]) for statistic in (batch_mean, mean_square))
+            mean, var = (self.batch.statistic(each, x.shape[-1]) for each in (batch_mean, mean_square))
             running = self.batch.running(mean, var, max(1, x.size // x.shape[-1]), self.eps)
         mean_square = given.var if given else mean_square
         eps = self.row_eps(self.eps, s)
@@ -262,9 +261,9 @@ class Formula:
         """The sum over the axes of the statistics, which are kept, or for every feature that over its group."""
         if group := self._group(terms):
             return joined(replace(self, group=None)._sum(name, split(terms, group)), group)
+        if name in self.sums:
+            return self.sums[name](terms)
         axes = self._axes(terms)
-        if self.block and axes == FEATURES:
-            return _block_sums(terms, self.block)
         if not self.noisy:
             return np.sum(terms, axis=axes, keepdims=True)
         moved = np.moveaxis(terms, axes, range(len(axes)))
@@ -284,15 +283,6 @@ class Formula:
         for term in terms:
             total = total + term if accumulator is None else self._round(total + term, accumulator)
         return total
-
-
-def _block_sums(terms: Array, block: int) -> Array:
-    """For every feature the sum over its block, made as large as that of a whole row: times n and over the block's size."""
-    n = terms.shape[-1]
-    starts = np.arange(0, n, block)
-    sizes = np.diff(starts, append=n)
-    means = np.add.reduceat(terms, starts, axis=-1) / sizes.astype(terms.dtype)
-    return n * np.repeat(means, sizes, axis=-1)
 
 
 def _times(a: Array, slope_a: Array, b: Array, slope_b: Array) -> Array:

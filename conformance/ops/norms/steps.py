@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from conformance.numbers.rounding import DType, Rounding
-from conformance.ops.norms.values import Running
+from conformance.ops.norms.values import Running, by_feature
 
 Array = np.ndarray
 Step = Literal[
@@ -73,6 +73,7 @@ class Batch:
     correction: Callable[[int], float]
     update: Callable[[Array, Array, float], Array] = lambda old, new, momentum: (1 - momentum) * old + momentum * new
     kept: Callable[[Array, float], Array] = lambda var, eps: var  # what of the batch's variance is kept
+    statistic: Callable[[Array, int], Array] = by_feature  # and of a statistic that is not the same in every row
 
     def running(self, mean: Array, var: Array, rows: int, eps: float) -> Running:
         """The running statistics after a batch of R rows with this mean and biased variance, each [d]."""

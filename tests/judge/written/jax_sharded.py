@@ -121,37 +121,37 @@ def rms_of_split_features(x: Array, weight: Array, bias: None, **how: Any) -> Ar
     return of_split_features(of_all, mean_of_all)(x, weight, **how)
 
 
-@of_rows("rms_norm", "dweight_without_*", group="backward")
+@of_rows("rms_norm", "dweight_of_own_rows", group="backward")
 def rms_dweight_of_own_rows(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """dweight is not summed over the devices: each has that of its own rows."""
     return of_split_rows(lambda dweight: dweight)(x, weight, **how)
 
 
-@of_rows("rms_norm", "dweight_times_0.25", group="backward")
+@of_rows("rms_norm", "dweight_averaged", group="backward")
 def rms_dweight_averaged(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """dweight is averaged over the devices."""
     return of_split_rows(lambda dweight: lax.pmean(dweight, "rows"))(x, weight, **how)
 
 
-@of_rows("rms_norm", "dweight_times_4", group="backward")
+@of_rows("rms_norm", "dweight_reduced_twice", group="backward")
 def rms_dweight_summed_twice(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """dweight is summed over the devices, and then once more."""
     return of_split_rows(lambda dweight: lax.psum(lax.psum(dweight, "rows"), "rows"))(x, weight, **how)
 
 
-@of_rows("rms_norm", group="backward", dtypes=HALF)
+@of_rows("rms_norm", "dweight_rounded_and_reduced", group="backward", dtypes=HALF)
 def rms_dweight_summed_in_half_precision(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """Each device's dweight is rounded to x's dtype before they are summed."""
     return of_split_rows(lambda dweight: lax.psum(dweight.astype(x.dtype), "rows"))(x, weight, **how)
 
 
-@of_features("rms_norm")
+@of_features("rms_norm", "statistics_and_dx_of_own_features")
 def rms_statistics_of_own_features(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """The mean squares, and dx's means, are those of each device's features."""
     return of_split_features(rms_statistics, lambda a: jnp.mean(a, axis=-1, keepdims=True))(x, weight, **how)
 
 
-@of_features("rms_norm")
+@of_features("rms_norm", "mean_of_rstds_of_features")
 def rms_mean_of_rstds(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """Every device takes the root of its own mean square, and these are averaged."""
 
@@ -162,7 +162,7 @@ def rms_mean_of_rstds(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     return of_split_features(averaged, mean_of_all)(x, weight, **how)
 
 
-@of_features("rms_norm", "*times_0.5")
+@of_features("rms_norm", "statistics_over_own_number_of_features")
 def rms_over_own_width(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """The sums of squares are summed over the devices, and divided by the width of a part."""
 
@@ -174,13 +174,13 @@ def rms_over_own_width(x: Array, weight: Array, bias: None, **how: Any) -> Array
     return of_split_features(over_own, mean_of_all)(x, weight, **how)
 
 
-@of_features("rms_norm", group="backward")
+@of_features("rms_norm", "dx_of_own_features", group="backward")
 def rms_dx_of_own_features(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """dx's mean is that of each device's features; y is right."""
     return of_split_features(of_all, lambda a: jnp.mean(a, axis=-1, keepdims=True))(x, weight, **how)
 
 
-@of_features("rms_norm", "eps_*")
+@of_features("rms_norm", "eps_of_every_device_over_features")
 def rms_eps_on_every_device(x: Array, weight: Array, bias: None, **how: Any) -> Array:
     """eps is added on every device, and summed."""
 

@@ -1,0 +1,14 @@
+"""What ranks, or devices, say to each other for an answer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Collectives:
+    """How many collectives there are, and the bytes of what each rank is given by them."""
+
+    count: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.bytes} B" if self.count else "none"
