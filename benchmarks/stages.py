@@ -18,6 +18,7 @@ from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
 from conformance.mistakes.mistake import Mistake
 from conformance.numbers.rounding import DTYPES
+from conformance.ops.block.anatomy import Composite
 from conformance.ops.block.case import CompositeCase
 from conformance.ops.block.program import Program
 from conformance.ops.block.taps import TAP, altered_taps, tap_names
@@ -53,7 +54,7 @@ def _row(dtype: str, counts: Iterable[Counter[str]]) -> Row:
 
 def found_in(case: CompositeCase, seed: int, mistakes: Sequence[Mistake] = MISTAKES) -> Counter[str]:
     """How often the mistakes that a case shows are found at their stage, at another, or nowhere."""
-    made, true = golden(case, seed), lay_open(case, seed).program
+    made, true = golden(case, seed), cast(Composite, lay_open(case, seed)).program
     counts = Counter[str]()
     honest = play(case, seed, STYLES[0])
     counts[HONEST] += not (
