@@ -30,6 +30,10 @@ class Port(TorchPort):
         """Why it cannot run here; empty where it can."""
         if find_spec(self.module.partition(".")[0]) is None:
             return f"not installed: pip install {self.package}"
+        return self.what_is_missing_besides()
+
+    def what_is_missing_besides(self) -> str:
+        """The same of a library that is installed."""
         return "" if self.device.startswith("cuda") else f"{self.package} runs on a GPU alone: --device cuda"
 
     def versions(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ The examples are in Helion's repository, and not in its package: HELION_EXAMPLES
 
 import os
 import sys
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,12 @@ class Port(ports.cuda_library.Port):
         super().__init__(device, jit=jit)
         self.library = None if self.missing else _example("rms_norm")
 
-    def what_is_missing(self) -> str:
-        missing = super().what_is_missing()
-        if missing and find_spec(self.module):
-            missing = "" if os.environ.get(INTERPRETED) == "1" else f"{missing}, or {INTERPRETED}=1"
-        if not (missing or _file("rms_norm").is_file()):
+    def what_is_missing_besides(self) -> str:
+        if os.environ.get(INTERPRETED) != "1" and (missing := super().what_is_missing_besides()):
+            return f"{missing}, or {INTERPRETED}=1"
+        if not _file("rms_norm").is_file():
             return f"{FOLDER} must name the folder `examples` of a checkout of Helion, with rms_norm.py in it"
-        return missing
+        return ""
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, *, eps: float) -> Any:
         return self.library.rms_norm(rows_of(x), weight_like(x, weight), eps).reshape(x.shape)

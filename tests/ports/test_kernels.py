@@ -55,11 +55,21 @@ def test_where_a_library_is_missing_every_case_is_skipped_with_the_reason(port, 
     assert _reasons(run) == {f"not installed: pip install {package}"}
 
 
-def test_where_a_gpu_is_missing_every_case_is_skipped_with_the_reason(monkeypatch):
+@pytest.mark.parametrize(
+    ("port", "variables", "reason"),
+    [
+        ("quack", {}, "quack-kernels runs on a GPU alone: --device cuda"),
+        ("helion", {}, "helion runs on a GPU alone: --device cuda, or HELION_INTERPRET=1"),
+        ("helion", {"HELION_INTERPRET": "1"}, "HELION_EXAMPLES must name the folder `examples` of a checkout of Helion, with "),
+    ],
+)
+def test_where_a_gpu_is_missing_every_case_is_skipped_with_the_reason(port, variables, reason, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(ports.cuda_library, "find_spec", lambda module: module)
-    [run] = run_ports([Launch("ports.quack", mode="eager", in_process=True)], CAN_BE_ASKED)
-    assert _reasons(run) == {"quack-kernels runs on a GPU alone: --device cuda"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    [run] = run_ports([Launch(f"ports.{port}", mode="eager", in_process=True)], CAN_BE_ASKED)
+    assert [each.startswith(reason) for each in _reasons(run)] == [True]
 
 
 def _reasons(run):
