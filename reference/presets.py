@@ -90,7 +90,7 @@ PRESETS = {
         softcap=50.0,
         placement="sandwich",
     ),
-    # OLMo 2 7B (arXiv:2501.00656).
+    # OLMo 2 7B (arXiv:2501.00656). https://huggingface.co/allenai/OLMo-2-1124-7B
     "olmo2": BlockConfig(
         4096,
         n_heads=32,
