@@ -197,7 +197,7 @@ def _compute_roundoff(unit: str) -> float:
 
 def _keep_lengths(x: Array, y: Array, explained: float) -> bool:
     """Whether every row is about as long in one run as in the other, as after a rotation."""
-    if x.ndim == 0 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+    if x.ndim == 0 or x.shape[-1] == 1 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return False
     size = max(_rms(x), _rms(y))
     lengths = [np.sqrt(np.sum(np.square(values / size), axis=-1)) for values in (x, y)]
