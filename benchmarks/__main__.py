@@ -1,4 +1,4 @@
-"""`python -m benchmarks kit|layers|tolerances|diagnosis|collectives|all`: measure, print tables, write them to results/."""
+"""`python -m benchmarks kit|layers|tolerances|diagnosis|stages|collectives|all`: measure, print and keep tables."""
 
 import json
 import platform
@@ -16,12 +16,14 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 def main(
-    what: Annotated[Literal["kit", "layers", "tolerances", "diagnosis", "collectives", "all"], typer.Argument()] = "all",
+    what: Annotated[
+        Literal["kit", "layers", "tolerances", "diagnosis", "stages", "collectives", "all"], typer.Argument()
+    ] = "all",
     device: Annotated[str, typer.Option(help="Where the layers compute.")] = "cpu",
     every: Annotated[int, typer.Option(min=1, help="Take one trial of the diagnosis in so many.")] = 1,
     done: Annotated[Path | None, typer.Option(help="The file of the trials that are done, to go on with later.")] = None,
 ) -> None:
-    """Measure the kit's own times and memory; the layers against their peers; tolerances; the diagnosis; and collectives."""
+    """Measure the kit's times and memory; layers against their peers; tolerances; the diagnosis, and stages; collectives."""
     if what in ("kit", "all"):
         from benchmarks.kit import measure_kit
         from benchmarks.rates import measure_rates
@@ -42,6 +44,10 @@ def main(
 
         for name, rows in measure_diagnosis(every=every, done=done):
             report(name, rows)
+    if what in ("stages", "all"):
+        from benchmarks.stages import measure_stages
+
+        report("stages", measure_stages())
     if what in ("collectives", "all"):
         from benchmarks.collectives import measure_collectives
 

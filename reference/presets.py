@@ -43,7 +43,8 @@ PRESETS = {
         attention_scale=168**-0.5,
         placement="sandwich",
     ),
-    # gpt-oss-20b, a layer with a window, and one of its experts without the clamp; without YaRN's other frequencies.
+    # gpt-oss-20b, a layer with a window; without YaRN's other frequencies. For its experts, which clamp gate and up and give
+    # gate·sigmoid(1.702·gate)·(up + 1), stands a SwiGLU of one expert's size.
     # https://huggingface.co/openai/gpt-oss-20b
     "gpt_oss": BlockConfig(
         2880,
@@ -89,7 +90,7 @@ PRESETS = {
         softcap=50.0,
         placement="sandwich",
     ),
-    # OLMo 2 7B (arXiv:2501.00656).
+    # OLMo 2 7B (arXiv:2501.00656). https://huggingface.co/allenai/OLMo-2-1124-7B
     "olmo2": BlockConfig(
         4096,
         n_heads=32,

@@ -14,6 +14,7 @@ def locate(
     a: Annotated[Path, typer.Argument(help="Activations by name, in a safetensors file.")],
     b: Annotated[Path | None, typer.Argument(help="Those of the other run.")] = None,
     dtype: Annotated[DType | None, typer.Option("--dtype", help="What one computes in, if it stores something finer.")] = None,
+    position: Annotated[int, typer.Option(min=0, help="The largest position that rotary embedding turns by.")] = 0,
     json: JsonOption = None,
 ) -> None:
     """Name the first activation where two runs part, or turn NaN; of one run alone, the first that is not finite.
@@ -34,7 +35,7 @@ def locate(
     else:
         first, second = (dump, other) if dump.ordered or not other.ordered else (other, dump)
         names = [*first.tensors, *(name for name in second.tensors if name not in first.tensors)]
-        location = locate(dump.tensors, other.tensors, names, dtype or "float64")
+        location = locate(dump.tensors, other.tensors, names, dtype or "float64", position)
         report = LocationReport(location, (str(a), str(b)), first.ordered)
     if json:
         write_atomically(json, as_json(report).encode())

@@ -25,7 +25,7 @@ import impl_torch.port
 from conformance.port import Skip
 from conformance.port.protocol import Call
 from reference.block_config import BlockConfig
-from reference.checkpoints import to_hf
+from reference.checkpoints import fuse, to_hf
 
 FLOAT64 = {"*/float64/*": "norms, softmax and angles are in float32"}
 GELU = "gelu_new is computed operation by operation in half precision, where 1 + tanh cancels"
@@ -142,11 +142,7 @@ class Phi3Layer(LlamaLayer):
 
     def _named(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Matrices that read the same are one."""
-        named = super()._named(parameters)
-        for fused, names in {"self_attn.qkv_proj": "qkv", "mlp.gate_up_proj": ("gate", "up")}.items():
-            part = fused.partition(".")[0]
-            named[f"{fused}.weight"] = torch.cat([named.pop(f"{part}.{name}_proj.weight") for name in names])
-        return named
+        return fuse(super()._named(parameters), torch.cat, "self_attn.qkv_proj", "mlp.gate_up_proj")
 
 
 class GPT2Layer(LlamaLayer):

@@ -19,13 +19,7 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2DecoderLayer, Olmo2Rot
 from conformance.port import Skip
 from conformance.port.protocol import Call
 from ports.transformers.layers import LlamaLayer
-from reference.checkpoints import to_hf
-
-NORMS_OF_GLM4 = {
-    "post_attention_layernorm": "post_self_attn_layernorm",
-    "pre_feedforward_layernorm": "post_attention_layernorm",
-    "post_feedforward_layernorm": "post_mlp_layernorm",
-}
+from reference.checkpoints import fuse, to_glm4, to_hf
 
 
 class Gemma2Layer(LlamaLayer):
@@ -136,9 +130,4 @@ class Glm4Layer(LlamaLayer):
 
     def _named(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Norms have names of their own, and gate and up are one matrix."""
-        named: dict[str, Tensor] = {}
-        for name, tensor in to_hf(parameters, placement="sandwich").items():
-            module, _, rest = name.partition(".")
-            named[f"{NORMS_OF_GLM4.get(module, module)}.{rest}"] = tensor
-        named["mlp.gate_up_proj.weight"] = torch.cat([named.pop(f"mlp.{name}_proj.weight") for name in ("gate", "up")])
-        return named
+        return fuse(to_glm4(parameters), torch.cat, "mlp.gate_up_proj")

@@ -6,15 +6,40 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CohereConfig, Gemma2Config, LlamaConfig, Olmo2Config, Qwen3Config
+from transformers import (
+    CohereConfig,
+    Gemma2Config,
+    Glm4Config,
+    GptOssConfig,
+    LlamaConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen3Config,
+)
 from transformers.models.cohere.modeling_cohere import CohereDecoderLayer
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
+from transformers.models.glm4.modeling_glm4 import Glm4DecoderLayer
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssDecoderLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.olmo2.modeling_olmo2 import Olmo2DecoderLayer
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from impl_torch import BlockConfig, PreLNBlock, pre_ln_block
-from reference.checkpoints import HF, META, from_hf, from_meta, to_hf, to_meta
+from reference.checkpoints import (
+    GLM4,
+    HF,
+    META,
+    from_glm4,
+    from_hf,
+    from_meta,
+    fuse,
+    one_expert,
+    split_fused,
+    to_glm4,
+    to_hf,
+    to_meta,
+)
 
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 44}
 BLOCK = BlockConfig(32, n_heads=4, n_kv_heads=2, d_head=8, d_ff=44, eps=1e-3, rope_base=5e5)
@@ -53,6 +78,16 @@ def cohere() -> nn.Module:
     return CohereDecoderLayer(CohereConfig(**SIZES, layer_norm_eps=1e-3, attn_implementation="sdpa"), 0)
 
 
+def phi() -> nn.Module:
+    how = {"partial_rotary_factor": 0.75, "pad_token_id": 0, "rms_norm_eps": 1e-3}
+    return Phi3DecoderLayer(Phi3Config(**SIZES, **how, attn_implementation="sdpa"), 0)
+
+
+def glm4() -> nn.Module:
+    how = {"head_dim": 8, "partial_rotary_factor": 0.5, "attention_bias": True, "pad_token_id": 0, "rms_norm_eps": 1e-3}
+    return Glm4DecoderLayer(Glm4Config(**SIZES, **how, attn_implementation="sdpa"), 0)
+
+
 LAYERS = {
     "llama": (llama, BLOCK),
     "llama_with_biases": (lambda: llama(attention_bias=True, mlp_bias=True), BIASED),
@@ -60,7 +95,20 @@ LAYERS = {
     "gemma2": (gemma2, replace(BLOCK, placement="sandwich", weight_offset=1.0)),
     "olmo2": (olmo2, replace(BLOCK, placement="branch", qk_norm=True, qk_norm_over="all_heads")),
     "cohere": (cohere, replace(BLOCK, placement="parallel", norm="layer_norm", norm_bias=False, rope="interleaved")),
+    "phi": (phi, replace(BLOCK, rotary_features=6)),
+    "glm4": (glm4, replace(BLOCK, placement="sandwich", rope="interleaved", rotary_features=4, qkv_bias=True)),
 }
+FUSED = {"phi": ("self_attn.qkv_proj", "mlp.gate_up_proj"), "glm4": ("mlp.gate_up_proj",)}
+
+
+def ours(name: str, state_dict: dict, config: BlockConfig) -> dict:
+    apart = split_fused(state_dict, config)
+    return from_glm4(apart) if name == "glm4" else from_hf(apart, placement=config.placement)
+
+
+def theirs(name: str, parameters: dict, config: BlockConfig) -> dict:
+    named = to_glm4(parameters) if name == "glm4" else to_hf(parameters, placement=config.placement)
+    return fuse(named, torch.cat, *FUSED.get(name, ()))
 
 
 def randomise(layer: nn.Module) -> nn.Module:
@@ -83,11 +131,12 @@ def in_float64(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def rotary(s: int, config: BlockConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines as Hugging Face's layers take them, in float64 where theirs are float32."""
-    frequency = config.rope_base ** (-torch.arange(0, config.d_head, 2, dtype=torch.float64) / config.d_head)
+def rotary(s: int, config: BlockConfig, *, by_pair: bool) -> tuple[Tensor, Tensor]:
+    """Cosines and sines as Hugging Face's layers take them, in float64 where theirs are float32; Cohere's stand `by_pair`."""
+    turned = config.rotary_features or config.d_head
+    frequency = config.rope_base ** (-torch.arange(0, turned, 2, dtype=torch.float64) / turned)
     angles = torch.outer(torch.arange(s, dtype=torch.float64), frequency)
-    angles = angles.repeat_interleave(2, dim=1) if config.rope == "interleaved" else angles.repeat(1, 2)
+    angles = angles.repeat_interleave(2, dim=1) if by_pair else angles.repeat(1, 2)
     return angles.cos()[None], angles.sin()[None]
 
 
@@ -97,8 +146,8 @@ def test_the_block_computes_what_the_layer_does(name, monkeypatch):
     build, config = LAYERS[name]
     layer = in_float64(randomise(build()))
     x = torch.randn(2, 7, config.d_model, dtype=torch.float64)
-    expected = layer(x, position_embeddings=rotary(7, config))
-    actual = pre_ln_block(x, from_hf(layer.state_dict(), placement=config.placement), config=config)
+    expected = layer(x, position_embeddings=rotary(7, config, by_pair=name == "cohere"))
+    actual = pre_ln_block(x, ours(name, layer.state_dict(), config), config=config)
     torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13 * expected.abs().max().item())
 
 
@@ -106,12 +155,33 @@ def test_the_block_computes_what_the_layer_does(name, monkeypatch):
 def test_there_and_back(name):
     build, config = LAYERS[name]
     state_dict = randomise(build()).state_dict()
-    parameters = from_hf(state_dict, placement=config.placement)
+    parameters = ours(name, state_dict, config)
     assert list(parameters) == list(config.parameters())
-    back = to_hf(parameters, placement=config.placement)
+    back = theirs(name, parameters, config)
     assert back.keys() == state_dict.keys()
-    assert all(back[name] is state_dict[name] for name in back)
+    assert all(torch.equal(back[each], state_dict[each]) for each in back)
     PreLNBlock(config).load_state_dict(parameters)
+
+
+def test_of_gpt_oss_one_expert_is_chosen():
+    config = GptOssConfig(**SIZES, head_dim=8, num_local_experts=3, layer_types=["sliding_attention"], num_hidden_layers=1)
+    layer = randomise(GptOssDecoderLayer(config, 0))
+    block = replace(BLOCK, sink=True, qkv_bias=True, o_bias=True, feed_forward_bias=True)
+    parameters = from_hf(one_expert(layer.state_dict(), 1))
+    assert list(parameters) == list(block.parameters())
+    PreLNBlock(block).load_state_dict(parameters)
+    x, experts = torch.randn(5, 32, dtype=torch.float64), layer.mlp.experts
+    gate_up = x @ experts.gate_up_proj[1] + experts.gate_up_proj_bias[1]
+    for part, columns in (("gate", gate_up[..., ::2]), ("up", gate_up[..., 1::2])):
+        made = x @ parameters[f"feed_forward.{part}.weight"].T + parameters[f"feed_forward.{part}.bias"]
+        torch.testing.assert_close(made, columns, rtol=1e-13, atol=1e-13)
+
+
+def test_rows_of_another_config_are_said():
+    parameters = {name: torch.zeros(shape) for name, shape in BLOCK.parameters().items()}
+    layer = theirs("phi", parameters, BLOCK)
+    with pytest.raises(ValueError, match=re.escape("self_attn.qkv_proj.weight has 64 rows; with this config it must have 48")):
+        split_fused(layer, replace(BLOCK, n_kv_heads=1))
 
 
 @pytest.mark.parametrize(("start", "end"), [(from_hf, to_hf), (from_meta, to_meta)])
@@ -131,7 +201,7 @@ def test_metas_gate_and_up():
 
 
 def test_no_two_names_are_one():
-    for names in (HF, META):
+    for names in (HF, GLM4, META):
         assert len(set(names.values())) == len(names)
 
 

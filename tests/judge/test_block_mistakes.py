@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import reference
+from benchmarks.stages import found_in
 from conformance.judging.compare import compare, compare_output
 from conformance.judging.simulation import STYLES, play
 from conformance.mistakes import MISTAKES
@@ -112,6 +113,15 @@ def test_a_mistake_is_found_at_the_stage_where_it_was_made(mistake, dtype):
             assert parts_at.output.removeprefix(TAP) in altered
             return
     assert all(mistake.hidden_in(case.op, dtype) for case in cases)
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("case", OF_TODAY, ids=lambda case: case.id)
+def test_no_mistake_in_what_todays_models_add_is_found_elsewhere(case):
+    """By its taps, or by `conformance locate`; `python -m benchmarks stages` asks every case."""
+    counts = found_in(case, 0)
+    assert counts["pairs"] == counts["taps: its stage"] == counts["locate: its stage"] > 50
+    assert counts["honest, parted"] == 0
 
 
 @pytest.mark.parametrize("id_", ["pre_ln_block/llama/float32/cached", "pre_ln_block/qwen3/bfloat16/random"])

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.diagnosis import outcomes_of, page_tables
 from conformance.judging.diagnose import diagnose
 from conformance.mistakes import MISTAKES
-from conformance.ops.cases import CASES
+from conformance.ops.cases import CASES, select
 from conformance.ops.norms.cases import NORMS
 from conformance.ops.table import OPS
 from tests.judge.written import SETS, faults_of
@@ -95,6 +95,13 @@ def test_what_was_named_wrong_is_named(id_, dtype, name, right):
     assert diagnosis.mistake.id == name
     assert diagnosis.right == right
     assert diagnosis.outputs >= 0.95 * diagnosis.failing
+
+
+def test_two_nan_are_enough_for_a_name():
+    """All that fails in bfloat16 are two elements of a sink's gradient: a NaN is no number that honest noise makes."""
+    (fault,) = [fault for fault in ALL if fault.names == ("sink_left_out_of_maximum",)]
+    (diagnosis,) = diagnose(judged(fault, "bfloat16", cases=select("pre_ln_block/gpt_oss/*")), seed=0)
+    assert (diagnosis.mistake.id, diagnosis.where) == ("sink_left_out_of_maximum", ("dattention.sink",))
 
 
 def test_what_agrees_with_no_case_is_not_named():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.ops.cases import CASES
+import ports.cuda_library
+from conformance.ops.cases import CASES, select
 from conformance.port.launch import Launch
 from conformance.running.runner import run_ports
 
@@ -22,6 +23,15 @@ PORTS = {  # each with the module that it needs, the fewest cases that pass, by 
     "tokamax": ("tokamax", {"rms_norm": 26, "layer_norm": 26}, set()),
 }
 
+ON_A_GPU = {
+    "quack": "quack-kernels",
+    "flashinfer": "flashinfer-python",
+    "transformer_engine": "transformer-engine",
+    "vllm": "vllm",
+    "helion": "helion",
+}
+CAN_BE_ASKED = select(["rms_norm/cast_then_scale/bfloat16/random", "rms_norm/scale_then_cast/bfloat16/random"])
+
 
 @pytest.mark.parametrize("port", PORTS)
 def test_kernels_are_not_accused_of_what_is_not_on_record(port, monkeypatch):
@@ -35,3 +45,34 @@ def test_kernels_are_not_accused_of_what_is_not_on_record(port, monkeypatch):
     passed, expected = (Counter(v.case.op for v in run.verdicts if v.status == status) for status in ("pass", "expected"))
     assert {op: passed[op] >= fewest for op, fewest in passing.items()} == dict.fromkeys(passing, True)
     assert expected.keys() == failing
+
+
+@pytest.mark.parametrize(("port", "package"), list(ON_A_GPU.items()))
+def test_where_a_library_is_missing_every_case_is_skipped_with_the_reason(port, package, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(ports.cuda_library, "find_spec", lambda module: None)
+    [run] = run_ports([Launch(f"ports.{port}", mode="eager", in_process=True)], CAN_BE_ASKED)
+    assert _reasons(run) == {f"not installed: pip install {package}"}
+
+
+@pytest.mark.parametrize(
+    ("port", "variables", "reason"),
+    [
+        ("quack", {}, "quack-kernels runs on a GPU alone: --device cuda"),
+        ("helion", {}, "helion runs on a GPU alone: --device cuda, or HELION_INTERPRET=1"),
+        ("helion", {"HELION_INTERPRET": "1"}, "HELION_EXAMPLES must name the folder `examples` of a checkout of Helion, with "),
+    ],
+)
+def test_where_a_gpu_is_missing_every_case_is_skipped_with_the_reason(port, variables, reason, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(ports.cuda_library, "find_spec", lambda module: module)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    [run] = run_ports([Launch(f"ports.{port}", mode="eager", in_process=True)], CAN_BE_ASKED)
+    assert [each.startswith(reason) for each in _reasons(run)] == [True]
+
+
+def _reasons(run):
+    """Why cases are skipped, other than for the order that a port does not have: it is asked for both."""
+    assert {verdict.status for verdict in run.verdicts} == {"skip"}
+    return {verdict.message for verdict in run.verdicts if not verdict.message.startswith("no order")}

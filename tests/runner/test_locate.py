@@ -13,13 +13,19 @@ from torch import nn
 from typer.testing import CliRunner
 
 from conformance.cli import app
+from conformance.judging.simulation import STYLES, play
+from conformance.mistakes import MISTAKES
 from conformance.numbers.tensors import read_dump, write_tensors
-from conformance.tools.locating.locate import describe, locate
+from conformance.ops.block.taps import TAP
+from conformance.ops.cases import select
+from conformance.ops.golden import golden
+from conformance.tools.locating.locate import TURNED, describe, locate
 from impl_torch import LayerNorm, RMSNorm
 from impl_torch.dump import dump_activations
 
 AGREE, PART, WRONG_USAGE = 0, 1, 2
 FAULTY = 3
+(ROPE_BASE,) = (mistake for mistake in MISTAKES if mistake.id == "rope_base_1e4")
 
 
 class Attention(nn.Module):
@@ -150,6 +156,18 @@ def test_a_planted_fault_is_named_where_it_is(tmp_path, fault, layer, dtypes, wo
         assert status == PART
         assert f"they part at {FAULTY}.{layer}:" in output
         assert words in output
+
+
+def test_a_turn_that_float32_cannot_tell_exactly_is_explained_by_the_position():
+    (case,) = select("pre_ln_block/llama/float32/position_5000")
+    exact = golden(case).intermediates
+    for mistake, with_position in ((None, None), (ROPE_BASE, "q_rope")):
+        played = play(case, 0, STYLES[0], mistake)
+        activations = {name.removeprefix(TAP): value for name, value in played.items() if name.startswith(TAP)}
+        parted = locate(exact, activations, activations, "float32").parting
+        assert (parted.name, parted.hint) == ("q_rope", TURNED)
+        parted = locate(exact, activations, activations, "float32", position=5007).parting
+        assert (parted and parted.name) == with_position
 
 
 def test_other_weights_part_at_the_first(tmp_path):

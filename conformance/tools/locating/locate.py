@@ -14,6 +14,9 @@ rounding is common to many elements. A wrong eps, scale or weight lies there ent
 $$ s - 1 = \langle a, b - a \rangle / \langle a, a \rangle $$
 
 by what explains it: a quarter of what explains e, e² (where bits are lost, b is no longer along a), and the largest so far.
+
+Rotary embedding turns features by an angle as large as the position p, which float32 knows to p·v, with v its unit roundoff.
+So where rows keep their lengths, which no other operation leaves as they were, p·v explains e too.
 """
 
 import math
@@ -36,6 +39,7 @@ Honest pairs stay below 2.3; below 4.8 where attention is so hot that every bloc
 ALONG = 1 / 4
 """The share of e that may lie along a, whatever the number of elements; honest pairs use up to twice as much."""
 NO_BIT_LEFT = 0.5
+TURNED = "rows keep their lengths, as features do that are turned by other angles"
 HALF_ROUNDOFF = FORMATS["float16"].unit_roundoff
 
 
@@ -123,13 +127,16 @@ def describe(run: Mapping[str, Array]) -> Location:
     return Location(tuple(Finding(name, _statistics(x), None) for name, x in run.items()))
 
 
-def locate(a: Mapping[str, Array], b: Mapping[str, Array], names: Iterable[str], dtype: str = "float64") -> Location:
+def locate(
+    a: Mapping[str, Array], b: Mapping[str, Array], names: Iterable[str], dtype: str = "float64", position: int = 0
+) -> Location:
     """Compare two runs' activations in the order of `names`.
 
-    `dtype` is what one of them computes in, where that is coarser than what it stores.
+    `dtype` is what one of them computes in, where that is coarser than what it stores. `position` is the largest that rotary
+    embedding turns by.
     """
     findings: list[Finding] = []
-    history = _History(dtype)
+    history = _History(dtype, position)
     for name in names:
         x, y = a.get(name), b.get(name)
         finding = Finding(name, None if x is None else _statistics(x), None if y is None else _statistics(y))
@@ -142,8 +149,8 @@ def locate(a: Mapping[str, Array], b: Mapping[str, Array], names: Iterable[str],
 class _History:
     """What all activations so far account for in the next one."""
 
-    def __init__(self, dtype: str) -> None:
-        self.unit, self.width = dtype, 1
+    def __init__(self, dtype: str, position: int) -> None:
+        self.unit, self.width, self.position = dtype, 1, position
         self.apart, self.along, self.handed_on, self.step = 0.0, 0.0, 0.0, 1.0
 
     def compare(self, finding: Finding, x: Array, y: Array) -> Finding:
@@ -154,10 +161,14 @@ class _History:
         x, y = _as_float64(x), _as_float64(y)
         apart, along, odd = _compare(x, y)
         explained = max(_one_operation(self.unit, self.width), self.apart, self.handed_on)
+        turned = apart > STEP * explained and _keep_lengths(x, y, explained)
+        explained = max(explained, self.position * _compute_roundoff(self.unit)) if turned else explained
         explained_along = max(ALONG * explained, 3 * apart / math.sqrt(max(x.size, 1)), apart**2, self.along)
         step = max(apart / explained, abs(along) / explained_along)
         fault: Fault | None = "non-finite" if odd else "parts" if step > max(STEP, 2 * self.step) else None
-        hint = f"b is {1 + along:.4g} times a" if abs(along) > apart / 2 else _in_half(x, y) if finer else ""
+        hint = (
+            TURNED if turned else f"b is {1 + along:.4g} times a" if abs(along) > apart / 2 else _in_half(x, y) if finer else ""
+        )
         if fault is None:
             self.step = max(self.step, step)
         self.apart, self.along = max(self.apart, apart), max(self.along, abs(along))
@@ -176,8 +187,21 @@ def _one_operation(unit: str, width: int) -> float:
 
     A sum of n products is off by 0.4·√n roundings of the natural size, that of √(Σ(a·b)²).
     """
-    u = FORMATS[unit].unit_roundoff
-    return 2 * u + 0.4 * min(u, FORMATS["float32"].unit_roundoff) * math.sqrt(width)
+    return 2 * FORMATS[unit].unit_roundoff + 0.4 * _compute_roundoff(unit) * math.sqrt(width)
+
+
+def _compute_roundoff(unit: str) -> float:
+    """That of float32, or of what is finer."""
+    return min(FORMATS[unit].unit_roundoff, FORMATS["float32"].unit_roundoff)
+
+
+def _keep_lengths(x: Array, y: Array, explained: float) -> bool:
+    """Whether every row is about as long in one run as in the other, as after a rotation."""
+    if x.ndim == 0 or x.shape[-1] == 1 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return False
+    size = max(_rms(x), _rms(y))
+    lengths = [np.sqrt(np.sum(np.square(values / size), axis=-1)) for values in (x, y)]
+    return _rms(lengths[1] - lengths[0]) <= explained * _rms(lengths[0])
 
 
 def _compare(x: Array, y: Array) -> tuple[float, float, bool]:

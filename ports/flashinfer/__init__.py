@@ -1,0 +1,1 @@
+"""FlashInfer before the kit."""

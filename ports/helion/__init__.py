@@ -1,0 +1,1 @@
+"""Helion's examples before the kit."""

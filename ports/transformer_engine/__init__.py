@@ -1,0 +1,1 @@
+"""TransformerEngine before the kit."""

@@ -1,0 +1,1 @@
+"""vLLM before the kit."""
