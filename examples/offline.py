@@ -26,6 +26,8 @@ def write(path: Path, tensors: dict[str, np.ndarray]) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"".join(tensor.tobytes() for tensor in tensors.values()))
 
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python offline.py FIXTURES DIR, such as: python examples/offline.py conformance/fixtures answers")
 fixtures, folder = map(Path, sys.argv[1:])
 for case in json.loads((fixtures / "manifest.json").read_text(encoding="utf-8"))["cases"]:
     if (case["op"], case["dtype"]) == ("rms_norm", "float32"):

@@ -21,11 +21,16 @@ def arranged(call: Call, given: dict[str, Any]) -> tuple[tuple, Any, dict[str, A
 def named(call: Call, given: dict[str, Any], y: Any, gradients: tuple) -> dict[str, Any]:
     """What an op, and its `vjp`, returned: what was asked for, by name. Raises `ValueError` where some of it is missing."""
     made = [name for name in call.asked if name not in call.gradients]
-    outputs: dict[str, Any] = dict(zip(made, y if isinstance(y, tuple) else (y,), strict=True)) if made else {}
+    returned = y if isinstance(y, tuple) else (y,)
+    if made and len(returned) != len(made):
+        raise ValueError(f"{call.op} returned {len(returned)} outputs, and not {len(made)}: {', '.join(made)}")
+    outputs: dict[str, Any] = dict(zip(made, returned, strict=True)) if made else {}
     for name, gradient in zip(_by_place(call, given), gradients, strict=bool(call.gradients)):
         each = gradient if isinstance(gradient, dict) else {name: gradient}
         outputs |= {f"d{name}": of_one for name, of_one in each.items()}
     missing = [name for name in call.asked if outputs.get(name) is None]
+    if missing and missing[0] in call.gradients:
+        raise ValueError(f"{call.op} gave no gradient {missing[0]}: its y does not depend on {missing[0].removeprefix('d')}")
     if missing:
         raise ValueError(f"{call.op} gave no output {missing[0]!r}")
     return {name: outputs[name] for name in call.asked}

@@ -85,8 +85,10 @@ def unanswered(message: dict[str, Any], error: Exception) -> str:
 
 
 def summary(error: Exception) -> str:
-    """An exception in one line, as Python prints it: its type alone, where it says nothing."""
+    """An exception as Python prints it: its type alone, where it says nothing, and no type where the kit itself says it."""
     said = str(error)
+    if said and type(error).__module__.startswith("conformance."):
+        return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 

@@ -200,7 +200,8 @@ class Session:
             self._end()
             raise NoAnswer("error", f"the port {failure}") from None
         except (TensorFileError, ProtocolError) as error:
-            raise NoAnswer("error", f"the port said done, but {error}") from None
+            said = str(error).replace(f"{folder.name}{os.sep}", "")  # where it lay is of no use, and is another in every case
+            raise NoAnswer("error", f"the port said done, but {said}") from None
         finally:
             _remove(folder)
 

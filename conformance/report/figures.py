@@ -17,7 +17,7 @@ SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 LEVELS = (0, PASSES, PASSES + 2, PASSES + 5, PASSES + 10, BEYOND - 1, BEYOND)
 """The last class of each level that a map tells apart: exact; passes; up to 4, 32, 1024, 2²⁹ tolerances; beyond."""
-LEVEL_NAMES = ("exact", "passes", "up to 4", "up to 32", "up to 1024", "more", "NaN or beyond all")
+LEVEL_NAMES = ("exact", "passes", "up to 4", "up to 32", "up to 1024", "more than 1024", "NaN or beyond all")
 INSETS = (5.0, 4.5, 3.0, 2.25, 1.5, 0.75, 0.0)  # what is left free around a cell's mark, so that size says what colour says
 LEVEL_KEYS = tuple(zip(LEVEL_NAMES, INSETS, strict=True))
 

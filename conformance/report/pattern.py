@@ -24,7 +24,7 @@ WIDTH_OF_TRAITS: tuple[tuple[str, Callable[[int], bool]], ...] = (
 
 
 def traits(case: Case) -> tuple[str, ...]:
-    """What a case is like, in words, but for its sizes."""
+    """What a case is like, in words, but for its sizes. The first that tells failures from the rest is said."""
     dialect = case.dialect
     said = {
         "x is not contiguous": case.layout in ("permuted", "sliced", "strided", "expanded"),
@@ -32,10 +32,11 @@ def traits(case: Case) -> tuple[str, ...]:
         f"the layout is {case.layout}": case.layout != "contiguous",
         "one is added to the weight": dialect.weight_offset == 1,
         "the weight is float32 beside x of half precision": dialect.weight_dtype == "float32",
-        "x_hat is cast before it is scaled": dialect.order == "cast_then_scale",
-        "x_hat is scaled before it is cast": dialect.order == "scale_then_cast",
         f"x is {case.dtype}": True,
         "x is of half precision": case.dtype in HALF,
+        # After the dtype: a port with one order has it in all of its half precision.
+        "x_hat is cast before it is scaled": dialect.order == "cast_then_scale",
+        "x_hat is scaled before it is cast": dialect.order == "scale_then_cast",
     }
     return tuple(words for words, holds in (said | case.traits).items() if holds)
 

@@ -1,5 +1,6 @@
 """The judges judged: the rules are what they say, and the page is what was found."""
 
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
@@ -98,4 +99,7 @@ def test_the_picture_has_a_point_for_every_judge(figures):
     picture = ElementTree.fromstring(as_svg(figures))
     points = [each for each in picture.iter("{http://www.w3.org/2000/svg}circle") if each.get("class") == "point"]
     assert len(points) == len(JUDGES)
+    numbers = {each.text: each for each in picture.iter("{http://www.w3.org/2000/svg}text") if each.get("class") == "middle"}
+    places = [complex(float(numbers[f"{n}"].get("x")), float(numbers[f"{n}"].get("y"))) for n in range(1, len(JUDGES) + 1)]
+    assert min(abs(a - b) for a, b in combinations(places, 2)) > 10  # no number stands on another
     assert "prefers-color-scheme: dark" in as_svg(figures)

@@ -171,6 +171,11 @@ def shown(result: SelfTest) -> str:
     return text.getvalue()
 
 
+def test_the_quick_cases_are_about_a_fifth():
+    """As docs/commands.md and docs/loops.md say."""
+    assert 0.15 < len(QUICK) / len(CASES) < 0.25
+
+
 def test_a_mistake_that_the_quick_cases_lack_is_told():
     of_the_eps = [kill for kill in SAID.kills if kill.mistake == "eps_outside_root"]
     assert misses(of_the_eps, [case for case in QUICK if case.op == "rms_norm"]) == [

@@ -66,7 +66,7 @@ INNOCENTS = [
     Innocent("ports.onnxruntime.port:Simplified", "eager", 1, 110, 4, ("onnx", "onnxruntime")),
     Innocent("ports.tensorflow", "eager", 12, 62, 2, ("tensorflow",)),
     Innocent("ports.tensorflow.port:Moments", "eager", 6, 12, 13, ("tensorflow",)),
-    Innocent("ports.paddle", "eager", 1, 169, 1, ("paddle",)),
+    Innocent("ports.paddle", "eager", 1, 169, 3, ("paddle",)),
     Innocent("ports.tinygrad", "jit", 1, 6, 9, ("tinygrad",)),
     Innocent("ports.torch_nn", "eager", 3, 99, 35, ("torch",)),
     Innocent("ports.torch_nn", "jit", 1, 2, 2, ("torch",)),

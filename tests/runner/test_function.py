@@ -96,12 +96,52 @@ def test_a_mistake_does_not_hide_the_dialect_where_other_cases_tell_it():
     assert hello.orders_of("gated_rms_norm", "float16") == ("scale_then_cast",)
 
 
+def test_tensors_that_have_the_names_of_the_op_go_by_them():
+    def weight_first(weight, x, eps):
+        return numpy_norm(x, weight, eps=eps)
+
+    conformance.check(weight_first, "rms_norm", case="rms_norm/either_order/float32/random").require()
+
+
+def test_a_kernel_without_a_backward_pass_is_judged_by_y():
+    def kernel(x, weight, variance_epsilon):
+        y = torch.empty_like(x)
+        y.copy_(torch_llama(x.detach(), weight.detach(), variance_epsilon))
+        return y.detach()
+
+    checked = conformance.check(kernel, "rms_norm", case="rms_norm/either_order/float32/random").require()
+    assert {output.output for verdict in checked.report.verdicts for output in verdict.outputs} == {"y"}
+
+
+def test_y_in_a_wider_dtype_is_a_mistake_and_no_other_order():
+    def wide(x, weight, eps):
+        return x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps) * weight.float()
+
+    hello = port_of({"rms_norm": wide}, "mine")().hello()
+    assert hello.orders_of("rms_norm", "bfloat16") == ("scale_then_cast",)
+
+
+def test_what_skips_every_case_says_why():
+    def without_weight(x, eps):
+        return numpy_norm(x, np.float32(1), eps=eps)
+
+    checked = conformance.check(without_weight, "rms_norm", dtype="float32", case="*/r*", exclude="*rows_8192")
+    assert {verdict.message for verdict in checked.report.verdicts if "offset" not in verdict.case} == {
+        "the function takes no weight"
+    }
+
+
 @pytest.mark.parametrize(
     ("function", "op", "words"),
     [
         (math.sqrt, "", "its name is no op's"),
-        (lambda x, weight, eps: 1.0 / 0.0, "rms_norm", "ZeroDivisionError"),
-        (lambda x, weight, eps: None, "rms_norm", "returns NoneType"),
+        (lambda x, weight, eps: 1.0 / 0.0, "rms_norm", rf"ZeroDivisionError: \S+ .* \({Path(__file__).name}, line \d+\)"),
+        (lambda x, weight, eps: None, "rms_norm", "given arrays of NumPy or torch or jax, it returns None"),
+        (lambda x, weight, eps: torch.ones(3).tolist(), "rms_norm", "it returns list, which is no array"),
+        (lambda x, weight, eps: x[..., 0], "rms_norm", r"returns y of shape \[2, 3\], and not \[2, 3, 33\]"),
+        (lambda x, weight, eps: (x, x), "rms_norm", "returns 2 outputs, and not 1: y"),
+        (lambda x, weight, delta: x, "rms_norm", "has a parameter delta, .* name it eps, or give it a default"),
+        (lambda x, weight, eps, axis: x, "rms_norm", "has a parameter axis, .* gives it no value: give it a default"),
     ],
 )
 def test_a_function_that_cannot_be_judged_is_refused(function, op, words):

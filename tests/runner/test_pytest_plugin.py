@@ -1,6 +1,7 @@
 """The pytest plugin in someone else's project: a test for every case of a port, and cases for tests of one's own."""
 
 import os
+import re
 import sys
 import xml.etree.ElementTree as xml
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ import pytest
 
 import conformance.tools.testing.pytest_port
 import conformance.tools.testing.trial
+from benchmarks.counts import without_measurements
 from conformance.ops.cases import select
 
 pytest_plugins = "pytester"
@@ -91,6 +93,20 @@ def test_a_failure_says_what_was_done_where_and_how_to_see_it_again(project):
     )
     assert "Traceback" not in result.stdout.str()
     assert "pytest_port.py" not in result.stdout.str()
+
+
+def test_the_page_shows_what_happens(project):
+    page = (ROOT / "docs" / "pytest.md").read_text(encoding="utf-8")
+    [source] = re.findall(r"```python\n(# test_my_norm.py\n.*?)```", page, re.DOTALL)
+    of_a_port = run(project, bad("EpsOutsideRoot"), "--conformance-case", f"{FLOAT32}/rows_near_eps").stdout.str()
+    project.makepyfile(test_my_norm=source)
+    of_mine = project.runpytest_subprocess(*PLUGIN, "test_my_norm.py")  # torch cannot be loaded twice
+    of_mine.assert_outcomes(failed=len(select((f"{FLOAT32}/r*", VICTIM))) - 1, passed=1)
+    said = [without_measurements(line) for line in [*of_mine.outlines, *of_a_port.splitlines()]]
+    shown = re.findall(r"^    ((?:>  |E  |eps is|  diagnosis|  worst|     +\d+ of|  reproduce).*)$", page, re.MULTILINE)
+    assert len(shown) == 11
+    page_port = "my_package.port:Port", "tests.runner.bad_ports:EpsOutsideRoot"
+    assert [line for line in shown if without_measurements(line.replace(*page_port)) not in said] == []
 
 
 def test_k_and_m_choose_among_the_cases(project):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,10 @@ from benchmarks import counts, gpu
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = ("", "conformance", "docs", "ports", "benchmarks", "studies", "examples")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 PAGES = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")),
+    str(page.relative_to(ROOT)) for folder in FOLDERS for page in sorted((ROOT / folder).glob("**/*.md" if folder else "*.md"))
 ]
 
 
@@ -70,7 +69,34 @@ def test_the_other_commands(arguments):
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_targets_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
-    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", without_code(text)) if "://" not in link]
+    assert [f"{path}#{anchor}" for path, _, anchor in links if not leads_somewhere(ROOT / page, path, anchor)] == []
+    makefiles = [each for each in (ROOT / "Makefile", (ROOT / page).parent / "Makefile") if each.exists()]
+    targets = {
+        target for each in makefiles for target in re.findall(r"^([a-z]+):", each.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert set(re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+def leads_somewhere(page: Path, path: str, anchor: str) -> bool:
+    target = page.parent / path if path else page
+    return target.exists() and (not anchor or target.suffix != ".md" or anchor in anchors(target))
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The anchors of a page as GitHub makes them: of its headings, those that come again numbered, and its own ids."""
+    text = page.read_text(encoding="utf-8")
+    found: list[str] = re.findall(r'<a id="([^"]+)">', text)
+    for heading in re.findall(r"^#+ +(.+?) *$", without_code(text), re.MULTILINE):
+        said = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("\\_", "_")
+        slug = re.sub(r"[^\w\- ]", "", said.replace("`", "").lower()).replace(" ", "-")
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return frozenset(found)
+
+
+def without_code(text: str) -> str:
+    """A page without its blocks of code; code within a line has no links."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"`([^`\n]*)`", lambda code: code[1].replace("](", ""), text)

@@ -36,6 +36,9 @@ class WrongGradient(Right):
 class Unready(Right):
     def __init__(self, *_, **__): import sys; print("Traceback\\n  at /home\\nno device", file=sys.stderr); sys.exit(1)
 
+class Raises(Right):
+    def rms_norm(self, x, weight, *, eps): raise ValueError("eps is too large\\n  [Hint: it is not small]")
+
 class Dies(Right):
     def rms_norm(self, x, weight, *, eps): raise SystemExit(1)
 """
@@ -48,6 +51,7 @@ def rows(tmp_path_factory) -> tuple[Row, ...]:
     listed = [
         *(Listed(name, f"fake_ports:{name}") for name in ("Right", "WrongGradient", "Dies", "Missing", "Unready")),
         Listed("elsewhere", "fake_ports:Right", needs=("no_such_module",), programs=("no-such-program",)),
+        Listed("Raises", "fake_ports:Raises"),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -75,6 +79,10 @@ def test_a_port_that_dies_or_is_not_there_costs_its_own_row(rows):
     assert "has nothing named" in rows[3].absent
     assert rows[4].absent == "could not be run: exited with status 1: no device"
     assert rows[5].absent == "no module no_such_module; no program no-such-program"
+
+
+def test_a_reason_is_the_first_line_of_what_was_said(rows):
+    assert rows[6].scores[0].reasons == {"ValueError: eps is too large": 2}
 
 
 def board(rows: tuple[Row, ...]) -> Scoreboard:

@@ -1,6 +1,7 @@
 """Two ports compared, on a terminal and as JSON."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -69,6 +70,9 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(said.append(f" could not be run: {run.failure}", "red") if run.failure else said)
     if not comparison.compared:
         console.print("nothing to compare: no case was answered by both", style="red")
+        for name, run in zip("ab", comparison.runs, strict=True):
+            (status, why), count = Counter((each.status, each.message) for each in run.verdicts).most_common(1)[0]
+            console.print(f"{name}: {status} in {count} of {len(run.verdicts)} cases{f': {why}' if why else ''}", markup=False)
         return
     console.print()
     console.print(_table(comparison.compared))

@@ -201,7 +201,8 @@ def _score(direction: Direction, entries: list[CaseEntry], why: dict[str, str]) 
         judged += 1
         wrong = [output for output in outputs if not output.passes]
         if wrong or not outputs or (each.status in ("fail", "error") and each.message):
-            reasons[each.message or why.get(each.case, "not explained")] += 1
+            said = each.message.strip().partition("\n")[0]  # a table has a line for it, and a field's name is one
+            reasons[said or why.get(each.case, "not explained")] += 1
             bad = max([bad, *(output.ratio for output in wrong or outputs)])
         else:
             passed += 1
