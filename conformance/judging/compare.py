@@ -146,10 +146,9 @@ def compare_output(name: str, expected: Expected, actual: Array) -> OutputVerdic
     together = noiseless or expected.admits_together(actual)
     outside = int(np.size(within) - np.count_nonzero(within))
     passes = together and not outside
-    ratio = 0.0 if noiseless else _noisy_ratio(expected, actual, passes=passes)
+    ratio = float("inf") if dtype != expected.dtype else 0.0 if noiseless else _noisy_ratio(expected, actual, passes=passes)
     worst = None if passes else _worst(expected, actual, within)
     kept = None if passes or actual.size > MAPPED else expected
-    ratio = ratio if dtype == expected.dtype else float("inf")
     return OutputVerdict(
         name, expected.dtype, dtype, ratio, outside, actual.size, worst, actual, expected=kept, together=together
     )
