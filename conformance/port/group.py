@@ -156,8 +156,12 @@ def _blamed(failures: dict[int, BaseException], words: str) -> BaseException:
             if type(error) is kind:
                 return kind(words.format(rank, error))
     first, *others = sorted(failures)  # any of them may be what the others wait for
-    nor = "".join(f", nor on rank {rank}" for rank in others)
-    return Silence(words.format(first, failures[first]) + nor)
+    nor = "".join(f", nor on rank {rank}{_where(failures[rank])}" for rank in others)
+    return Silence(f"{words.format(first, failures[first])}{_where(failures[first])}{nor}")
+
+
+def _where(silence: BaseException) -> str:
+    return silence.where if isinstance(silence, Silence) else ""
 
 
 def _joined(id_: int, answers: dict[int, dict[str, Any]], ranks: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from conformance.port import kin
 from conformance.port.launch import Launch
 from conformance.port.protocol import EXCERPT, PROTOCOL, Hello, ProtocolError, decode, encode, printable, read_hello
+from conformance.port.whereabouts import whereabouts
 
 ANSWERS = ("done", "skip", "error")
 LINE_LIMIT = 1 << 20  # bytes of one message; a port that writes more without a line break writes rubbish
@@ -32,7 +33,11 @@ class PortFailure(Exception):
 
 
 class Silence(PortFailure):
-    """It did not answer in time."""
+    """It did not answer in time; `where` says what it was doing, if that is known."""
+
+    def __init__(self, said: str, where: str = "") -> None:
+        super().__init__(said)
+        self.where = where
 
 
 class Aftermath(PortFailure):
@@ -125,6 +130,7 @@ class PortProcess:
             self._ears.register(descriptor, select.POLLIN)
         self._said, self._complaints = b"", b""  # on stdout, and not yet read; on stderr, the end of it
         self._answered: set[int] = set()
+        self._on_ranks = launch.ranks > 1
         self._family.adopt(self)
         greeting = encode("hello", protocol=PROTOCOL, device=launch.device, mode=launch.mode)
         try:
@@ -178,9 +184,12 @@ class PortProcess:
         self._write(request.encode(), deadline)
         line = self._next_line(deadline)
         if not line:
-            late = Silence if line is None else PortFailure
-            failure = self._before if self._unread() >= len(request) else late
-            raise failure(self._obituary("closed its stdout") if line is not None else self._silence(timeout))
+            untaken = self._unread() >= len(request)
+            if line is not None:
+                raise (self._before if untaken else PortFailure)(self._obituary("closed its stdout"))
+            silence = f"did not answer within {timeout:g} s{self._last_words()}"
+            where = whereabouts(self._child, self._stderr) if self._on_ranks else ""
+            raise self._before(silence) if untaken else Silence(silence, where)
         try:
             message = decode(line.decode(errors="replace"))
         except ProtocolError as error:
@@ -256,9 +265,6 @@ class PortProcess:
             how = f"was killed by {_signal_name(-status)}"
             how += ", as happens where memory runs out" if status == -signal.SIGKILL else ""
         return how + self._last_words()
-
-    def _silence(self, timeout: float) -> str:
-        return f"did not answer within {timeout:g} s{self._last_words()}"
 
     def _last_words(self) -> str:
         """The end of what the port wrote to stderr, after a colon; empty if it wrote nothing."""

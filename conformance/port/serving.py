@@ -16,6 +16,7 @@ from conformance.port.base import Port, Skip
 from conformance.port.naming import load
 from conformance.port.protocol import PROTOCOL, decode, encode, read_call, read_repeat
 from conformance.port.timing import repeated
+from conformance.port.whereabouts import tell
 
 
 def serve(find: Callable[[], type[Port]]) -> None:
@@ -24,6 +25,7 @@ def serve(find: Callable[[], type[Port]]) -> None:
     A failing case is answered as an error.
     """
     requests, answers = sys.stdin, _private_stdout()
+    tell()
     port: Port | None = None
     for line in requests:
         message = decode(line)
