@@ -114,8 +114,8 @@ def as_page(figures: Figures, picture: str) -> str:
     parts += [
         "## What they let pass, and what they wrongly reject",
         "*y* and *gradients* count the mistakes that pass, of those that y shows, or the gradients alone.\n"
-        "*rejected* counts the honest outputs that are rejected. *own* is the same on the judge's own inputs, where they are known\n"
-        "([own.py](../conformance/tools/judges/own.py)).",
+        "*rejected* counts the honest outputs that are rejected. *own* is the same on the judge's own inputs, where they are\n"
+        "known ([own.py](../conformance/tools/judges/own.py)).",
     ]
     for title, dtypes in (("All three dtypes", DTYPES), *((dtype, (dtype,)) for dtype in DTYPES)):
         parts += [f"### {title}", _table(COLUMNS, _rows(figures, dtypes), figures=True)]
