@@ -85,6 +85,12 @@ def test_a_port_that_cannot_be_run_compares_with_nothing(file, tmp_path):
     assert not document["cases"]
 
 
+def test_where_nothing_was_compared_it_says_why(file, tmp_path):
+    result, _ = compare(f"{file}:right", f"{file}:right", "--exclude", "*/either_order/*", json_at=tmp_path / "c.json")
+    assert result.returncode == 3
+    assert ": no weight offset 1" in result.stdout
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_neighbouring_numbers_are_one_apart(dtype):
     ones = store(np.array([1.0, -1.0, 0.0]), dtype)

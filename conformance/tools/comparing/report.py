@@ -71,8 +71,10 @@ def show(comparison: Comparison, console: Console) -> None:
     if not comparison.compared:
         console.print("nothing to compare: no case was answered by both", style="red")
         for name, run in zip("ab", comparison.runs, strict=True):
-            (status, why), count = Counter((each.status, each.message) for each in run.verdicts).most_common(1)[0]
-            console.print(f"{name}: {status} in {count} of {len(run.verdicts)} cases{f': {why}' if why else ''}", markup=False)
+            for (status, why), count in Counter((each.status, each.message) for each in run.verdicts).most_common(1):
+                console.print(
+                    f"{name}: {status} in {count} of {len(run.verdicts)} cases{f': {why}' if why else ''}", markup=False
+                )
         return
     console.print()
     console.print(_table(comparison.compared))

@@ -27,11 +27,11 @@ SLIPS = (
 INTRODUCTION = """\
 # The judges judged
 
-How do others judge a norm, and what gets past them? Each rule below stands in public source, in about a dozen lines of
-[rules.py](../conformance/tools/judges/rules.py), and is put before two things: every mistake of the
-[catalogue](../conformance/mistakes) that can be seen in RMSNorm or LayerNorm, and norms as honest people write them
+How do other projects test a norm, and what do their tests miss? Each rule below is taken from public source
+([rules.py](../conformance/tools/judges/rules.py) has each in about a dozen lines). It is applied to every mistake of the
+[catalogue](../conformance/mistakes) that can be seen in RMSNorm or LayerNorm, and to honest norms
 ([honest.py](../conformance/tools/judges/honest.py): eight orders of summation, five arrangements).
-A good judge lets no mistake pass and accuses nobody.
+A good judge lets no mistake pass, and rejects no honest norm.
 
     conformance judges --json results/judges.json --page docs/judges.md       # five minutes of one core
     conformance judges --render results/judges.json --page docs/judges.md     # the page alone
@@ -43,36 +43,37 @@ FAIRNESS = """\
 ## What was done to be fair
 
 - Each judge has the strongest setting that its source has.
-- Its reference is the best there is: the exact value with the roundings of the dialect asked for, and no other. A real one is
-  another implementation, with errors and mistakes of its own.
-- All are taken to compare dtypes, and NaN and infinities, though some do not.
-- A judge that asks for y alone is held to the mistakes that y shows, and one of RMSNorm alone to those of RMSNorm.
+- Its reference is the best possible: the exact value with the roundings of the requested dialect, and no other. A real
+  reference is another implementation, with errors and mistakes of its own.
+- All are assumed to compare dtypes, NaN and infinities, though some do not.
+- A judge of y alone is measured only on the mistakes that y shows, and a judge of RMSNorm alone only on those of RMSNorm.
 - TransformerEngine judges y from the kernel's own statistics, and TOSA the parts of a norm one by one. Here both are held
   against the exact y, which is stricter in the first case; in the second it is our reading of their rule.
-- hipDNN has a bound of each norm. The one of RMSNorm is taken to be that of LayerNorm without the mean.
-- StableHLO's few ulps are meant for elementwise operations; a sum that cancels has more.
-- In half precision an honest gradient may be autograd's, which rounds more than once. A judge that compares with one reference
-  accuses it; the kit's intervals admit both.
+- hipDNN has a bound for each norm. For RMSNorm we use that of LayerNorm without the mean.
+- StableHLO's few ulps are meant for elementwise operations; a sum that cancels has a larger error.
+- In half precision an honest gradient may come from autograd, which rounds more than once. A judge with a single reference
+  rejects it; the kit's intervals admit both.
 - The cases are the kit's small ones in the plain dialects, with two large ones (4096 features, 257 rows); `exact` cases and
   other dialects, which no other judge has a rule for, are left out. The kit is one of the judges on the same cases.
 
-**The cases do more than the rule.** On the kit's cases a wide tolerance catches most: a case is made so that its fault is
-plain there. On their own inputs the same rules let far more pass: rows of deviation one do not show eps, rows far below eps
-(vLLM scales x by 1/(2d); its smallest width saves it) show little else, and a dy of ones is not told from one that is not read.
+**The cases do more than the rule.** On the kit's cases even a wide tolerance catches most mistakes, because each case is
+made to show its fault. On their own inputs the same rules let far more pass. Rows with a deviation of one do not show eps.
+Rows far below eps (vLLM scales x by 1/(2d); its smallest width saves it) show little else. A dy of ones looks the same as
+a dy that is never read.
 """
 
 BEYOND = """\
 ## What they see and the kit does not
 
-TOSA judges the sum of all errors of a tensor: a bias that no element shows by itself. `conformance run` does not, element by
-element; [`conformance properties`](properties.md) has that verdict for random data, bias and variance, with the patterns of a
-statistic that is off projected out. It is there and not in the verdicts, because honest arithmetic has such a bias along a
-row: in {tosa} of honest outputs it is what TOSA's rule rejects here, in narrow rows whose rstd is one float off.
+TOSA judges the sum of all errors of a tensor: a bias that no single element shows. `conformance run` judges elements and
+does not see it. [`conformance properties`](properties.md) does, on random data, after it has removed the effect of a row's
+own statistics. It is not part of the verdicts, because honest arithmetic has such a bias along a row. TOSA's rule rejects
+{tosa} of honest outputs here for it, in narrow rows whose rstd is one float off.
 """
 
 SEEN = """\
-Hidden from the kit, and rejected by a judge that does not reject the exact answer. What is no mistake in a dtype stands here
-too, such as float32 arithmetic in half precision: a judge that sees it accuses the honest."""
+These are hidden from the kit, but some judge rejects them and admits the exact answer. The list includes what is no mistake
+in a dtype, such as float32 arithmetic in half precision: a judge that rejects it rejects honest norms."""
 NOTHING = "No mistake of the catalogue that is hidden from the kit in an op and a dtype is seen by another judge there."
 
 
@@ -86,7 +87,7 @@ def show(figures: Figures, console: Console) -> None:
     console.print(table)
 
 
-COLUMNS = ("judge", "y", "gradients", "accused", "own: y", "own: gradients", "own: accused")
+COLUMNS = ("judge", "y", "gradients", "rejected", "own: y", "own: gradients", "own: rejected")
 
 
 def _rows(figures: Figures, dtypes: Iterable[str]) -> list[list[str]]:
@@ -111,9 +112,10 @@ def as_page(figures: Figures, picture: str) -> str:
     """The page in Markdown, with the picture of this name."""
     parts = [INTRODUCTION.format(picture=picture), "## The rules", _rules(), FAIRNESS.rstrip()]
     parts += [
-        "## What they let pass, and whom they accuse",
-        "Mistakes let pass of those that can be seen, by y or by the gradients alone; honest outputs rejected of\n"
-        "those judged; the same on its own inputs, where they are known ([own.py](../conformance/tools/judges/own.py)).",
+        "## What they let pass, and what they wrongly reject",
+        "*y* and *gradients* count the mistakes that pass, of those that y shows, or the gradients alone.\n"
+        "*rejected* counts the honest outputs that are rejected. *own* is the same on the judge's own inputs, where they are\n"
+        "known ([own.py](../conformance/tools/judges/own.py)).",
     ]
     for title, dtypes in (("All three dtypes", DTYPES), *((dtype, (dtype,)) for dtype in DTYPES)):
         parts += [f"### {title}", _table(COLUMNS, _rows(figures, dtypes), figures=True)]
@@ -133,8 +135,8 @@ def _slips(figures: Figures) -> str:
     sentences = {mistake.id: mistake.sentence for mistake in MISTAKES}
     rows = [[f"`{id_}`: {sentences[id_]}", *(_passing(figures, id_, dtype) for dtype in DTYPES)] for id_ in SLIPS]
     head = (
-        "Who lets a mistake pass that people make, in RMSNorm or LayerNorm, of the judges whose inputs are known and who ask\n"
-        "for what shows it:"
+        "For mistakes that people make in RMSNorm or LayerNorm: which judges let them pass, of those whose inputs are known\n"
+        "and that judge an output which shows the mistake."
     )
     return f"{head}\n\n{_table(('mistake', *DTYPES), rows)}"
 

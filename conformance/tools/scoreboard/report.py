@@ -16,9 +16,9 @@ from conformance.tools.scoreboard.trend import Change
 
 FORMAT = 1
 INTRODUCTION = (
-    "Every implementation as it ships, before the kit's cases. A cell counts the cases whose numbers all lie within their "
-    "intervals, of those judged, and says how far off the worst is, in tolerances (at most 1 passes). A failure that is on "
-    "record, with its reason, is a failure here."
+    "Every implementation is tested as it ships. A cell counts the cases whose numbers all lie within their intervals, of "
+    "those judged, and gives the worst error, in tolerances (at most 1 passes). A known failure, with its reason, is still a "
+    "failure here."
 )
 
 
