@@ -193,10 +193,9 @@ def _class_of(module: ModuleType, name: str, where: str, op: str) -> type[Port]:
         return found
     where = f"{where.removeprefix('module ')}:{name}"
     if isinstance(found, type) or not callable(found):
-        raise PortNameError(
-            f"{where} is not a function, nor a subclass of conformance.port.Port; of a module with weights of its own, "
-            "name a function that is given them: def my_norm(x, weight, eps)"
-        )
+        advice = "; for a module that holds its weights, write a function that takes them: def my_norm(x, weight, eps)"
+        is_class = isinstance(found, type)
+        raise PortNameError(f"{where} is neither a function nor a subclass of conformance.port.Port{advice * is_class}")
     if not (op := op_of(name, op)):
         raise PortNameError(f"{where} is a function, and its name is no op's: say which with --op, one of {', '.join(OPS)}")
     return port_of({op: found}, where)

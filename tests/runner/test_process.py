@@ -41,7 +41,7 @@ def bad_port(name: str) -> Launch:
         (program("false"), "exited with status 1"),
         (bad_port("DiesAtBirth"), "exited with status 5: stillborn"),
         (bad_port("RaisesAtBirth"), "RuntimeError: no mars here, compiled or not"),
-        (bad_port("NoPort"), "tests.runner.bad_ports:NoPort is not a subclass of conformance.port.Port"),
+        (bad_port("NoPort"), "tests.runner.bad_ports:NoPort is neither a function nor a subclass of conformance.port.Port"),
         (bad_port("NoSuchPort"), "module tests.runner.bad_ports has nothing named 'NoSuchPort'"),
         (Launch("no_such_module"), "No module named 'no_such_module'"),
         (hostile("greets"), "not a protocol message: 'Welcome!'"),
