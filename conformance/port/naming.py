@@ -194,8 +194,8 @@ def _class_of(module: ModuleType, name: str, where: str, op: str) -> type[Port]:
     where = f"{where.removeprefix('module ')}:{name}"
     if isinstance(found, type) or not callable(found):
         raise PortNameError(
-            f"{where} is not a function, nor a subclass of conformance.port.Port; of a module with weights of its own, "
-            "name a function that is given them: def my_norm(x, weight, eps)"
+            f"{where} is not a subclass of conformance.port.Port, nor a function; for a module with weights of its own, "
+            "name a function that takes them: def my_norm(x, weight, eps)"
         )
     if not (op := op_of(name, op)):
         raise PortNameError(f"{where} is a function, and its name is no op's: say which with --op, one of {', '.join(OPS)}")

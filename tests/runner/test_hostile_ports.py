@@ -97,7 +97,7 @@ def is_left(folder: Path) -> list[str]:
         ("answers_twice", 'the port wrote to stdout more than its answer: \'{"type": "done", "id": 1}'),
         ("answers_ahead", 'the port wrote to stdout more than its answer: \'{"type": "done", "id": 2}'),
         ("answers_the_next", "the port answered request 1 with id 2"),
-        ("no_file", "the port said done, but {folder}/outputs.safetensors: no such file"),
+        ("no_file", "the port said done, but outputs.safetensors: no such file"),
         ("breaks_file", "outputs.safetensors: not a readable safetensors file: "),
         ("writes_half", "outputs.safetensors: not a readable safetensors file: "),
         ("writes_an_empty_file", "outputs.safetensors: not a readable safetensors file: "),
