@@ -4,7 +4,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from conformance.numbers.rounding import DTYPES
 from conformance.report import words
 from conformance.report.counting import count_of
 from conformance.report.remarks import collectives, is_begun, next_steps, overwriting, without_gradients
@@ -65,10 +64,11 @@ def _matrix(report: Report) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("port", no_wrap=True, overflow="fold")
     table.add_column("op", no_wrap=True)
-    for dtype in DTYPES:
+    dtypes = words.columns(report)
+    for dtype in dtypes:
         table.add_column(dtype, no_wrap=True)
     for (port, op), cells in words.rows(report).items():
-        table.add_row(Text(port), op, *(_cell(cells.get(dtype)) for dtype in DTYPES))
+        table.add_row(Text(port), op, *(_cell(cells.get(dtype)) for dtype in dtypes))
     return Group(table, Text(words.CAPTION, style="dim"))
 
 

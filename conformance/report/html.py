@@ -6,7 +6,6 @@ import math
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from conformance.numbers.rounding import DTYPES
 from conformance.port.session import NOT_ASKED
 from conformance.report import figures, words
 from conformance.report.report import CONFORMS, NOT_RUN, Cell, Report
@@ -35,7 +34,7 @@ def as_html(report: Report) -> str:
             conclusion=words.conclusion(report),
             standing=_standing(report.exit_status),
             rows=words.rows(report),
-            dtypes=DTYPES,
+            dtypes=words.columns(report),
             mood=mood,
             not_asked=NOT_ASKED,
             drawn=DRAWN,

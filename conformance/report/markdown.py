@@ -2,7 +2,6 @@
 
 import re
 
-from conformance.numbers.rounding import DTYPES
 from conformance.port.session import NOT_ASKED
 from conformance.report import words
 from conformance.report.counting import count_of
@@ -37,9 +36,10 @@ def as_markdown(report: Report) -> str:
 def _matrix(report: Report) -> list[str]:
     if not report.matrix:
         return []
-    lines = [f"| port | op | {' | '.join(DTYPES)} |", f"|---|---|{'---:|' * len(DTYPES)}"]
+    dtypes = words.columns(report)
+    lines = [f"| port | op | {' | '.join(dtypes)} |", f"|---|---|{'---:|' * len(dtypes)}"]
     for (port, op), cells in words.rows(report).items():
-        lines.append(f"| {_escaped(port)} | {_escaped(op)} | {' | '.join(_cell(cells.get(dtype)) for dtype in DTYPES)} |")
+        lines.append(f"| {_escaped(port)} | {_escaped(op)} | {' | '.join(_cell(cells.get(dtype)) for dtype in dtypes)} |")
     return [*lines, "", f"{_escaped(words.CAPTION)}", ""]
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from conformance.judging.compare import Element, Status
+from conformance.numbers.rounding import DTYPES, DType
 from conformance.ops.block.taps import TAP
 from conformance.port.session import NOT_ASKED
 from conformance.report.counting import count_of
@@ -203,6 +204,11 @@ def cell(cell: Cell) -> str:
     if cell.count("error") == cell.judged:
         return f"0/{cell.judged} error"
     return f"{cell.count('pass')}/{cell.judged} {ratio(cell.ratio)}"
+
+
+def columns(report: Report) -> tuple[DType, ...]:
+    """The dtypes of the matrix: those of some case that was asked."""
+    return tuple(dtype for dtype in DTYPES if any(cell.dtype == dtype for cell in report.matrix))
 
 
 def rows(report: Report) -> dict[tuple[str, str], dict[str, Cell]]:
