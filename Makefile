@@ -7,10 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quick conformance test everything check fixtures format benchmarks studies clean
+.PHONY: help setup quick conformance test everything check fixtures format benchmarks studies clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: $(VENV)/.installed ## Set up the virtual environment, .venv
 
 quick: $(VENV)/.installed ## Judge impl_torch and impl_jax, JIT-compiled, by the quick cases
 	$(BIN)/conformance run --quick
