@@ -436,9 +436,8 @@ def rms_weight_of_the_neighbour(x: Tensor, weight: Parameter, bias: None, *, eps
     return rms_norm(x, None if weight is None else weight.roll(1), None, eps=eps, **dialect)
 
 
-@rms_fault(
-    "other_order", "other_order + y_in_*float16", group="forward", dtypes=HALF
-)  # beside a float32 weight y is cast twice
+# Beside a float32 weight y is cast twice.
+@rms_fault("other_order", "other_order + y_in_*float16", group="forward", dtypes=HALF)
 @forward_of_rms_norm
 def rms_one_cast_in_y(x: Tensor, weight: Parameter, bias: None, *, eps: float, weight_offset: float, order: str) -> Tensor:
     """The kernel casts once at the end, where x_hat is to be cast before the weight."""
