@@ -15,7 +15,7 @@ from rich.console import Console
 
 from conformance.judging.compare import OutputVerdict, Verdict, compare
 from conformance.mistakes import MISTAKES, Mistake
-from conformance.numbers.rounding import DTYPES, store
+from conformance.numbers.rounding import store
 from conformance.ops.cases import select
 from conformance.ops.golden import golden
 from conformance.ops.norms.cases import ROW_NORMS
@@ -153,7 +153,7 @@ def test_an_error_is_shown_in_units_of_its_tolerance(ratio, words):
     (case,) = select(SMALL)
     verdict = Verdict("port", case, "pass", (OutputVerdict("y", "float32", "float32", ratio, 0, 1, None, np.zeros(1)),))
     row = next(line for line in shown(report(verdict)) if line.startswith("port  ") and "rms_norm" in line)
-    assert row.split() == ["port", "rms_norm", "-", "1/1", words, "-", "-"]
+    assert row.split() == ["port", "rms_norm", "1/1", words]
 
 
 def test_json_says_it_all_without_a_nan():
@@ -187,8 +187,8 @@ def test_what_a_person_sees():
     skip = unjudged("rms_norm/scale_then_cast/float16/random", "skip", "no dtype float16")
     lines = shown(report(failure, judged("rms_norm/either_order/float32/spike"), skip, skip, seed=7, mode="eager"))
     assert [line.split() for line in lines[:2]] == [
-        ["port", "op", *DTYPES],
-        ["port", "rms_norm", "-", "1/2", "inf", "-", "skipped"],
+        ["port", "op", "float32", "float16"],
+        ["port", "rms_norm", "1/2", "inf", "skipped"],
     ]
     for words in [
         "no dtype float16",
