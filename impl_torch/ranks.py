@@ -1,11 +1,14 @@
 """What the norms need where tensors are split over the ranks of a process group: means of rows, gradients of what is whole."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+
+Communicate = Callable[[Tensor, ProcessGroup], Tensor]
 
 
 def check_ranks(group_size: int | None, process_group: ProcessGroup | None) -> None:
@@ -51,12 +54,12 @@ def row_means(*of: Tensor, group: ProcessGroup | None = None) -> tuple[Tensor, .
 
 def summed(a: Tensor, group: ProcessGroup | None) -> Tensor:
     """The sum over the ranks, as a part of each rank's own computation: its cotangent is summed over them, too."""
-    return a if group is None else _Summed.apply(a, group)
+    return a if group is None else _Collective.apply(a, group, total, total)
 
 
 def whole(parameter: Tensor, group: ProcessGroup | None) -> Tensor:
     """A parameter that every rank has whole, and uses on rows of its own: its cotangent is summed over the ranks."""
-    return parameter if group is None else _Whole.apply(parameter, group)
+    return parameter if group is None else _Collective.apply(parameter, group, _itself, total)
 
 
 def gathered(a: Tensor, group: ProcessGroup | None) -> Tensor:
@@ -64,12 +67,16 @@ def gathered(a: Tensor, group: ProcessGroup | None) -> Tensor:
 
     Each rank reads all of it, so its cotangent is summed over them, and each is given its own part.
     """
-    return a if group is None else _Gathered.apply(a, group)
+    return a if group is None else _Collective.apply(a, group, _all_gather, _reduce_scatter)
 
 
 def scattered(a: Tensor, group: ProcessGroup | None) -> Tensor:
     """The sum over the ranks of a whole sequence, of which each is given its part: [*batch, s, d] to [*batch, s / ranks, d]."""
-    return a if group is None else _Scattered.apply(a, group)
+    return a if group is None else _Collective.apply(a, group, _reduce_scatter, _all_gather)
+
+
+def _itself(a: Tensor, group: ProcessGroup) -> Tensor:
+    return a.view_as(a)
 
 
 def _all_gather(a: Tensor, group: ProcessGroup) -> Tensor:
@@ -85,45 +92,14 @@ def _reduce_scatter(a: Tensor, group: ProcessGroup) -> Tensor:
     return own
 
 
-class _Summed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return total(a, group)
+class _Collective(torch.autograd.Function):
+    """One function of a tensor and a group forward, and one of the cotangent backward."""
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return total(cotangent, ctx.group), None
-
-
-class _Whole(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, parameter: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return parameter.view_as(parameter)
+    def forward(ctx: Any, a: Tensor, group: ProcessGroup, there: Communicate, back: Communicate) -> Tensor:
+        ctx.group, ctx.back = group, back
+        return there(a, group)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return total(cotangent, ctx.group), None
-
-
-class _Gathered(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _all_gather(a, group)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _reduce_scatter(cotangent, ctx.group), None
-
-
-class _Scattered(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _reduce_scatter(a, group)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _all_gather(cotangent, ctx.group), None
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.back(cotangent, ctx.group), None, None, None

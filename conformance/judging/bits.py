@@ -57,10 +57,9 @@ def tell(
     """An output as these intervals tell it; where there are none, or their dtype is another, it lies outside whole.
 
     Inside, an element takes `least` bits or more: an interval narrower than honest noise tells no more than that noise allows.
-    A NaN or an infinity that is expected has no noise, and takes what one number takes.
     Nor do numbers count that are closer together than those of its right `size`: around zero there are more than around it.
     Whether a mistake that overflows leads to an infinity or to NaN depends on the order of operations: with `any_not_finite`
-    one stands for the other.
+    one stands for the other. An expected one has no noise, and takes what one number takes.
     """
     if expected is None or output.dtype != expected.dtype:
         return whole(output)

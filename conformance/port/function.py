@@ -91,17 +91,13 @@ class _Method:
             self._places = tuple(op.arguments.index(each) for each in taken)
         else:
             self._places = tuple(range(len(op.arguments) if any_ else len(taken)))
-        for each in parameters:
-            named = {*constants, *EPS, *taken}
-            if (
-                each.default is Parameter.empty
-                and each.kind in (*POSITIONAL, Parameter.KEYWORD_ONLY)
-                and each.name not in named
-            ):
-                raise FunctionError(
-                    f"{name} has a parameter {each.name}, and {_called_as(op)} gives it no value: "
-                    f"{'' if self._eps else 'name it eps, or '}give it a default"
-                )
+        given, explicit = {*constants, *EPS, *taken}, (*POSITIONAL, Parameter.KEYWORD_ONLY)
+        needed = [each.name for each in parameters if each.default is Parameter.empty and each.kind in explicit]
+        if without := [each for each in needed if each not in given]:
+            raise FunctionError(
+                f"{name} has a parameter {without[0]}, and {_called_as(op)} gives it no value: "
+                f"{'' if self._eps else 'name it eps, or '}give it a default"
+            )
         keywords = [Parameter(each, Parameter.KEYWORD_ONLY) for each in constants & self._keywords]
         self.__signature__ = signature(function).replace(parameters=keywords, return_annotation=Any)
 

@@ -10,5 +10,8 @@ class Collectives:
     count: int
     bytes: int
 
+    def __add__(self, other: "Collectives") -> "Collectives":
+        return Collectives(self.count + other.count, self.bytes + other.bytes)
+
     def __str__(self) -> str:
         return f"{self.count} of {self.bytes} B" if self.count else "none"

@@ -17,7 +17,6 @@ from conformance.ops.norms.cases import NormCase
 from conformance.ops.ranks import least_collectives
 from conformance.ops.table import OPS
 from conformance.question.case import Case
-from conformance.question.collectives import Collectives
 from conformance.report.causes import Explained, causes_of
 from conformance.report.diagnosing import is_diagnosed
 from conformance.report.pattern import places, traits
@@ -104,10 +103,8 @@ def entry(verdict: Verdict) -> CaseEntry:
 def _collectives(verdict: Verdict) -> CollectivesEntry | None:
     if verdict.collectives is None or not isinstance(verdict.case, NormCase):
         return None
-    passes = least_collectives(verdict.case)
-    return CollectivesEntry(
-        verdict.collectives, Collectives(sum(each.count for each in passes), sum(each.bytes for each in passes))
-    )
+    forward, backward = least_collectives(verdict.case)
+    return CollectivesEntry(verdict.collectives, forward + backward)
 
 
 def _output(output: OutputVerdict) -> OutputEntry:
