@@ -1,5 +1,6 @@
 """What the ports of CUDA kernels share: where the library or a GPU is missing, every case is skipped, and the reason told."""
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -57,3 +58,10 @@ def weight_like(x: Tensor, weight: Tensor | None) -> Tensor:
     if weight.dtype != x.dtype:
         raise Skip("takes a weight of x's dtype alone")
     return weight.contiguous()
+
+
+def norm_of_sum(kernel: Callable[..., Any], x: Tensor, residual: Tensor, weight: Tensor | None, eps: float) -> Any:
+    """y and the sum, of a kernel that writes y over x and the sum over the residual: it is given copies."""
+    y, total = rows_of(x).clone(), rows_of(residual).clone()
+    kernel(y, total, weight_like(x, weight), eps)
+    return y.reshape(x.shape), total.reshape(x.shape)

@@ -8,7 +8,7 @@ from torch import Tensor
 import conformance.port
 import ports.cuda_library
 from conformance.port import Skip
-from ports.cuda_library import rows_of, weight_like
+from ports.cuda_library import norm_of_sum, rows_of, weight_like
 
 
 class Port(ports.cuda_library.Port):
@@ -29,11 +29,8 @@ class Port(ports.cuda_library.Port):
     def add_rms_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor | None, *, eps: float, weight_offset: float = 0.0
     ) -> Any:
-        """Of copies, since it writes y over x and the sum over the residual."""
         norm = self.library.gemma_fused_add_rmsnorm if weight_offset else self.library.fused_add_rmsnorm
-        y, total = rows_of(x).clone(), rows_of(residual).clone()
-        norm(y, total, weight_like(x, weight), eps)
-        return y.reshape(x.shape), total.reshape(x.shape)
+        return norm_of_sum(norm, x, residual, weight, eps)
 
     def layer_norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, weight_offset: float = 0.0

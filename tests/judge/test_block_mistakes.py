@@ -1,5 +1,8 @@
 """The block's mistakes: each is one thing altered in a program, and is found at the stage where it was made."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,6 +19,7 @@ from conformance.mistakes.block import (
     sink_gradients,
     weight_gradients,
 )
+from conformance.numbers.rounding import DTYPES, HALF
 from conformance.ops.block.anatomy import OWN
 from conformance.ops.block.inputs import exact_inputs
 from conformance.ops.block.machine import Machine
@@ -179,3 +183,18 @@ def test_a_post_ln_block_is_one():
     out = norm(h + linear(up, "feed_forward.down"), "ffn_norm")
     _, outputs = BY_ID["post_ln"].altered(case, 0).run(Machine())
     np.testing.assert_allclose(outputs["out"], out, rtol=1e-10)
+
+
+def test_the_pages_say_where_planted_mistakes_were_found_last():
+    root = Path(__file__).parents[2]
+    rows = json.loads((root / "results" / "stages.json").read_text())["rows"]
+
+    def found(by: str, *dtypes: str) -> str:
+        chosen = [row for row in rows if row["dtype"] in dtypes]
+        assert all(row[f"{by}: another"] == "0" for row in chosen)
+        return f"{sum(int(row[f'{by}: its stage']) for row in chosen)} of {sum(int(row['pairs']) for row in chosen)}"
+
+    block, locate = ((root / "docs" / page).read_text(encoding="utf-8") for page in ("block.md", "locate.md"))
+    assert found("taps", *DTYPES) in block
+    assert found("locate", "float64", "float32") in locate
+    assert found("locate", *HALF) in locate
